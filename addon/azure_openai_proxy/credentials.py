@@ -1,0 +1,57 @@
+"""Whose key goes to Azure, and how: the configured one, or else the client's own."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import NoKey
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+
+__all__ = ["Credential", "choose", "seen"]
+
+_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+class Credential(NamedTuple):
+    """One header for Azure. The value is a secret."""
+
+    header: str
+    value: str
+
+    def __repr__(self) -> str:
+        return f"Credential({self.header})"
+
+
+def choose(token: str, headers: http.Headers, query: str | None = None) -> Credential:
+    """The credential for Azure.
+
+    A configured `token` beats what the client sent; the client's `api-key` beats its Bearer, and its Bearer an `api-key`
+    in the query. A Bearer that is an Entra token (a JWT) stays a Bearer: Azure takes those only there.
+
+    Raises:
+        NoKey: neither has one.
+    """
+    own = token or headers.get("api-key", "").strip()
+    bearer = _bearer(headers)
+    if not own and _JWT.fullmatch(bearer):
+        return Credential("authorization", f"Bearer {bearer}")
+    key = own or bearer or query or ""
+    if not key:
+        raise NoKey(
+            "You didn't provide an API key. Send Azure's key as the API key of your client (Authorization: Bearer ...), "
+            "or start the proxy with AZURE_OPENAI_TOKEN set."
+        )
+    return Credential("api-key", key)
+
+
+def seen(headers: http.Headers, query: str | None = None) -> tuple[str, ...]:
+    """Every secret the client sent: none may be repeated in an answer or a log."""
+    return tuple(filter(None, (headers.get("api-key", "").strip(), _bearer(headers), query)))
+
+
+def _bearer(headers: http.Headers) -> str:
+    scheme, _, value = headers.get("authorization", "").strip().partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""

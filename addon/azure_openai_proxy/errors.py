@@ -1,0 +1,81 @@
+"""What can go wrong here, and how a client is told.
+
+    ProxyError                        an answer in OpenAI's shape
+    ├── BadRequest          400       the client's request cannot be understood
+    ├── NoKey               401       nobody gave a key for Azure
+    ├── NotFound            404       no such operation or model
+    ├── BodyTooLarge        413       over azure_openai_max_body
+    └── UpstreamError       502       Azure could not be reached, or broke off
+
+    SettingsError (ValueError)        what, where, and what would be right: one line, for whoever starts the proxy
+
+The shape is OpenAI's own (`error` with `message`, `type`, `param`, `code`), so that every SDK raises the exception its users know.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+from mitmproxy import http
+
+__all__ = ["BadRequest", "BodyTooLarge", "NoKey", "NotFound", "ProxyError", "SettingsError", "UpstreamError", "body", "response"]
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used. The text is one line and never holds a secret."""
+
+
+class ProxyError(Exception):
+    """An answer the proxy gives in Azure's place."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+
+
+class BadRequest(ProxyError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class NoKey(ProxyError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class NotFound(ProxyError):
+    status = 404
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(ProxyError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UpstreamError(ProxyError):
+    status = 502
+    code = "upstream_error"
+
+
+def body(message: str, type: str, param: str | None = None, code: str | None = None, **more: object) -> bytes:
+    """OpenAI's error object as JSON; `more` joins the four members every client reads."""
+    return json.dumps({"error": {"message": message, "type": type, "param": param, "code": code, **more}}).encode()
+
+
+def response(error: ProxyError) -> http.Response:
+    """The whole answer for `error`. Its `x-request-id` is ours: Azure never saw the request."""
+    return http.Response.make(
+        error.status,
+        body(error.message, error.type, error.param, error.code),
+        {"content-type": "application/json", "x-request-id": f"req_{uuid.uuid4().hex}"},
+    )

@@ -1,0 +1,122 @@
+"""Model → deployment: which of Azure's deployments answers for the model a client names.
+
+An entry is `model=deployment`. A `*` stands for any text; on both sides it carries over what it matched:
+`gpt-3.5-turbo*=gpt-35-turbo*` sends gpt-3.5-turbo-16k to gpt-35-turbo-16k. The user's entries are asked first, then the
+defaults; in each, the exact name, then the pattern with the most literal text, then the family of a dated name
+(gpt-4o-2024-08-06 follows gpt-4o). What nobody maps is the deployment's name as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from .errors import SettingsError
+
+__all__ = ["DEFAULTS", "Entry", "Mapper"]
+
+_DATED = re.compile(r"(?P<family>.+)-(?:\d{4}-\d{2}-\d{2}|\d{4})")
+_PREFIX = "azure/"  # litellm's way to say "this one is Azure's": clients that came from there still send it
+
+
+class Entry(NamedTuple):
+    """One `model=deployment` pair; either side may hold one `*`."""
+
+    model: str
+    deployment: str
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        model, equals, deployment = (part.strip() for part in text.partition("="))
+        model = model.removeprefix(_PREFIX)
+        if not (model and equals and deployment):
+            raise SettingsError(f"{text.strip()!r} is not a mapping: write model=deployment, for example gpt-4o=my-gpt-4o")
+        if model.count("*") > 1 or deployment.count("*") > model.count("*"):
+            raise SettingsError(
+                f"{text.strip()!r} cannot be followed: one * on the left, and one on the right only if there is one on the left"
+            )
+        return cls(model, deployment)
+
+    def match(self, model: str) -> str | None:
+        """The deployment for `model`, or None when this pattern does not cover it."""
+        before, _, after = self.model.partition("*")
+        if len(model) < len(before) + len(after) or not (model.startswith(before) and model.endswith(after)):
+            return None
+        return self.deployment.replace("*", model[len(before) : len(model) - len(after)])
+
+    @property
+    def name(self) -> str:
+        """A model name that this entry certainly answers; "" when only a client knows one."""
+        if "*" not in self.deployment:
+            return self.deployment if "*" in self.model else self.model
+        return self.model[:-1] if self.model.endswith("*") else ""
+
+
+class _Table:
+    """Entries of one origin, compiled: each name is found with two look-ups and a walk over the patterns."""
+
+    def __init__(self, entries: tuple[Entry, ...]) -> None:
+        self.exact = {entry.model: entry.deployment for entry in entries if "*" not in entry.model}
+        self.patterns = sorted((entry for entry in entries if "*" in entry.model), key=lambda entry: -len(entry.model))
+
+    def deployment(self, model: str) -> str | None:
+        if (exact := self.exact.get(model)) is not None:
+            return exact
+        for pattern in self.patterns:
+            if (found := pattern.match(model)) is not None:
+                return found
+        dated = _DATED.fullmatch(model)
+        return self.exact.get(dated["family"]) if dated else None
+
+
+class Mapper:
+    """The whole map: the user's entries over the defaults. Immutable."""
+
+    def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
+        self.entries = entries
+        self._tables = (_Table(entries), _DEFAULT_TABLE)
+
+    @classmethod
+    def parse(cls, text: str) -> Mapper:
+        """Read `model=deployment` pairs, separated by commas or line ends.
+
+        Raises:
+            SettingsError: a pair that is none, or a model named twice with different deployments.
+        """
+        entries: dict[str, Entry] = {}
+        for pair in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
+            entry = Entry.parse(pair)
+            if entries.setdefault(entry.model, entry) != entry:
+                raise SettingsError(f"{entry.model!r} is mapped twice: to {entries[entry.model].deployment!r} and to {entry.deployment!r}")
+        return cls(tuple(entries.values()))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapper) and self.entries == other.entries
+
+    def __hash__(self) -> int:
+        return hash(self.entries)
+
+    def deployment(self, model: str) -> str:
+        """The deployment that answers for `model`."""
+        return self.mapped(model) or model.removeprefix(_PREFIX)
+
+    def mapped(self, model: str) -> str | None:
+        """As `deployment`, but None where no entry covers the model."""
+        model = model.removeprefix(_PREFIX)
+        return next((found for table in self._tables if (found := table.deployment(model))), None)
+
+    def names(self) -> list[str]:
+        """The models that `/v1/models` lists: the user's, or the defaults while there are none."""
+        return list(dict.fromkeys(filter(None, (entry.name for entry in self.entries or DEFAULTS))))
+
+
+DEFAULTS = (
+    Entry("gpt-3.5-turbo*", "gpt-35-turbo*"),  # Azure's deployment names once allowed no dot, and kept the habit
+    Entry("whisper-1", "whisper"),
+    Entry("tts-1", "tts"),
+    Entry("tts-1-hd", "tts-hd"),
+)
+_DEFAULT_TABLE = _Table(DEFAULTS)

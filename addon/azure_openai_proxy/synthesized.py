@@ -1,0 +1,88 @@
+"""Answers the proxy gives itself, in OpenAI's shape: what a browser asks first, the models, and what this is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from mitmproxy import http
+
+from .errors import NotFound
+
+if TYPE_CHECKING:
+    from .calls import Call
+    from .models import Mapper
+
+__all__ = ["add_cors", "answer", "not_found", "preflight", "welcome"]
+
+_WELCOME = """\
+Azure OpenAI Proxy: OpenAI's API, answered by Azure OpenAI.
+
+Point an OpenAI client here (base URL: this address with /v1), or send it through as a proxy.
+The models it knows: GET /v1/models
+"""
+
+
+def welcome() -> http.Response:
+    """What a person sees who opens the proxy's address."""
+    return http.Response.make(200, _WELCOME, {"content-type": "text/plain; charset=utf-8"})
+
+
+def not_found() -> http.Response:
+    """A path outside the API."""
+    return http.Response.make(404, "Not found.\n", {"content-type": "text/plain; charset=utf-8"})
+
+
+def answer(call: Call, mapper: Mapper) -> http.Response:
+    """The answer to an operation that the table leaves to the proxy.
+
+    Raises:
+        NotFound: a model that the mapping does not cover.
+    """
+    if call.model is None:
+        return _json({"object": "list", "data": [_model(name) for name in mapper.names()]})
+    if call.model in mapper.names() or mapper.mapped(call.model):
+        return _json(_model(call.model))
+    raise NotFound(
+        f"The model '{call.model}' does not exist here. Configured models: {', '.join(mapper.names())}.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "azure-openai"}
+
+
+def _json(value: object) -> http.Response:
+    return http.Response.make(200, json.dumps(value), {"content-type": "application/json"})
+
+
+def preflight(request: http.Request) -> http.Response:
+    """The browser's question before a request from another origin: whatever it names is allowed.
+
+    SDKs send a dozen headers of their own (`x-stainless-*`), so the list is echoed and not kept here.
+    """
+    response = http.Response.make(204, b"", {"access-control-max-age": "86400"})
+    echoed = {
+        "access-control-request-method": "access-control-allow-methods",
+        "access-control-request-headers": "access-control-allow-headers",
+    }
+    for asked, allowed in echoed.items():
+        if asked in request.headers:
+            response.headers[allowed] = request.headers[asked]
+    if request.headers.get("access-control-request-private-network") == "true":
+        response.headers["access-control-allow-private-network"] = "true"
+    response.headers["allow"] = "GET, POST, DELETE, OPTIONS"
+    return response
+
+
+def add_cors(response: http.Response, origin: str | None) -> None:
+    """Let a page of `origin` read this answer, its headers included. Without an origin the answer stays as it is."""
+    if not origin:
+        return
+    response.headers["access-control-allow-origin"] = origin
+    response.headers["vary"] = ", ".join(dict.fromkeys([*filter(None, [response.headers.get("vary")]), "Origin"]))
+    response.headers["access-control-expose-headers"] = ", ".join(
+        dict.fromkeys(name.lower() for name in response.headers if not name.lower().startswith("access-control-"))
+    )

@@ -1,0 +1,46 @@
+"""Whose key goes to Azure."""
+
+import pytest
+from azure_openai_proxy.credentials import Credential, choose, seen
+from azure_openai_proxy.errors import NoKey
+from mitmproxy.http import Headers
+
+JWT = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhIn0.c2ln"
+
+
+@pytest.mark.parametrize(
+    ("token", "headers", "query", "credential"),
+    [
+        ("", {"authorization": "Bearer client"}, None, Credential("api-key", "client")),
+        ("", {"authorization": "bearer  client "}, None, Credential("api-key", "client")),
+        ("", {"api-key": "own", "authorization": "Bearer client"}, None, Credential("api-key", "own")),
+        ("", {}, "asked", Credential("api-key", "asked")),
+        ("", {"authorization": "Bearer client"}, "asked", Credential("api-key", "client")),
+        ("", {"authorization": f"Bearer {JWT}"}, None, Credential("authorization", f"Bearer {JWT}")),
+        ("configured", {"authorization": f"Bearer {JWT}"}, None, Credential("api-key", "configured")),
+        ("configured", {"api-key": "own", "authorization": "Bearer client"}, "asked", Credential("api-key", "configured")),
+        ("configured", {}, None, Credential("api-key", "configured")),
+    ],
+)
+def test_the_strongest_credential_goes(token: str, headers: dict[str, str], query: str | None, credential: Credential) -> None:
+    """Configured, api-key, Bearer, query: in this order; an Entra token stays a Bearer."""
+    fields = Headers([(k.encode(), v.encode()) for k, v in headers.items()])
+    assert credential == choose(token, fields, query)
+
+
+@pytest.mark.parametrize("authorization", [b"", b"Bearer", b"Bearer  ", b"Basic dXNlcg=="])
+def test_no_key_at_all(authorization: bytes) -> None:
+    """The message says where one would come from."""
+    with pytest.raises(NoKey, match="AZURE_OPENAI_TOKEN"):
+        choose("", Headers([(b"authorization", authorization)]))
+
+
+def test_what_the_client_sent_is_known() -> None:
+    """Each of its secrets can be masked, also those that were not used."""
+    headers = Headers([(b"api-key", b"own"), (b"authorization", b"Bearer client")])
+    assert ("own", "client", "asked") == seen(headers, "asked")
+
+
+def test_a_credential_shows_no_secret() -> None:
+    """It may end up in a message."""
+    assert "secret" not in repr(Credential("api-key", "secret"))

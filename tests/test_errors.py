@@ -1,0 +1,31 @@
+"""OpenAI-shaped errors."""
+
+import json
+
+import pytest
+from azure_openai_proxy import errors
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "type", "code"),
+    [
+        (errors.ProxyError("m"), 500, "server_error", None),
+        (errors.BadRequest("m", param="p"), 400, "invalid_request_error", None),
+        (errors.NoKey("m"), 401, "invalid_request_error", "invalid_api_key"),
+        (errors.NotFound("m", code="c"), 404, "invalid_request_error", "c"),
+        (errors.BodyTooLarge("m"), 413, "invalid_request_error", "request_too_large"),
+        (errors.UpstreamError("m"), 502, "server_error", "upstream_error"),
+    ],
+)
+def test_every_error_is_an_answer(error: errors.ProxyError, status: int, type: str, code: str | None) -> None:
+    """With the four members every SDK reads, and an id to ask about."""
+    response = errors.response(error)
+    assert status == response.status_code
+    assert {"error": {"message": "m", "type": type, "param": error.param, "code": code}} == json.loads(response.content or b"")
+    assert response.headers["x-request-id"].startswith("req_")
+    assert "application/json" == response.headers["content-type"]
+
+
+def test_an_error_can_hold_more() -> None:
+    """Azure's inner error, for one."""
+    assert {"a": 1} == json.loads(errors.body("m", "t", innererror={"a": 1}))["error"]["innererror"]

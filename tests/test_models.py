@@ -1,0 +1,103 @@
+"""Model → deployment."""
+
+import pytest
+from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.models import Mapper
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("mapping", "model", "deployment"),
+    [
+        # the name as it stands
+        ("", "gpt-4.1", "gpt-4.1"),
+        ("", "azure/gpt-4.1", "gpt-4.1"),
+        ("", "my deployment/ü", "my deployment/ü"),
+        # the defaults
+        ("", "gpt-3.5-turbo", "gpt-35-turbo"),
+        ("", "gpt-3.5-turbo-16k", "gpt-35-turbo-16k"),
+        ("", "gpt-3.5-turbo-0125", "gpt-35-turbo-0125"),
+        ("", "whisper-1", "whisper"),
+        ("", "tts-1", "tts"),
+        ("", "tts-1-hd", "tts-hd"),
+        ("", "tts-1-1106", "tts"),
+        # an exact name beats a pattern, a pattern beats a family
+        ("gpt-4o=prod,gpt-4*=other", "gpt-4o", "prod"),
+        ("gpt-4o=prod,gpt-4o-*=dated", "gpt-4o-2024-08-06", "dated"),
+        ("gpt-4o=prod,*=rest", "gpt-4o-2024-08-06", "rest"),
+        ("gpt-4o=prod", "gpt-4o-2024-08-06", "prod"),
+        ("gpt-4o=prod", "gpt-4o-mini", "gpt-4o-mini"),
+        ("gpt-4=prod", "gpt-4-0613", "prod"),
+        ("gpt-4=prod", "gpt-4-1106-preview", "gpt-4-1106-preview"),
+        # patterns
+        ("*=rest", "anything", "rest"),
+        ("gpt-4*=four-*", "gpt-4o", "four-o"),
+        ("*-mini=small", "gpt-4o-mini", "small"),
+        ("a*a=x", "a", "a"),
+        ("gpt*=long,gpt-4*=longer", "gpt-4o", "longer"),
+        ("*=x-*", "gpt-4o", "x-gpt-4o"),
+        # the user's entries beat the defaults
+        ("*=rest", "whisper-1", "rest"),
+        ("gpt-3.5-turbo=mine", "gpt-3.5-turbo-0125", "mine"),
+        ("gpt-3.5-turbo=mine", "gpt-3.5-turbo-16k", "gpt-35-turbo-16k"),
+        # how it may be written
+        (" gpt-4o = prod ,\n o1=two,, ", "o1", "two"),
+        ("azure/gpt-4o=prod", "gpt-4o", "prod"),
+        ("gpt-4o=prod", "azure/gpt-4o", "prod"),
+        ("a=b=c", "a", "b=c"),
+    ],
+)
+def test_deployment(mapping: str, model: str, deployment: str) -> None:
+    """Each rule of the mapping, and which one goes first."""
+    assert deployment == Mapper.parse(mapping).deployment(model)
+
+
+@pytest.mark.parametrize("text", ["gpt-4o", "=x", "x=", "azure/=x", "a*b*=c", "a=b*", "a*=b**", "a=b,a=c"])
+def test_a_pair_that_cannot_be_followed_is_refused(text: str) -> None:
+    """The error is one line and quotes what was written."""
+    with pytest.raises(SettingsError) as error:
+        Mapper.parse(text)
+    assert text.split(",")[-1].split("=")[0] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_pair_twice_is_one() -> None:
+    """Only a contradiction is an error."""
+    assert 1 == len(Mapper.parse("a=b,a=b"))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "names"),
+    [
+        ("", ["gpt-3.5-turbo", "whisper-1", "tts-1", "tts-1-hd"]),
+        ("gpt-4o=prod,o1=two", ["gpt-4o", "o1"]),
+        ("gpt-4*=four", ["four"]),
+        ("gpt-4o*=x-*", ["gpt-4o"]),
+        ("*-mini=x-*", []),
+        ("*=x-*", []),
+        ("a=x,*=a", ["a"]),
+    ],
+)
+def test_names_are_models_that_certainly_answer(mapping: str, names: list[str]) -> None:
+    """A list of models holds no pattern and no name twice."""
+    assert names == Mapper.parse(mapping).names()
+
+
+def test_mapped_tells_what_the_mapping_covers() -> None:
+    """A name as it stands is no entry's."""
+    mapper = Mapper.parse("gpt-4o=prod")
+    assert ("prod", None) == (mapper.mapped("gpt-4o"), mapper.mapped("o1"))
+
+
+def test_mappers_compare_by_their_entries() -> None:
+    """Settings are values, and so is what they hold."""
+    assert Mapper.parse("a=b") == Mapper.parse(" a = b ")
+    assert hash(Mapper.parse("a=b")) == hash(Mapper.parse(" a = b "))
+    assert Mapper.parse("a=b") != Mapper()
+
+
+@given(st.text(min_size=1).filter(lambda name: not name.startswith("azure/")))
+def test_an_unmapped_name_stands_as_it_is(model: str) -> None:
+    """Whatever the name holds, with a map that cannot match it."""
+    assert model == Mapper.parse("\x00never=x").deployment(model) or model.startswith(("gpt-3.5-turbo", "whisper-1", "tts-1"))

@@ -1,0 +1,85 @@
+"""Answers the proxy gives itself."""
+
+import json
+
+import pytest
+from azure_openai_proxy import synthesized
+from azure_openai_proxy.calls import recognise
+from azure_openai_proxy.errors import NotFound
+from azure_openai_proxy.models import Mapper
+from mitmproxy import http
+
+
+def asked(path: str, mapping: str = "gpt-4o=prod") -> object:
+    call = recognise("GET", path, {}, b"")
+    assert call is not None
+    response = synthesized.answer(call, Mapper.parse(mapping))
+    assert 200 == response.status_code
+    return json.loads(response.content or b"")
+
+
+def test_models_are_the_configured_ones() -> None:
+    """In OpenAI's shape."""
+    model = {"id": "gpt-4o", "object": "model", "created": 0, "owned_by": "azure-openai"}
+    assert {"object": "list", "data": [model]} == asked("/v1/models")
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4o-2024-08-06", "whisper-1"])
+def test_a_model_that_the_mapping_covers(model: str) -> None:
+    """Also by its family, and by the defaults."""
+    assert {"id": model, "object": "model", "created": 0, "owned_by": "azure-openai"} == asked(f"/v1/models/{model}")
+
+
+def test_a_listed_name_is_a_model() -> None:
+    """A catch-all's target is listed under its own name."""
+    assert {"id": "rest", "object": "model", "created": 0, "owned_by": "azure-openai"} == asked("/v1/models/rest", "gpt*=rest")
+
+
+def test_a_model_nobody_configured() -> None:
+    """The answer names those that are."""
+    with pytest.raises(NotFound, match="Configured models: gpt-4o") as error:
+        asked("/v1/models/nothing")
+    assert "model_not_found" == error.value.code
+
+
+def test_the_root_and_what_is_not_there_are_text() -> None:
+    """A person reads these."""
+    assert [200, 404] == [response.status_code for response in (synthesized.welcome(), synthesized.not_found())]
+    assert "/v1/models" in (synthesized.welcome().text or "")
+
+
+def test_a_preflight_is_answered_with_what_it_asked_for() -> None:
+    """Whatever headers an SDK invents are allowed, and a page on the internet may reach a private network."""
+    request = http.Request.make("OPTIONS", "http://localhost/v1/chat/completions")
+    request.headers["access-control-request-method"] = "POST"
+    request.headers["access-control-request-headers"] = "authorization, x-stainless-lang"
+    request.headers["access-control-request-private-network"] = "true"
+    headers = synthesized.preflight(request).headers
+    assert "POST" == headers["access-control-allow-methods"]
+    assert "authorization, x-stainless-lang" == headers["access-control-allow-headers"]
+    assert "true" == headers["access-control-allow-private-network"]
+    assert "86400" == headers["access-control-max-age"]
+
+
+def test_a_plain_options_request_allows_nothing_it_did_not_ask_for() -> None:
+    """No echo of what was not sent."""
+    headers = synthesized.preflight(http.Request.make("OPTIONS", "http://localhost/")).headers
+    assert not [name for name in headers if name.startswith("access-control-allow")]
+
+
+def test_cors_lets_a_page_read_every_header() -> None:
+    """Also Azure's, and `vary` keeps what it said."""
+    response = http.Response.make(200, b"", {"x-request-id": "1", "vary": "accept-encoding", "access-control-allow-origin": "*"})
+    synthesized.add_cors(response, "https://page.example")
+    assert "https://page.example" == response.headers["access-control-allow-origin"]
+    assert "accept-encoding, Origin" == response.headers["vary"]
+    assert "x-request-id" in response.headers["access-control-expose-headers"]
+    assert "access-control" not in response.headers["access-control-expose-headers"]
+
+
+def test_without_an_origin_nothing_is_added() -> None:
+    """Only a browser sends one."""
+    response = http.Response.make(200)
+    before = response.headers.fields
+    synthesized.add_cors(response, None)
+    assert before == response.headers.fields

@@ -1,0 +1,76 @@
+"""Which connections and requests are ours."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from azure_openai_proxy import ways
+from mitmproxy import http, tls
+from mitmproxy.proxy import mode_specs
+from mitmproxy.test import tflow
+
+HOSTS = frozenset({"api.openai.com"})
+
+
+def flow_to(
+    url: str, *, mode: str = "regular", tunnel: str | None = None, sni: str | None = None, tls: bool = False, host: str | None = None
+) -> http.HTTPFlow:
+    flow = tflow.tflow(req=http.Request.make("POST", url))
+    flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse(mode)
+    flow.client_conn.sockname = ("10.0.0.1", 8080)
+    flow.client_conn.sni = sni
+    flow.client_conn.timestamp_tls_setup = 1.0 if tls else None
+    flow.server_conn.address = (tunnel, 443) if tunnel else None
+    if host:
+        flow.request.headers["host"] = host
+    return flow
+
+
+@pytest.mark.parametrize(
+    ("flow", "absolute", "ours"),
+    [
+        # a gateway, under any name
+        (flow_to("http://localhost:8080/v1/models"), False, True),
+        (flow_to("http://anything.example/v1/models"), False, True),
+        (flow_to("http://anything.example/v1/models", mode="reverse:https://api.openai.com", tunnel="api.openai.com"), False, True),
+        # a forward proxy, by host
+        (flow_to("http://api.openai.com/v1/models"), True, True),
+        (flow_to("http://API.OpenAI.com./v1/models"), True, True),
+        (flow_to("http://other.example/v1/models"), True, False),
+        # a forward proxy that is asked for itself
+        (flow_to("http://localhost:8080/v1/models"), True, True),
+        (flow_to("http://10.0.0.1:8080/v1/models"), True, True),
+        (flow_to("http://localhost:9000/v1/models"), True, False),
+        (flow_to("http://10.0.0.2:8080/v1/models"), True, False),
+        # inside a connection to another host
+        (flow_to("https://api.openai.com/v1/models", tunnel="api.openai.com", tls=True), False, True),
+        (flow_to("https://162.159.140.245/v1/models", tunnel="162.159.140.245", sni="api.openai.com", tls=True), False, True),
+        (flow_to("https://other.example/v1/models", tunnel="other.example", sni="other.example", tls=True), False, False),
+        (flow_to("https://other.example/v1/models", tunnel="other.example", host="api.openai.com", tls=True), False, False),
+        (flow_to("http://162.159.140.245/", mode="transparent", tunnel="162.159.140.245", host="api.openai.com"), False, True),
+        (flow_to("http://162.159.140.245/", mode="transparent", tunnel="162.159.140.245", host="other.example"), False, False),
+    ],
+)
+def test_is_ours(flow: http.HTTPFlow, absolute: bool, ours: bool) -> None:
+    """By the way it came, and by host."""
+    assert ours == ways.is_ours(flow, HOSTS, absolute=absolute)
+
+
+@pytest.mark.parametrize(
+    ("mode", "destination", "sni", "passes"),
+    [
+        ("regular", None, "localhost", False),  # the gateway's own TLS
+        ("regular", "api.openai.com", "api.openai.com", False),
+        ("regular", "api.openai.com", None, False),
+        ("socks5", "1.2.3.4", "api.openai.com", False),
+        ("regular", "other.example", "other.example", True),
+        ("transparent", "1.2.3.4", None, True),
+        ("reverse:https://other.example", "other.example", "other.example", False),
+    ],
+)
+def test_passes_through(mode: str, destination: str | None, sni: str | None, passes: bool) -> None:
+    """Only what may be OpenAI's is decrypted."""
+    client = SimpleNamespace(proxy_mode=mode_specs.ProxyMode.parse(mode))
+    server = SimpleNamespace(address=(destination, 443) if destination else None)
+    hello = SimpleNamespace(context=SimpleNamespace(client=client, server=server), client_hello=SimpleNamespace(sni=sni))
+    assert passes == ways.passes_through(cast("tls.ClientHelloData", hello), HOSTS)
