@@ -13,8 +13,8 @@ from azure_openai_proxy import errors
         (errors.BadRequest("m", param="p"), 400, "invalid_request_error", None),
         (errors.NoKey("m"), 401, "invalid_request_error", "invalid_api_key"),
         (errors.NotFound("m", code="c"), 404, "invalid_request_error", "c"),
-        (errors.BodyTooLarge("m"), 413, "invalid_request_error", "request_too_large"),
-        (errors.UpstreamError("m"), 502, "server_error", "upstream_error"),
+        (errors.Failed(413, "request_too_large", "m"), 413, "invalid_request_error", "request_too_large"),
+        (errors.Failed(502, "upstream_error", "m"), 502, "server_error", "upstream_error"),
     ],
 )
 def test_every_error_is_an_answer(error: errors.ProxyError, status: int, type: str, code: str | None) -> None:

@@ -4,8 +4,7 @@
     ├── BadRequest          400       the client's request cannot be understood
     ├── NoKey               401       nobody gave a key for Azure
     ├── NotFound            404       no such operation or model
-    ├── BodyTooLarge        413       over azure_openai_max_body
-    └── UpstreamError       502       Azure could not be reached, or broke off
+    └── Failed              any       below the hooks: a request that HTTP cannot carry, or no way upstream
 
     SettingsError (ValueError)        what, where, and what would be right: one line, for whoever starts the proxy
 
@@ -19,7 +18,7 @@ import uuid
 
 from mitmproxy import http
 
-__all__ = ["BadRequest", "BodyTooLarge", "NoKey", "NotFound", "ProxyError", "SettingsError", "UpstreamError", "body", "response"]
+__all__ = ["BadRequest", "Failed", "NoKey", "NotFound", "ProxyError", "SettingsError", "body", "response"]
 
 
 class SettingsError(ValueError):
@@ -56,15 +55,13 @@ class NotFound(ProxyError):
     type = "invalid_request_error"
 
 
-class BodyTooLarge(ProxyError):
-    status = 413
-    type = "invalid_request_error"
-    code = "request_too_large"
+class Failed(ProxyError):
+    """What went wrong in the HTTP layer, which knows the status."""
 
-
-class UpstreamError(ProxyError):
-    status = 502
-    code = "upstream_error"
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+        self.type = "invalid_request_error" if status < 500 else "server_error"
 
 
 def body(message: str, type: str, param: str | None = None, code: str | None = None, **more: object) -> bytes:

@@ -1,0 +1,69 @@
+# `make` alone lists the targets. What they need is set up once, in folders beside this file; uv is used where there is one.
+
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
+BIN := .venv/bin
+ARGS ?=
+CLIENTS := .venv-openai-1.0/.ready .venv-openai-0.28/.ready
+
+# A Python that is there already is taken before one is downloaded.
+make_venv = export UV_VENV_CLEAR=1; \
+	UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.13 $(1) 2>/dev/null \
+	|| UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.12 $(1) 2>/dev/null \
+	|| $(UV) venv --quiet --python 3.13 $(1)
+
+.PHONY: help demo run web test check format lock clean
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.ready ## watch a chat and a stream go through the proxy to a simulated Azure
+	@$(BIN)/python tools/demo.py $(ARGS)
+
+run: .venv/.ready ## start the proxy (set AZURE_OPENAI_ENDPOINT; ARGS="..." for mitmdump's options)
+	@PYTHONPATH=addon $(BIN)/python -m azure_openai_proxy.launcher $(ARGS)
+
+web: .venv/.ready ## the demo in mitmweb: look at every request in a browser
+	@$(BIN)/python tools/demo.py --web $(ARGS)
+
+test: .venv/.ready $(CLIENTS) ## all tests, unit and end to end (ARGS="-k name" for some)
+	@$(BIN)/pytest $(if $(ARGS),$(ARGS),--cov)
+
+check: .venv/.ready ## lint, formatting and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: .venv/.ready
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+# Locks hold for every platform and Python from 3.12, and name no index: pip and uv take the one they are set up with.
+lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
+lock: compile = $(UV) pip compile --quiet --upgrade --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-emit-find-links
+lock: | $(filter .venv-uv/%,$(UV))
+	@$(compile) pyproject.toml --output-file requirements.lock
+	@$(compile) pyproject.toml --group dev --output-file requirements-dev.lock
+	@$(compile) tests/clients/openai-1.0.in --output-file tests/clients/openai-1.0.lock
+	@$(compile) tests/clients/openai-0.28.in --output-file tests/clients/openai-0.28.lock
+
+clean: ## remove everything that was set up or built
+	@rm -rf .venv .venv-* .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find addon tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv-uv/bin/uv:
+	@echo "Fetching uv ..."
+	@python3 -m venv .venv-uv
+	@.venv-uv/bin/python -m pip install -qq --disable-pip-version-check uv
+
+.venv/.ready: requirements-dev.lock | $(filter .venv-uv/%,$(UV))
+	@echo "Setting up .venv ..."
+	@$(call make_venv,.venv)
+	@$(UV) pip sync --quiet --require-hashes --python .venv requirements-dev.lock
+	@touch $@
+
+# Older generations of the openai SDK, which the end-to-end tests drive.
+.venv-openai-%/.ready: tests/clients/openai-%.lock | $(filter .venv-uv/%,$(UV))
+	@echo "Setting up .venv-openai-$* ..."
+	@$(call make_venv,.venv-openai-$*)
+	@$(UV) pip sync --quiet --require-hashes --python .venv-openai-$* $<
+	@touch $@

@@ -1,0 +1,1 @@
+"""Any OpenAI client talks to Azure OpenAI, and its owner can see exactly what happened."""

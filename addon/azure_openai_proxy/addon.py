@@ -1,0 +1,111 @@
+"""The one addon class: mitmproxy's hooks, each a few lines that call a stage.
+
+A request's life: `requestheaders` tells whether it is ours, `request` turns it into Azure's or answers it,
+`responseheaders` shapes the head of the answer and lets a stream through, `response` shapes a body that was read whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from mitmproxy import ctx, http
+
+from . import errors, http_layer, options, synthesized, ways
+from .exchange import Exchange, aim
+
+if TYPE_CHECKING:
+    from mitmproxy import tls
+    from mitmproxy.addonmanager import Loader
+    from mitmproxy.proxy import layer, server_hooks
+
+    from .options import Settings
+
+__all__ = ["AzureOpenAIProxy"]
+
+logger = logging.getLogger(__name__)
+
+
+class AzureOpenAIProxy:
+    """Any OpenAI client talks to Azure OpenAI."""
+
+    def __init__(self) -> None:
+        self.live = options.Live()
+        self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force now; a request keeps the ones it came under."""
+        return self.live.settings
+
+    # Its life
+
+    def load(self, loader: Loader) -> None:
+        self.live.load(loader)
+        ctx.options.connection_strategy = "lazy"  # eager would ask api.openai.com for a connection nobody needs
+
+    def configure(self, updated: set[str]) -> None:
+        self.live.configure(ctx.options, updated)
+
+    def running(self) -> None:
+        self.live.running(ctx.options)
+
+    # Connections
+
+    def next_layer(self, nextlayer: layer.NextLayer) -> None:
+        http_layer.attach(nextlayer, self)
+
+    def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
+        if not ctx.options.allow_hosts and ways.passes_through(hello, self.settings.hosts):
+            hello.ignore_connection = True
+
+    def tls_failed_server(self, data: tls.TlsData) -> None:
+        data.conn.error = None  # as below
+
+    def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
+        data.server.error = None  # mitmproxy would give the same error to every later request of this client
+
+    # Requests
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if flow.is_replay or not ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow)):
+            return
+        self.exchanges[flow] = exchange = Exchange(self.settings, flow.request.headers.get("origin"))
+        if exchange.unchanged:
+            aim(flow.request, self.settings.openai_endpoint)
+            flow.request.stream = True
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        exchange = self.exchanges.get(flow)
+        if exchange is None or exchange.unchanged or flow.response:
+            return
+        try:
+            flow.response = exchange.request(flow.request)
+        except errors.ProxyError as error:
+            flow.response = errors.response(error)
+        except Exception:  # whatever it was: a request that is not translated must not leave
+            logger.exception("A request could not be translated")
+            flow.response = errors.response(errors.ProxyError("The proxy failed to translate this request: its log says why."))
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if (exchange := self.exchanges.get(flow)) and flow.response:
+            exchange.response_head(flow.response)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        if (exchange := self.exchanges.get(flow)) and flow.response:
+            exchange.response_body(flow.response)
+
+    # What http_layer asks: the limits and the shape of what goes wrong below the hooks
+
+    def max_body(self, flow: http.HTTPFlow) -> int | None:
+        exchange = self.exchanges.get(flow)
+        return None if exchange is None or exchange.unchanged else exchange.settings.max_body
+
+    def answer(self, failure: http_layer.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
+        exchange = self.exchanges.get(flow) if flow else None
+        if flow and exchange is None:
+            return None
+        response = errors.response(errors.Failed(*failure))
+        synthesized.add_cors(response, exchange.origin if exchange else None)
+        return response

@@ -1,0 +1,159 @@
+"""Where Azure is: an endpoint as people paste it, and what is needed to ask it.
+
+People paste whatever their portal, their tool or their colleague shows: the resource's address, the same with `/openai/v1/`,
+the whole URL of a deployment, the address of an API Management front with a prefix of its own. All of them say the same
+three things: a server, a prefix, and sometimes an API version.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+from .errors import SettingsError
+
+__all__ = ["Backend", "Base", "parse_apiversion", "parse_base", "parse_endpoint", "parse_host"]
+
+EXAMPLE = "https://RESOURCE.openai.azure.com"
+# Azure's own hosts have no prefix: whatever path is pasted behind one of them is an operation, or a Foundry project.
+AZURE_HOSTS = (
+    ".openai.azure.com",
+    ".openai.azure.us",
+    ".openai.azure.cn",
+    ".cognitiveservices.azure.com",
+    ".services.ai.azure.com",
+    ".api.cognitive.microsoft.com",
+)
+PORTS = {"http": 80, "https": 443}
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_URL = re.compile(r"(?P<authority>[^/?]*)(?P<path>[^?]*)(?:\?(?P<query>.*))?")
+_AUTHORITY = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_DATED = re.compile(r"(\d{4}-\d{2}-\d{2})(-preview)?")
+
+
+class Base(NamedTuple):
+    """A server and the prefix below which its API lies: "" or `/apim/x`, without a slash at its end, without `/openai`."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str = ""
+
+    @property
+    def netloc(self) -> str:
+        """As in a Host header: the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.netloc}{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """One Azure resource (or a front of one) and how it is asked."""
+
+    name: str
+    base: Base
+    token: str = field(default="", repr=False)
+    apiversion: str  # "2024-10-21", "2025-04-01-preview", "v1" or "preview"
+
+
+def parse_endpoint(text: str) -> tuple[Base, str | None]:
+    """Read an endpoint of Azure's; with it the API version that the text names, or None.
+
+    Raises:
+        SettingsError: what is wrong with it. The text itself is not repeated: a password or a key may be in it.
+    """
+    base, query = parse_base(text)
+    prefix, version = base.prefix, next((value for name, value in query if name.lower() == "api-version"), None)
+    lowered = prefix.lower() + "/"
+    v1 = lowered.rfind("/openai/v1/")
+    cut = max(v1, lowered.rfind("/openai/deployments/"))
+    if v1 >= 0 and version != "preview":
+        version = "v1"  # the path says so; a dated version beside it is one that Azure would refuse
+    if base.host.endswith(AZURE_HOSTS):
+        prefix = ""
+    elif cut >= 0:
+        prefix = prefix[:cut]
+    elif lowered.endswith("/openai/"):
+        prefix = prefix[: -len("/openai")]
+    return base._replace(prefix=prefix), parse_apiversion(version) if version else None
+
+
+def parse_base(text: str) -> tuple[Base, list[tuple[str, str]]]:
+    """Read a URL as it stands: the server, its path as the prefix (slashes in a row made one), and the query's pairs."""
+    if re.search(r"[\x00-\x20\x7f\"'<>{}|\\^`]", text):
+        raise SettingsError(f"there is a space, a quote, a bracket or a control character in it: write it plainly, as in {EXAMPLE}")
+    if "#" in text:
+        raise SettingsError(f"a fragment (#...) means nothing to a server: write it without, as in {EXAMPLE}")
+    named = _SCHEME.match(text)
+    scheme = named[1].lower() if named else "https"
+    if scheme not in PORTS:
+        raise SettingsError(f"{scheme}:// is not spoken here: the address begins with https:// or http://, as in {EXAMPLE}")
+    url = _URL.fullmatch(text[named.end() :] if named else text.removeprefix("//"))
+    assert url is not None, "the pattern takes any text without a line end"
+    if "@" in url["authority"]:
+        raise SettingsError(f"a user name or password has no place in it: write {EXAMPLE}, and the key as azure_openai_token")
+    host, port = _authority(url["authority"])
+    if not named and port is None and "." not in host and ":" not in host and host != "localhost":
+        # a key pasted into the wrong variable would pass as a host name, and be logged as one
+        raise SettingsError(f"it is not an address: write it with https://, as in {EXAMPLE}")
+    path = re.sub("/+", "/", url["path"]).rstrip("/")
+    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        raise SettingsError(f"its path is not one that a request can have: write it as in {EXAMPLE} or https://HOST/PREFIX")
+    return Base(scheme, host, PORTS[scheme] if port is None else port, path), parse_qsl(url["query"] or "")
+
+
+def parse_host(text: str) -> str:
+    """A host name or address in lower case, an international one in its ASCII form, IPv6 without brackets."""
+    if text.startswith("[") or text.count(":") > 1:
+        try:
+            return str(ipaddress.IPv6Address(text.strip("[]")))
+        except ValueError:
+            raise SettingsError("the host is not an IPv6 address: write it as in https://[::1]:8443") from None
+    try:
+        host = text.encode("idna").decode().lower().removesuffix(".")
+    except UnicodeError:
+        host = ""
+    labels = host.split(".")
+    if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
+        raise SettingsError("there is no valid host name in it: letters, digits and hyphens between dots, as in RESOURCE.openai.azure.com")
+    if labels[-1].isdigit():
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise SettingsError("the host is neither a name nor an IPv4 address: write it as in http://127.0.0.1:9000") from None
+    return host
+
+
+def parse_apiversion(text: str) -> str:
+    """`YYYY-MM-DD`, `YYYY-MM-DD-preview`, `v1` or `preview`, in lower case."""
+    version = text.lower()
+    if version in ("v1", "preview"):
+        return version
+    if dated := _DATED.fullmatch(version):
+        try:
+            dt.date.fromisoformat(dated[1])
+        except ValueError:
+            raise SettingsError(f"{dated[1]} is no date: write one that Azure lists, as in 2024-10-21") from None
+        return version
+    raise SettingsError("it is not an API version: write YYYY-MM-DD, YYYY-MM-DD-preview, v1 or preview, as in 2024-10-21")
+
+
+def _authority(text: str) -> tuple[str, int | None]:
+    """Host and port; the port is None where none is named."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        raise SettingsError("there is no host and port in it: write it as in http://127.0.0.1:9000 or http://[::1]:9000")
+    port = int(match["port"]) if match["port"] else None
+    if port is not None and not 0 < port < 65536:
+        raise SettingsError("its port is not between 1 and 65535: write it as in http://127.0.0.1:9000")
+    return parse_host(match["host"]), port

@@ -1,0 +1,200 @@
+"""Azure's errors, and those of what stands in front of it, in OpenAI's shape.
+
+Every SDK reads `message`, `type`, `param` and `code`, and picks its exception and its retries by them and by the status.
+Azure leaves out or nulls most of the four, writes the status as the code, and its fronts answer in shapes of their own, in
+HTML, or with nothing.
+"""
+
+from __future__ import annotations
+
+import html
+import http
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, quote_plus
+
+from . import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["error_body", "mask", "shape"]
+
+_READ_AT_MOST = 16384  # bytes of a body that is no JSON
+_SAID_AT_MOST = 500  # characters of it that make it into the message
+_SHORTEST_SECRET = 4
+
+
+class _Kind(NamedTuple):
+    type: str
+    code: str | None = None
+
+
+_BY_STATUS = {
+    401: _Kind("invalid_request_error", "invalid_api_key"),
+    403: _Kind("invalid_request_error", "insufficient_permissions"),
+    408: _Kind("server_error"),
+    429: _Kind("requests", "rate_limit_exceeded"),
+}
+
+# Azure's words, in lower case, for what OpenAI has a code of its own for.
+_CODES = {
+    "contentfilter": "content_filter",
+    "responsibleaipolicyviolation": "content_filter",
+    "deploymentnotfound": "model_not_found",
+    "unknown_model": "model_not_found",
+}
+_QUOTA = "insufficient_quota"  # the one 429 that waiting does not help
+_LIMITS = frozenset({"requests", "tokens", _QUOTA})
+
+
+def error_body(
+    status: int,
+    body: bytes,
+    *,
+    asked: str | None,
+    models: Sequence[str],
+    secrets: Sequence[str],
+    deployment: str | None = None,
+) -> bytes:
+    """An error answer of Azure's as OpenAI would have written it, whatever it was.
+
+    Where there is no such deployment it says what the client `asked` for, which `deployment` that was mapped to, and which
+    `models` are configured. The `secrets` are not in it even where Azure repeats them.
+    """
+    try:
+        error = shape(_said(status, body, secrets), status, secrets)
+    except RecursionError:
+        error = shape(_text(status, body, secrets), status, secrets)
+    if error["code"] == "model_not_found":
+        error["message"] = _no_such_model(error["message"], asked, deployment, models)
+    elif status == 404 and error["message"].rstrip(".").lower() == "resource not found":
+        error["message"] = "Azure has no such path, or not in this api-version: check the endpoint and the api-version the proxy was given."
+        error["code"] = "unknown_url"
+    error["message"] = mask(error["message"], secrets)  # once more, for what a client may have put into the model's name
+    return errors.body(**error)
+
+
+def shape(error: object, status: int | None = None, secrets: Sequence[str] = ()) -> dict[str, Any]:
+    """The members of OpenAI's error object: the four in OpenAI's order, then whatever else `error` has.
+
+    Without a status (an error inside a stream has none) the one that Azure writes as the code does.
+    """
+    said = {"message": error} if isinstance(error, str) else dict(error) if isinstance(error, dict) else {}
+    code = said.pop("code", None)
+    code = str(code) if isinstance(code, int | str) and not isinstance(code, bool) and code != "" else None
+    if code and code.isascii() and code.isdigit():
+        status = status or (int(code) if len(code) == 3 and code >= "400" else None)
+        code = None
+    message = said.pop("message", None)
+    if isinstance(message, dict | list):
+        message = json.dumps(message)
+    if not isinstance(message, str) or not message.strip():
+        message = f"Azure answered {_phrase(status)} and gave no reason." if status else "Azure ended the answer with an error."
+    kind = said.pop("type", None)
+    param = said.pop("param", None)
+    known = _kind(status, code, message, said.get("innererror"))
+    keep = isinstance(kind, str) and kind and status != 401 and (status != 429 or kind in _LIMITS)
+    shaped = {
+        "message": message,
+        "type": kind if keep else known.type,
+        "param": param if isinstance(param, str) else "prompt" if known.code == "content_filter" else None,
+        "code": known.code,
+    }
+    return {name: _masked(value, secrets) for name, value in (shaped | said).items()}
+
+
+def mask(text: str, secrets: Sequence[str]) -> str:
+    """`text` with `[key]` for every secret in it: as it is, percent-encoded, or escaped for JSON or HTML."""
+    forms: set[str] = set()
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            plain = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], html.escape(secret)}
+            plain |= {form.replace("/", "\\/") for form in plain}
+            encoded = {quoted(secret, safe, errors="replace") for quoted in (quote, quote_plus) for safe in ("", "/")}
+            forms |= plain | encoded | {_lower_hex(form) for form in encoded}
+    if not forms:
+        return text
+    # The longest first, lest a form that begins another leave that one's end behind.
+    return re.sub("|".join(map(re.escape, sorted(forms, key=len, reverse=True))), "[key]", text)
+
+
+def _lower_hex(text: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), text)
+
+
+def _masked(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        return mask(value, secrets)
+    if isinstance(value, list):
+        return [_masked(item, secrets) for item in value]
+    if isinstance(value, dict):
+        return {mask(name, secrets): _masked(item, secrets) for name, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # Python reads NaN and writes it, no other client does
+    return value
+
+
+def _kind(status: int | None, code: str | None, message: str, inner: object) -> _Kind:
+    if isinstance(inner, dict) and str(inner.get("code")).lower() in _CODES:
+        code = _CODES[str(inner["code"]).lower()]
+    elif code:
+        code = _CODES.get(code.lower(), code)
+    if status == 401:
+        return _BY_STATUS[401]
+    if status == 429 or (status is None and code == "rate_limit_exceeded"):
+        if code == _QUOTA:
+            return _Kind(_QUOTA, _QUOTA)
+        return _Kind("tokens" if "token" in message.lower() else "requests", "rate_limit_exceeded")
+    known = _BY_STATUS.get(status or 0) or _Kind("server_error" if status is None or status >= 500 else "invalid_request_error")
+    if code in ("content_filter", "model_not_found"):
+        known = _Kind("invalid_request_error")
+    return known._replace(code=code or known.code)
+
+
+def _no_such_model(said: str, asked: str | None, deployment: str | None, models: Sequence[str]) -> str:
+    model = f"The model `{asked}`" if asked else "The model"
+    named = f"no deployment `{deployment}`" if deployment else "no deployment for it"
+    listed = f" Configured models: {', '.join(models)}." if models else ""
+    return f"{model} does not exist: Azure has {named}.{listed} Azure said: {said}"
+
+
+def _said(status: int, body: bytes, secrets: Sequence[str]) -> object:
+    """The error in `body`: an object that may have a `code` and a `message`, or a text."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return _text(status, body, secrets)
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) else _text(status, body if value else b"", secrets)
+    error = value.get("error")
+    if isinstance(error, dict) or (isinstance(error, str) and error.strip()):
+        return error
+    # API Management and other fronts: {"statusCode": 401, "message": ...}
+    names = {name.lower(): item for name, item in value.items()}
+    message = next((names[name] for name in ("message", "detail", "title") if names.get(name)), None)
+    return {"message": message, "code": names.get("code")}
+
+
+def _text(status: int, body: bytes, secrets: Sequence[str]) -> str:
+    """A sentence from a body that is no JSON; HTML without its tags."""
+    text = body[:_READ_AT_MOST].decode("utf-8", "replace")
+    if len(body) > _READ_AT_MOST:
+        text = text[: text.rfind(" ") + 1]  # half a secret would not be recognised
+    text = mask(text, secrets)
+    if text.lstrip("\ufeff \t\r\n").startswith("<"):
+        text = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>|<!--.*?-->", " ", text)
+        text = html.unescape(re.sub(r"<[^<>]*>", " ", text))
+    text = mask(" ".join(text.split()), secrets)
+    if len(text) > _SAID_AT_MOST:
+        text = text[:_SAID_AT_MOST].rstrip() + " …"
+    return f"Azure answered {_phrase(status)}: {text}" if text else ""
+
+
+def _phrase(status: int | None) -> str:
+    try:
+        return f"{status} {http.HTTPStatus(status or 0).phrase}"
+    except ValueError:
+        return str(status)

@@ -1,0 +1,196 @@
+"""One HTTP/1 client connection: heads that cannot be read, bodies that break off, and a last answer that arrives.
+
+A socket that is closed while the peer is still sending is reset, and the reset can overtake the answer. So a connection is left in
+three steps: the answer, our half of the connection closed, what still comes thrown away for a moment.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mitmproxy.connection import ConnectionState
+from mitmproxy.net.http import http1
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
+from mitmproxy.proxy.layers.http._events import RequestProtocolError, ResponseEndOfMessage
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.utils import human
+
+from .http_layer import Failure, Rules
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+    from mitmproxy.proxy.context import Context
+    from mitmproxy.proxy.layer import CommandGenerator
+
+__all__ = ["LINGER", "MAX_HEAD", "LastOfConnection", "Server", "Unreadable", "complete", "flaw"]
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a request line with its headers. mitmproxy has no limit."""
+
+LINGER = 2.0
+"""Seconds that a client has to read the last answer before what it sends meets a closed socket."""
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_METHOD_START = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
+
+
+class Unreadable(HttpEvent):
+    """What is left of a request cannot be read. `instead` is what mitmproxy would do, before any hook."""
+
+    def __init__(self, stream_id: int, message: str, *instead: commands.Command) -> None:
+        super().__init__(stream_id)
+        self.message = message
+        self.instead = instead
+
+
+class LastOfConnection(ResponseEndOfMessage):
+    """The end of an answer after which an HTTP/1 connection must not be used: nobody knows where the next request would begin."""
+
+
+def flaw(received: bytes) -> Failure | None:
+    """Why what was received so far is no head of a request, where mitmproxy would wait for more."""
+    if not _METHOD_START.match(received):
+        return Failure(400, "invalid_request", "This is not the beginning of an HTTP request. Was the last one's content-length too small?")
+    if not _HEAD_END.search(received, 0, MAX_HEAD) and len(received) >= MAX_HEAD:
+        return Failure(431, "request_head_too_large", f"The request's line and headers are longer than {MAX_HEAD} bytes.")
+    return None
+
+
+def complete(response: http.Response, request: http.Request | None, *, last: bool) -> http.Response:
+    """The answer made fit to be sent: a true content-length, no body for HEAD, `connection: close` on the last one."""
+    content = response.raw_content or b""
+    response.headers.pop("transfer-encoding", None)
+    response.headers["content-length"] = str(len(content))
+    if last:
+        response.headers["connection"] = "close"
+    response.data.content = b"" if request and request.method.upper() == "HEAD" else content
+    return response
+
+
+def _complaint(head: bytes) -> str:
+    """What mitmproxy has against a head."""
+    try:
+        http1.read_request_head([line.removesuffix(b"\r") for line in _HEAD_END.split(head)[0].split(b"\n")])
+    except ValueError as error:
+        return str(error)
+    raise AssertionError(head)  # pragma: no cover - it is asked only about heads that mitmproxy refused
+
+
+def _unquoted(message: str) -> str:
+    """Mitmproxy's text without the bytes that it quotes: they may be a key."""
+    return re.split(r": (?:bytearray\()?b?['\"]", message, maxsplit=1)[0]
+
+
+class Server(Http1Server):
+    rules: Rules
+
+    def __init__(self, context: Context, rules: Rules) -> None:
+        super().__init__(context)
+        self.rules = rules
+
+    # Heads
+
+    def read_headers(self, event: events.ConnectionEvent) -> CommandGenerator[None]:
+        received = bytes(self.buf)
+        if blank := len(received) - len(received.lstrip(b"\r\n")):
+            # Some clients end a body with a line end too many; mitmproxy would forget what comes behind it until more arrives.
+            self.buf.maybe_extract_at_most(blank)
+            received = received[blank:]
+        wrong = None
+        if isinstance(event, events.ConnectionClosed):
+            if received:
+                wrong = Failure(400, "invalid_request", "The connection was closed before the request's headers were complete.")
+        elif received:
+            wrong = flaw(received)
+        if wrong and (yield from self.refuse(wrong)):
+            return
+
+        doing = super().read_headers(event)
+        command = next(doing, None)
+        if isinstance(command, commands.SendData):  # its 400 in HTML
+            yield from self.replace(command, list(doing), received)
+        elif command:
+            yield command
+            yield from doing
+
+    def replace(self, page: commands.SendData, rest: list[commands.Command], received: bytes) -> CommandGenerator[None]:
+        """`rest` is the closing, then a line for the log or the events of a request that can be read but for its framing."""
+        match rest:
+            case [closing, ReceiveHttp() as headers, ReceiveHttp(event=RequestProtocolError() as error)]:
+                self.state = self.discard
+                yield headers
+                yield ReceiveHttp(Unreadable(self.stream_id, _unquoted(error.message), page, closing))
+            case _:
+                if not (yield from self.refuse(Failure(400, "invalid_request", f"{_unquoted(_complaint(received))}."))):
+                    yield page
+                    yield from rest
+
+    def refuse(self, failure: Failure) -> CommandGenerator[bool]:
+        """Answer what is no request, and leave. False: it is not for us to say."""
+        response = self.rules.answer(failure, None)
+        if response is None:
+            return False
+        yield commands.Log(f"{human.format_address(self.conn.peername)}: {failure.message}")
+        yield commands.SendData(self.conn, http1.assemble_response(complete(response, None, last=True)))
+        yield from self.leave()
+        return True
+
+    # Bodies
+
+    def read_body(self, event: events.Event) -> CommandGenerator[None]:
+        closing: commands.CloseConnection | None = None
+        try:
+            for command in super().read_body(event):
+                if isinstance(command, commands.CloseConnection):
+                    closing = command
+                elif closing and isinstance(command, ReceiveHttp) and isinstance(command.event, RequestProtocolError):
+                    yield from self.give_up(_unquoted(command.event.message))
+                    return
+                else:
+                    yield command
+        except NotImplementedError:  # what mitmproxy makes of trailers: the connection would hang
+            yield from self.give_up("Trailers after a chunked body are not supported")
+        if closing:
+            yield closing
+
+    def give_up(self, message: str) -> CommandGenerator[None]:
+        """Leave it to the stream to answer: it knows the request."""
+        if self.response_done:
+            yield from self.leave()
+        else:
+            self.state = self.discard
+            yield ReceiveHttp(Unreadable(self.stream_id, message, commands.CloseConnection(self.conn)))
+
+    def discard(self, _: events.Event) -> CommandGenerator[None]:
+        self.buf.maybe_extract_at_most(len(self.buf))
+        yield from ()
+
+    # The end
+
+    def send(self, event: HttpEvent) -> CommandGenerator[None]:
+        if isinstance(event, ResponseEndOfMessage) and (isinstance(event, LastOfConnection) or self.state == self.discard):
+            return self.send_last(event)
+        return super().send(event)
+
+    def send_last(self, event: ResponseEndOfMessage) -> CommandGenerator[None]:
+        self.request_done = False  # else the connection would be closed, or used again
+        yield from super().send(event)
+        yield from self.leave()
+
+    def leave(self) -> CommandGenerator[None]:
+        yield from self.discard(events.Start())
+        if self.conn.state & ConnectionState.CAN_READ:
+            self.state = self.linger
+            yield commands.CloseTcpConnection(self.conn, half_close=True)
+            yield commands.RequestWakeup(LINGER)
+        else:
+            self.state = self.done
+            yield commands.CloseConnection(self.conn)
+
+    def linger(self, event: events.Event) -> CommandGenerator[None]:
+        yield from self.discard(event)
+        if not isinstance(event, events.DataReceived):  # the client is gone, or has had its time
+            self.state = self.done
+            yield commands.CloseConnection(self.conn)

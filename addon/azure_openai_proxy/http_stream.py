@@ -1,0 +1,254 @@
+"""One request and its answer: wherever mitmproxy would send an error page or break off, the client is told in our own shape."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+from mitmproxy import flow
+from mitmproxy.connection import ConnectionState
+from mitmproxy.net.http import url
+from mitmproxy.proxy import events
+from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestProtocolError,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+
+from .http1_server import LastOfConnection, Server, Unreadable, complete
+from .http_layer import ABSOLUTE_FORM, Failure, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mitmproxy import http
+    from mitmproxy.proxy.context import Context
+    from mitmproxy.proxy.layer import CommandGenerator, Layer
+
+__all__ = ["Connection", "Stream", "compatible", "mend"]
+
+# What each of mitmproxy's errors is to a client, and how the sentence begins. Those not here are no failure: somebody ended the request.
+FAILURES = {
+    ErrorCode.GENERIC_CLIENT_ERROR: (400, "invalid_request", "The request cannot be read: "),
+    ErrorCode.REQUEST_VALIDATION_FAILED: (400, "invalid_request", ""),
+    ErrorCode.DESTINATION_UNKNOWN: (400, "invalid_request", ""),
+    ErrorCode.REQUEST_TOO_LARGE: (413, "request_too_large", ""),
+    ErrorCode.CONNECT_FAILED: (502, "upstream_unreachable", "Could not connect upstream: "),
+    ErrorCode.GENERIC_SERVER_ERROR: (502, "upstream_error", "The connection upstream failed: "),
+    ErrorCode.CANCEL: (502, "upstream_error", "The connection upstream failed: "),
+    ErrorCode.HTTP_1_1_REQUIRED: (502, "upstream_error", "The connection upstream failed: "),
+    ErrorCode.RESPONSE_TOO_LARGE: (502, "upstream_error", "The answer from upstream cannot be passed on: "),
+    ErrorCode.RESPONSE_VALIDATION_FAILED: (502, "upstream_error", "The answer from upstream cannot be passed on: "),
+}
+
+_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t"})
+
+
+class Stream(HttpStream):
+    rules: Rules
+    max_body: int | None = None
+
+    def __init__(self, context: Context, stream_id: int, rules: Rules) -> None:
+        super().__init__(context, stream_id)
+        self.rules = rules
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        """All that mitmproxy does with an event, but for the errors that it would send to the client."""
+        doing = self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
+        reply: Any = None
+        while True:
+            try:
+                command = doing.send(reply)
+            except StopIteration:
+                return
+            reply = None
+            if not isinstance(command, SendHttp) or not isinstance(command.event, ResponseProtocolError):
+                reply = yield command
+            elif command.connection != self.context.client or not (yield from self.tell(command.event)):
+                yield command
+
+    # The request
+
+    def check_invalid(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
+        """The first thing that mitmproxy does with a new flow: the last moment to see the request as it came."""
+        if request and self.mode is not HTTPMode.transparent and (asked := self.flow.request).method != "CONNECT":
+            self.flow.metadata[ABSOLUTE_FORM] = bool(asked.scheme == "http" if asked.is_http2 or asked.is_http3 else asked.authority)
+            if not asked.host and asked.http_version == "HTTP/1.0" and "host" not in asked.headers:
+                # HTTP/1.0 needs none, mitmproxy does
+                address, port, *_ = self.context.client.sockname
+                asked.headers["Host"] = url.hostport("https" if self.context.client.tls else "http", address, port)
+        return (yield from super().check_invalid(request))
+
+    def check_killed(self, emit_error_hook: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
+        """After the requestheaders hook this is the first thing that mitmproxy does: the rules know the request, none of it is taken."""
+        if (yield from super().check_killed(emit_error_hook)):
+            return True
+        if self.client_state == self.state_wait_for_request_headers:
+            self.max_body = self.rules.max_body(self.flow)
+            if self.max_body is not None:
+                return (yield from self.check_headers())
+        return False
+
+    def check_headers(self) -> CommandGenerator[bool]:
+        asked = self.flow.request
+        head = b"".join(
+            (asked.data.method, asked.data.authority, asked.data.path, *(part for field in asked.headers.fields for part in field))
+        )
+        if len(head.translate(None, _CONTROLS)) != len(head):
+            yield from self.refuse(
+                "The request's line or headers hold control characters, or a header goes on over several lines.",
+                ErrorCode.REQUEST_VALIDATION_FAILED,
+            )
+            return True
+        declared = asked.headers.get("content-length", "")
+        return (yield from self.check_max_body(int(declared) if declared.isdecimal() else 0))
+
+    def check_body_size(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
+        if request and (yield from self.check_max_body(len(self.request_body_buf))):
+            return True
+        return (yield from super().check_body_size(request))
+
+    def check_max_body(self, size: int) -> CommandGenerator[bool]:
+        if self.max_body is None or size <= self.max_body:
+            return False
+        yield from self.refuse(f"The request's body is larger than {self.max_body} bytes.", ErrorCode.REQUEST_TOO_LARGE)
+        return True
+
+    def refuse(self, message: str, code: ErrorCode) -> CommandGenerator[None]:
+        """As mitmproxy refuses a request. The rest of the body is read and thrown away."""
+        self.request_body_buf.clear()
+        self.flow.error = flow.Error(message)
+        yield HttpErrorHook(self.flow)
+        if not (yield from super().check_killed(False)):  # noqa: FBT003 - mitmproxy's signature
+            yield SendHttp(ResponseProtocolError(self.stream_id, message, code), self.context.client)
+        self.client_state = self.server_state = self.state_errored
+        self.flow.live = False
+
+    def cut_short(self, event: Unreadable) -> CommandGenerator[None]:
+        if self.server_state == self.state_errored:
+            return  # it is answered
+        waiting = self.waiting
+        if not waiting:
+            yield from event.instead
+        error = RequestProtocolError(self.stream_id, event.message, ErrorCode.GENERIC_CLIENT_ERROR)
+        yield from self.handle_protocol_error(error)  # the error hook, and who is upstream; mitmproxy tells the client nothing
+        if waiting and not (yield from self.tell(ResponseProtocolError(self.stream_id, event.message, error.code))):
+            yield from event.instead
+
+    # The answer
+
+    @property
+    def waiting(self) -> bool:
+        """Nothing of an answer has been sent to the client."""
+        return self.server_state in (self.state_uninitialized, self.state_wait_for_response_headers, self.state_consume_response_body)
+
+    def tell(self, error: ResponseProtocolError) -> CommandGenerator[bool]:
+        """The failure as an answer, or as the last event of a stream that has begun. False: the client is to see it as mitmproxy has it."""
+        if error.code not in FAILURES or not self.context.client.state & ConnectionState.CAN_WRITE:
+            return False
+        status, code, intro = FAILURES[error.code]
+        failure = Failure(status, code, f"{intro}{error.message}")
+        if self.waiting:
+            return (yield from self.answer(failure, error.code))
+        if self.server_state == self.state_stream_response_body:
+            yield from self.last_event(failure)
+        return False
+
+    def answer(self, failure: Failure, code: ErrorCode) -> CommandGenerator[bool]:
+        response = self.rules.answer(failure, self.flow)
+        if response is None:
+            return False
+        # Nobody knows where a request with wrong framing ends, or whether a body comes that was not asked for with 100.
+        lost = code in (ErrorCode.GENERIC_CLIENT_ERROR, ErrorCode.REQUEST_VALIDATION_FAILED) or "expect" in self.flow.request.headers
+        last = lost and not (self.flow.request.is_http2 or self.flow.request.is_http3)
+        self.flow.response = complete(response, self.flow.request, last=last)
+        self.client_state = self.server_state = self.state_errored
+        self.flow.live = False
+        content = response.raw_content
+        yield SendHttp(ResponseHeaders(self.stream_id, response, not content), self.context.client)
+        if content:
+            yield SendHttp(ResponseData(self.stream_id, content), self.context.client)
+        yield DropStream(self.stream_id)
+        yield SendHttp((LastOfConnection if last else ResponseEndOfMessage)(self.stream_id), self.context.client)
+        return True
+
+    def last_event(self, failure: Failure) -> CommandGenerator[None]:
+        """Tell the reader of a stream of events that it broke off, so that nobody takes half an answer for a whole one."""
+        headers = cast("http.Response", self.flow.response).headers
+        if "text/event-stream" not in headers.get("content-type", "") or "content-encoding" in headers or "content-length" in headers:
+            return
+        if response := self.rules.answer(failure, self.flow):
+            data = b"".join(b"data: " + line + b"\n" for line in (response.raw_content or b"").splitlines())
+            # The blank line before ends an event that was cut.
+            yield SendHttp(ResponseData(self.stream_id, b"\n\n" + data + b"\n"), self.context.client)
+
+
+class Connection(HttpLayer):
+    """mitmproxy's HTTP layer with our streams, and our server for HTTP/1 clients."""
+
+    rules: Rules
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        client = self.context.client
+        if isinstance(event, events.Start) and client.alpn != b"h2" and not is_h3_alpn(client.alpn):
+            self.connections[client] = Server(self.context.fork(), self.rules)
+        return cast("CommandGenerator[None]", super()._handle_event(event))
+
+    def make_stream(self, stream_id: int) -> CommandGenerator[None]:
+        self.streams[stream_id] = Stream(self.context.fork(), stream_id, self.rules)
+        yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+
+def mend(layers: Iterable[Layer], rules: Rules) -> None:
+    for layer in layers:
+        if type(layer) is HttpLayer:
+            layer.__class__ = Connection
+            cast("Connection", layer).rules = rules
+
+
+# Every method that is overridden or called, with its parameters, and every state that is read or set.
+KNOWN: dict[type, dict[str, str | None]] = {
+    HttpLayer: {"_handle_event": "self event", "make_stream": "self stream_id", "event_to_child": "self child event"},
+    HttpStream: {
+        "__init__": "self context stream_id",
+        "_handle_event": "self event",
+        "check_invalid": "self request",
+        "check_killed": "self emit_error_hook",
+        "check_body_size": "self request",
+        "handle_protocol_error": "self event",
+        "mode": None,
+        "state_uninitialized": None,
+        "state_wait_for_request_headers": None,
+        "state_wait_for_response_headers": None,
+        "state_consume_response_body": None,
+        "state_stream_response_body": None,
+        "state_errored": None,
+    },
+    Http1Server: {
+        "__init__": "self context",
+        "read_headers": "self event",
+        "read_body": "self event",
+        "send": "self event",
+        "done": "self event",
+        "request_done": None,
+        "response_done": None,
+    },
+}
+
+
+def compatible() -> str | None:
+    """What is not as it is known; None when everything is."""
+    for owner, members in KNOWN.items():
+        for name, parameters in members.items():
+            member = inspect.getattr_static(owner, name, None)
+            if member is None:
+                return f"{owner.__name__} has no {name}"
+            if parameters and parameters != " ".join(inspect.signature(member).parameters):
+                return f"{owner.__name__}.{name} takes {inspect.signature(member)}"
+    return None

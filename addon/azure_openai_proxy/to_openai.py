@@ -1,0 +1,313 @@
+"""What Azure says, in OpenAI's shape: streams, JSON bodies and headers (errors: see error_shapes).
+
+Azure adds what its content filter found, and measurements of its own, to what OpenAI's API has; strict clients refuse chunks
+without a delta, or index into a chunk without choices. What Azure added is taken out; what needs no change is recognised by
+its bytes and passes unparsed, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import decompress, sse
+from .error_shapes import error_body, mask, shape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mitmproxy import http
+
+__all__ = ["Stream", "error_body", "headers", "json_body", "mask"]
+
+# Members Azure adds at the top level and in each item of `choices` and `data`. Deeper down only strings of the user's and the
+# model's could look like them. `obfuscation` stays: OpenAI sends it too.
+_AZURES_OWN = frozenset(
+    {
+        "content_filter_offsets",
+        "content_filter_raw",
+        "content_filter_result",  # the filter itself failed
+        "content_filter_results",
+        "content_filters",
+        "latency_checkpoint",
+        "prompt_annotations",  # of 2023-07-01-preview
+        "prompt_filter_results",
+    }
+)
+_TRACES = (b"_filter", b"latency_checkpoint", b"prompt_annotations", b"gpt-35-turbo")
+
+_DONE = b"data: [DONE]\n\n"
+_FINISHED = (b'"finish_reason":"', b'"finish_reason": "')  # in a string of the model's own the quotes would be escaped
+
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_dump_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+class Stream:
+    """One streamed answer, to be set as `flow.response.stream`.
+
+    mitmproxy calls it with whatever a read of the socket gave, and with `b""` at a regular end only: a stream that was cut
+    gets no end from here either.
+
+    With `normalize` off the bytes pass as they come. `encoding` is the answer's content-encoding: it is undone, the client gets
+    plain events. `done` is off for streams of typed events (the responses API): they have no `data: [DONE]`, and their `error`
+    events have a shape of their own. `secrets` are masked in an error event.
+    """
+
+    def __init__(self, *, normalize: bool, encoding: str | None, done: bool = True, secrets: Sequence[str] = ()) -> None:
+        self._normalize = normalize
+        self._decompressor = decompress.decompressor(encoding)
+        self._done = done
+        self._secrets = secrets
+        self._events = sse.Decoder()
+        self._content: Literal["delta", "text"] | None = None  # where this stream's choices have it, once that is known
+        self._finished = False  # a finish_reason went by
+        self._failed = False  # an error went by
+        self._over = False  # nothing more goes out
+
+    def __call__(self, data: bytes) -> list[bytes]:
+        if self._over:
+            return []
+        at_end = not data
+        broken = None
+        if self._decompressor:
+            try:
+                data = self._decompressor.feed(data)
+                if at_end:
+                    self._decompressor.end()
+            except decompress.BrokenError as error:
+                broken = error
+                data = b""
+        out = self._normalized(data, at_end=at_end and not broken) if self._normalize else data
+        if broken and not self._over:
+            self._over = True
+            said = {"message": f"Azure's compressed answer cannot be read: {broken}.", "type": "server_error", "code": "upstream_error"}
+            # The blank line ends whatever event the client may have the first half of.
+            out += (b"" if self._normalize else b"\n\n") + b"data: " + _json({"error": shape(said)}) + b"\n\n"
+        if out == data:
+            out = data
+        return [out] if out else []
+
+    def _normalized(self, data: bytes, *, at_end: bool) -> bytes:
+        out = [self._event(event) for event in self._events.feed(data)]
+        if at_end:
+            out.append(self._end())
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _end(self) -> bytes:
+        """What the regular end of the body brings.
+
+        Without its blank line an event is none, and clients forget it. Azure's last one is completed if it is whole; if not,
+        it stays as it is, but for a stream that ends well, where it would swallow the [DONE].
+        """
+        out = b""
+        for event in self._events.flush():
+            if event.data is not None and (_is_done(event.data) or _object(event.data) is not None):
+                out = self._event(sse.finish(event))
+            elif not self._over and not self._ends_well:
+                out = event.raw
+        if not self._over and self._ends_well:
+            out += _DONE
+        self._over = True
+        return out
+
+    @property
+    def _ends_well(self) -> bool:
+        return self._done and self._finished and not self._failed
+
+    def _event(self, event: sse.Event) -> bytes:
+        """The event as the client gets it; empty if it does not."""
+        data = event.data
+        if self._over:
+            return b""
+        if data is None:
+            return event.raw
+        if self._done and _is_done(data):
+            self._over = True
+            return b"" if self._failed else _DONE
+        if not self._finished:
+            self._finished = _FINISHED[0] in data or _FINISHED[1] in data
+        if not self._suspect(event, data):
+            return event.raw
+        try:
+            return self._changed(event, data)
+        except (ValueError, RecursionError):  # it cannot be written again; it could be read, so the client may manage
+            return event.raw
+
+    def _suspect(self, event: sse.Event, data: bytes) -> bool:
+        """Whether the bytes give a reason to parse the event."""
+        if b'"error"' in data:
+            return True
+        for trace in _TRACES:
+            if trace in data:
+                return True
+        return self._done and (not self._content or event.event == b"error" or (b'"delta"' not in data and b'"text"' not in data))
+
+    def _changed(self, event: sse.Event, data: bytes) -> bytes:
+        chunk = _object(data)
+        error = chunk and chunk.get("error")
+        if self._done and event.event == b"error" and not error:
+            error = chunk or data.decode("utf-8", "replace") or " "
+        if error:
+            self._failed = True
+            return sse.encode(_json({"error": shape(error, secrets=self._secrets)}), of=event)
+        if chunk is None:
+            return event.raw
+        self._content = self._content or _content(chunk)
+        changed = _chunk(chunk, self._content or "delta")
+        if changed is chunk:
+            return event.raw
+        return b"" if changed is None else sse.encode(_json(changed), of=event)
+
+
+def _is_done(data: bytes) -> bool:
+    return data.strip() == b"[DONE]"
+
+
+def _content(chunk: dict[str, Any]) -> Literal["delta", "text"] | None:
+    choices = _dicts(chunk.get("choices"))
+    if any("text" in choice for choice in choices) or chunk.get("object") == "text_completion":
+        return "text"
+    return "delta" if any("delta" in choice for choice in choices) else None
+
+
+def _chunk(chunk: dict[str, Any], content: Literal["delta", "text"]) -> dict[str, Any] | None:
+    """`chunk` without what Azure added; itself if that is nothing, None if nothing is left of it."""
+    clean = _without_azures(chunk)
+    choices = clean.get("choices")
+    if not isinstance(choices, list):
+        return clean
+    counts = clean.get("usage") is not None
+    if not choices:
+        # The first chunk, with what the filter found in the prompt. LangChain, simonw/llm and others ask for choices[0] of it.
+        return None if clean is not chunk and not counts else clean
+    kept = [choice for choice in (_choice(choice, content) for choice in choices) if choice is not None]
+    if not kept and not counts:
+        return None
+    if len(kept) == len(choices) and all(new is old for new, old in zip(kept, choices, strict=True)):
+        return clean
+    return {**clean, "choices": kept}
+
+
+def _choice(choice: Any, content: Literal["delta", "text"]) -> Any:
+    """One without content comes of the asynchronous filter; autogen and LangChain break on it. Its finish_reason must stay."""
+    if not isinstance(choice, dict) or "delta" in choice or "text" in choice:
+        return choice
+    if choice.get("finish_reason") is None:
+        return None
+    return {**choice, content: {} if content == "delta" else ""}
+
+
+def _without_azures(value: dict[str, Any]) -> dict[str, Any]:
+    """A copy of an answer or a chunk without Azure's members; itself if there are none."""
+    clean = {name: item for name, item in value.items() if name not in _AZURES_OWN}
+    changed = len(clean) < len(value)
+    for name in ("choices", "data"):
+        items = clean.get(name)
+        if isinstance(items, list) and any(not _AZURES_OWN.isdisjoint(item) for item in _dicts(items)):
+            clean[name] = [_pruned(item) for item in items]
+            changed = True
+    model = clean.get("model")
+    if isinstance(model, str) and model.startswith("gpt-35-turbo"):
+        clean["model"] = "gpt-3.5-turbo" + model.removeprefix("gpt-35-turbo")
+        changed = True
+    return clean if changed else value
+
+
+def _dicts(items: Any) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _pruned(item: Any) -> Any:
+    return {name: value for name, value in item.items() if name not in _AZURES_OWN} if isinstance(item, dict) else item
+
+
+def json_body(body: bytes) -> bytes:
+    """A whole JSON answer without what Azure added; `body` itself when that is nothing, or when it cannot be read."""
+    if not any(trace in body for trace in _TRACES):
+        return body
+    value = _object(body)
+    if value is None:
+        return body
+    clean = _without_azures(value)
+    try:
+        return body if clean is value else _json(clean)
+    except (ValueError, RecursionError):
+        return body
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _json(value: object) -> bytes:
+    try:
+        return _dump(value).encode()
+    except UnicodeEncodeError:  # half an emoji: the other half is in the next chunk
+        return _dump_ascii(value).encode()
+
+
+# Those of RFC 9110, and Proxy-Connection. Not transfer-encoding, nor `connection: close`: mitmproxy acts on them.
+_HOP_BY_HOP = ("keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade")
+_REQUEST_IDS = ("apim-request-id", "x-ms-request-id", "x-ms-client-request-id")
+_RESETS = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:h|m|s|ms|us|µs|ns))+")
+
+
+def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None:
+    """Shape the headers of an answer, in place. Not for a 101: its `upgrade` must stay.
+
+    `stream` says that a `Stream` rewrites the body, and `http1` that the answer came over HTTP/1, where a body whose length is
+    no longer known must be chunked if the connection is to live.
+    """
+    _drop_hop_by_hop(headers)
+    for name in _RESETS:
+        if name in headers:
+            value = headers[name].strip()
+            if _SECONDS.fullmatch(value):
+                headers[name] = _duration(int(value))
+            elif not _DURATION.fullmatch(value):
+                del headers[name]  # Azure's -1: it says nothing, and clients that parse durations break on it
+    if not headers.get("x-request-id"):
+        found = next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None)
+        headers["x-request-id"] = found or f"req_{uuid.uuid4().hex}"
+    if stream:
+        _rewritten(headers, http1=http1)
+
+
+def _rewritten(headers: http.Headers, *, http1: bool) -> None:
+    if not headers.get("content-type"):
+        headers["content-type"] = "text/event-stream"
+    if "cache-control" not in headers:
+        headers["cache-control"] = "no-cache"
+    if decompress.known(headers.get("content-encoding")):
+        del headers["content-encoding"]
+    if "content-length" in headers:
+        del headers["content-length"]
+        if http1:
+            headers["transfer-encoding"] = "chunked"
+
+
+def _drop_hop_by_hop(headers: http.Headers) -> None:
+    named = [name.strip().lower() for name in headers.get("connection", "").split(",")]
+    for name in (*_HOP_BY_HOP, *named):
+        if name not in ("", "close", "transfer-encoding", "content-length", "content-type"):
+            headers.pop(name, None)
+    if "close" in named:
+        headers["connection"] = "close"
+    else:
+        headers.pop("connection", None)
+
+
+def _duration(seconds: int) -> str:
+    """As OpenAI writes it, which is as Go does: `10s`, `5m0s`, `1h1m1s`."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -1,0 +1,53 @@
+"""The models a deployment can stand for: the name Azure answers with, what they can do, which parameters they refuse."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["DEPLOYMENTS", "Model", "find"]
+
+
+class Model(NamedTuple):
+    name: str  # as deployed; Azure's messages use it
+    reported: str  # `model` of an answer: name and version
+    can: frozenset[str]  # operations, by the name OperationNotSupported has for them
+    reasoning: bool = False  # refuses max_tokens and any temperature but 1
+    dimensions: int = 0
+
+
+CHAT = frozenset({"chatCompletion"})
+COMPLETION = frozenset({"completion"})
+EMBEDDINGS = frozenset({"embeddings"})
+OTHER: frozenset[str] = frozenset()
+
+_MODELS = {
+    model.name: model
+    for model in (
+        Model("gpt-35-turbo", "gpt-35-turbo", CHAT),
+        Model("gpt-35-turbo-16k", "gpt-35-turbo-16k", CHAT),
+        Model("gpt-35-turbo-instruct", "gpt-35-turbo-instruct", COMPLETION),
+        Model("gpt-4", "gpt-4-0613", CHAT),
+        Model("gpt-4o", "gpt-4o-2024-11-20", CHAT),
+        Model("gpt-4o-mini", "gpt-4o-mini-2024-07-18", CHAT),
+        Model("gpt-4.1", "gpt-4.1-2025-04-14", CHAT),
+        Model("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", CHAT),
+        Model("o3-mini", "o3-mini-2025-01-31", CHAT, reasoning=True),
+        Model("o4-mini", "o4-mini-2025-04-16", CHAT, reasoning=True),
+        Model("gpt-5-mini", "gpt-5-mini-2025-08-07", CHAT, reasoning=True),
+        Model("gpt-5.4-mini", "gpt-5.4-mini-2026-03-17", CHAT, reasoning=True),
+        Model("text-embedding-3-small", "text-embedding-3-small", EMBEDDINGS, dimensions=1536),
+        Model("text-embedding-3-large", "text-embedding-3-large", EMBEDDINGS, dimensions=3072),
+        Model("text-embedding-ada-002", "text-embedding-ada-002", EMBEDDINGS, dimensions=1536),
+        Model("whisper", "whisper", OTHER),
+        Model("tts", "tts", OTHER),
+        Model("tts-hd", "tts-hd", OTHER),
+    )
+}
+
+DEPLOYMENTS = {name: name for name in _MODELS}
+"""Deployment → model: by default each under its own name."""
+
+
+def find(name: str) -> Model:
+    """The model of that name; an unknown one can chat, so that a test may deploy anything."""
+    return _MODELS.get(name) or Model(name, name, CHAT)

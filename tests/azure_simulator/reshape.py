@@ -1,0 +1,212 @@
+"""Faults of the shape: the same answer, put on the wire in another of the ways that clients and proxies meet."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from dataclasses import replace
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import errors, filters
+from .answers import DONE, Answer, Part, event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .calls import Call
+    from .faults import Fault
+
+__all__ = [
+    "async_filter",
+    "comments",
+    "compressed",
+    "crlf",
+    "double_done",
+    "error_event",
+    "no_content_type",
+    "no_done",
+    "no_filter",
+    "split",
+    "unfinished_done",
+]
+
+
+def _each(change: Callable[[bytes], Sequence[bytes]], answer: Answer) -> Answer:
+    """Every chunk replaced by others, the steps between them left where they are."""
+    parts: list[Part] = []
+    for part in answer.parts:
+        parts += change(part) if isinstance(part, bytes) else [part]
+    return replace(answer, parts=tuple(parts))
+
+
+def _json(chunk: bytes) -> Any:
+    """The value an event carries; None for anything else."""
+    text = chunk.removeprefix(b"data: ")
+    return json.loads(text) if text != chunk and text.startswith(b"{") else None
+
+
+# -- how a stream ends ----------------------------------------------------------------------------------------------------------------
+
+
+def no_done(answer: Answer, call: Call) -> Answer:
+    """The stream ends without `data: [DONE]`."""
+    return _each(lambda chunk: [] if chunk == DONE else [chunk], answer)
+
+
+def double_done(answer: Answer, call: Call) -> Answer:
+    return _each(lambda chunk: [DONE, DONE] if chunk == DONE else [chunk], answer)
+
+
+def unfinished_done(answer: Answer, call: Call) -> Answer:
+    """The blank line after `data: [DONE]` is missing."""
+    return _each(lambda chunk: [DONE[:-1]] if chunk == DONE else [chunk], answer)
+
+
+def error_event(after: int = 0, *, status: int | None = None, done: bool = False) -> Fault:
+    """A 200 stream whose chunk `after` (0: the first) is an error, the last thing that is said; `status=429` for that error's body.
+
+    That Azure does this is reported; the exact shape is unverified.
+    """
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        if not answer.stream:
+            return answer
+        error: Any = {"message": "The server had an error while processing your request. Sorry about that!", "type": "server_error"}
+        error |= {"param": None, "code": None}
+        if status == 429:
+            name = call.operation.name if call.operation else "Unknown"
+            error = errors.too_many_requests(name, call.version or None, str(call.deployment), 10).error
+        kept: list[Part] = []
+        chunks = 0
+        for part in answer.parts:
+            if isinstance(part, bytes):
+                if chunks == after:
+                    break
+                chunks += 1
+            kept.append(part)
+        return replace(answer, parts=(*kept, event({"error": error}), *([DONE] if done else [])))
+
+    return fault
+
+
+# -- bytes and headers ----------------------------------------------------------------------------------------------------------------
+
+
+def no_content_type(answer: Answer, call: Call) -> Answer:
+    """As some front ends of Azure answer a stream."""
+    return answer.with_headers(content_type=None)
+
+
+def crlf(answer: Answer, call: Call) -> Answer:
+    return _each(lambda chunk: [chunk.replace(b"\n", b"\r\n")], answer)
+
+
+def comments(answer: Answer, call: Call) -> Answer:
+    """A keep-alive before every chunk."""
+    return _each(lambda chunk: [b": keep-alive\n\n", chunk], answer) if answer.stream else answer
+
+
+def split(*sizes: int) -> Fault:
+    """Writes of these sizes in bytes, the last of them repeated, wherever that cuts events, lines or characters."""
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        wanted = chain(sizes, repeat(sizes[-1]))
+        size = next(wanted)
+        held = b""
+        parts: list[Part] = []
+        for part in answer.parts:
+            if not isinstance(part, bytes):  # what came before a step is written before it
+                parts += [held, part] if held else [part]
+                held = b""
+                continue
+            held += part
+            while len(held) >= size:
+                parts.append(held[:size])
+                held = held[size:]
+                size = next(wanted)
+        return replace(answer, parts=(*parts, held) if held else tuple(parts))
+
+    return fault
+
+
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+
+def compressed(coding: Literal["gzip", "deflate"] = "gzip") -> Fault:
+    """The body compressed as one, flushed after each chunk so that each can be read when it comes; whatever the client accepts."""
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        packer = zlib.compressobj(wbits=_WINDOW_BITS[coding])
+        packed = _each(lambda chunk: [packer.compress(chunk) + packer.flush(zlib.Z_SYNC_FLUSH)], answer)
+        return replace(packed, parts=(*packed.parts, packer.flush())).with_headers(content_encoding=coding)
+
+    return fault
+
+
+# -- the content filter ---------------------------------------------------------------------------------------------------------------
+
+
+def no_filter(answer: Answer, call: Call) -> Answer:
+    """As from a deployment whose filter is off: no first chunk, no verdict anywhere."""
+    if not answer.stream:
+        return replace(answer, parts=tuple(_unfiltered_body(part) if isinstance(part, bytes) else part for part in answer.parts))
+
+    def change(chunk: bytes) -> Sequence[bytes]:
+        value = _json(chunk)
+        if value is None:
+            return [chunk]
+        return [] if "prompt_filter_results" in value else [event(_without_verdicts(value))]
+
+    return _each(change, answer)
+
+
+def _unfiltered_body(body: bytes) -> bytes:
+    return event(_without_verdicts(json.loads(body))).removeprefix(b"data: ").rstrip(b"\n")
+
+
+def _without_verdicts(value: dict[str, Any]) -> dict[str, Any]:
+    value.pop("prompt_filter_results", None)
+    for choice in value.get("choices", ()):
+        choice.pop("content_filter_results", None)
+    return value
+
+
+def async_filter(*, filtered: bool = False) -> Fault:
+    """The asynchronous filter: content comes without verdicts, and chunks without a delta bring them behind it, the last after the finish.
+
+    `filtered`: the last of them ends the answer with finish_reason "content_filter", in the place of the chunk that would have.
+    """
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        offsets: Counter[int] = Counter()
+
+        def change(chunk: bytes) -> Sequence[bytes]:
+            value = _json(chunk)
+            if value is None or not value.get("choices"):
+                return [chunk]
+            choice = value["choices"][0]
+            choice["content_filter_results"] = {}
+            start = offsets[choice["index"]]
+            end = start + len(choice.get("delta", {}).get("content") or choice.get("text") or "")
+            offsets[choice["index"]] = end
+            if choice["finish_reason"] is not None:
+                last = event(_verdict(choice["index"], end, end, filtered))
+                return [last] if filtered else [event(value), last]
+            return [event(value)] if start == end else [event(value), event(_verdict(choice["index"], start, end, False))]
+
+        return _each(change, answer) if answer.stream else answer
+
+    return fault
+
+
+def _verdict(index: int, start: int, end: int, filtered: bool) -> dict[str, Any]:
+    results: dict[str, Any] = filters.COMPLETION if not filtered else {**filters.COMPLETION, "hate": {"filtered": True, "severity": "high"}}
+    choice = {
+        "index": index,
+        "finish_reason": "content_filter" if filtered else None,
+        "content_filter_results": results,
+        "content_filter_offsets": {"check_offset": end, "start_offset": start, "end_offset": end},
+    }
+    return {"id": "", "object": "", "created": 0, "model": "", "choices": [choice], "usage": None}

@@ -1,0 +1,87 @@
+"""Fixtures for end-to-end tests: one simulated Azure, one decoy, and a mitmdump for each set of settings, shared by the tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from mitmproxy.certs import CertStore
+
+from azure_simulator import Simulator
+from support import Decoy, Mitmdump
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+class Proxies(Protocol):
+    """The mitmdump with these options, listening; started if no test before asked for the same. Azure is the simulator, by HTTP."""
+
+    def __call__(self, *args: str, env: Mapping[str, str] = ..., **options: object) -> Mitmdump: ...
+
+
+@pytest.fixture(scope="session")
+def confdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mitmproxy's folder, with its CA."""
+    folder = tmp_path_factory.mktemp("mitmproxy")
+    CertStore.from_store(folder, "mitmproxy", 2048)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _azure() -> Iterator[Simulator]:
+    with Simulator() as azure:
+        yield azure
+
+
+@pytest.fixture
+def azure(_azure: Simulator) -> Simulator:
+    """Azure as it was on the first day: no requests, no faults."""
+    _azure.reset()
+    return _azure
+
+
+@pytest.fixture(scope="session")
+def _decoy() -> Iterator[Decoy]:
+    decoy = Decoy()
+    yield decoy
+    decoy.close()
+
+
+@pytest.fixture
+def decoy(_decoy: Decoy) -> Decoy:
+    """What every mitmdump takes for api.openai.com; nobody has come yet."""
+    _decoy.accepted = 0
+    return _decoy
+
+
+@pytest.fixture(scope="session")
+def _running() -> Iterator[dict[object, Mitmdump]]:
+    running: dict[object, Mitmdump] = {}
+    yield running
+    for mitmdump in running.values():
+        mitmdump.stop()
+
+
+@pytest.fixture
+def proxy(
+    azure: Simulator, decoy: Decoy, confdir: Path, tmp_path_factory: pytest.TempPathFactory, _running: dict[object, Mitmdump]
+) -> Iterator[Proxies]:
+    used: list[Mitmdump] = []
+
+    def proxy(*args: str, env: Mapping[str, str] | None = None, **options: object) -> Mitmdump:
+        options = {"azure_openai_endpoint": azure.http_url} | options
+        key = (args, frozenset((env or {}).items()), frozenset((name, str(value)) for name, value in options.items()))
+        mitmdump = _running.get(key)
+        if mitmdump is None:
+            home = tmp_path_factory.mktemp("mitmdump")
+            mitmdump = Mitmdump(home, confdir, options=options, env=env or {}, args=args, decoy_port=decoy.port).start()
+            _running[key] = mitmdump
+        mitmdump.forget()
+        used.append(mitmdump)
+        return mitmdump
+
+    yield proxy
+    for mitmdump in used:
+        mitmdump.check()

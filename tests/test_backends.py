@@ -1,0 +1,153 @@
+"""The endpoint as people paste it."""
+
+from __future__ import annotations
+
+import pytest
+from azure_openai_proxy.backends import Backend, Base, parse_apiversion, parse_base, parse_endpoint, parse_host
+from azure_openai_proxy.errors import SettingsError
+from hypothesis import given
+from hypothesis import strategies as st
+
+AZURE = Base("https", "r.openai.azure.com", 443)
+FRONT = Base("https", "x.azure-api.net", 443, "/my/prefix")
+
+
+@pytest.mark.parametrize(
+    "text, base, apiversion",
+    [
+        ("https://r.openai.azure.com", AZURE, None),
+        ("https://r.openai.azure.com/", AZURE, None),
+        ("https://r.openai.azure.com//", AZURE, None),
+        ("HTTPS://R.OpenAI.Azure.com:443", AZURE, None),
+        ("r.openai.azure.com", AZURE, None),
+        ("//r.openai.azure.com/", AZURE, None),
+        ("https://r.openai.azure.com./", AZURE, None),
+        ("https://r.openai.azure.com/openai", AZURE, None),
+        ("https://r.openai.azure.com/openai/", AZURE, None),
+        ("https://r.openai.azure.com/openai/v1", AZURE, "v1"),
+        ("https://r.openai.azure.com/openai/v1/", AZURE, "v1"),
+        ("https://r.openai.azure.com/openai/v1/chat/completions?api-version=preview", AZURE, "preview"),
+        ("https://r.openai.azure.com/openai/v1/chat/completions?api-version=2024-06-01", AZURE, "v1"),
+        ("https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-06-01", AZURE, "2024-06-01"),
+        ("https://r.openai.azure.com/openai/deployments/d/chat/completions?API-Version=2025-04-01-Preview", AZURE, "2025-04-01-preview"),
+        ("https://r.openai.azure.com/openai/files?api-version=2024-06-01", AZURE, "2024-06-01"),
+        ("https://r.openai.azure.com/?api-version=", AZURE, None),
+        ("https://r.services.ai.azure.com/api/projects/p", Base("https", "r.services.ai.azure.com", 443), None),
+        ("https://r.services.ai.azure.com/api/projects/p/openai/v1/", Base("https", "r.services.ai.azure.com", 443), "v1"),
+        ("https://westus.api.cognitive.microsoft.com/", Base("https", "westus.api.cognitive.microsoft.com", 443), None),
+        ("https://x.azure-api.net/my/prefix", FRONT, None),
+        ("https://x.azure-api.net/my//prefix/", FRONT, None),
+        ("https://x.azure-api.net/my/prefix/openai", FRONT, None),
+        ("https://x.azure-api.net/my/prefix/openai/v1/", FRONT, "v1"),
+        ("https://x.azure-api.net/my/prefix/openai/deployments/d/chat/completions?api-version=2024-06-01", FRONT, "2024-06-01"),
+        ("https://x.azure-api.net/openai/team", FRONT._replace(prefix="/openai/team"), None),
+        ("https://x.azure-api.net/openai/openai/v1", FRONT._replace(prefix="/openai"), "v1"),
+        ("https://x.azure-api.net/a%20b", FRONT._replace(prefix="/a%20b"), None),
+        ("http://127.0.0.1:9000", Base("http", "127.0.0.1", 9000), None),
+        ("127.0.0.1:9000", Base("https", "127.0.0.1", 9000), None),
+        ("localhost", Base("https", "localhost", 443), None),
+        ("http://simulator", Base("http", "simulator", 80), None),
+        ("simulator:9000", Base("https", "simulator", 9000), None),
+        ("http://[::1]:9000/x", Base("http", "::1", 9000, "/x"), None),
+        ("http://[0:0::1]", Base("http", "::1", 80), None),
+        ("https://münchen.example", Base("https", "xn--mnchen-3ya.example", 443), None),
+    ],
+)
+def test_endpoint(text: str, base: Base, apiversion: str | None) -> None:
+    """Whatever is pasted gives the server, the prefix and the version that it names."""
+    assert (base, apiversion) == parse_endpoint(text)
+
+
+@pytest.mark.parametrize(
+    "text, right",
+    [
+        ("", "as in RESOURCE.openai.azure.com"),
+        ("ftp://r.openai.azure.com", "https:// or http://"),
+        ("https://", "as in RESOURCE.openai.azure.com"),
+        ("https:///openai", "as in RESOURCE.openai.azure.com"),
+        ("https://user:sesame@r.openai.azure.com", "azure_openai_token"),
+        ("https://sesame@r.openai.azure.com", "azure_openai_token"),
+        ("https://r.openai azure.com", "write it plainly"),
+        ('"https://r.openai.azure.com"', "write it plainly"),
+        ("https://<resource>.openai.azure.com", "write it plainly"),
+        ("https://r.openai.azure.com/\nx", "write it plainly"),
+        ("https://r.openai.azure.com/\x00", "write it plainly"),
+        ("https://r.openai.azure.com/#top", "write it without"),
+        ("https://*.openai.azure.com", "letters, digits and hyphens"),
+        ("https://-r.openai.azure.com", "letters, digits and hyphens"),
+        ("https://r..openai.azure.com", "letters, digits and hyphens"),
+        ("https://" + "a" * 64 + ".com", "letters, digits and hyphens"),
+        ("https://" + "a." * 130 + "com", "letters, digits and hyphens"),
+        ("https://1.2.3.400", "http://127.0.0.1:9000"),
+        ("https://[::1", "http://[::1]:9000"),
+        ("https://[zz]", "https://[::1]:8443"),
+        ("https://[::1]x", "http://[::1]:9000"),
+        ("https://::1", "http://[::1]:9000"),
+        ("https://r.openai.azure.com:0", "between 1 and 65535"),
+        ("https://r.openai.azure.com:65536", "between 1 and 65535"),
+        ("https://r.openai.azure.com:port", "host and port"),
+        ("mailto:x@example.com", "azure_openai_token"),
+        ("https:/r.openai.azure.com", "write it with https://"),
+        ("0123456789abcdef0123456789abcdef", "write it with https://"),
+        ("https://x.azure-api.net/a/../b", "path"),
+        ("https://x.azure-api.net/%zz", "path"),
+        ("https://x.azure-api.net/ü", "path"),
+        ("https://x.azure-api.net/p?api-version=latest", "YYYY-MM-DD"),
+    ],
+)
+def test_endpoint_refused(text: str, right: str) -> None:
+    """What is no endpoint is refused in one line that says what would be right, and repeats nothing that may be a secret."""
+    with pytest.raises(SettingsError) as caught:
+        parse_endpoint(text)
+    line = str(caught.value)
+    assert right in line
+    assert "\n" not in line
+    assert "sesame" not in line
+    assert "0123456789abcdef" not in line
+
+
+@given(st.text(max_size=40), st.sampled_from(["", "https://", "http://h.example/", "https://[", "https://h.example:"]))
+def test_endpoint_total(text: str, before: str) -> None:
+    """Any text is either an endpoint that survives being written out, or refused."""
+    try:
+        base, _ = parse_endpoint(before + text)
+    except SettingsError:
+        return
+    assert base == parse_base(str(base))[0]
+
+
+@pytest.mark.parametrize(
+    "base, netloc, url",
+    [
+        (AZURE, "r.openai.azure.com", "https://r.openai.azure.com"),
+        (FRONT, "x.azure-api.net", "https://x.azure-api.net/my/prefix"),
+        (Base("http", "::1", 80), "[::1]", "http://[::1]"),
+        (Base("http", "::1", 443), "[::1]:443", "http://[::1]:443"),
+    ],
+)
+def test_base_written(base: Base, netloc: str, url: str) -> None:
+    """The port is written only where it is not the scheme's own; IPv6 stands in brackets."""
+    assert (netloc, url) == (base.netloc, str(base))
+
+
+@pytest.mark.parametrize("text", ["2024-10-21", "2025-04-01-preview", "v1", "preview", "2022-12-01"])
+def test_apiversion(text: str) -> None:
+    """Dated versions, v1 and preview pass, in any case of letters."""
+    assert text == parse_apiversion(text) == parse_apiversion(text.upper())
+
+
+@pytest.mark.parametrize("text", ["", "latest", "2024", "2024-13-01", "2024-02-30-preview", "2024-10-21-beta", "20241021", "v2"])
+def test_apiversion_refused(text: str) -> None:
+    """Anything else is refused, a date that does not exist too, and the error shows one that is right."""
+    with pytest.raises(SettingsError, match="2024-10-21"):
+        parse_apiversion(text)
+
+
+def test_host_of_ipv6() -> None:
+    """IPv6 is understood with and without brackets."""
+    assert "::1" == parse_host("::1") == parse_host("[::1]")
+
+
+def test_backend_hides_its_token() -> None:
+    """The key is not in a backend's repr, which may end up in a log."""
+    assert "sesame" not in repr(Backend(name="a", base=AZURE, token="sesame", apiversion="v1"))

@@ -1,0 +1,169 @@
+"""The codec for server-sent events."""
+
+import pytest
+from azure_openai_proxy import sse
+from azure_openai_proxy.sse import Decoder, Event
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def decode(*chunks: bytes) -> list[Event]:
+    decoder = Decoder()
+    return [event for chunk in chunks for event in decoder.feed(chunk)] + decoder.flush()
+
+
+def dispatched(stream: bytes) -> list[tuple[bytes | None, bytes]]:
+    """What a browser would be given: the event's name and its data."""
+    return [(event.event, event.data) for event in decode(stream) if event.data is not None]
+
+
+STREAMS = st.lists(
+    st.sampled_from(
+        [b"data: ", b"data", b"data:", b"event: x", b":", b"id: 1", b"\n", b"\r\n", b"\r", b"\n\n", b"a", b" ", b"{}", "é".encode(), sse.BOM]
+    ),
+    max_size=30,
+).map(b"".join)
+
+
+def split(stream: bytes, cuts: list[int]) -> list[bytes]:
+    edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+class TestWhatwgExamples:
+    """The examples of the standard, in each of its line ends."""
+
+    def test_stock_ticker(self, end: bytes) -> None:
+        """Several data lines are one text, with line ends between them."""
+        stream = b"data: YHOO\ndata: +2\ndata: 10\n\n".replace(b"\n", end)
+        assert [(None, b"YHOO\n+2\n10")] == dispatched(stream)
+
+    def test_four_blocks(self, end: bytes) -> None:
+        """A comment is no event, an id is no data, and of two spaces one is kept. The standard gives up the last block."""
+        stream = b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n".replace(b"\n", end)
+        assert [(None, b"first event"), (None, b"second event"), (None, b" third event")] == dispatched(stream)
+
+    def test_empty_data(self, end: bytes) -> None:
+        """A data field without a colon is an empty line of data; two are a line end."""
+        stream = b"data\n\ndata\ndata\n\ndata:\n\n".replace(b"\n", end)
+        assert [(None, b""), (None, b"\n"), (None, b"")] == dispatched(stream)
+
+    def test_space_after_the_colon(self, end: bytes) -> None:
+        """One space after the colon means nothing."""
+        stream = b"data:test\n\ndata: test\n\n".replace(b"\n", end)
+        assert [(None, b"test"), (None, b"test")] == dispatched(stream)
+
+    def test_named_events(self, end: bytes) -> None:
+        """An event has the name that its last event field gives it."""
+        stream = b"event: add\ndata: 73857293\n\nevent: x\nevent: remove\ndata: 2153\n\nevent\ndata: 1\n\n".replace(b"\n", end)
+        assert [(b"add", b"73857293"), (b"remove", b"2153"), (b"", b"1")] == dispatched(stream)
+
+
+def test_byte_order_mark() -> None:
+    """A mark in front of the stream is no part of a field's name; a later one is."""
+    assert [(None, b"a")] == dispatched(sse.BOM + b"data: a\n\n" + sse.BOM + b"data: b\n\n")
+
+
+def test_mixed_line_ends() -> None:
+    """Each line may end in its own way."""
+    assert [(b"x", b"a\nb"), (None, b"c")] == dispatched(b"data: a\r\nevent: x\rdata: b\n\r\ndata: c\n\n")
+
+
+def test_carriage_return_is_held_back() -> None:
+    """A line end that comes in two reads is one line end."""
+    decoder = Decoder()
+    assert [] == decoder.feed(b"data: a\r\n\r")
+    assert [Event(b"data: a\r\n\r\n", b"a")] == decoder.feed(b"\n")
+
+
+def test_extra_blank_lines_are_kept() -> None:
+    """They are events without data, so that nothing of the input is lost."""
+    assert [Event(b"\n", None), Event(b"\n", None), Event(b"data: a\n\n", b"a"), Event(b"\n", None)] == decode(b"\n\ndata: a\n\n\n")
+
+
+def test_flush_gives_what_is_unfinished() -> None:
+    """The last event may lack its blank line, and a second flush has nothing."""
+    decoder = Decoder()
+    decoder.feed(b"data: a\n\ndata: b\n")
+    assert [Event(b"data: b\n", b"b")] == decoder.flush()
+    assert [] == decoder.flush()
+
+
+def test_one_event_in_one_read_is_not_copied() -> None:
+    """The common case costs nothing."""
+    chunk = b"data: a\n\n"
+    assert Decoder().feed(chunk)[0].raw is chunk
+
+
+@given(stream=STREAMS, cuts=st.lists(st.integers(0, 200)))
+def test_any_chunking_gives_the_same_events(stream: bytes, cuts: list[int]) -> None:
+    """Where the reads end does not show, and all raws together are the input."""
+    assert decode(stream) == decode(*split(stream, cuts))
+    assert stream == b"".join(event.raw for event in decode(*split(stream, cuts)))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_long_event_in_small_pieces_is_searched_once(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work grows with the bytes, not with their square."""
+    searched = 0
+    original = sse._end
+
+    def counting(buffer: bytes, start: int, begin: int, *, returns: bool) -> int:
+        nonlocal searched
+        searched += len(buffer) - begin
+        return original(buffer, start, begin, returns=returns)
+
+    monkeypatch.setattr(sse, "_end", counting)
+    stream = b"data: " + b"x" * 100_000 + end + end
+    decode(*(stream[start : start + 10] for start in range(0, len(stream), 10)))
+    assert searched < 2 * len(stream)
+
+
+@pytest.mark.parametrize(
+    ("raw", "data", "expected"),
+    [
+        (b"data: old\n\n", b"new", b"data: new\n\n"),
+        (b"data:old\n\n", b"new", b"data: new\n\n"),
+        (b"data: o\ndata: ld\n\n", b"new", b"data: new\n\n"),
+        (b"data: old\n\n", b"n\new", b"data: n\ndata: ew\n\n"),
+        (b"event: e\nid: 1\ndata: old\n:c\n\n", b"new", b"event: e\nid: 1\ndata: new\n:c\n\n"),
+        (b"data: old\r\nretry: 3\r\n\r\n", b"new", b"data: new\r\nretry: 3\r\n\r\n"),
+        (b"data: old\r\r", b"new", b"data: new\r\r"),
+        (b"event: e\n\n", b"new", b"event: e\ndata: new\n\n"),
+        (b"\n", b"new", b"data: new\n\n"),
+        (b"data: old\n", b"new", b"data: new\n"),
+        (b"data: old", b"new", b"data: new"),
+        (sse.BOM + b"data: old\n\n", b"new", b"data: new\n\n"),
+        (b"data\n\n", b"", b"data: \n\n"),
+    ],
+)
+def test_encode(raw: bytes, data: bytes, expected: bytes) -> None:
+    """Only the data changes: other fields, their order and the line ends stay."""
+    assert expected == sse.encode(data, of=decode(raw)[0])
+
+
+@given(stream=STREAMS.map(lambda stream: stream + b"\n\n"), data=st.binary().filter(lambda data: b"\r" not in data))
+def test_encode_gives_back_what_was_put_in(stream: bytes, data: bytes) -> None:
+    """The new event has the new data and the old name."""
+    event = decode(stream)[0]
+    again = decode(sse.encode(data, of=event))
+    assert [(event.event, data)] == [(new.event, new.data) for new in again]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"data: a", b"data: a\n\n"),
+        (b"data: a\n", b"data: a\n\n"),
+        (b"data: a\r", b"data: a\r\r"),
+        (b"data: a\r\n", b"data: a\r\n\n"),
+        (b"data: a\n\n", b"data: a\n\n"),
+        (b"data: a\r\n\r\n", b"data: a\r\n\r\n"),
+        (b"\n", b"\n"),
+    ],
+)
+def test_finish(raw: bytes, expected: bytes) -> None:
+    """An event gets the blank line it lacks, and keeps the one it has."""
+    event = decode(raw)[0]
+    assert event._replace(raw=expected) == sse.finish(event)
