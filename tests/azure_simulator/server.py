@@ -105,7 +105,7 @@ class Simulator:
                 handler_cancellation=True,
                 max_field_size=65536,
                 max_line_size=65536,
-                shutdown_timeout=0,
+                shutdown_timeout=0.01,  # 0 means for ever
             )
             await runner.setup()
             try:
@@ -117,6 +117,9 @@ class Simulator:
                 ready.set()
                 await self._stopping.wait()
             finally:
+                for connection in runner.server.connections if runner.server else ():
+                    if connection.transport is not None:
+                        connection.transport.abort()  # close() would wait for the TLS farewell of clients that keep theirs open
                 await runner.cleanup()
 
         def main() -> None:
