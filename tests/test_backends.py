@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from azure_openai_proxy.backends import Backend, Base, parse_apiversion, parse_base, parse_endpoint, parse_host
-from azure_openai_proxy.errors import SettingsError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from azure_openai_proxy.backends import Backend, Base, parse_apiversion, parse_base, parse_endpoint, parse_host
+from azure_openai_proxy.errors import SettingsError
 
 AZURE = Base("https", "r.openai.azure.com", 443)
 FRONT = Base("https", "x.azure-api.net", 443, "/my/prefix")

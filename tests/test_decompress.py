@@ -4,12 +4,13 @@ import gzip
 import zlib
 from collections.abc import Callable
 
-import brotli
+import brotli  # type: ignore[import-untyped, unused-ignore]
 import pytest
 import zstandard
-from azure_openai_proxy.decompress import BrokenError, decompressor, known
 from hypothesis import given
 from hypothesis import strategies as st
+
+from azure_openai_proxy.decompress import BrokenError, decompressor, known
 
 TEXT = b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n' * 50
 

@@ -6,9 +6,10 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from azure_openai_proxy.error_shapes import error_body, mask, shape
 from hypothesis import given
 from hypothesis import strategies as st
+
+from azure_openai_proxy.error_shapes import error_body, mask, shape
 
 KEY = "0123456789abcdef"
 
@@ -97,14 +98,15 @@ def test_inner_error_tells_the_content_filter() -> None:
 @pytest.mark.parametrize(
     ("asked", "deployment", "expected"),
     [
-        ("gpt-4o", None, "The model `gpt-4o` does not exist: Azure has no deployment for it. Configured models: gpt-4.1, o3. Azure said: m"),
-        ("gpt-4o", "prod", "The model `gpt-4o` does not exist: Azure has no deployment `prod`. Configured models: gpt-4.1, o3. Azure said: m"),
-        (None, None, "The model does not exist: Azure has no deployment for it. Configured models: gpt-4.1, o3. Azure said: m"),
+        ("gpt-4o", None, "The model `gpt-4o` does not exist: Azure has no deployment for it."),
+        ("gpt-4o", "prod", "The model `gpt-4o` does not exist: Azure has no deployment `prod`."),
+        (None, None, "The model does not exist: Azure has no deployment for it."),
     ],
 )
 def test_no_such_deployment(asked: str | None, deployment: str | None, expected: str) -> None:
     """The message names what was asked for, and what would do."""
     error = {"error": {"code": "DeploymentNotFound", "message": "m"}}
+    expected += " Configured models: gpt-4.1, o3. Azure said: m"
     assert expected == shaped(404, error, asked, deployment)["message"]
 
 
@@ -140,16 +142,14 @@ def test_wrong_path() -> None:
         (502, b"\xff\xfe bad", "Azure answered 502 Bad Gateway: \ufffd\ufffd bad"),
         (
             502,
-            b"<!DOCTYPE html><html><head><title>502</title><style>a{}</style></head>\n<body><h1>Bad &amp; gone</h1><!-- x --></body></html>",
+            b"<html><head><title>502</title><style>a{}</style></head>\n<body><h1>Bad &amp; gone</h1><!-- x --></body></html>",
             "Azure answered 502 Bad Gateway: 502 Bad & gone",
         ),
-        (502, b"[" * 100_000, "Azure answered 502 Bad Gateway: " + ""),
     ],
 )
 def test_other_shapes(status: int, body: bytes, message: str) -> None:
     """Fronts and gateways answer in shapes of their own, in HTML, or with nothing: there is always a sentence."""
-    out = shaped(status, body)["message"]
-    assert message == out or (len(body) == 100_000 and out.startswith("Azure answered 502 Bad Gateway"))
+    assert message == shaped(status, body)["message"]
 
 
 def test_long_bodies_are_shortened() -> None:
@@ -159,10 +159,11 @@ def test_long_bodies_are_shortened() -> None:
     assert len(message) < 600
 
 
-def test_deeply_nested_error() -> None:
-    """What is nested too deep to be copied is read as text."""
-    body = b'{"error":{"message":"m","x":' + b"[" * 3000 + b"]" * 3000 + b"}}"
-    assert shaped(500, body)["message"].startswith(('Azure answered 500 Internal Server Error: {"error"', "m"))
+@pytest.mark.parametrize("depth", [3000, 200_000])
+def test_deeply_nested_error(depth: int) -> None:
+    """What is nested too deep to be copied, or even parsed, is read as text."""
+    body = b'{"error":{"message":"m","x":' + b"[" * depth + b"]" * depth + b"}}"
+    assert shaped(500, body)["message"].startswith("Azure answered 500 Internal Server Error")
 
 
 def test_numbers_only_python_reads() -> None:
@@ -173,7 +174,9 @@ def test_numbers_only_python_reads() -> None:
 
 def test_without_a_status() -> None:
     """Inside a stream the code that Azure writes tells the status, if anything does."""
-    assert ("tokens", "rate_limit_exceeded") == tuple(shape({"code": "429", "message": "token rate limit"})[name] for name in ("type", "code"))
+    assert ("tokens", "rate_limit_exceeded") == tuple(
+        shape({"code": "429", "message": "token rate limit"})[name] for name in ("type", "code")
+    )
     assert ("server_error", None) == tuple(shape({"code": "12", "message": "m"})[name] for name in ("type", "code"))
     assert "Azure ended the answer with an error." == shape(None)["message"]
     assert "requests" == shape({"code": "rate_limit_exceeded"})["type"]

@@ -1,10 +1,13 @@
 """The codec for server-sent events."""
 
+from itertools import pairwise
+
 import pytest
-from azure_openai_proxy import sse
-from azure_openai_proxy.sse import Decoder, Event
 from hypothesis import given
 from hypothesis import strategies as st
+
+from azure_openai_proxy import sse
+from azure_openai_proxy.sse import Decoder, Event
 
 
 def decode(*chunks: bytes) -> list[Event]:
@@ -19,7 +22,23 @@ def dispatched(stream: bytes) -> list[tuple[bytes | None, bytes]]:
 
 STREAMS = st.lists(
     st.sampled_from(
-        [b"data: ", b"data", b"data:", b"event: x", b":", b"id: 1", b"\n", b"\r\n", b"\r", b"\n\n", b"a", b" ", b"{}", "é".encode(), sse.BOM]
+        [
+            b"data: ",
+            b"data",
+            b"data:",
+            b"event: x",
+            b":",
+            b"id: 1",
+            b"\n",
+            b"\r\n",
+            b"\r",
+            b"\n\n",
+            b"a",
+            b" ",
+            b"{}",
+            "é".encode(),
+            sse.BOM,
+        ]
     ),
     max_size=30,
 ).map(b"".join)
@@ -27,7 +46,7 @@ STREAMS = st.lists(
 
 def split(stream: bytes, cuts: list[int]) -> list[bytes]:
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
-    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(edges)]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -143,7 +162,7 @@ def test_encode(raw: bytes, data: bytes, expected: bytes) -> None:
     assert expected == sse.encode(data, of=decode(raw)[0])
 
 
-@given(stream=STREAMS.map(lambda stream: stream + b"\n\n"), data=st.binary().filter(lambda data: b"\r" not in data))
+@given(stream=STREAMS.map(lambda stream: stream.replace(sse.BOM, b"") + b"\n\n"), data=st.binary().filter(lambda data: b"\r" not in data))
 def test_encode_gives_back_what_was_put_in(stream: bytes, data: bytes) -> None:
     """The new event has the new data and the old name."""
     event = decode(stream)[0]

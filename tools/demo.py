@@ -53,9 +53,9 @@ def title(text: str) -> None:
     say(f"\n── {text} {'─' * (WIDTH - len(text) - 4)}", "bold")
 
 
-def lane(who: str, what: str, colour: str) -> None:
+def lane(who: str, what: str, colour: str, *, end: str = "\n") -> None:
     say(f"\n{who:<8}", colour, end="")
-    say(what)
+    say(what, end=end)
 
 
 def body(value: Any) -> None:
@@ -140,7 +140,7 @@ def stream(client: openai.OpenAI, azure: Simulator) -> None:
     lane("client", 'client.chat.completions.create(model="gpt-4o", stream=True, …)', "client")
     chunks = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": question}], stream=True)
     show(azure.requests[-1])
-    lane("client", "", "client")
+    lane("client", "", "client", end="")
     column, count = 8, 0
     for chunk in chunks:
         count += 1

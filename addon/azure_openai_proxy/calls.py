@@ -3,68 +3,115 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qsl, unquote
 
-from . import endpoints
-from .errors import BadRequest, NotFound
+from . import bodies, endpoints
+from .errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .endpoints import Endpoint
 
-__all__ = ["Call", "UnknownOperation", "recognise"]
+__all__ = ["Call", "recognise"]
 
 
-class UnknownOperation(NotFound):
-    """Inside the API, but no row of the table."""
-
-    code = "unknown_url"
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What a client asked for, before anyone decided where it goes."""
 
+    method: str  # WS for a WebSocket's upgrade
     endpoint: Endpoint
-    model: str | None  # as the client wrote it; None: the operation has none
-    stream: bool
+    path: str  # without /v1 and what else a base URL brings: `/chat/completions`
+    values: Mapping[str, str]  # what stands for the row's `{...}`
+    native: Literal["", "v1", "dated"] = ""  # the client speaks Azure's own API, in this form
+    model: str | None = None  # as the client wrote it; None: it named none
+    stream: bool = False
+
+    @property
+    def operation(self) -> str:
+        """How a message names it: `POST /v1/chat/completions`."""
+        return f"{self.method} /v1{self.path}"
 
 
-def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Call | None:
-    """Read a request. `path` is without its query.
+def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = b"", query: str = "") -> Call | None:
+    """Read a request. `method` is WS for a WebSocket's upgrade; `path` is without the query.
 
     Returns:
         None when the path is outside the API.
 
     Raises:
-        UnknownOperation: under /v1, but no operation this proxy knows.
-        BadRequest: the operation needs a model and the body names none that can be read.
+        BadRequest: the operation needs a model and the request names none that can be read.
     """
-    parts = endpoints.segments(path)
-    found = endpoints.find(method, parts)
-    if found is None:
-        if not path.lstrip("/").startswith("v1/"):
-            return None
-        operation = f"{method} /v1/{'/'.join(parts)}"
-        raise UnknownOperation(f"{operation} is not an operation this proxy translates to Azure OpenAI.")
-    endpoint, values = found
+    native, parts, deployment = _place(endpoints.segments(path))
+    endpoint = endpoints.find(method, parts)
+    if not parts or (endpoint is endpoints.RULE and not native and endpoints.segments(path)[0] != "v1"):
+        return None
+    values = endpoints.values(endpoint, parts)
+    call = Call(method=method, endpoint=endpoint, path="/" + "/".join(parts), values=values, native=native)
+    if endpoint.by not in ("azure", "models", "engines"):
+        return call
+    if deployment:
+        return _named(call, unquote(deployment), headers, body)
     match endpoint.model_in:
         case "path":
-            return Call(endpoint, values["model"], stream=False)
-        case "body":
-            members = _json_object(headers, body, endpoint.operation)
-            return Call(endpoint, _model(members), members.get("stream") is True)
-        case _:
-            return Call(endpoint, None, stream=False)
+            return _named(call, unquote(next(iter(values.values()))) if values else None, headers, body)
+        case "query":
+            asked = dict(parse_qsl(query))
+            return _named(call, asked.get("model") or asked.get("deployment"))
+        case "form" if headers.get("content-type", "").lower().startswith("multipart/"):
+            field = bodies.form_field(body, headers["content-type"], "model")
+            return _named(call, field.text if field else None)
+        case "frames":
+            return call
+    return _in_body(call, headers, body)
 
 
-def _json_object(headers: Mapping[str, str], body: bytes, operation: str) -> dict[str, Any]:
+def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[str, ...], str]:
+    """Which API the client speaks, the operation's segments, and the deployment it named in Azure's own way."""
+    match parts:
+        case ("openai", "v1", *rest):
+            return "v1", tuple(rest), ""
+        case ("openai", "deployments", deployment, *rest) if rest:
+            return "dated", tuple(rest), deployment
+        case ("openai", *rest):
+            return "dated", tuple(rest), ""
+        case ("v1", *rest):
+            return "", tuple(rest), ""
+    return "", parts, ""
+
+
+def _named(call: Call, model: str | None, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Call:
+    """`call` with a model that does not stand in its JSON body; this says only whether to stream."""
+    stream = False
+    if b'"stream"' in body and call.endpoint.answer in ("chat", "typed"):
+        try:
+            stream = _json_object(headers or {}, body, call).get("stream") is True
+        except BadRequest:
+            pass  # Azure has the better message: it knows what else the body should hold
+    return replace(call, model=_checked(model), stream=stream)
+
+
+def _in_body(call: Call, headers: Mapping[str, str], body: bytes) -> Call:
+    needed = call.endpoint.needs_model and call.native != "dated"
+    if not needed and not (body and "json" in headers.get("content-type", "")):
+        return call
+    members = _json_object(headers, body, call)
+    model = _checked(members.get("model")) if "model" in call.endpoint.models else None
+    if needed and model is None:
+        raise BadRequest("you must provide a model parameter", param="model")  # OpenAI's own sentence: clients look for it
+    if model is None and call.endpoint.models != ("model",):
+        model = next((span.text for span in bodies.json_strings(body, call.endpoint.models)), None)
+    return replace(call, model=model, stream=members.get("stream") is True)
+
+
+def _json_object(headers: Mapping[str, str], body: bytes, call: Call) -> dict[str, Any]:
     if headers.get("content-encoding", "identity") != "identity":
         raise BadRequest(f"The body is compressed ({headers['content-encoding']}): send it without content-encoding.")
     if not body:
-        raise BadRequest(f"The body is empty: {operation} needs a JSON object with a `model`.")
+        raise BadRequest(f"The body is empty: {call.operation} needs a JSON object with a `model`.")
     try:
         members = json.loads(body.decode())
     except json.JSONDecodeError as e:
@@ -72,16 +119,15 @@ def _json_object(headers: Mapping[str, str], body: bytes, operation: str) -> dic
     except (ValueError, RecursionError) as e:  # not UTF-8, a number or a nesting beyond all measure
         raise BadRequest("The body is not valid JSON.") from e
     if not isinstance(members, dict):
-        raise BadRequest(f"The body is JSON, but not an object: {operation} needs an object with a `model`.")
+        raise BadRequest(f"The body is JSON, but not an object: {call.operation} needs an object with a `model`.")
     return members
 
 
-def _model(members: dict[str, Any]) -> str:
-    model = members.get("model")
+def _checked(model: object) -> str | None:
     if model is None:
-        raise BadRequest("you must provide a model parameter", param="model")  # OpenAI's own sentence: clients look for it
+        return None
     if not isinstance(model, str):
         raise BadRequest(f"`model` must be a string, not {type(model).__name__}.", param="model")
-    if model.strip(".") == "":  # "", "." and "..": in a path they would be other places
+    if not model.strip("."):  # "", "." and "..": in a path they would be other places
         raise BadRequest(f"`model` is {model!r}: name a model or a deployment.", param="model")
     return model

@@ -25,7 +25,7 @@ class Credential(NamedTuple):
         return f"Credential({self.header})"
 
 
-def choose(token: str, headers: http.Headers, query: str | None = None) -> Credential:
+def choose(token: str, headers: http.Headers, query: str = "") -> Credential:
     """The credential for Azure.
 
     A configured `token` beats what the client sent; the client's `api-key` beats its Bearer, and its Bearer an `api-key`
@@ -38,7 +38,7 @@ def choose(token: str, headers: http.Headers, query: str | None = None) -> Crede
     bearer = _bearer(headers)
     if not own and _JWT.fullmatch(bearer):
         return Credential("authorization", f"Bearer {bearer}")
-    key = own or bearer or query or ""
+    key = own or bearer or query
     if not key:
         raise NoKey(
             "You didn't provide an API key. Send Azure's key as the API key of your client (Authorization: Bearer ...), "
@@ -47,7 +47,7 @@ def choose(token: str, headers: http.Headers, query: str | None = None) -> Crede
     return Credential("api-key", key)
 
 
-def seen(headers: http.Headers, query: str | None = None) -> tuple[str, ...]:
+def seen(headers: http.Headers, query: str = "") -> tuple[str, ...]:
     """Every secret the client sent: none may be repeated in an answer or a log."""
     return tuple(filter(None, (headers.get("api-key", "").strip(), _bearer(headers), query)))
 

@@ -92,7 +92,7 @@ class _Deflate:
 
 class _Brotli:
     def __init__(self) -> None:
-        import brotli  # noqa: PLC0415 - most answers are not compressed with it
+        import brotli  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - few answers are compressed with it
 
         self._engine = brotli.Decompressor()
         self._begun = False
@@ -114,7 +114,7 @@ def _gzip() -> Decompressor:
 
 
 def _zstd() -> Decompressor:
-    import zstandard  # noqa: PLC0415 - most answers are not compressed with it
+    import zstandard  # noqa: PLC0415 - few answers are compressed with it
 
     return _Members(zstandard.ZstdDecompressor().decompressobj)
 

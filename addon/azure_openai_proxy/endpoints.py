@@ -1,64 +1,199 @@
 """THE table: every OpenAI operation and its Azure form. The only place that knows paths.
 
-A path is written without `/v1`; `{...}` stands for one segment. An operation that the dated API has says where
-(`{deployment}` is filled in by routing); every one has the v1 form `/openai/v1` + the same path.
+The rule, which needs no row: an operation has the same path below `/openai/v1`, and its model is the body's `model`. The table
+is a list of exceptions. A path is written without `/v1`; `{...}` stands for one segment and `/**` for it and all below.
+An exact segment beats `{...}`, and both beat `/**`; a row for one method beats one for `*`.
+
+`dated` is the path below `/openai` of the dated API, from the versions `ga` and `preview` on: with an older version, or
+without one, the operation goes to v1. What v1 has not (`v1=""`) goes to the dated API in any case.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["ENDPOINTS", "Endpoint", "find", "segments"]
+__all__ = ["ENDPOINTS", "NEWEST_GA", "NEWEST_PREVIEW", "RULE", "Endpoint", "Form", "find", "segments", "values"]
+
+NEWEST_GA = "2024-10-21"
+NEWEST_PREVIEW = "2025-04-01-preview"  # the dated API ends here
+
+_NEVER = "9"  # later than any date
+_SAME = "{path}"
+_DEPLOYED = "/deployments/{deployment}{path}"
+
+
+class Form(NamedTuple):
+    """Where an operation goes: a path with `{path}`, `{deployment}` and the row's own `{...}` to be filled in."""
+
+    path: str
+    version: str  # api-version in the query; "" where there is none
 
 
 class Endpoint(NamedTuple):
-    """One row of the OpenAI to Azure map."""
+    """One row of the OpenAI to Azure map. `method` is one, `*`, or `WS` for a WebSocket."""
 
     method: str
-    path: str  # as the client asks, without /v1
-    dated: str | None = None  # below /openai of the dated API; None: v1 only
-    model_in: Literal["body", "path", "none"] = "none"
-    by: Literal["azure", "proxy"] = "azure"  # who answers
+    path: str
+    v1: str = _SAME
+    dated: str = ""
+    ga: str = _NEVER
+    preview: str = _NEVER
+    models: tuple[str, ...] = ("model",)  # where models are named in JSON; `*` is any item of a list
+    model_in: Literal["body", "form", "path", "query", "frames"] = "body"
+    needs_model: bool = False  # Azure cannot serve it without
+    unversioned: bool = False  # v1 refuses an api-version here
+    answer: Literal["json", "chat", "typed", "binary"] = "json"  # chat: events that end in [DONE]; typed: events with names
+    by: Literal["azure", "models", "engines", "billing", "moderations", "nobody"] = "azure"
+    instead: str = ""  # of what nobody has here
 
-    @property
-    def operation(self) -> str:
-        """How a message names it: `POST /v1/chat/completions`."""
-        return f"{self.method} /v1{self.path}"
+    def form(self, version: str, *, model: bool = True) -> Form:
+        """The form that takes the operation with `version` (dated, "v1" or "preview") configured. `model`: one was named."""
+        dated = version not in ("v1", "preview") and self.in_dated(version)
+        if self.v1 and not (dated and (model or "{deployment}" not in self.dated)):
+            return Form(f"/openai/v1{self.v1}", "preview" if version == "preview" and not self.unversioned else "")
+        if not dated:
+            version = NEWEST_GA if self.in_dated(NEWEST_GA) else NEWEST_PREVIEW
+        return Form(f"/openai{self.dated}", version)
 
-    @property
-    def v1(self) -> str:
-        return f"/openai/v1{self.path}"
+    def in_dated(self, version: str) -> bool:
+        """Does the dated API of that version have it?"""
+        return version >= (self.preview if version.endswith("-preview") else self.ga)
+
+
+def _rows(operations: str, **columns: object) -> tuple[Endpoint, ...]:
+    """One row for each line `METHOD[|METHOD] /path`."""
+    return tuple(Endpoint(*line.split(), **columns) for line in operations.strip().splitlines())  # type: ignore[arg-type]
 
 
 ENDPOINTS = (
-    Endpoint("POST", "/chat/completions", "/openai/deployments/{deployment}/chat/completions", "body"),
-    Endpoint("POST", "/completions", "/openai/deployments/{deployment}/completions", "body"),
-    Endpoint("POST", "/embeddings", "/openai/deployments/{deployment}/embeddings", "body"),
-    Endpoint("GET", "/models", by="proxy"),
-    Endpoint("GET", "/models/{model}", model_in="path", by="proxy"),
+    # A model answers. The dated API has its deployment in the path.
+    *_rows("POST /chat/completions", dated=_DEPLOYED, ga="2023-05-15", preview="2023-03-15", needs_model=True, answer="chat"),
+    *_rows("POST /completions", dated=_DEPLOYED, ga="2022-12-01", preview="2022-03-01", needs_model=True, answer="chat"),
+    *_rows("POST /embeddings", dated=_DEPLOYED, ga="2022-12-01", preview="2022-03-01", needs_model=True),
+    *_rows("POST /images/generations", dated=_DEPLOYED, ga="2024-02-01", preview="2023-12-01", answer="typed"),
+    *_rows("POST /images/edits", dated=_DEPLOYED, preview="2025-04-01", model_in="form", answer="typed"),
+    *_rows("POST /audio/speech", dated=_DEPLOYED, preview="2024-02-15", needs_model=True, answer="binary"),
+    *_rows("POST /audio/transcriptions", dated=_DEPLOYED, ga="2024-02-01", preview="2023-09-01", model_in="form", answer="typed"),
+    *_rows("POST /audio/translations", dated=_DEPLOYED, ga="2024-02-01", preview="2023-09-01", model_in="form"),
+    *_rows("POST /responses", dated=_SAME, preview="2025-03-01", answer="typed"),
+    *_rows("GET /responses/{response_id}", dated=_SAME, preview="2025-03-01", answer="typed"),
+    *_rows("DELETE /responses/{response_id}\nGET /responses/{response_id}/input_items", dated=_SAME, preview="2025-03-01"),
+    *_rows("WS /responses", models=("model", "response.model"), model_in="frames"),
+    *_rows("POST /videos", model_in="form"),
+    *_rows("GET /videos/{video_id}/content", answer="binary"),
+    # The first API named its models in the path.
+    *_rows("POST /engines/{engine}/completions", v1="/completions", dated="/deployments/{deployment}/completions", ga="2022-12-01",
+           preview="2022-03-01", model_in="path", needs_model=True, answer="chat"),
+    *_rows("POST /engines/{engine}/chat/completions", v1="/chat/completions", dated="/deployments/{deployment}/chat/completions",
+           ga="2023-05-15", preview="2023-03-15", model_in="path", needs_model=True, answer="chat"),
+    *_rows("POST /engines/{engine}/embeddings", v1="/embeddings", dated="/deployments/{deployment}/embeddings", ga="2022-12-01",
+           preview="2022-03-01", model_in="path", needs_model=True),
+    # What a client keeps at Azure.
+    *_rows("* /chat/completions/**", dated=_SAME, preview="2025-02-01"),
+    *_rows("GET /chat/completions", dated=_SAME, preview="2025-02-01"),
+    *_rows("* /files/**", dated=_SAME, ga="2022-12-01", preview="2022-03-01"),
+    *_rows("GET /files/{file_id}/content", dated=_SAME, ga="2022-12-01", preview="2022-03-01", answer="binary"),
+    *_rows("* /uploads/**", v1="", dated=_SAME, ga="2024-10-21", preview="2024-08-01"),
+    *_rows("* /batches/**", dated=_SAME, ga="2024-10-21", preview="2024-07-01"),
+    *_rows("* /vector_stores/**", dated=_SAME, preview="2024-05-01"),
+    *_rows("GET /containers/{container_id}/files/{file_id}/content\nGET /skills/{skill_id}/content\n"
+           "GET /skills/{skill_id}/versions/{version}/content\nGET /live/sessions/{session_id}/content", answer="binary"),
+    # Fine-tuning starts from a base model, which is no deployment.
+    *_rows("* /fine_tuning/jobs/**", dated=_SAME, ga="2024-10-21", preview="2023-10-01", models=()),
+    *_rows("POST /fine_tuning/jobs/{job_id}/pause\nPOST /fine_tuning/jobs/{job_id}/resume", dated=_SAME, preview="2025-04-01"),
+    *_rows("POST /fine_tuning/alpha/graders/run\nPOST /fine_tuning/alpha/graders/validate", models=("grader.model",)),
+    *_rows("* /evals/**", dated=_SAME, preview="2025-04-01", models=("testing_criteria.*.model", "data_source.model")),
+    *_rows("POST /evals/{eval_id}/runs/{run_id}/cancel", v1="/evals/{eval_id}/runs/{run_id}", dated="/evals/{eval_id}/runs/{run_id}",
+           preview="2025-04-01"),
+    # Assistants: of the dated previews only, and retired.
+    *_rows("* /assistants/**", v1="", dated=_SAME, preview="2024-02-15"),
+    *_rows("* /threads/**", dated=_SAME, preview="2024-02-15", answer="typed"),
+    # Realtime. A session names its model in the query, in its configuration, or in the first frame.
+    *_rows("WS /realtime", models=("session.model", "response.model"), model_in="query", unversioned=True),
+    *_rows("WS /realtime/translations", models=("session.model",), model_in="query", unversioned=True),
+    *_rows("WS /live/sessions\nWS /live/sessions/{session_id}/attach\nWS /live/sessions/{session_id}/fork", models=("session.model",),
+           model_in="frames"),
+    *_rows("* /realtime/**", unversioned=True),
+    *_rows("POST /realtime/calls", models=("session.model",), model_in="form", unversioned=True),
+    *_rows("POST /realtime/client_secrets\nPOST /realtime/translations/client_secrets", models=("session.model",), unversioned=True),
+    *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", unversioned=True),
+    *_rows("POST /realtime/transcription_sessions", dated="/realtimeapi/transcription_sessions", preview="2025-04-01",
+           models=("input_audio_transcription.model",), unversioned=True),
+    *_rows("POST /live/sessions\nPOST /live/sessions/{session_id}/accept", models=("session.model",)),
+    # Elsewhere at Azure.
+    *_rows("* /webhook_endpoints/**", v1="/dashboard{path}"),
+    # Answered here.
+    *_rows("GET /models\nGET /models/{model}", model_in="path", by="models"),
+    *_rows("GET /engines\nGET /engines/{engine}", model_in="path", by="engines"),
+    *_rows("DELETE /models/{model}", model_in="path", models=()),
+    *_rows("GET /dashboard/billing/**", by="billing"),
+    *_rows("POST /moderations", by="moderations", instead="Azure AI Content Safety, or the content filter that every deployment has"),
+    # What Azure has not.
+    *_rows("* /organization/**\n* /projects/**", by="nobody", instead="Azure's own administration: the portal, `az cognitiveservices`"),
+    *_rows("* /agents/**", by="nobody", instead="Foundry Agent Service, another API"),
+    *_rows("POST /images/variations\nPOST /edits\nPOST /engines/{engine}/edits", by="nobody", instead="POST /v1/images/edits, a chat"),
+    *_rows("* /fine-tunes/**", by="nobody", instead="/v1/fine_tuning/jobs"),
+    *_rows("POST /engines/{engine}/search\nPOST /answers\nPOST /classifications", by="nobody", instead="/v1/embeddings, or a chat"),
+    *_rows("* /audio/voices/**\n* /audio/voice_consents/**\n* /vaults/**\n* /chatkit/**\n* /safety/**\n* /decisions/**\n"
+           "* /content_provenance_checks/**\n* /webhook_event_types/**\nPOST /webhook_endpoints/{id}/rotate_secret\n"
+           "POST /webhook_endpoints/{id}/test\n* /videos/characters/**\nPOST /videos/edits\nPOST /videos/extensions", by="nobody"),
+    # What nobody has heard of yet: the rule.
+    *_rows("* /**"),
 )
 
 
 def segments(path: str) -> tuple[str, ...]:
-    """The path's segments below /v1, however a base URL was written: `//v1/chat/`, `/chat` and `/v1/chat` are one."""
-    parts = tuple(part for part in path.split("/") if part)
-    return parts[1:] if parts[:1] == ("v1",) else parts
+    """The path's segments, however a base URL was written: doubled and closing slashes count for nothing."""
+    return tuple(part for part in path.split("/") if part)
 
 
-def _index() -> dict[tuple[str, int], list[tuple[tuple[str, ...], Endpoint]]]:
-    index: dict[tuple[str, int], list[tuple[tuple[str, ...], Endpoint]]] = {}
-    for row in ENDPOINTS:
-        shape = segments(row.path)
-        index.setdefault((row.method, len(shape)), []).append((shape, row))
-    return index
+class _Node:
+    """One segment of the table's paths."""
+
+    __slots__ = ("below", "rows", "tails", "value")
+
+    def __init__(self) -> None:
+        self.below: dict[str, _Node] = {}
+        self.value: _Node | None = None  # `{...}`
+        self.rows: dict[str, Endpoint] = {}
+        self.tails: dict[str, Endpoint] = {}  # `/**`
+
+    def add(self, row: Endpoint) -> None:
+        node, parts = self, segments(row.path)
+        for part in parts:
+            if part == "**":
+                break
+            if part[0] == "{":
+                node.value = node.value or _Node()
+                node = node.value
+            else:
+                node = node.below.setdefault(part, _Node())
+        rows = node.tails if parts[-1] == "**" else node.rows
+        assert row.method not in rows, f"two rows for {row.method} {row.path}"
+        rows[row.method] = row
+
+    def find(self, method: str, parts: tuple[str, ...]) -> Endpoint | None:
+        found = None
+        if not parts:
+            found = self.rows.get(method) or self.rows.get("*")
+        else:
+            for node in (self.below.get(parts[0]), self.value):
+                if node and (found := node.find(method, parts[1:])):
+                    break
+        return found or self.tails.get(method) or self.tails.get("*")
 
 
-_INDEX = _index()
+_ROOT = _Node()
+for _row in ENDPOINTS:
+    _ROOT.add(_row)
+RULE = _ROOT.tails["*"]
 
 
-def find(method: str, path: tuple[str, ...]) -> tuple[Endpoint, dict[str, str]] | None:
-    """The row for an operation, with the values of its path's `{...}`; None: no row names it."""
-    for shape, row in _INDEX.get((method, len(path)), ()):
-        if all(part == asked or part[0] == "{" for part, asked in zip(shape, path, strict=True)):
-            return row, {part[1:-1]: asked for part, asked in zip(shape, path, strict=True) if part[0] == "{"}
-    return None
+def find(method: str, parts: tuple[str, ...]) -> Endpoint:
+    """The row for an operation; `RULE` where none names it."""
+    return _ROOT.find("GET" if method == "HEAD" else method, parts) or RULE
+
+
+def values(row: Endpoint, parts: tuple[str, ...]) -> dict[str, str]:
+    """What stands in the path for the row's `{...}`, as the client wrote it."""
+    return {name[1:-1]: part for name, part in zip(segments(row.path), parts, strict=False) if name[0] == "{"}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from mitmproxy import http
+from typing import TYPE_CHECKING, Literal
 
 from . import calls, credentials, synthesized, to_azure, to_openai
-from .backends import Base
 
 if TYPE_CHECKING:
+    from mitmproxy import http
+
+    from .backends import Base
     from .calls import Call
     from .options import Settings
+    from .to_azure import Asked, Sent
 
 __all__ = ["Exchange"]
 
@@ -24,8 +25,9 @@ class Exchange:
     settings: Settings
     origin: str | None  # of a browser's page
     call: Call | None = None
+    asked: Asked | None = field(default=None, repr=False)
+    sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    sent: bool = False  # the request is Azure's now, and so is the answer to come
 
     @property
     def unchanged(self) -> bool:
@@ -45,56 +47,67 @@ class Exchange:
             return synthesized.preflight(request)
         if path == "/" and request.method in ("GET", "HEAD"):
             return synthesized.welcome()
-        self.call = call = calls.recognise(request.method, path, request.headers, request.raw_content or b"")
-        if call is None:
+        content = request.raw_content or b""
+        method = "WS" if request.headers.get("upgrade", "").lower() == "websocket" else request.method
+        self.call = calls.recognise(method, path, request.headers, content, query.rest)
+        if self.call is None:
             return synthesized.not_found()
-        if call.endpoint.by == "proxy":
-            return synthesized.answer(call, self.settings.mapper)
-        self._send(request, call, query)
+        if self.call.endpoint.by != "azure":
+            return synthesized.answer(self.call, self.settings.mapper)
+        self.asked = to_azure.Asked(request.headers, query, content)
+        self.send(request)
         return None
 
-    def _send(self, request: http.Request, call: Call, query: to_azure.Query) -> None:
+    def send(self, request: http.Request) -> None:
+        """Make `request` the one for the backend."""
         backend = self.settings.backend
-        assert backend is not None, "azure mode has a backend: the settings see to it"
-        assert call.model is not None, "every row that goes to Azure has its model in the body so far"
-        deployment = self.settings.mapper.deployment(call.model)
-        credential = credentials.choose(backend.token, request.headers, query.api_key)
-        path = to_azure.path(call, deployment, backend, query.rest)
-        headers = to_azure.headers(request.headers, credential, backend.base.netloc)
-        content = to_azure.body(call, deployment, backend, request.raw_content or b"")
-        aim(request, backend.base)
-        request.path, request.headers, request.raw_content = path, headers, content
-        request.headers["content-length"] = str(len(content))
-        self.sent = True
+        assert backend and self.call and self.asked, "azure mode has a backend, and only what was recognised is sent"
+        credential = credentials.choose(backend.token, self.asked.headers, self.asked.query.api_key)
+        mapper = self.settings.mapper
+        deployment = mapper.configured if self.call.native else mapper.deployment
+        self.sent = sent = to_azure.translate(self.call, self.asked, backend, deployment, credential)
+        aim(request, sent.base)
+        request.path, request.headers = sent.path, sent.headers
+        if sent.content or "content-length" in self.asked.headers or "transfer-encoding" in self.asked.headers:
+            request.raw_content = sent.content
+            request.headers["content-length"] = str(len(sent.content))
 
     def response_head(self, response: http.Response) -> None:
         """Shape the head of the answer, and decide whether its body streams through or is read whole."""
         if self.unchanged:
             response.stream = True
             return
-        if self.sent:
-            streams = response.status_code < 300 and self._streams(response)
+        if self.sent and response.status_code != 101:
+            kind = self._kind(response)
             encoding = response.headers.get("content-encoding")
-            to_openai.headers(response.headers, stream=streams, http1=response.is_http11)
-            if streams:
-                response.stream = to_openai.Stream(normalize=self.settings.normalize, encoding=encoding, secrets=self.secrets)
+            to_openai.headers(response.headers, stream=kind == "events", http1=response.is_http11)
+            if kind == "events":
+                done = self.call is not None and self.call.endpoint.answer == "chat"
+                response.stream = to_openai.Stream(normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets)
+            elif kind == "opaque":
+                response.stream = True
         synthesized.add_cors(response, self.origin)
 
-    def _streams(self, response: http.Response) -> bool:
+    def _kind(self, response: http.Response) -> Literal["events", "json", "opaque"]:
         """Some fronts of Azure send a stream with no content type: what was asked for decides then."""
         assert self.call
-        kind = response.headers.get("content-type", "")
-        return kind.startswith("text/event-stream") or (self.call.stream and not kind.startswith("application/json"))
+        content_type = response.headers.get("content-type", "").lower()
+        if response.status_code >= 400:
+            return "json"
+        if content_type.startswith("text/event-stream") or (self.call.stream and not content_type.startswith("application/json")):
+            return "events"
+        is_json = content_type.startswith("application/json") or not content_type
+        return "json" if is_json and self.call.endpoint.answer != "binary" else "opaque"
 
     def response_body(self, response: http.Response) -> None:
         """Shape a body that was read whole."""
-        if not self.sent or response.stream:
+        if not self.sent or response.stream or response.status_code == 101:
             return
         assert self.call
         content = response.get_content(strict=False) or b""
         if response.status_code >= 400:
             shaped = to_openai.error_body(
-                response.status_code, content, asked=self.call.model, models=self.settings.mapper.names(), secrets=self.secrets
+                response.status_code, content, asked=self.call.model, deployment=self.sent.deployment, models=self.settings.mapper.names(), secrets=self.secrets
             )
             response.headers["content-type"] = "application/json"
         else:

@@ -10,9 +10,9 @@ patched globally: `attach` gives the HTTP layer of one connection another class.
 
 What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` checks it):
 
-    HttpLayer        its class is replaced; `make_stream` and the `Start` of `_handle_event` overridden, `connections` and `streams` filled
-    HttpStream       `_handle_event`, `check_invalid` and `check_body_size` are overridden, the states and buffers read and set
-    Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state` and `response_done` read and set
+    HttpLayer        its class is replaced; `make_stream` and the `Start` of `_handle_event` overridden, `connections`, `streams` filled
+    HttpStream       `_handle_event`, `check_invalid`, `check_killed`, `check_body_size` overridden, the states and the buffer set
+    Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state`, `request_done` and `response_done` read and set
     events           `ResponseProtocolError` to the client is where mitmproxy would write HTML; it is replaced there
 """
 
@@ -61,8 +61,7 @@ def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
     from . import http_stream  # noqa: PLC0415 - on a mitmproxy that differs this may not even be imported
 
     # A script's hook runs before the built-in one, which leaves alone what is decided already.
-    if builtin := ctx.master.addons.get("nextlayer"):
-        builtin.next_layer(nextlayer)
+    ctx.master.addons.get("nextlayer").next_layer(nextlayer)
     http_stream.mend(nextlayer.context.layers, rules)
 
 
@@ -84,7 +83,5 @@ def compatible() -> str | None:
 def _usable() -> bool:
     """Whether to mend at all. Cached, so that a mitmproxy that differs is mentioned once."""
     if reason := compatible():
-        logger.warning(
-            "This mitmproxy differs from those known here (%s): its own HTML error pages stay, and requests have no limit.", reason
-        )
+        logger.warning("This mitmproxy is not one of those known (%s): it keeps its HTML error pages, and bodies have no limit.", reason)
     return not reason

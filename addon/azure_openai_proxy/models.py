@@ -108,6 +108,10 @@ class Mapper:
         model = model.removeprefix(_PREFIX)
         return next((found for table in self._tables if (found := table.deployment(model))), None)
 
+    def configured(self, model: str) -> str:
+        """As `deployment`, for a client that names deployments: only the user's own entries count."""
+        return self._tables[0].deployment(model) or model
+
     def names(self) -> list[str]:
         """The models that `/v1/models` lists: the user's, or the defaults while there are none."""
         return list(dict.fromkeys(filter(None, (entry.name for entry in self.entries or DEFAULTS))))

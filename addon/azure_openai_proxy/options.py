@@ -442,7 +442,7 @@ def _from_command_line(given: Given) -> dict[str, Found]:
         raw: object = list(values)
         if option.type is bool and values in ([], ["toggle"]):
             raw = "true" if not values else str(not option.default)
-        elif option.type is not Sequence[str]:
+        elif option.type != Sequence[str]:
             if len(values) != 1:
                 raise SettingsError(f"{name} (--set): write it once, with a value: --set {name}=VALUE")
             raw = values[0]

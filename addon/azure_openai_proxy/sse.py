@@ -89,9 +89,9 @@ class Decoder:
 def encode(data: bytes, *, of: Event) -> bytes:
     """`of` again with other data: its other fields and its line ends stay."""
     raw = of.raw
-    if of.data is not None and len(raw) == len(of.data) + 8 and raw.startswith(b"data: ") and raw.endswith(b"\n\n"):
-        if b"\n" not in data and b"\r" not in data:
-            return b"data: %b\n\n" % data
+    plain = of.data is not None and len(raw) == len(of.data) + 8 and raw.startswith(b"data: ") and raw.endswith(b"\n\n")
+    if plain and b"\n" not in data and b"\r" not in data:
+        return b"data: %b\n\n" % data
     fields = []
     new = [b"data: " + line for line in _LINE_END.split(data)]
     pieces = _LINE_END.split(raw.removeprefix(BOM))

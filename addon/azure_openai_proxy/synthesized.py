@@ -10,6 +10,8 @@ from mitmproxy import http
 from .errors import NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .calls import Call
     from .models import Mapper
 
@@ -37,21 +39,51 @@ def answer(call: Call, mapper: Mapper) -> http.Response:
     """The answer to an operation that the table leaves to the proxy.
 
     Raises:
-        NotFound: a model that the mapping does not cover.
+        NotFound: a model that the mapping does not cover, or what nobody has here.
     """
+    match call.endpoint.by:
+        case "models":
+            return _json(_models(call, mapper, _model))
+        case "engines":
+            return _json(_models(call, mapper, _engine))
+        case "billing":
+            return _json(_BILLING.get(call.path.rpartition("/")[2], {}))
+    instead = f" Instead: {call.endpoint.instead}." if call.endpoint.instead else ""
+    raise NotFound(f"Azure OpenAI has no {call.operation}.{instead}", code="unsupported_by_azure")
+
+
+def _models(call: Call, mapper: Mapper, shape: Callable[[str], dict[str, object]]) -> dict[str, object]:
+    names = mapper.names()
     if call.model is None:
-        return _json({"object": "list", "data": [_model(name) for name in mapper.names()]})
-    if call.model in mapper.names() or mapper.mapped(call.model):
-        return _json(_model(call.model))
+        return {"object": "list", "data": [shape(name) for name in names]}
+    if call.model in names or mapper.mapped(call.model):
+        return shape(call.model)
     raise NotFound(
-        f"The model '{call.model}' does not exist here. Configured models: {', '.join(mapper.names())}.",
-        param="model",
-        code="model_not_found",
+        f"The model '{call.model}' does not exist here. Configured models: {', '.join(names)}.", param="model", code="model_not_found"
     )
 
 
 def _model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "azure-openai"}
+
+
+def _engine(name: str) -> dict[str, object]:
+    return {"id": name, "object": "engine", "created": None, "owner": "azure-openai", "ready": True}
+
+
+# Web front ends ask these before they let a key in; Azure bills elsewhere, so there is no limit and no figure to tell.
+_BILLING: dict[str, dict[str, object]] = {
+    "subscription": {
+        "object": "billing_subscription",
+        "has_payment_method": True,
+        "soft_limit_usd": 0,
+        "hard_limit_usd": 0,
+        "system_hard_limit_usd": 0,
+        "access_until": 0,
+    },
+    "usage": {"object": "list", "daily_costs": [], "total_usage": 0},
+    "credit_grants": {"object": "credit_summary", "total_granted": 0, "total_used": 0, "total_available": 0, "grants": {"object": "list", "data": []}},
+}
 
 
 def _json(value: object) -> http.Response:

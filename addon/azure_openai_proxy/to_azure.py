@@ -1,23 +1,24 @@
-"""OpenAI's request → Azure's: path, query, headers, and the one body member that must change. Values in, values out."""
+"""OpenAI's request → Azure's: path, query, headers, and what names the model in the body. Values in, values out."""
 
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus
 
 from mitmproxy import http
 
+from . import bodies
+from .endpoints import NEWEST_GA, Form
+
 if TYPE_CHECKING:
-    from .backends import Backend
+    from collections.abc import Callable
+
+    from .backends import Backend, Base
     from .calls import Call
     from .credentials import Credential
 
-__all__ = ["Query", "body", "form", "headers", "path", "replace_model"]
-
-# Azure's API versions are dates; these two name the API without a date.
-_V1 = frozenset({"v1", "preview"})
+__all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
 
 # What belongs to this connection or to OpenAI's account: RFC 9110 7.6.1, and the SDKs' account headers, which Azure refuses or ignores.
 _NOT_FOR_AZURE = frozenset(
@@ -26,88 +27,123 @@ _NOT_FOR_AZURE = frozenset(
 )
 
 
+_UPGRADE = frozenset({b"connection", b"upgrade"})
+
+
+class Asked(NamedTuple):
+    """A request as the client sent it, kept whole: another backend may have to be asked."""
+
+    headers: http.Headers
+    query: Query
+    content: bytes
+
+
 class Query(NamedTuple):
     """A client's query, less what is not Azure's: `rest` is kept byte for byte."""
 
     rest: str
-    api_key: str | None
+    api_version: str = ""  # the client's own: it may be stale
+    api_key: str = ""  # a secret has no place in a URL
 
     @classmethod
     def read(cls, text: str) -> Query:
-        """Take the client's `api-version` (it may be stale) and `api-key` (a secret has no place in a URL) out of a query."""
-        rest, api_key = [], None
+        rest, taken = [], {"api-version": "", "api-key": ""}
         for pair in filter(None, text.split("&")):
             name, _, value = pair.partition("=")
-            match unquote_plus(name).lower():
-                case "api-version":
-                    pass
-                case "api-key":
-                    api_key = unquote_plus(value) or None
-                case _:
-                    rest.append(pair)
-        return cls("&".join(rest), api_key)
+            if (name := unquote_plus(name).lower()) in taken:
+                taken[name] = unquote_plus(value)
+            else:
+                rest.append(pair)
+        return cls("&".join(rest), taken["api-version"], taken["api-key"])
+
+    def with_model(self, deployment: str | None) -> str:
+        """The rest, with the deployment in place of a model that it names."""
+        if deployment is None:
+            return self.rest
+        named = (pair.partition("=") for pair in self.rest.split("&"))
+        return "&".join(f"{name}={quote(deployment)}" if name in ("model", "deployment") else name + sep + old for name, sep, old in named)
 
 
-def form(call: Call, backend: Backend) -> str:
-    """The Azure API that takes this call: "dated" where the configured version has it, else "v1"."""
-    return "v1" if backend.apiversion in _V1 or call.endpoint.dated is None else "dated"
+class Sent(NamedTuple):
+    """A request as Azure gets it."""
+
+    base: Base
+    path: str
+    headers: http.Headers
+    content: bytes
+    deployment: str | None
 
 
-def path(call: Call, deployment: str, backend: Backend, query: str = "") -> str:
-    """Path and query for Azure. `query` is what the client's own query leaves."""
-    if form(call, backend) == "dated":
-        assert call.endpoint.dated
-        below = call.endpoint.dated.format(deployment=quote(deployment, safe=""))
-        version = backend.apiversion
-    else:
-        below = call.endpoint.v1
-        version = "preview" if backend.apiversion == "preview" else ""
-    pairs = [query, f"api-version={version}" if version else ""]
-    joined = "&".join(filter(None, pairs))
+def translate(call: Call, asked: Asked, backend: Backend, deployment: Callable[[str], str], credential: Credential) -> Sent:
+    """The request for `backend`. `deployment` maps a model's name."""
+    name = deployment(call.model) if call.model is not None else None
+    return Sent(
+        backend.base,
+        path(call, name, backend, asked.query),
+        headers(asked.headers, credential, backend.base.netloc, websocket=call.method == "WS"),
+        body(call, deployment, backend, asked),
+        name,
+    )
+
+
+def form(call: Call, deployment: str | None, backend: Backend, asked_version: str = "") -> Form:
+    """The Azure API that takes this call. A client that speaks one of Azure's own forms keeps it."""
+    match call.native:
+        case "v1":
+            return Form("/openai/v1{path}", asked_version if asked_version in ("v1", "preview") else "")
+        case "dated":
+            version = asked_version or (backend.apiversion if backend.apiversion[0].isdigit() else NEWEST_GA)
+            return Form("/openai/deployments/{deployment}{path}" if _in_path(call, deployment) else "/openai{path}", version)
+    return call.endpoint.form(backend.apiversion, model=deployment is not None)
+
+
+def _in_path(call: Call, deployment: str | None) -> bool:
+    """Did the client name its deployment in the path? (Azure's older realtime has it in the query.)"""
+    return deployment is not None and call.endpoint.model_in != "query"
+
+
+def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> str:
+    """Path and query for Azure."""
+    template, version = form(call, deployment, backend, query.api_version)
+    below = template.replace("{path}", "\0").format(deployment=quote(deployment or "", safe=""), **call.values).replace("\0", call.path)
+    rest = query.with_model(deployment) if call.endpoint.model_in == "query" else query.rest
+    joined = "&".join(filter(None, [rest, f"api-version={version}" if version else ""]))
     return f"{backend.base.prefix}{below}{'?' if joined else ''}{joined}"
 
 
-def headers(client: http.Headers, credential: Credential, host: str) -> http.Headers:
+def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
     """The headers for Azure: the client's in their order, less what is not Azure's business, with the key."""
     dropped = _NOT_FOR_AZURE | {name.strip().lower().encode() for name in client.get("connection", "").split(",")}
-    kept = [(name, value) for name, value in client.fields if name.lower() not in dropped]
-    result = http.Headers(kept)
+    if websocket:
+        dropped -= _UPGRADE
+    result = http.Headers([(name, value) for name, value in client.fields if name.lower() not in dropped])
     if "host" in result:
         result["host"] = host
     result[credential.header] = credential.value
     return result
 
 
-def body(call: Call, deployment: str, backend: Backend, content: bytes) -> bytes:
-    """The body for Azure: the dated API has the deployment in its path, v1 in `model`."""
-    if call.endpoint.model_in != "body" or form(call, backend) == "dated" or deployment == call.model:
+def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: Asked) -> bytes:
+    """The body for Azure: v1 has the deployment where OpenAI has the model, the dated API has it in the path."""
+    content = asked.content
+    in_path = "{deployment}" in form(call, "", backend).path
+    if call.model is None or in_path or call.endpoint.model_in == "query":
         return content
-    return replace_model(content, deployment)
+    if call.endpoint.model_in == "path":
+        return _with_model(content, deployment(call.model))
+    kind = asked.headers.get("content-type", "")
+    if call.endpoint.model_in == "form" and kind.lower().startswith("multipart/"):
+        field = bodies.form_field(content, kind, "model")
+        return bodies.replace(content, [field] if field else [], lambda model: deployment(model).encode())
+    spans = bodies.json_strings(content, call.endpoint.models)
+    changed = [span for span in spans if deployment(span.text) != span.text]
+    return bodies.replace(content, changed, lambda model: json.dumps(deployment(model)).encode())
 
 
-# A JSON document's strings and brackets, which is all it takes to know where its top level is.
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
-_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
-
-
-def replace_model(content: bytes, deployment: str) -> bytes:
-    """`content`, a valid JSON object, with the string that is its top-level `model` replaced and not another byte changed.
-
-    Of a repeated `model` the last counts, as JSON parsers have it.
-    """
-    span, depth = None, 0
-    for token in _TOKEN.finditer(content):
-        text = token.group()
-        if text in b"{[":
-            depth += 1
-        elif text in b"}]":
-            depth -= 1
-        elif depth == 1 and (colon := _COLON.match(content, token.end())) and _is_model(text):
-            span = _TOKEN.match(content, colon.end())
-    if span is None:
-        raise ValueError("no top-level model")
-    return b"".join([content[: span.start()], json.dumps(deployment).encode(), content[span.end() :]])
-
-
-def _is_model(key: bytes) -> bool:
-    return key == b'"model"' or (b"\\" in key and json.loads(key) == "model")
+def _with_model(content: bytes, deployment: str) -> bytes:
+    """A JSON object that named its model in the path, naming it itself."""
+    head, brace, members = content.partition(b"{")
+    if head.strip() or not brace:
+        return content  # no object: Azure says so
+    comma = b"" if members.lstrip().startswith(b"}") else b","
+    return head + b'{"model":' + json.dumps(deployment).encode() + comma + members

@@ -56,7 +56,7 @@ CASES = {
     "no JSON": Case(400, b"{"),
     "no such operation": Case(404, chat(), path="/v1/nothing"),
     "a path outside": Case(404, chat(), path="/nothing"),
-    "models": Case(405, b"", path="/v1/models"),
+    "models, posted to": Case(404, b"", path="/v1/models"),
     "a head that cannot be read": Case(400, b"", {"authorization": "Bearer {key}", "x": "\x01"}),
 }
 

@@ -1,0 +1,73 @@
+"""The headers of Azure's answers, as a client of OpenAI's expects them."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+from . import decompress
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+
+__all__ = ["headers"]
+
+# Those of RFC 9110, and Proxy-Connection. Not transfer-encoding, nor `connection: close`: mitmproxy acts on them.
+_HOP_BY_HOP = ("keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade")
+_REQUEST_IDS = ("apim-request-id", "x-ms-request-id", "x-ms-client-request-id")
+_RESETS = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:h|m|s|ms|us|µs|ns))+")
+
+
+def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None:
+    """Shape the headers of an answer, in place. Not for a 101: its `upgrade` must stay.
+
+    `stream` says that a `Stream` rewrites the body, and `http1` that the answer came over HTTP/1, where a body whose length is
+    no longer known must be chunked if the connection is to live.
+    """
+    _drop_hop_by_hop(headers)
+    for name in _RESETS:
+        if name in headers:
+            value = headers[name].strip()
+            if _SECONDS.fullmatch(value):
+                headers[name] = _duration(int(value))
+            elif not _DURATION.fullmatch(value):
+                del headers[name]  # Azure's -1: it says nothing, and clients that parse durations break on it
+    if not headers.get("x-request-id"):
+        found = next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None)
+        headers["x-request-id"] = found or f"req_{uuid.uuid4().hex}"
+    if stream:
+        _rewritten(headers, http1=http1)
+
+
+def _rewritten(headers: http.Headers, *, http1: bool) -> None:
+    if not headers.get("content-type"):
+        headers["content-type"] = "text/event-stream"
+    if "cache-control" not in headers:
+        headers["cache-control"] = "no-cache"
+    if decompress.known(headers.get("content-encoding")):
+        del headers["content-encoding"]
+    if "content-length" in headers:
+        del headers["content-length"]
+        if http1:
+            headers["transfer-encoding"] = "chunked"
+
+
+def _drop_hop_by_hop(headers: http.Headers) -> None:
+    named = [name.strip().lower() for name in headers.get("connection", "").split(",")]
+    for name in (*_HOP_BY_HOP, *named):
+        if name not in ("", "close", "transfer-encoding", "content-length", "content-type"):
+            headers.pop(name, None)
+    if "close" in named:
+        headers["connection"] = "close"
+    else:
+        headers.pop("connection", None)
+
+
+def _duration(seconds: int) -> str:
+    """As OpenAI writes it, which is as Go does: `10s`, `5m0s`, `1h1m1s`."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -1,0 +1,97 @@
+"""Where a body names its model: in JSON, and in a multipart form. Nothing is parsed into a tree, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Span", "form_field", "json_strings", "replace"]
+
+
+class Span(NamedTuple):
+    """A piece of a body: its place in bytes, and the text it stands for."""
+
+    start: int
+    end: int
+    text: str
+
+
+def replace(content: bytes, spans: Iterable[Span], new: Callable[[str], bytes]) -> bytes:
+    """`content` with each span replaced and not another byte changed."""
+    pieces, done = [], 0
+    for span in sorted(spans):
+        pieces += content[done : span.start], new(span.text)
+        done = span.end
+    return b"".join([*pieces, content[done:]])
+
+
+# A JSON document's strings and brackets, which is all it takes to know where one is in it.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
+_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+
+
+def json_strings(content: bytes, places: Iterable[str]) -> list[Span]:
+    """The strings at `places` of a valid JSON document; with their quotes.
+
+    A place is a path of member names with dots between, `*` for any item of a list: `model`, `session.model`,
+    `testing_criteria.*.model`. Of a repeated name the last counts, as JSON parsers have it.
+    """
+    wanted = frozenset(tuple(place.split(".")) for place in places)
+    deepest = max(map(len, wanted), default=0)
+    found: dict[tuple[int, str], Span | None] = {}
+    path: list[str] = []  # the member each open bracket is the value of; "*" in a list
+    opened: list[int] = []
+    key = ""  # the member whose value comes next
+    lists: list[bool] = []
+    position = 0
+    while token := _TOKEN.search(content, position):
+        text, position = token.group(), token.end()
+        if text in b"{[":
+            if opened:
+                path.append("*" if lists[-1] else key)
+            opened.append(token.start())
+            lists.append(text == b"[")
+        elif text in b"}]":
+            opened.pop()
+            lists.pop()
+            if opened:
+                path.pop()
+        elif opened and len(opened) <= deepest and not lists[-1] and (colon := _COLON.match(content, position)):
+            key = _text(text)
+            if (*path, key) in wanted:
+                value = _TOKEN.match(content, colon.end())
+                is_string = value is not None and value.group() not in b"{["
+                found[opened[-1], key] = Span(*value.span(), _text(value.group())) if value and is_string else None
+                position = value.end() if value and is_string else colon.end()
+    return [span for span in found.values() if span]
+
+
+def _text(token: bytes) -> str:
+    return token[1:-1].decode("utf-8", "replace") if b"\\" not in token else str(json.loads(token))
+
+
+_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
+_NAME = re.compile(rb'content-disposition:[^\r\n]*?[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
+
+
+def form_field(content: bytes, content_type: str, name: str) -> Span | None:
+    """The value of a field of a multipart form, without its line end; None: the form has none, or `content` ends before it does."""
+    boundary = _BOUNDARY.search(content_type)
+    if not boundary:
+        return None
+    delimiter = b"--" + boundary[1].strip().encode()
+    start = 0 if content.startswith(delimiter) else content.find(b"\r\n" + delimiter)
+    while start >= 0:
+        head = content.find(b"\r\n\r\n", start)
+        end = content.find(b"\r\n" + delimiter, head + 2)
+        if head < 0 or end < 0:
+            return None
+        named = _NAME.search(content, start, head)
+        if named and named[1].decode("utf-8", "replace") == name:
+            return Span(head + 4, end, content[head + 4 : end].decode("utf-8", "replace"))
+        start = end
+    return None

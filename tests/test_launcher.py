@@ -1,0 +1,120 @@
+"""What the installed command starts, and with which arguments."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+
+from azure_openai_proxy.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of libraries that mitmproxy's addons use
+    from mitmproxy.tools import main as tools
+
+    from azure_openai_proxy import launcher
+
+ENDPOINT = {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}
+SCRIPT = ["-s", str(launcher.SCRIPT)]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and no folder of mitmproxy's at home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("AZURE_OPENAI_PROXY_ADDRESS", "AZURE_OPENAI_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "user, environ, file, ours",
+    [
+        ([], {}, "", []),
+        (["~u x"], {"AZURE_OPENAI_PROXY_ADDRESS": "127.0.0.1:1"}, "", ["--listen-host", "127.0.0.1", "--listen-port", "1"]),
+        (["--set", "azure_openai_proxy_address=[::1]:1"], {}, "", ["--listen-host", "::1", "--listen-port", "1"]),
+        ([], {}, "azure_openai_proxy_address: 1", ["--listen-host", "", "--listen-port", "1"]),
+        (["-p", "2"], {"AZURE_OPENAI_PROXY_ADDRESS": ":1"}, "", []),
+        (["--listen-host", "::1"], {"AZURE_OPENAI_PROXY_ADDRESS": ":1"}, "", []),
+        (["-m", "socks5@2"], {"AZURE_OPENAI_PROXY_ADDRESS": ":1"}, "", []),
+        (["-m", "socks5"], {"AZURE_OPENAI_PROXY_ADDRESS": ":1"}, "", ["--listen-host", "", "--listen-port", "1"]),
+        (["-m", "socks5", "-m", "regular"], {"AZURE_OPENAI_PROXY_ADDRESS": ":1"}, "", []),
+        ([], {}, "listen_port: 3\nmode: [socks5, regular@4]", ["--mode", "socks5", "--mode", "regular@4", "--listen-port", "3"]),
+        (["-p", "2"], {}, "listen_port: 3\nlisten_host: '::1'", ["--listen-host", "::1"]),
+        ([], {"AZURE_OPENAI_PROXY_ADDRESS": ":1"}, "mode: [socks5, regular]", ["--mode", "socks5", "--mode", "regular"]),
+        ([], {}, "listen_port: many", []),
+    ],
+)
+def test_arguments(user: list[str], environ: dict[str, str], file: str, ours: list[str], folder: Path) -> None:
+    """The script comes first, then where to listen unless the user says so; the user's own arguments come last, as they are."""
+    (folder / "mitm_config.yaml").write_text(file)
+    assert [*SCRIPT, *ours, *user] == launcher.arguments(user, {**ENDPOINT, **environ})
+
+
+def test_confdir(folder: Path) -> None:
+    """mitmproxy's config.yaml is looked for where --set confdir says."""
+    (folder / "conf").mkdir()
+    (folder / "conf" / "config.yaml").write_text("azure_openai_proxy_address: 5")
+    user = ["--set", "confdir=conf"]
+    assert [*SCRIPT, "--listen-host", "", "--listen-port", "5", *user] == launcher.arguments(user, ENDPOINT)
+
+
+def test_bad_setting() -> None:
+    """What cannot be used is refused before mitmproxy starts."""
+    with pytest.raises(SettingsError, match="azure_openai_endpoint is not set"):
+        launcher.arguments([], {})
+
+
+@pytest.mark.parametrize(
+    "user, tool, arguments",
+    [
+        (["-q"], "mitmdump", [*SCRIPT, "-q"]),
+        (["--web", "-q"], "mitmweb", [*SCRIPT, "-q"]),
+        (["-q", "--console"], "mitmproxy", [*SCRIPT, "-q"]),
+        (["--version"], "mitmdump", [*SCRIPT, "--version"]),
+        (["--options", "--web"], "mitmweb", [*SCRIPT, "--options"]),
+        (["--help"], "mitmdump", ["--help"]),
+        (["-h", "--web"], "mitmweb", ["-h"]),
+    ],
+)
+def test_main(
+    user: list[str], tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tool that is asked for is started with our arguments, which the addon finds in sys.argv too."""
+    started: list[tuple[str, list[str]]] = []
+    for name in ("mitmdump", "mitmweb", "mitmproxy"):
+        monkeypatch.setattr(tools, name, lambda arguments, name=name: started.append((name, arguments)))
+    monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", *user])
+    monkeypatch.setenv(*next(iter(ENDPOINT.items())))
+    assert launcher.main() is None
+    assert [(tool, arguments)] == started
+    assert arguments == sys.argv[1:]
+    assert ("--web" in capsys.readouterr().out) == bool({"-h", "--help"} & set(user))
+
+
+def test_main_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad setting is one line on stderr and status 1."""
+    monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", "--set", "azure_openai_endpoint=ftp://x"])
+    assert 1 == launcher.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("azure-openai-proxy: azure_openai_endpoint (--set): ")
+
+
+def test_python_m(capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m azure_openai_proxy` prints the path of the script, and that exists."""
+    runpy.run_module("azure_openai_proxy", run_name="__main__")
+    assert f"{launcher.SCRIPT}\n" == capsys.readouterr().out
+    assert launcher.SCRIPT.is_file()
+
+
+def test_importing_main_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tools that import every module of a package get no output."""
+    runpy.run_module("azure_openai_proxy.__main__", run_name="imported")
+    assert "" == capsys.readouterr().out
