@@ -17,7 +17,7 @@ import textwrap
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -35,6 +35,7 @@ WIDTH = 80
 STARTED_WITHIN = 30.0  # seconds
 BETWEEN_CHUNKS = 0.12  # seconds, as a model takes them
 INTERESTING = {"host", "api-key", "authorization", "content-type", "user-agent"}
+WEB = ("--no-web-open-browser", "--web-port", "0", "--set", "store_streamed_bodies=true")
 COLOURS = {"plain": "", "bold": "1", "dim": "2", "client": "36", "proxy": "35", "azure": "34", "good": "32"}
 
 
@@ -50,11 +51,13 @@ def say(text: str = "", colour: str = "plain", *, end: str = "\n") -> None:
 
 
 def title(text: str) -> None:
-    say(f"\n── {text} {'─' * (WIDTH - len(text) - 4)}", "bold")
+    say()
+    say(f"── {text} {'─' * (WIDTH - len(text) - 4)}", "bold")
 
 
 def lane(who: str, what: str, colour: str, *, end: str = "\n") -> None:
-    say(f"\n{who:<8}", colour, end="")
+    say()
+    say(f"{who:<8}", colour, end="")
     say(what, end=end)
 
 
@@ -79,9 +82,15 @@ def show(received: Received) -> None:
     body(received.json)
 
 
+class Proxy(NamedTuple):
+    url: str
+    process: subprocess.Popen[str]
+    printed: list[str]
+
+
 @contextmanager
-def proxy(tool: str, azure: Simulator, *args: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A real mitmdump (or mitmweb) with the addon, on a free port; its address."""
+def proxy(tool: str, azure: Simulator, *args: str) -> Iterator[Proxy]:
+    """A real mitmdump (or mitmweb) with the addon, on a free port."""
     with tempfile.TemporaryDirectory(prefix="azure-openai-proxy-") as folder:
         command = [
             *(str(Path(sys.executable).with_name(tool)), "-s", str(ROOT / "addon" / "azure_openai.py")),
@@ -94,7 +103,7 @@ def proxy(tool: str, azure: Simulator, *args: str) -> Iterator[tuple[str, subpro
         )
         printed: list[str] = []
         try:
-            yield address(process, printed), process
+            yield Proxy(address(process, printed), process, printed)
         except (openai.APIError, TimeoutError) as error:
             sys.exit(f"\n{error} The proxy printed:\n{''.join(printed)}")
         finally:
@@ -150,26 +159,29 @@ def stream(client: openai.OpenAI, azure: Simulator) -> None:
             column = 7
         say(text, "good" if count % 2 else "plain", end="")
         column += len(text)
-    say(f"\n{'':8}{count} chunks, each shown as it came", "dim")
+    say()
+    say(f"{'':8}{count} chunks, each shown as it came", "dim")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     arguments.add_argument("--web", action="store_true", help="look at it in mitmweb")
     web = arguments.parse_args().web
-    args = ("--no-web-open-browser", "--web-port", "0", "--set", "web_password=demo") if web else ()
-    with Simulator() as azure, proxy("mitmweb" if web else "mitmdump", azure, *args) as (url, process):
+    with Simulator() as azure, proxy("mitmweb" if web else "mitmdump", azure, *(WEB if web else ())) as running:
         title("Azure OpenAI Proxy")
-        lane("proxy", f"{url}  ← any OpenAI client", "proxy")
+        lane("proxy", f"{running.url}  ← any OpenAI client", "proxy")
         lane("azure", f"{azure.http_url}  a simulated Azure OpenAI", "azure")
-        with openai.OpenAI(base_url=f"{url}/v1", api_key=azure.key) as client:
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key=azure.key) as client:
             chat(client, azure)
             stream(client, azure)
-        title("With your Azure")
-        say("\n  AZURE_OPENAI_ENDPOINT=https://YOURS.openai.azure.com make run\n")
         if web:
+            title("In your browser, until Ctrl-C")
+            say("\n  " + next(line.split()[-1] for line in running.printed if "Web server listening at" in line) + "\n")
             with suppress(KeyboardInterrupt):
-                process.wait()
+                running.process.wait()
+        else:
+            title("With your Azure")
+            say("\n  AZURE_OPENAI_ENDPOINT=https://YOURS.openai.azure.com make run\n")
 
 
 if __name__ == "__main__":
