@@ -1,16 +1,16 @@
 """recognise: request → Call."""
 
-from collections.abc import Mapping
-
 import pytest
-from azure_openai_proxy.calls import Call, UnknownOperation, recognise
+
+from azure_openai_proxy.calls import Call, recognise
 from azure_openai_proxy.errors import BadRequest
 
 CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
 
 
-def recognised(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Call:  # noqa: B006 - never written
-    call = recognise(method, path, headers, body)
+def recognised(method: str, path: str, body: bytes = b"", headers: dict[str, str] = JSON, query: str = "") -> Call:
+    call = recognise(method, path, headers, body, query)
     assert call is not None
     return call
 
@@ -27,19 +27,78 @@ def recognised(method: str, path: str, body: bytes = b"", headers: Mapping[str, 
     ],
 )
 def test_the_model_is_read_from_the_body(body: bytes, model: str, stream: bool) -> None:
-    """As JSON parsers read it: the last of a repeated name counts, and only the top level."""
-    call = recognised("POST", CHAT, body)
+    """As JSON parsers read it: the last of a repeated name counts, and only the top level. `curl -d` names no JSON."""
+    call = recognised("POST", CHAT, body, {"content-type": "application/x-www-form-urlencoded"})
     assert (model, stream) == (call.model, call.stream)
 
 
-def test_the_model_is_read_from_the_path() -> None:
-    """GET /v1/models/{model}."""
-    assert "gpt-4o" == recognised("GET", "/v1/models/gpt-4o").model
+FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b--\r\n'
 
 
-def test_an_operation_without_a_model() -> None:
-    """The list of models names none."""
-    assert recognised("GET", "/v1/models").model is None
+@pytest.mark.parametrize(
+    ("method", "path", "query", "headers", "body", "model"),
+    [
+        ("GET", "/v1/models/ft%3Agpt", "", {}, b"", "ft:gpt"),
+        ("GET", "/v1/models", "", {}, b"", None),
+        ("POST", "/v1/engines/gpt-4o/embeddings", "", JSON, b"{}", "gpt-4o"),
+        ("WS", "/v1/realtime", "model=gpt-realtime", {}, b"", "gpt-realtime"),
+        ("WS", "/openai/realtime", "deployment=rt&api-version=x", {}, b"", "rt"),
+        ("WS", "/v1/realtime", "call_id=1", {}, b"", None),
+        ("WS", "/v1/responses", "", {}, b"", None),
+        ("POST", "/v1/audio/transcriptions", "", {"content-type": "multipart/form-data; boundary=b"}, FORM, "whisper-1"),
+        ("POST", "/v1/audio/transcriptions", "", {"content-type": "multipart/form-data; boundary=c"}, FORM, None),
+        ("POST", "/v1/images/edits", "", JSON, b'{"model": "gpt-image-1"}', "gpt-image-1"),
+        ("POST", "/v1/realtime/client_secrets", "", JSON, b'{"session": {"model": "gpt-realtime"}}', "gpt-realtime"),
+        ("POST", "/v1/evals", "", JSON, b'{"testing_criteria": [{"model": "judge"}]}', "judge"),
+        ("POST", "/v1/evals", "", JSON, b'{"model": "none of ours"}', None),
+        ("POST", "/v1/fine_tuning/jobs", "", JSON, b'{"model": "gpt-4.1-2025-04-14"}', None),
+        ("POST", "/v1/responses", "", JSON, b'{"prompt": {}}', None),
+        ("POST", "/v1/something/new", "", JSON, b'{"model": "gpt-9"}', "gpt-9"),
+        ("POST", "/v1/something/new", "", {"content-type": "text/plain"}, b'{"model": "gpt-9"}', None),
+        ("POST", "/v1/something/new", "", JSON, b"", None),
+        ("POST", "/openai/deployments/d%2F1/chat/completions", "", JSON, b'{"model": "ignored"}', "d/1"),
+        ("POST", "/openai/v1/responses", "", JSON, b'{"model": "d"}', "d"),
+        ("GET", "/openai/files", "", {}, b"", None),
+        ("GET", "/v1/organization/users", "", {}, b"", None),
+    ],
+)
+def test_the_model_stands_where_the_row_says(
+    method: str, path: str, query: str, headers: dict[str, str], body: bytes, model: str | None
+) -> None:
+    """Body, path, query, form, a place deeper down, or nowhere."""
+    assert model == recognised(method, path, body, headers, query).model
+
+
+@pytest.mark.parametrize(
+    ("path", "native", "below"),
+    [
+        ("/v1/chat/completions", "", "/chat/completions"),
+        ("//v1/chat/completions", "", "/chat/completions"),
+        ("/chat/completions", "", "/chat/completions"),
+        ("/openai/v1/chat/completions", "v1", "/chat/completions"),
+        ("/openai/deployments/d/chat/completions", "dated", "/chat/completions"),
+        ("/openai/batches", "dated", "/batches"),
+    ],
+)
+def test_the_api_a_client_speaks(path: str, native: str, below: str) -> None:
+    """OpenAI's however its base URL was written, or one of Azure's own."""
+    call = recognised("POST", path, b'{"model": "d"}')
+    assert (native, below) == (call.native, call.path)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "stream"),
+    [
+        ("/v1/engines/gpt-4o/completions", b'{"stream": true}', True),
+        ("/openai/deployments/d/chat/completions", b'{"stream": true}', True),
+        ("/openai/deployments/d/chat/completions", b'{"stream": false}', False),
+        ("/openai/deployments/d/chat/completions", b'{"stream": true', False),
+        ("/v1/responses", b'{"model": "gpt-4o", "stream": true}', True),
+    ],
+)
+def test_whether_it_asked_to_stream(path: str, body: bytes, stream: bool) -> None:
+    """Also where the model is not the body's; what cannot be read is Azure's to refuse."""
+    assert stream == recognised("POST", path, body).stream
 
 
 @pytest.mark.parametrize(
@@ -65,7 +124,14 @@ def test_an_operation_without_a_model() -> None:
 def test_a_body_that_names_no_model_is_refused(body: bytes, says: str) -> None:
     """The message says what is wrong with it."""
     with pytest.raises(BadRequest, match=says):
-        recognise("POST", CHAT, {}, body)
+        recognise("POST", CHAT, JSON, body)
+
+
+@pytest.mark.parametrize("path", ["/v1/engines/%2E%2E/embeddings", "/openai/deployments/%2e%2e/chat/completions"])
+def test_a_deployment_is_no_way_out_of_its_path(path: str) -> None:
+    """Dots alone would be another place, however they are written."""
+    with pytest.raises(BadRequest, match="name a model"):
+        recognise("POST", path, JSON, b"{}")
 
 
 def test_a_compressed_body_is_refused() -> None:
@@ -74,13 +140,12 @@ def test_a_compressed_body_is_refused() -> None:
         recognise("POST", CHAT, {"content-encoding": "gzip"}, b"\x1f\x8b")
 
 
-def test_an_operation_nobody_knows_is_named() -> None:
-    """Under /v1, so a client of the API asks."""
-    with pytest.raises(UnknownOperation, match="DELETE /v1/nothing/here"):
-        recognise("DELETE", "/v1/nothing/here", {}, b"")
-
-
-@pytest.mark.parametrize("path", ["/", "/favicon.ico", "/nothing", "/v1"])
+@pytest.mark.parametrize("path", ["/", "/favicon.ico", "/nothing/here", "/v1", "/openai"])
 def test_a_path_outside_the_api(path: str) -> None:
     """It is nobody's operation."""
-    assert recognise("GET", path, {}, b"") is None
+    assert recognise("GET", path, {}) is None
+
+
+def test_an_operation_has_a_name() -> None:
+    """As a message tells it."""
+    assert "DELETE /v1/nothing/here" == recognised("DELETE", "/v1/nothing/here").operation

@@ -1,9 +1,10 @@
 """Whose key goes to Azure."""
 
 import pytest
+from mitmproxy.http import Headers
+
 from azure_openai_proxy.credentials import Credential, choose, seen
 from azure_openai_proxy.errors import NoKey
-from mitmproxy.http import Headers
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhIn0.c2ln"
 
@@ -11,18 +12,18 @@ JWT = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhIn0.c2ln"
 @pytest.mark.parametrize(
     ("token", "headers", "query", "credential"),
     [
-        ("", {"authorization": "Bearer client"}, None, Credential("api-key", "client")),
-        ("", {"authorization": "bearer  client "}, None, Credential("api-key", "client")),
-        ("", {"api-key": "own", "authorization": "Bearer client"}, None, Credential("api-key", "own")),
+        ("", {"authorization": "Bearer client"}, "", Credential("api-key", "client")),
+        ("", {"authorization": "bearer  client "}, "", Credential("api-key", "client")),
+        ("", {"api-key": "own", "authorization": "Bearer client"}, "", Credential("api-key", "own")),
         ("", {}, "asked", Credential("api-key", "asked")),
         ("", {"authorization": "Bearer client"}, "asked", Credential("api-key", "client")),
-        ("", {"authorization": f"Bearer {JWT}"}, None, Credential("authorization", f"Bearer {JWT}")),
-        ("configured", {"authorization": f"Bearer {JWT}"}, None, Credential("api-key", "configured")),
+        ("", {"authorization": f"Bearer {JWT}"}, "", Credential("authorization", f"Bearer {JWT}")),
+        ("configured", {"authorization": f"Bearer {JWT}"}, "", Credential("api-key", "configured")),
         ("configured", {"api-key": "own", "authorization": "Bearer client"}, "asked", Credential("api-key", "configured")),
-        ("configured", {}, None, Credential("api-key", "configured")),
+        ("configured", {}, "", Credential("api-key", "configured")),
     ],
 )
-def test_the_strongest_credential_goes(token: str, headers: dict[str, str], query: str | None, credential: Credential) -> None:
+def test_the_strongest_credential_goes(token: str, headers: dict[str, str], query: str, credential: Credential) -> None:
     """Configured, api-key, Bearer, query: in this order; an Entra token stays a Bearer."""
     fields = Headers([(k.encode(), v.encode()) for k, v in headers.items()])
     assert credential == choose(token, fields, query)

@@ -1,36 +1,93 @@
 """The table."""
 
 import pytest
+
 from azure_openai_proxy import endpoints
+from azure_openai_proxy.endpoints import ENDPOINTS, RULE, Endpoint, Form, find, segments, values
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "//v1/chat/completions", "/v1//chat/completions/", "/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "//v1/chat/completions", "/v1//chat/completions/"])
 def test_a_base_url_may_be_written_in_any_way(path: str) -> None:
-    """With and without /v1, with doubled and closing slashes."""
-    assert ("chat", "completions") == endpoints.segments(path)
+    """Doubled and closing slashes count for nothing."""
+    assert ("v1", "chat", "completions") == segments(path)
 
 
-@pytest.mark.parametrize("row", endpoints.ENDPOINTS, ids=lambda row: row.operation)
-def test_every_row_is_found(row: endpoints.Endpoint) -> None:
+@pytest.mark.parametrize("row", ENDPOINTS, ids=lambda row: f"{row.method} {row.path}")
+def test_every_row_is_found(row: Endpoint) -> None:
     """A row that another one hides would be dead."""
-    found = endpoints.find(row.method, endpoints.segments(row.path))
-    assert found is not None
-    assert row == found[0]
+    parts = tuple(part.strip("{}") for part in segments(row.path) if part != "**")
+    assert row is find("PATCH" if row.method == "*" else row.method, parts)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "row"),
+    [
+        ("GET", "/files", "/files/**"),
+        ("DELETE", "/files/a", "/files/**"),
+        ("GET", "/files/a/content", "/files/{file_id}/content"),
+        ("HEAD", "/files/a/content", "/files/{file_id}/content"),
+        ("POST", "/files/a/content", "/files/**"),
+        ("GET", "/chat/completions", "/chat/completions"),
+        ("GET", "/chat/completions/a/messages", "/chat/completions/**"),
+        ("POST", "/realtime/calls", "/realtime/calls"),
+        ("POST", "/realtime/calls/a/hangup", "/realtime/**"),
+        ("GET", "/models", "/models"),
+        ("GET", "/engines/a/search", "/**"),
+        ("POST", "/something/new", "/**"),
+        ("POST", "/conversations", "/**"),
+    ],
+)
+def test_the_row_that_says_most_is_taken(method: str, path: str, row: str) -> None:
+    """Exact segments before values, both before `/**`, and what no row names goes by the rule."""
+    assert row == find(method, segments(path)).path
 
 
 def test_values_are_read_from_the_path() -> None:
-    """`{model}` stands for one segment."""
-    found = endpoints.find("GET", ("models", "gpt-4o"))
-    assert found is not None
-    assert {"model": "gpt-4o"} == found[1]
+    """As the client wrote them."""
+    row = find("POST", segments("/evals/e%201/runs/r/cancel"))
+    assert {"eval_id": "e%201", "run_id": "r"} == values(row, segments("/evals/e%201/runs/r/cancel"))
+    assert {} == values(RULE, ("a", "b"))
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/embeddings"), ("POST", "/v1/nothing"), ("GET", "/v1/models/a/b")])
-def test_no_row_names_it(method: str, path: str) -> None:
-    """Another method or another length is another operation."""
-    assert endpoints.find(method, endpoints.segments(path)) is None
+@pytest.mark.parametrize(
+    ("method", "path", "version", "form"),
+    [
+        ("POST", "/chat/completions", "2024-10-21", Form("/openai/deployments/{deployment}{path}", "2024-10-21")),
+        ("POST", "/chat/completions", "2025-04-01-preview", Form("/openai/deployments/{deployment}{path}", "2025-04-01-preview")),
+        ("POST", "/chat/completions", "v1", Form("/openai/v1{path}", "")),
+        ("POST", "/chat/completions", "preview", Form("/openai/v1{path}", "preview")),
+        # what only previews of the dated API have
+        ("POST", "/responses", "2024-10-21", Form("/openai/v1{path}", "")),
+        ("POST", "/responses", "2025-03-01-preview", Form("/openai{path}", "2025-03-01-preview")),
+        ("POST", "/responses", "2025-02-01-preview", Form("/openai/v1{path}", "")),
+        # what only the dated API has
+        ("POST", "/uploads", "v1", Form("/openai{path}", "2024-10-21")),
+        ("POST", "/uploads", "2024-06-01", Form("/openai{path}", "2024-10-21")),
+        ("POST", "/assistants", "v1", Form("/openai{path}", "2025-04-01-preview")),
+        ("POST", "/assistants", "2024-10-21", Form("/openai{path}", "2025-04-01-preview")),
+        ("POST", "/assistants", "2024-05-01-preview", Form("/openai{path}", "2024-05-01-preview")),
+        # what is elsewhere
+        ("POST", "/evals/e/runs/r/cancel", "v1", Form("/openai/v1/evals/{eval_id}/runs/{run_id}", "")),
+        ("GET", "/webhook_endpoints", "v1", Form("/openai/v1/dashboard{path}", "")),
+        ("POST", "/engines/e/embeddings", "v1", Form("/openai/v1/embeddings", "")),
+        # what refuses a version
+        ("WS", "/realtime", "preview", Form("/openai/v1{path}", "")),
+        ("POST", "/realtime/calls/c/hangup", "preview", Form("/openai/v1{path}", "")),
+        # what nobody named
+        ("GET", "/something/new", "2024-10-21", Form("/openai/v1{path}", "")),
+    ],
+)
+def test_form(method: str, path: str, version: str, form: Form) -> None:
+    """The dated API where the configured version has the operation, v1 where not."""
+    assert form == find(method, segments(path)).form(version)
 
 
-def test_the_v1_form_is_the_same_path() -> None:
-    """A row says nothing that the rule says."""
-    assert "/openai/v1/embeddings" == endpoints.Endpoint("POST", "/embeddings").v1
+def test_without_a_model_there_is_no_deployment_for_the_path() -> None:
+    """OpenAI has defaults for images; v1 decides then."""
+    row = find("POST", ("images", "generations"))
+    assert Form("/openai/v1{path}", "") == row.form("2024-10-21", model=False)
+
+
+def test_what_azure_has_not_names_no_form_that_is_asked() -> None:
+    """The rows of `nobody` are answered before."""
+    assert {"azure", "models", "engines", "billing", "moderations", "nobody"} == {row.by for row in endpoints.ENDPOINTS}

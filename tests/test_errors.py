@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from azure_openai_proxy import errors
 
 

@@ -1,10 +1,11 @@
 """Model → deployment."""
 
 import pytest
-from azure_openai_proxy.errors import SettingsError
-from azure_openai_proxy.models import Mapper
 from hypothesis import given
 from hypothesis import strategies as st
+
+from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.models import Mapper
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_pair_that_cannot_be_followed_is_refused(text: str) -> None:
     """The error is one line and quotes what was written."""
     with pytest.raises(SettingsError) as error:
         Mapper.parse(text)
-    assert text.split(",")[-1].split("=")[0] in str(error.value)
+    assert text.rpartition(",")[2].partition("=")[0] in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -3,15 +3,16 @@
 import json
 
 import pytest
+from mitmproxy import http
+
 from azure_openai_proxy import synthesized
 from azure_openai_proxy.calls import recognise
 from azure_openai_proxy.errors import NotFound
 from azure_openai_proxy.models import Mapper
-from mitmproxy import http
 
 
-def asked(path: str, mapping: str = "gpt-4o=prod") -> object:
-    call = recognise("GET", path, {}, b"")
+def asked(path: str, mapping: str = "gpt-4o=prod", method: str = "GET") -> object:
+    call = recognise(method, path, {})
     assert call is not None
     response = synthesized.answer(call, Mapper.parse(mapping))
     assert 200 == response.status_code
@@ -22,6 +23,13 @@ def test_models_are_the_configured_ones() -> None:
     """In OpenAI's shape."""
     model = {"id": "gpt-4o", "object": "model", "created": 0, "owned_by": "azure-openai"}
     assert {"object": "list", "data": [model]} == asked("/v1/models")
+
+
+def test_engines_are_models_in_the_older_shape() -> None:
+    """As the first API had them."""
+    engine = {"id": "gpt-4o", "object": "engine", "created": None, "owner": "azure-openai", "ready": True}
+    assert {"object": "list", "data": [engine]} == asked("/v1/engines")
+    assert engine == asked("/v1/engines/gpt-4o")
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4o-2024-08-06", "whisper-1"])
@@ -40,6 +48,37 @@ def test_a_model_nobody_configured() -> None:
     with pytest.raises(NotFound, match="Configured models: gpt-4o") as error:
         asked("/v1/models/nothing")
     assert "model_not_found" == error.value.code
+
+
+@pytest.mark.parametrize(
+    ("path", "member"),
+    [
+        ("/v1/dashboard/billing/subscription", "hard_limit_usd"),
+        ("/dashboard/billing/usage", "total_usage"),
+        ("/dashboard/billing/credit_grants", "total_granted"),
+    ],
+)
+def test_billing_probes_find_the_members_they_look_for(path: str, member: str) -> None:
+    """Web front ends ask before they let a key in."""
+    answer = asked(path)
+    assert isinstance(answer, dict)
+    assert 0 == answer[member]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "says"),
+    [
+        ("GET", "/v1/organization/users", "no GET /v1/organization/users. Instead: "),
+        ("POST", "/v1/moderations", "Azure AI Content Safety"),
+        ("POST", "/v1/vaults", "Azure OpenAI has no POST /v1/vaults.$"),
+        ("GET", "/v1/dashboard/billing/nothing", "no GET /v1/dashboard/billing/nothing"),
+    ],
+)
+def test_what_azure_has_not_is_named(method: str, path: str, says: str) -> None:
+    """With what to use instead, where there is something."""
+    with pytest.raises(NotFound, match=says) as error:
+        asked(path, method=method)
+    assert "unsupported_by_azure" == error.value.code
 
 
 def test_the_root_and_what_is_not_there_are_text() -> None:

@@ -1,148 +1,193 @@
 """OpenAI's request → Azure's."""
 
-import json
-
 import pytest
-from azure_openai_proxy import to_azure
-from azure_openai_proxy.backends import Backend, parse_endpoint
-from azure_openai_proxy.calls import Call, recognise
-from azure_openai_proxy.credentials import Credential
-from hypothesis import given
-from hypothesis import strategies as st
 from mitmproxy.http import Headers
 
+from azure_openai_proxy import to_azure
+from azure_openai_proxy.backends import Backend, parse_endpoint
+from azure_openai_proxy.calls import recognise
+from azure_openai_proxy.credentials import Credential
+from azure_openai_proxy.to_azure import Asked, Query, Sent
 
-def backend(apiversion: str, endpoint: str = "https://r.openai.azure.com") -> Backend:
-    return Backend(name="default", base=parse_endpoint(endpoint)[0], token="", apiversion=apiversion)
+KEY = Credential("api-key", "key")
 
 
-def call(path: str, body: bytes = b'{"model": "gpt-4o"}') -> Call:
-    recognised = recognise("POST", path, {}, body)
-    assert recognised is not None
-    return recognised
+def translated(
+    method: str,
+    url: str,
+    apiversion: str = "2024-10-21",
+    body: bytes = b'{"model": "gpt-4o"}',
+    *,
+    deployment: str = "",
+    endpoint: str = "https://r.openai.azure.com",
+    content_type: str = "application/json",
+) -> Sent:
+    """`url` as the client asks it, sent to a backend; `deployment` stands for every model when it is given."""
+    path, _, text = url.partition("?")
+    query = Query.read(text)
+    call = recognise(method, path, {"content-type": content_type}, body, query.rest)
+    assert call is not None
+    asked = Asked(Headers([(b"Host", b"localhost"), (b"Content-Type", content_type.encode())]), query, body)
+    backend = Backend(name="default", base=parse_endpoint(endpoint)[0], token="", apiversion=apiversion)
+    return to_azure.translate(call, asked, backend, lambda model: deployment or model, KEY)
 
 
 @pytest.mark.parametrize(
-    ("asked", "apiversion", "deployment", "query", "path"),
+    ("method", "url", "apiversion", "deployment", "path"),
     [
-        ("/v1/chat/completions", "2024-10-21", "d", "", "/openai/deployments/d/chat/completions?api-version=2024-10-21"),
-        ("/v1/completions", "2024-10-21", "d", "", "/openai/deployments/d/completions?api-version=2024-10-21"),
-        ("/v1/embeddings", "2024-10-21", "d", "", "/openai/deployments/d/embeddings?api-version=2024-10-21"),
-        ("/v1/chat/completions", "v1", "d", "", "/openai/v1/chat/completions"),
-        ("/v1/chat/completions", "preview", "d", "", "/openai/v1/chat/completions?api-version=preview"),
-        ("/v1/chat/completions", "v1", "d", "a=1&b=%20", "/openai/v1/chat/completions?a=1&b=%20"),
-        ("/v1/embeddings", "2024-10-21", "d", "a=1", "/openai/deployments/d/embeddings?a=1&api-version=2024-10-21"),
-        ("/v1/embeddings", "2024-10-21", "gpt-4.1", "", "/openai/deployments/gpt-4.1/embeddings?api-version=2024-10-21"),
-        ("/v1/embeddings", "2024-10-21", "a/../b c", "", "/openai/deployments/a%2F..%2Fb%20c/embeddings?api-version=2024-10-21"),
-        ("/v1/embeddings", "2024-10-21", "ü?#", "", "/openai/deployments/%C3%BC%3F%23/embeddings?api-version=2024-10-21"),
+        ("POST", "/v1/chat/completions", "2024-10-21", "d", "/openai/deployments/d/chat/completions?api-version=2024-10-21"),
+        ("POST", "//v1/completions", "2024-10-21", "d", "/openai/deployments/d/completions?api-version=2024-10-21"),
+        ("POST", "/embeddings", "2024-10-21", "d", "/openai/deployments/d/embeddings?api-version=2024-10-21"),
+        ("POST", "/v1/chat/completions", "v1", "d", "/openai/v1/chat/completions"),
+        ("POST", "/v1/chat/completions", "preview", "d", "/openai/v1/chat/completions?api-version=preview"),
+        ("POST", "/v1/responses", "2024-10-21", "d", "/openai/v1/responses"),
+        ("GET", "/v1/files/f?a=1", "2024-10-21", "", "/openai/files/f?a=1&api-version=2024-10-21"),
+        ("POST", "/v1/evals/e/runs/r/cancel", "v1", "", "/openai/v1/evals/e/runs/r"),
+        ("GET", "/v1/webhook_endpoints/w", "v1", "", "/openai/v1/dashboard/webhook_endpoints/w"),
+        # the query
+        ("POST", "/v1/embeddings?a=1&b=%20", "v1", "d", "/openai/v1/embeddings?a=1&b=%20"),
+        ("POST", "/v1/embeddings?api-version=2023-05-15", "2024-10-21", "d", "/openai/deployments/d/embeddings?api-version=2024-10-21"),
+        # the deployment is one segment
+        ("POST", "/v1/embeddings", "2024-10-21", "gpt-4.1", "/openai/deployments/gpt-4.1/embeddings?api-version=2024-10-21"),
+        ("POST", "/v1/embeddings", "2024-10-21", "a/../b c", "/openai/deployments/a%2F..%2Fb%20c/embeddings?api-version=2024-10-21"),
+        ("POST", "/v1/embeddings", "2024-10-21", "{path}?#", "/openai/deployments/%7Bpath%7D%3F%23/embeddings?api-version=2024-10-21"),
+        # the first API
+        ("POST", "/v1/engines/e/completions", "2024-10-21", "d", "/openai/deployments/d/completions?api-version=2024-10-21"),
+        ("POST", "/v1/engines/e/completions", "v1", "d", "/openai/v1/completions"),
+        # realtime
+        ("WS", "/v1/realtime?model=m&a=1", "2024-10-21", "d", "/openai/v1/realtime?model=d&a=1"),
+        ("WS", "/v1/realtime?call_id=c", "preview", "", "/openai/v1/realtime?call_id=c"),
+        ("WS", "/v1/realtime?model=m&api-version=2024-10-01-preview", "v1", "d", "/openai/v1/realtime?model=d"),
+        # Azure's own API
+        (
+            "POST",
+            "/openai/deployments/e/chat/completions?api-version=2024-06-01",
+            "v1",
+            "d",
+            "/openai/deployments/d/chat/completions?api-version=2024-06-01",
+        ),
+        (
+            "POST",
+            "/openai/deployments/e/chat/completions",
+            "2024-06-01",
+            "",
+            "/openai/deployments/e/chat/completions?api-version=2024-06-01",
+        ),
+        ("POST", "/openai/deployments/e/chat/completions", "v1", "", "/openai/deployments/e/chat/completions?api-version=2024-10-21"),
+        ("GET", "/openai/files?api-version=2024-06-01", "v1", "", "/openai/files?api-version=2024-06-01"),
+        ("POST", "/openai/v1/chat/completions?api-version=preview", "2024-10-21", "d", "/openai/v1/chat/completions?api-version=preview"),
+        ("POST", "/openai/v1/chat/completions?api-version=2024-10-21", "2024-10-21", "d", "/openai/v1/chat/completions"),
+        (
+            "WS",
+            "/openai/realtime?api-version=2024-10-01-preview&deployment=e",
+            "v1",
+            "d",
+            "/openai/realtime?deployment=d&api-version=2024-10-01-preview",
+        ),
     ],
 )
-def test_path(asked: str, apiversion: str, deployment: str, query: str, path: str) -> None:
-    """Each operation in each form, the deployment as one segment, the client's query kept."""
-    assert path == to_azure.path(call(asked), deployment, backend(apiversion), query)
+def test_path(method: str, url: str, apiversion: str, deployment: str, path: str) -> None:
+    """Each operation in each form."""
+    assert path == translated(method, url, apiversion, deployment=deployment).path
 
 
 def test_the_endpoints_prefix_comes_first() -> None:
     """An API Management front has one."""
-    front = backend("v1", "https://front.azure-api.net/ai/")
-    assert "/ai/openai/v1/embeddings" == to_azure.path(call("/v1/embeddings"), "d", front)
+    assert "/ai/openai/v1/embeddings" == translated("POST", "/v1/embeddings", "v1", endpoint="https://front.azure-api.net/ai/").path
 
 
 @pytest.mark.parametrize(
-    ("query", "rest", "api_key"),
+    ("text", "query"),
     [
-        ("", "", None),
-        ("api-version=2023-05-15", "", None),
-        ("a=1&api-version=2023-05-15&b=2", "a=1&b=2", None),
-        ("API-Version=x&api%2Dversion=y", "", None),
-        ("a=%41&&b", "a=%41&b", None),
-        ("api-key=se%2Bcret&a=1", "a=1", "se+cret"),
-        ("api-key=", "", None),
+        ("", Query("")),
+        ("api-version=2023-05-15", Query("", "2023-05-15")),
+        ("a=1&api-version=2023-05-15&b=2", Query("a=1&b=2", "2023-05-15")),
+        ("API-Version=x&api%2Dversion=y", Query("", "y")),
+        ("a=%41&&b", Query("a=%41&b")),
+        ("api-key=se%2Bcret&a=1", Query("a=1", "", "se+cret")),
     ],
 )
-def test_query(query: str, rest: str, api_key: str | None) -> None:
+def test_query(text: str, query: Query) -> None:
     """What is not Azure's goes; every other byte stays."""
-    assert to_azure.Query(rest, api_key) == to_azure.Query.read(query)
+    assert query == Query.read(text)
+
+
+CLIENT = [
+    (b"Host", b"localhost:8080"),
+    (b"Accept", b"*/*"),
+    (b"Authorization", b"Bearer client"),
+    (b"Api-Key", b"client"),
+    (b"OpenAI-Organization", b"org"),
+    (b"OpenAI-Project", b"project"),
+    (b"OpenAI-Beta", b"assistants=v2"),
+    (b"Connection", b"Upgrade, X-Mine"),
+    (b"Upgrade", b"websocket"),
+    (b"X-Mine", b"1"),
+    (b"Keep-Alive", b"timeout=5"),
+    (b"Transfer-Encoding", b"chunked"),
+    (b"Cookie", b"a=b"),
+    (b"X-Stainless-Lang", b"python"),
+]
 
 
 def test_headers() -> None:
     """The client's own headers pass in their order; its account, its connection and its keys stay behind."""
-    client = Headers(
-        [
-            (b"Host", b"localhost:8080"),
-            (b"Accept", b"*/*"),
-            (b"Authorization", b"Bearer client"),
-            (b"Api-Key", b"client"),
-            (b"OpenAI-Organization", b"org"),
-            (b"OpenAI-Project", b"project"),
-            (b"OpenAI-Beta", b"assistants=v2"),
-            (b"Connection", b"keep-alive, X-Mine"),
-            (b"X-Mine", b"1"),
-            (b"Keep-Alive", b"timeout=5"),
-            (b"Transfer-Encoding", b"chunked"),
-            (b"Cookie", b"a=b"),
-            (b"X-Stainless-Lang", b"python"),
-        ]
-    )
-    azure = to_azure.headers(client, Credential("api-key", "key"), "r.openai.azure.com")
+    azure = to_azure.headers(Headers(CLIENT), KEY, "r.openai.azure.com")
     expected = [(b"Host", b"r.openai.azure.com"), (b"Accept", b"*/*"), (b"X-Stainless-Lang", b"python"), (b"api-key", b"key")]
     assert expected == list(azure.fields)
 
 
+def test_a_websockets_upgrade_goes_on() -> None:
+    """It is between the client and Azure."""
+    azure = to_azure.headers(Headers(CLIENT), KEY, "r.openai.azure.com", websocket=True)
+    assert "websocket" == azure["upgrade"]
+    assert "upgrade" == azure["connection"].lower()
+
+
 def test_headers_without_a_host() -> None:
     """HTTP/2 has its authority elsewhere."""
-    assert "host" not in to_azure.headers(Headers(), Credential("api-key", "key"), "r.openai.azure.com")
+    assert "host" not in to_azure.headers(Headers(), KEY, "r.openai.azure.com")
+
+
+FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b--\r\n'
+MULTIPART = "multipart/form-data; boundary=b"
 
 
 @pytest.mark.parametrize(
-    ("apiversion", "deployment", "sent"),
+    ("url", "apiversion", "body", "sent"),
     [
-        ("2024-10-21", "prod", b'{ "model" : "gpt-4o" , "n":1.0 }'),
-        ("v1", "gpt-4o", b'{ "model" : "gpt-4o" , "n":1.0 }'),
-        ("v1", "prod", b'{ "model" : "prod" , "n":1.0 }'),
+        ("/v1/chat/completions", "2024-10-21", b'{ "model" : "gpt-4o" , "n":1.0 }', b'{ "model" : "gpt-4o" , "n":1.0 }'),
+        ("/v1/chat/completions", "v1", b'{ "model" : "gpt-4o" , "n":1.0 }', b'{ "model" : "d\\u00fc" , "n":1.0 }'),
+        ("/v1/responses", "v1", b'{"input": "model"}', b'{"input": "model"}'),
+        ("/v1/realtime/client_secrets", "v1", b'{"session":{"model":"m"},"model":"x"}', b'{"session":{"model":"d\\u00fc"},"model":"x"}'),
+        ("/v1/fine_tuning/jobs", "v1", b'{"model":"gpt-4.1"}', b'{"model":"gpt-4.1"}'),
+        ("/v1/engines/e/completions", "2024-10-21", b'{"prompt":""}', b'{"prompt":""}'),
+        ("/v1/engines/e/completions", "v1", b' {"prompt":""}', b' {"model":"d\\u00fc","prompt":""}'),
+        ("/v1/engines/e/completions", "v1", b"{ }", b'{"model":"d\\u00fc" }'),
+        ("/v1/engines/e/completions", "v1", b"[]", b"[]"),
+        ("/v1/engines/e/completions", "v1", b'[{"a":1}]', b'[{"a":1}]'),
+        ("/openai/deployments/e/chat/completions", "v1", b'{"model":"x"}', b'{"model":"x"}'),
     ],
 )
-def test_body(apiversion: str, deployment: str, sent: bytes) -> None:
-    """Only v1 has the deployment in the body, and only `model` changes."""
-    body = b'{ "model" : "gpt-4o" , "n":1.0 }'
-    assert sent == to_azure.body(call("/v1/chat/completions", body), deployment, backend(apiversion), body)
+def test_body(url: str, apiversion: str, body: bytes, sent: bytes) -> None:
+    """Only v1 has the deployment in the body, and only what names the model changes."""
+    assert sent == translated("POST", url, apiversion, body, deployment="dü").content
 
 
-@pytest.mark.parametrize(
-    ("body", "replaced"),
-    [
-        (b'{"model":"a"}', b'{"model":"\\u00fc\\""}'),
-        (b'{"model":"a","model":"b"}', b'{"model":"a","model":"\\u00fc\\""}'),
-        (b'{"mod\\u0065l":"a\\"b"}', b'{"mod\\u0065l":"\\u00fc\\""}'),
-        (
-            b'{"x":{"model":"a"},"model":"b","y":["model",{"model":"c"}]}',
-            b'{"x":{"model":"a"},"model":"\\u00fc\\"","y":["model",{"model":"c"}]}',
-        ),
-        (b'{"x":"{\\"model\\":1","model"\n:\r\n\t"b"}', b'{"x":"{\\"model\\":1","model"\n:\r\n\t"\\u00fc\\""}'),
-        (b'{"x":"model","model":"model"}', b'{"x":"model","model":"\\u00fc\\""}'),
-        (b'{"x":"\\\\","model":"b"}', b'{"x":"\\\\","model":"\\u00fc\\""}'),
-    ],
-)
-def test_only_the_model_changes(body: bytes, replaced: bytes) -> None:
-    """Not another byte, whatever stands around it."""
-    assert replaced == to_azure.replace_model(body, 'ü"')
+def test_a_model_that_is_the_deployment_changes_nothing() -> None:
+    """Not even how it is written."""
+    body = b'{"model": "gpt\\u002d4o"}'
+    assert body == translated("POST", "/v1/chat/completions", "v1", body).content
 
 
-def test_a_body_without_a_model_is_a_mistake_of_ours() -> None:
-    """recognise has refused it before."""
-    with pytest.raises(ValueError, match="no top-level model"):
-        to_azure.replace_model(b"{}", "prod")
+def test_a_form_names_the_deployment() -> None:
+    """In v1; the dated API has it in the path."""
+    url = "/v1/audio/transcriptions"
+    assert FORM.replace(b"whisper-1", b"d") == translated("POST", url, "v1", FORM, deployment="d", content_type=MULTIPART).content
+    assert FORM == translated("POST", url, "2024-10-21", FORM, deployment="d", content_type=MULTIPART).content
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("model"), inner),
-)
-
-
-@given(st.dictionaries(st.text(), JSON), st.text(), st.text(), st.booleans(), st.sampled_from([None, 2]))
-def test_any_body_keeps_its_meaning(members: dict[str, object], model: str, deployment: str, ascii: bool, indent: int | None) -> None:
-    """Parsed, the body is the same but for its model."""
-    body = json.dumps(members | {"model": model}, ensure_ascii=ascii, indent=indent).encode(errors="surrogatepass")
-    replaced = to_azure.replace_model(body, deployment)
-    assert members | {"model": deployment} == json.loads(replaced)
+def test_what_is_sent_tells_where_it_goes() -> None:
+    """And by which deployment."""
+    sent = translated("POST", "/v1/embeddings", deployment="d")
+    assert ("r.openai.azure.com", "d", "key") == (sent.base.host, sent.deployment, sent.headers["api-key"])

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from azure_openai_proxy import ways
 from mitmproxy import http, tls
 from mitmproxy.proxy import mode_specs
 from mitmproxy.test import tflow
+
+from azure_openai_proxy import ways
 
 HOSTS = frozenset({"api.openai.com"})
 

@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,6 @@ WIDTH = 80
 STARTED_WITHIN = 30.0  # seconds
 BETWEEN_CHUNKS = 0.12  # seconds, as a model takes them
 INTERESTING = {"host", "api-key", "authorization", "content-type", "user-agent"}
-WEB = ("--no-web-open-browser", "--web-port", "0", "--set", "store_streamed_bodies=true")
 COLOURS = {"plain": "", "bold": "1", "dim": "2", "client": "36", "proxy": "35", "azure": "34", "good": "32"}
 
 
@@ -111,6 +111,13 @@ def proxy(tool: str, azure: Simulator, *args: str) -> Iterator[Proxy]:
             process.wait()
 
 
+def for_a_browser() -> tuple[str, ...]:
+    """mitmweb's options. It takes port 0, but does not tell what became of it: take one that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return ("--no-web-open-browser", "--web-port", str(port), "--set", "store_streamed_bodies=true")
+
+
 def address(process: subprocess.Popen[str], printed: list[str]) -> str:
     """Wait until the proxy listens; what it prints from then on is read too, or it would stand still."""
     found: queue.Queue[str] = queue.Queue()
@@ -167,7 +174,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     arguments.add_argument("--web", action="store_true", help="look at it in mitmweb")
     web = arguments.parse_args().web
-    with Simulator() as azure, proxy("mitmweb" if web else "mitmdump", azure, *(WEB if web else ())) as running:
+    with Simulator() as azure, proxy("mitmweb" if web else "mitmdump", azure, *(for_a_browser() if web else ())) as running:
         title("Azure OpenAI Proxy")
         lane("proxy", f"{running.url}  ← any OpenAI client", "proxy")
         lane("azure", f"{azure.http_url}  a simulated Azure OpenAI", "azure")

@@ -22,7 +22,8 @@ class Span(NamedTuple):
 
 def replace(content: bytes, spans: Iterable[Span], new: Callable[[str], bytes]) -> bytes:
     """`content` with each span replaced and not another byte changed."""
-    pieces, done = [], 0
+    pieces: list[bytes] = []
+    done = 0
     for span in sorted(spans):
         pieces += content[done : span.start], new(span.text)
         done = span.end

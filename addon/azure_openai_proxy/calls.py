@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ class Call:
     path: str  # without /v1 and what else a base URL brings: `/chat/completions`
     values: Mapping[str, str]  # what stands for the row's `{...}`
     native: Literal["", "v1", "dated"] = ""  # the client speaks Azure's own API, in this form
+    deployed: bool = False  # in Azure's own way, with the deployment in the path
     model: str | None = None  # as the client wrote it; None: it named none
     stream: bool = False
 
@@ -54,7 +56,7 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
     if endpoint.by not in ("azure", "models", "engines"):
         return call
     if deployment:
-        return _named(call, unquote(deployment), headers, body)
+        return _named(replace(call, deployed=True), unquote(deployment), headers, body)
     match endpoint.model_in:
         case "path":
             return _named(call, unquote(next(iter(values.values()))) if values else None, headers, body)
@@ -87,10 +89,8 @@ def _named(call: Call, model: str | None, headers: Mapping[str, str] | None = No
     """`call` with a model that does not stand in its JSON body; this says only whether to stream."""
     stream = False
     if b'"stream"' in body and call.endpoint.answer in ("chat", "typed"):
-        try:
+        with contextlib.suppress(BadRequest):  # Azure has the better message: it knows what else the body should hold
             stream = _json_object(headers or {}, body, call).get("stream") is True
-        except BadRequest:
-            pass  # Azure has the better message: it knows what else the body should hold
     return replace(call, model=_checked(model), stream=stream)
 
 

@@ -82,12 +82,35 @@ ENDPOINTS = (
     *_rows("POST /videos", model_in="form"),
     *_rows("GET /videos/{video_id}/content", answer="binary"),
     # The first API named its models in the path.
-    *_rows("POST /engines/{engine}/completions", v1="/completions", dated="/deployments/{deployment}/completions", ga="2022-12-01",
-           preview="2022-03-01", model_in="path", needs_model=True, answer="chat"),
-    *_rows("POST /engines/{engine}/chat/completions", v1="/chat/completions", dated="/deployments/{deployment}/chat/completions",
-           ga="2023-05-15", preview="2023-03-15", model_in="path", needs_model=True, answer="chat"),
-    *_rows("POST /engines/{engine}/embeddings", v1="/embeddings", dated="/deployments/{deployment}/embeddings", ga="2022-12-01",
-           preview="2022-03-01", model_in="path", needs_model=True),
+    *_rows(
+        "POST /engines/{engine}/completions",
+        v1="/completions",
+        dated="/deployments/{deployment}/completions",
+        ga="2022-12-01",
+        preview="2022-03-01",
+        model_in="path",
+        needs_model=True,
+        answer="chat",
+    ),
+    *_rows(
+        "POST /engines/{engine}/chat/completions",
+        v1="/chat/completions",
+        dated="/deployments/{deployment}/chat/completions",
+        ga="2023-05-15",
+        preview="2023-03-15",
+        model_in="path",
+        needs_model=True,
+        answer="chat",
+    ),
+    *_rows(
+        "POST /engines/{engine}/embeddings",
+        v1="/embeddings",
+        dated="/deployments/{deployment}/embeddings",
+        ga="2022-12-01",
+        preview="2022-03-01",
+        model_in="path",
+        needs_model=True,
+    ),
     # What a client keeps at Azure.
     *_rows("* /chat/completions/**", dated=_SAME, preview="2025-02-01"),
     *_rows("GET /chat/completions", dated=_SAME, preview="2025-02-01"),
@@ -96,29 +119,44 @@ ENDPOINTS = (
     *_rows("* /uploads/**", v1="", dated=_SAME, ga="2024-10-21", preview="2024-08-01"),
     *_rows("* /batches/**", dated=_SAME, ga="2024-10-21", preview="2024-07-01"),
     *_rows("* /vector_stores/**", dated=_SAME, preview="2024-05-01"),
-    *_rows("GET /containers/{container_id}/files/{file_id}/content\nGET /skills/{skill_id}/content\n"
-           "GET /skills/{skill_id}/versions/{version}/content\nGET /live/sessions/{session_id}/content", answer="binary"),
+    *_rows(
+        "GET /containers/{container_id}/files/{file_id}/content\nGET /skills/{skill_id}/content\n"
+        "GET /skills/{skill_id}/versions/{version}/content\nGET /live/sessions/{session_id}/content",
+        answer="binary",
+    ),
     # Fine-tuning starts from a base model, which is no deployment.
     *_rows("* /fine_tuning/jobs/**", dated=_SAME, ga="2024-10-21", preview="2023-10-01", models=()),
     *_rows("POST /fine_tuning/jobs/{job_id}/pause\nPOST /fine_tuning/jobs/{job_id}/resume", dated=_SAME, preview="2025-04-01"),
     *_rows("POST /fine_tuning/alpha/graders/run\nPOST /fine_tuning/alpha/graders/validate", models=("grader.model",)),
     *_rows("* /evals/**", dated=_SAME, preview="2025-04-01", models=("testing_criteria.*.model", "data_source.model")),
-    *_rows("POST /evals/{eval_id}/runs/{run_id}/cancel", v1="/evals/{eval_id}/runs/{run_id}", dated="/evals/{eval_id}/runs/{run_id}",
-           preview="2025-04-01"),
+    *_rows(
+        "POST /evals/{eval_id}/runs/{run_id}/cancel",
+        v1="/evals/{eval_id}/runs/{run_id}",
+        dated="/evals/{eval_id}/runs/{run_id}",
+        preview="2025-04-01",
+    ),
     # Assistants: of the dated previews only, and retired.
     *_rows("* /assistants/**", v1="", dated=_SAME, preview="2024-02-15"),
     *_rows("* /threads/**", dated=_SAME, preview="2024-02-15", answer="typed"),
     # Realtime. A session names its model in the query, in its configuration, or in the first frame.
     *_rows("WS /realtime", models=("session.model", "response.model"), model_in="query", unversioned=True),
     *_rows("WS /realtime/translations", models=("session.model",), model_in="query", unversioned=True),
-    *_rows("WS /live/sessions\nWS /live/sessions/{session_id}/attach\nWS /live/sessions/{session_id}/fork", models=("session.model",),
-           model_in="frames"),
+    *_rows(
+        "WS /live/sessions\nWS /live/sessions/{session_id}/attach\nWS /live/sessions/{session_id}/fork",
+        models=("session.model",),
+        model_in="frames",
+    ),
     *_rows("* /realtime/**", unversioned=True),
     *_rows("POST /realtime/calls", models=("session.model",), model_in="form", unversioned=True),
     *_rows("POST /realtime/client_secrets\nPOST /realtime/translations/client_secrets", models=("session.model",), unversioned=True),
     *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", unversioned=True),
-    *_rows("POST /realtime/transcription_sessions", dated="/realtimeapi/transcription_sessions", preview="2025-04-01",
-           models=("input_audio_transcription.model",), unversioned=True),
+    *_rows(
+        "POST /realtime/transcription_sessions",
+        dated="/realtimeapi/transcription_sessions",
+        preview="2025-04-01",
+        models=("input_audio_transcription.model",),
+        unversioned=True,
+    ),
     *_rows("POST /live/sessions\nPOST /live/sessions/{session_id}/accept", models=("session.model",)),
     # Elsewhere at Azure.
     *_rows("* /webhook_endpoints/**", v1="/dashboard{path}"),
@@ -134,9 +172,12 @@ ENDPOINTS = (
     *_rows("POST /images/variations\nPOST /edits\nPOST /engines/{engine}/edits", by="nobody", instead="POST /v1/images/edits, a chat"),
     *_rows("* /fine-tunes/**", by="nobody", instead="/v1/fine_tuning/jobs"),
     *_rows("POST /engines/{engine}/search\nPOST /answers\nPOST /classifications", by="nobody", instead="/v1/embeddings, or a chat"),
-    *_rows("* /audio/voices/**\n* /audio/voice_consents/**\n* /vaults/**\n* /chatkit/**\n* /safety/**\n* /decisions/**\n"
-           "* /content_provenance_checks/**\n* /webhook_event_types/**\nPOST /webhook_endpoints/{id}/rotate_secret\n"
-           "POST /webhook_endpoints/{id}/test\n* /videos/characters/**\nPOST /videos/edits\nPOST /videos/extensions", by="nobody"),
+    *_rows(
+        "* /audio/voices/**\n* /audio/voice_consents/**\n* /vaults/**\n* /chatkit/**\n* /safety/**\n* /decisions/**\n"
+        "* /content_provenance_checks/**\n* /webhook_event_types/**\nPOST /webhook_endpoints/{id}/rotate_secret\n"
+        "POST /webhook_endpoints/{id}/test\n* /videos/characters/**\nPOST /videos/edits\nPOST /videos/extensions",
+        by="nobody",
+    ),
     # What nobody has heard of yet: the rule.
     *_rows("* /**"),
 )

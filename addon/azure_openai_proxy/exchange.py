@@ -61,7 +61,9 @@ class Exchange:
     def send(self, request: http.Request) -> None:
         """Make `request` the one for the backend."""
         backend = self.settings.backend
-        assert backend and self.call and self.asked, "azure mode has a backend, and only what was recognised is sent"
+        assert backend, "azure mode has a backend: the settings see to it"
+        assert self.call, "only what was recognised is sent"
+        assert self.asked
         credential = credentials.choose(backend.token, self.asked.headers, self.asked.query.api_key)
         mapper = self.settings.mapper
         deployment = mapper.configured if self.call.native else mapper.deployment
@@ -107,7 +109,12 @@ class Exchange:
         content = response.get_content(strict=False) or b""
         if response.status_code >= 400:
             shaped = to_openai.error_body(
-                response.status_code, content, asked=self.call.model, deployment=self.sent.deployment, models=self.settings.mapper.names(), secrets=self.secrets
+                response.status_code,
+                content,
+                asked=self.call.model,
+                deployment=self.sent.deployment,
+                models=self.settings.mapper.names(),
+                secrets=self.secrets,
             )
             response.headers["content-type"] = "application/json"
         else:

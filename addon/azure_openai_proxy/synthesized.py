@@ -46,8 +46,8 @@ def answer(call: Call, mapper: Mapper) -> http.Response:
             return _json(_models(call, mapper, _model))
         case "engines":
             return _json(_models(call, mapper, _engine))
-        case "billing":
-            return _json(_BILLING.get(call.path.rpartition("/")[2], {}))
+        case "billing" if (probe := call.path.rpartition("/")[2]) in _BILLING:
+            return _json(_BILLING[probe])
     instead = f" Instead: {call.endpoint.instead}." if call.endpoint.instead else ""
     raise NotFound(f"Azure OpenAI has no {call.operation}.{instead}", code="unsupported_by_azure")
 
@@ -82,7 +82,13 @@ _BILLING: dict[str, dict[str, object]] = {
         "access_until": 0,
     },
     "usage": {"object": "list", "daily_costs": [], "total_usage": 0},
-    "credit_grants": {"object": "credit_summary", "total_granted": 0, "total_used": 0, "total_available": 0, "grants": {"object": "list", "data": []}},
+    "credit_grants": {
+        "object": "credit_summary",
+        "total_granted": 0,
+        "total_used": 0,
+        "total_available": 0,
+        "grants": {"object": "list", "data": []},
+    },
 }
 
 
@@ -105,7 +111,6 @@ def preflight(request: http.Request) -> http.Response:
             response.headers[allowed] = request.headers[asked]
     if request.headers.get("access-control-request-private-network") == "true":
         response.headers["access-control-allow-private-network"] = "true"
-    response.headers["allow"] = "GET, POST, DELETE, OPTIONS"
     return response
 
 

@@ -27,9 +27,6 @@ _NOT_FOR_AZURE = frozenset(
 )
 
 
-_UPGRADE = frozenset({b"connection", b"upgrade"})
-
-
 class Asked(NamedTuple):
     """A request as the client sent it, kept whole: another backend may have to be asked."""
 
@@ -93,13 +90,8 @@ def form(call: Call, deployment: str | None, backend: Backend, asked_version: st
             return Form("/openai/v1{path}", asked_version if asked_version in ("v1", "preview") else "")
         case "dated":
             version = asked_version or (backend.apiversion if backend.apiversion[0].isdigit() else NEWEST_GA)
-            return Form("/openai/deployments/{deployment}{path}" if _in_path(call, deployment) else "/openai{path}", version)
+            return Form("/openai/deployments/{deployment}{path}" if call.deployed else "/openai{path}", version)
     return call.endpoint.form(backend.apiversion, model=deployment is not None)
-
-
-def _in_path(call: Call, deployment: str | None) -> bool:
-    """Did the client name its deployment in the path? (Azure's older realtime has it in the query.)"""
-    return deployment is not None and call.endpoint.model_in != "query"
 
 
 def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> str:
@@ -114,9 +106,9 @@ def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
     """The headers for Azure: the client's in their order, less what is not Azure's business, with the key."""
     dropped = _NOT_FOR_AZURE | {name.strip().lower().encode() for name in client.get("connection", "").split(",")}
-    if websocket:
-        dropped -= _UPGRADE
     result = http.Headers([(name, value) for name, value in client.fields if name.lower() not in dropped])
+    if websocket:
+        result["connection"], result["upgrade"] = "Upgrade", "websocket"
     if "host" in result:
         result["host"] = host
     result[credential.header] = credential.value

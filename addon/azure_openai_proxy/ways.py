@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from mitmproxy.proxy import mode_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Set
+    from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
     from mitmproxy import http, tls
 
@@ -22,12 +23,12 @@ __all__ = ["is_ours", "names_ours", "passes_through"]
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def names_ours(names: Iterable[str | None], hosts: Set[str]) -> bool:
+def names_ours(names: Iterable[str | None], hosts: AbstractSet[str]) -> bool:
     """Is one of the names OpenAI's? Names compare without case and without the root's dot."""
     return any(name.lower().rstrip(".") in hosts for name in names if name)
 
 
-def is_ours(flow: http.HTTPFlow, hosts: Set[str], *, absolute: bool) -> bool:
+def is_ours(flow: http.HTTPFlow, hosts: AbstractSet[str], *, absolute: bool) -> bool:
     """Is this request for the API? `absolute`: it came with a whole URL, as a forward proxy's requests do."""
     if isinstance(flow.client_conn.proxy_mode, mode_specs.ReverseMode):
         return True
@@ -45,7 +46,7 @@ def _is_proxy_itself(flow: http.HTTPFlow) -> bool:
     return flow.request.port == here[1] and flow.request.host in {*_LOCAL_NAMES, here[0]}
 
 
-def passes_through(hello: tls.ClientHelloData, hosts: Set[str]) -> bool:
+def passes_through(hello: tls.ClientHelloData, hosts: AbstractSet[str]) -> bool:
     """Should this TLS connection be tunnelled with the server's own certificate, undecrypted?"""
     if isinstance(hello.context.client.proxy_mode, mode_specs.ReverseMode):
         return False
