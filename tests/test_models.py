@@ -102,3 +102,9 @@ def test_mappers_compare_by_their_entries() -> None:
 def test_an_unmapped_name_stands_as_it_is(model: str) -> None:
     """Whatever the name holds, with a map that cannot match it."""
     assert model == Mapper.parse("\x00never=x").deployment(model) or model.startswith(("gpt-3.5-turbo", "whisper-1", "tts-1"))
+
+
+def test_only_the_users_entries_count_for_who_names_deployments() -> None:
+    """A deployment may well be called whisper-1."""
+    mapper = Mapper.parse("gpt-4o=prod")
+    assert ("prod", "whisper-1") == (mapper.configured("gpt-4o"), mapper.configured("whisper-1"))

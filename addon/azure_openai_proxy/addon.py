@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 
-from . import errors, http_layer, options, synthesized, ways
-from .exchange import Exchange, aim
+from . import credentials, errors, http_layer, options, synthesized, ways
+from .exchange import Exchange
 
 if TYPE_CHECKING:
     from mitmproxy import tls
@@ -69,12 +69,11 @@ class AzureOpenAIProxy:
     # Requests
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        if flow.is_replay or not ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow)):
+        if not self._is_ours(flow):
             return
         self.exchanges[flow] = exchange = Exchange(self.settings, flow.request.headers.get("origin"))
         if exchange.unchanged:
-            aim(flow.request, self.settings.openai_endpoint)
-            flow.request.stream = True
+            exchange.hand_over(flow.request)
 
     def request(self, flow: http.HTTPFlow) -> None:
         exchange = self.exchanges.get(flow)
@@ -87,14 +86,21 @@ class AzureOpenAIProxy:
         except Exception:  # whatever it was: a request that is not translated must not leave
             logger.exception("A request could not be translated")
             flow.response = errors.response(errors.ProxyError("The proxy failed to translate this request: its log says why."))
+        if flow.response:
+            credentials.scrub(flow.request)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
+            credentials.scrub(flow.request)
             exchange.response_head(flow.response)
 
     def response(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
             exchange.response_body(flow.response)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        if flow in self.exchanges:
+            credentials.scrub(flow.request)
 
     # What http_layer asks: the limits and the shape of what goes wrong below the hooks
 
@@ -103,9 +109,11 @@ class AzureOpenAIProxy:
         return None if exchange is None or exchange.unchanged else exchange.settings.max_body
 
     def answer(self, failure: http_layer.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
-        exchange = self.exchanges.get(flow) if flow else None
-        if flow and exchange is None:
-            return None
+        if flow and flow not in self.exchanges and not self._is_ours(flow):
+            return None  # (a head that nobody can read has no flow; it reached the gateway)
         response = errors.response(errors.Failed(*failure))
-        synthesized.add_cors(response, exchange.origin if exchange else None)
+        synthesized.add_cors(response, flow.request.headers.get("origin") if flow else None)
         return response
+
+    def _is_ours(self, flow: http.HTTPFlow) -> bool:
+        return not flow.is_replay and ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))

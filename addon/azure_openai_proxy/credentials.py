@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote_plus
 
 from .errors import NoKey
 
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["Credential", "choose", "seen"]
+__all__ = ["MASK", "Credential", "choose", "scrub", "seen"]
+
+MASK = "[key]"
+"""Stands where a key was, once it is no longer needed."""
 
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
@@ -50,6 +54,21 @@ def choose(token: str, headers: http.Headers, query: str = "") -> Credential:
 def seen(headers: http.Headers, query: str = "") -> tuple[str, ...]:
     """Every secret the client sent: none may be repeated in an answer or a log."""
     return tuple(filter(None, (headers.get("api-key", "").strip(), _bearer(headers), query)))
+
+
+def scrub(request: http.Request) -> None:
+    """Put a mask over every key in `request`, so that nobody who looks at the flow, now or later, finds one."""
+    for name in ("api-key", "authorization"):
+        if name in request.headers:
+            request.headers[name] = MASK
+    path, mark, query = request.path.partition("?")
+    if "api" in query.lower():
+        pairs = (f"api-key={MASK}" if _is_key(pair) else pair for pair in query.split("&"))
+        request.path = path + mark + "&".join(pairs)
+
+
+def _is_key(pair: str) -> bool:
+    return unquote_plus(pair.partition("=")[0]).lower() == "api-key"
 
 
 def _bearer(headers: http.Headers) -> str:

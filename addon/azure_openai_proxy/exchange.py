@@ -34,6 +34,13 @@ class Exchange:
         """Everything goes to OpenAI as it came."""
         return self.settings.mode == "openai"
 
+    def hand_over(self, request: http.Request) -> None:
+        """Send `request` to OpenAI, its body as it comes."""
+        base = self.settings.openai_endpoint
+        aim(request, base)
+        request.path = base.prefix + request.path
+        request.stream = True
+
     def request(self, request: http.Request) -> http.Response | None:
         """Turn `request` into Azure's, in place, or answer it.
 

@@ -1,0 +1,185 @@
+"""The addon's hooks. What they do together on a real mitmdump is the end-to-end tests' matter."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from mitmproxy import ctx, http
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.proxy import mode_specs
+from mitmproxy.test import taddons, tflow
+
+from azure_openai_proxy import http_layer, options
+from azure_openai_proxy.addon import AzureOpenAIProxy
+from azure_openai_proxy.credentials import MASK
+from azure_openai_proxy.exchange import Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mitmproxy import tls
+    from mitmproxy.proxy import server_hooks
+    from mitmproxy.proxy.layer import NextLayer
+
+CHAT = b'{"model":"gpt-4o"}'
+
+
+@pytest.fixture
+async def addon() -> AsyncIterator[AzureOpenAIProxy]:
+    """The addon, loaded with an endpoint, in a mitmproxy that serves nobody."""
+    addon = AzureOpenAIProxy()
+    addon.live = options.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
+    with taddons.context(Proxyserver(), addon):
+        addon.configure(set(ctx.options.keys()))
+        yield addon
+
+
+def gateways(method: str = "POST", path: str = "/v1/chat/completions", body: bytes = CHAT, **headers: str) -> http.HTTPFlow:
+    request = http.Request.make(method, f"http://localhost:8080{path}", body)
+    request.headers.update({"authorization": "Bearer client", **headers})
+    flow = tflow.tflow(req=request)
+    flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse("regular")
+    flow.server_conn.address = None
+    return flow
+
+
+def somebody_elses() -> http.HTTPFlow:
+    flow = gateways()
+    flow.metadata[http_layer.ABSOLUTE_FORM] = True
+    flow.request.host = "other.example"
+    return flow
+
+
+def ask(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.HTTPFlow:
+    addon.requestheaders(flow)
+    addon.request(flow)
+    return flow
+
+
+def status(flow: http.HTTPFlow) -> int:
+    assert flow.response
+    return flow.response.status_code
+
+
+def test_a_request_of_ours_goes_to_azure(addon: AzureOpenAIProxy) -> None:
+    """It is translated in place and not answered."""
+    flow = ask(addon, gateways())
+    assert ("r.openai.azure.com", None) == (flow.request.host, flow.response)
+
+
+def test_a_request_of_somebody_elses_passes(addon: AzureOpenAIProxy) -> None:
+    """Untouched, and its answer too."""
+    flow = somebody_elses()
+    before = flow.get_state()
+    ask(addon, flow)
+    assert before == flow.get_state()
+    flow.response = http.Response.make(200, b"{}")
+    addon.responseheaders(flow)
+    addon.response(flow)
+    addon.error(flow)
+    assert flow.request.headers["authorization"] == "Bearer client"
+
+
+def test_a_replayed_request_passes(addon: AzureOpenAIProxy) -> None:
+    """It is Azure's already."""
+    flow = gateways()
+    flow.is_replay = "request"
+    assert "localhost" == ask(addon, flow).request.host
+
+
+def test_an_error_is_an_answer(addon: AzureOpenAIProxy) -> None:
+    """In OpenAI's shape."""
+    assert 400 == status(ask(addon, gateways(body=b"{")))
+
+
+def test_an_answer_that_somebody_gave_stays(addon: AzureOpenAIProxy) -> None:
+    """Another addon, or a person in mitmweb."""
+    flow = gateways()
+    flow.response = http.Response.make(418)
+    assert 418 == status(ask(addon, flow))
+
+
+def test_a_request_that_cannot_be_translated_does_not_leave(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the mistake: it would take the client's key to where the client sent it."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Exchange, "request", fail)
+    assert 500 == status(ask(addon, gateways()))
+
+
+def test_no_key_stays_on_the_flow(addon: AzureOpenAIProxy) -> None:
+    """From the moment it is no longer needed: after the answer's head, an error, or an answer of our own."""
+    answered = ask(addon, gateways(path="/v1/models?api-key=client", method="GET"))
+    went, failed = ask(addon, gateways()), ask(addon, gateways())
+    went.response = http.Response.make(200, b"{}", {"content-type": "application/json"})
+    addon.responseheaders(went)
+    addon.response(went)
+    addon.error(failed)
+    assert "client" not in str([flow.get_state() for flow in (answered, went, failed)]).replace("client_conn", "")
+    assert MASK == went.request.headers["api-key"]
+
+
+def test_openai_mode_hands_over(addon: AzureOpenAIProxy) -> None:
+    """Before the body comes, and nothing is done to it later."""
+    addon.live.settings = options.Settings(mode="openai")
+    flow = ask(addon, gateways())
+    assert ("api.openai.com", True, None) == (flow.request.host, flow.request.stream, addon.max_body(flow))
+
+
+def test_the_limit_is_for_requests_of_ours(addon: AzureOpenAIProxy) -> None:
+    """mitmproxy's own rules hold for the rest."""
+    ours, other = ask(addon, gateways()), ask(addon, somebody_elses())
+    assert (256 << 20, None) == (addon.max_body(ours), addon.max_body(other))
+
+
+def test_a_failure_below_the_hooks_is_told_in_openais_shape(addon: AzureOpenAIProxy) -> None:
+    """To a page of another origin too; to whom is not ours, mitmproxy speaks."""
+    failure = http_layer.Failure(413, "request_too_large", "too large")
+    ours = addon.answer(failure, gateways(origin="https://page.example"))
+    assert ours is not None
+    assert "https://page.example" == ours.headers["access-control-allow-origin"]
+    unread = addon.answer(failure, None)
+    assert unread is not None
+    assert 413 == unread.status_code
+    assert addon.answer(failure, somebody_elses()) is None
+
+
+def test_only_openais_hosts_are_decrypted(addon: AzureOpenAIProxy) -> None:
+    """Unless the user's own options say what is."""
+
+    def passes(host: str) -> bool:
+        context = SimpleNamespace(
+            client=SimpleNamespace(proxy_mode=mode_specs.ProxyMode.parse("regular")), server=SimpleNamespace(address=(host, 443))
+        )
+        hello = SimpleNamespace(context=context, client_hello=SimpleNamespace(sni=host), ignore_connection=False)
+        addon.tls_clienthello(cast("tls.ClientHelloData", hello))
+        return bool(hello.ignore_connection)
+
+    assert [False, True] == [passes("api.openai.com"), passes("other.example")]
+    ctx.options.allow_hosts = ["other"]
+    assert not passes("other.example")
+
+
+def test_a_failed_connection_is_not_remembered(addon: AzureOpenAIProxy) -> None:
+    """mitmproxy would give its error to every later request of the client."""
+    server = SimpleNamespace(error="refused")
+    addon.server_connect_error(cast("server_hooks.ServerConnectionHookData", SimpleNamespace(server=server)))
+    connection = SimpleNamespace(error="TLS failed")
+    addon.tls_failed_server(cast("tls.TlsData", SimpleNamespace(conn=connection)))
+    assert (None, None) == (server.error, connection.error)
+
+
+def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hooks only pass on what they get."""
+    seen: list[object] = []
+    monkeypatch.setattr(http_layer, "attach", lambda *given: seen.append(given))
+    monkeypatch.setattr(addon.live, "running", seen.append)
+    layer = cast("NextLayer", object())
+    addon.next_layer(layer)
+    addon.running()
+    assert (layer, addon) == seen[0]
+    assert 2 == len(seen)

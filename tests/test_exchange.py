@@ -1,0 +1,227 @@
+"""One request and its answer, through the stages."""
+
+import json
+
+import pytest
+from mitmproxy import http
+
+from azure_openai_proxy.backends import Backend, parse_base, parse_endpoint
+from azure_openai_proxy.errors import BadRequest, NoKey
+from azure_openai_proxy.exchange import Exchange
+from azure_openai_proxy.models import Mapper
+from azure_openai_proxy.options import Settings
+from azure_openai_proxy.to_openai import Stream
+
+KEY = {"authorization": "Bearer client"}
+JSON = {"content-type": "application/json"}
+FILTERED = b'{"choices":[{"content_filter_results":{},"index":0}],"model":"gpt-4o"}'
+
+
+def exchange(*, normalize: bool = True, token: str = "", mode: str = "azure", mapping: str = "", origin: str | None = None) -> Exchange:
+    backend = Backend(name="default", base=parse_endpoint("https://r.openai.azure.com")[0], token=token, apiversion="2024-10-21")
+    openai = parse_base("https://openai.example/prefix")[0]
+    return Exchange(
+        Settings(
+            backend=backend,
+            mapper=Mapper.parse(mapping),
+            normalize=normalize,
+            mode="openai" if mode == "openai" else "azure",
+            openai_endpoint=openai,
+        ),
+        origin,
+    )
+
+
+def asking(method: str, path: str, body: bytes | None = None, **headers: str) -> http.Request:
+    request = http.Request.make(method, f"http://localhost:8080{path}", body or b"")
+    request.headers.update({"host": "localhost:8080", **KEY, **JSON, **headers})
+    if body is None:
+        request.headers.pop("content-length", None)
+    return request
+
+
+def answering(status: int, body: bytes, content_type: str | None = "application/json", **headers: str) -> http.Response:
+    return http.Response.make(status, body, ({"content-type": content_type} if content_type else {}) | headers)
+
+
+def chat(*, stream: bool = False, **more: object) -> bytes:
+    return json.dumps({"model": "gpt-4o", "stream": stream} | more).encode()
+
+
+def test_a_request_becomes_azures() -> None:
+    """Server, path, key and length; the client's own key stays behind."""
+    request = asking("POST", "/v1/chat/completions", chat())
+    assert exchange(token="configured").request(request) is None
+    assert "https://r.openai.azure.com/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21" == request.url
+    assert ("configured", "r.openai.azure.com") == (request.headers["api-key"], request.headers["host"])
+    assert "authorization" not in request.headers
+    assert str(len(chat())) == request.headers["content-length"]
+
+
+def test_a_chunked_body_gets_a_length() -> None:
+    """It was read whole, so its length is known."""
+    request = asking("POST", "/v1/chat/completions", chat(), **{"transfer-encoding": "chunked"})
+    del request.headers["content-length"]
+    exchange().request(request)
+    assert (None, str(len(chat()))) == (request.headers.get("transfer-encoding"), request.headers["content-length"])
+
+
+def test_a_request_without_a_body_gets_none() -> None:
+    """A GET with a length would look odd to some."""
+    request = asking("GET", "/v1/files")
+    exchange().request(request)
+    assert "content-length" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("OPTIONS", "/v1/chat/completions", 204),
+        ("GET", "/", 200),
+        ("HEAD", "/", 200),
+        ("GET", "/favicon.ico", 404),
+        ("GET", "/v1/models", 200),
+    ],
+)
+def test_what_the_proxy_answers_itself(method: str, path: str, status: int) -> None:
+    """Nothing of it goes to Azure."""
+    asked = exchange()
+    answer = asked.request(asking(method, path))
+    assert answer is not None
+    assert (status, None) == (answer.status_code, asked.sent)
+
+
+def test_errors_are_raised() -> None:
+    """Who calls shapes them."""
+    with pytest.raises(BadRequest):
+        exchange().request(asking("POST", "/v1/chat/completions", b"{"))
+    with pytest.raises(NoKey):
+        exchange().request(http.Request.make("POST", "http://localhost/v1/chat/completions", chat()))
+
+
+def test_a_client_of_azures_keeps_its_deployments() -> None:
+    """Unless somebody mapped them: the defaults are for OpenAI's names."""
+    path = "/openai/deployments/whisper-1/chat/completions?api-version=2024-06-01"
+    request = asking("POST", path, chat())
+    exchange().request(request)
+    assert path == request.path
+    request = asking("POST", path, chat())
+    exchange(mapping="whisper-1=w").request(request)
+    assert path.replace("whisper-1", "w") == request.path
+
+
+def test_openai_mode_hands_everything_over() -> None:
+    """The request but for its server, and the answer as it comes."""
+    asked = exchange(mode="openai")
+    request = asking("POST", "/v1/anything?a=1", b"body")
+    asked.hand_over(request)
+    assert "https://openai.example/prefix/v1/anything?a=1" == request.url
+    assert (True, "Bearer client") == (request.stream, request.headers["authorization"])
+    response = answering(200, FILTERED)
+    asked.response_head(response)
+    assert response.stream is True
+
+
+def sent(body: bytes | None = None, path: str = "/v1/chat/completions", method: str = "POST", *, normalize: bool = True) -> Exchange:
+    asked = exchange(normalize=normalize, origin="https://page.example")
+    asked.request(asking(method, path, chat() if body is None else body))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "content_type", "streams"),
+    [
+        (chat(stream=True), 200, "text/event-stream", True),
+        (chat(), 200, "text/event-stream; charset=utf-8", True),
+        (chat(stream=True), 200, None, True),
+        (chat(stream=True), 200, "text/plain", True),
+        (chat(stream=True), 200, "application/json", False),
+        (chat(stream=True), 400, "text/event-stream", False),
+        (chat(), 200, "application/json", False),
+        (chat(), 200, None, False),
+    ],
+)
+def test_what_streams(body: bytes, status: int, content_type: str | None, streams: bool) -> None:
+    """Decided from what was asked and from what came; an error never streams."""
+    response = answering(status, b"", content_type)
+    sent(body).response_head(response)
+    assert streams == isinstance(response.stream, Stream)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "content_type"),
+    [("/v1/audio/speech", "POST", "audio/mpeg"), ("/v1/files/f/content", "GET", "application/json"), ("/v1/new", "GET", "text/csv")],
+)
+def test_what_is_opaque_passes(path: str, method: str, content_type: str) -> None:
+    """Sound, files and what nobody knows are not read, whatever their size."""
+    response = answering(200, b"", content_type)
+    sent(chat() if method == "POST" else b"", path, method).response_head(response)
+    assert response.stream is True
+
+
+@pytest.mark.parametrize(("path", "done"), [("/v1/chat/completions", True), ("/v1/responses", False)])
+def test_only_chats_end_in_done(path: str, done: bool) -> None:
+    """Typed events have an end of their own."""
+    response = answering(200, b"", "text/event-stream")
+    sent(chat(stream=True), path).response_head(response)
+    assert callable(response.stream)
+    response.stream(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n')
+    assert done == (b"data: [DONE]\n\n" in response.stream(b""))
+
+
+def test_an_answer_is_shaped() -> None:
+    """What Azure added goes, and a page may read the rest."""
+    asked, response = sent(), answering(200, FILTERED)
+    asked.response_head(response)
+    asked.response_body(response)
+    assert b'{"choices":[{"index":0}],"model":"gpt-4o"}' == response.content
+    assert "https://page.example" == response.headers["access-control-allow-origin"]
+
+
+@pytest.mark.parametrize(("normalize", "body"), [(False, FILTERED), (True, b'{"object":"list"}')])
+def test_an_answer_that_needs_no_change_has_none(normalize: bool, body: bytes) -> None:
+    """Also when nobody wants one."""
+    asked, response = sent(normalize=normalize), answering(200, body)
+    asked.response_head(response)
+    asked.response_body(response)
+    assert body == response.content
+
+
+def test_a_compressed_answer_is_shaped() -> None:
+    """And stays compressed."""
+    asked, response = sent(), answering(200, FILTERED)
+    response.encode("gzip")
+    asked.response_head(response)
+    asked.response_body(response)
+    assert b'{"choices":[{"index":0}],"model":"gpt-4o"}' == response.content
+    assert "gzip" == response.headers["content-encoding"]
+
+
+def test_an_error_is_shaped() -> None:
+    """With the model that was asked for, those that are configured, and no key."""
+    asked, response = sent(), answering(404, b'{"error":{"code":"DeploymentNotFound","message":"client"}}', "text/plain")
+    asked.response_head(response)
+    asked.response_body(response)
+    error = json.loads(response.content or b"")["error"]
+    assert "model_not_found" == error["code"]
+    assert "gpt-4o" in error["message"]
+    assert "client" not in error["message"]
+    assert "application/json" == response.headers["content-type"]
+
+
+def test_a_streamed_answer_is_left_alone_at_its_end() -> None:
+    """It has gone by."""
+    asked, response = sent(chat(stream=True)), answering(200, FILTERED, "text/event-stream")
+    asked.response_head(response)
+    asked.response_body(response)
+    assert FILTERED == response.raw_content
+
+
+def test_a_websockets_handshake_is_left_alone() -> None:
+    """Its headers are between the client and Azure."""
+    asked = exchange()
+    asked.request(asking("GET", "/v1/realtime?model=m", upgrade="websocket", connection="upgrade"))
+    response = http.Response.make(101, b"", {"upgrade": "websocket", "connection": "upgrade"})
+    asked.response_head(response)
+    asked.response_body(response)
+    assert ("websocket", "upgrade") == (response.headers["upgrade"], response.headers["connection"])
