@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 
-
 from azure_openai_proxy.launcher import SCRIPT
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import contextmanager
-from http.client import HTTPResponse
+from http.client import parse_headers
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -68,17 +68,33 @@ CASES = {
 }
 
 
+class Connection:
+    """A client that says exactly what it is given."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        self.socket = opened
+        self._received = opened.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """One answer, and not a byte of what may follow."""
+        status = int(self._received.readline().split()[1])
+        headers = {name.lower(): value for name, value in parse_headers(self._received).items()}
+        return status, headers, self._received.read(int(headers["content-length"]))
+
+    def at_end(self) -> bool:
+        """The proxy has closed it."""
+        return not self._received.read(1)
+
+
 @contextmanager
-def connection(proxy: Mitmdump) -> Iterator[socket.socket]:
+def connection(proxy: Mitmdump) -> Iterator[Connection]:
     with socket.create_connection(("127.0.0.1", proxy.port), PATIENCE) as opened:
-        yield opened
-
-
-def answer(opened: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """One answer, and not a byte of what may follow."""
-    response = HTTPResponse(opened, method="POST")
-    response.begin()
-    return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+        connection = Connection(opened)
+        with connection._received:
+            yield connection
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -87,10 +103,10 @@ def test_bad_input_is_answered_and_the_next_request_succeeds(case: Case, azure: 
     through = proxy(azure_openai_max_body=str(LIMIT))
     head = HEAD % azure.key.encode()
     with connection(through) as opened:
-        opened.sendall(head + case.sent)
+        opened.send(head + case.sent)
         if case.half_closed:
-            opened.shutdown(socket.SHUT_WR)
-        status, headers, content = answer(opened)
+            opened.socket.shutdown(socket.SHUT_WR)
+        status, headers, content = opened.answer()
         error = json.loads(content)["error"]
         assert case.status == status
         assert case.says in error["message"]
@@ -99,23 +115,23 @@ def test_bad_input_is_answered_and_the_next_request_succeeds(case: Case, azure: 
         assert headers["x-request-id"]
         assert [] == azure.requests
         if case.goes_on:
-            opened.sendall(head + body(GOOD))
-            assert 200 == answer(opened)[0]
+            opened.send(head + body(GOOD))
+            assert 200 == opened.answer()[0]
         else:
-            assert b"" == opened.recv(1)
+            assert opened.at_end()
     with connection(through) as opened:
-        opened.sendall(head + body(GOOD))
-        assert 200 == answer(opened)[0]
+        opened.send(head + body(GOOD))
+        assert 200 == opened.answer()[0]
 
 
 def test_a_length_that_is_too_short_leaves_a_head_that_nobody_can_read(azure: Simulator, proxy: Proxies) -> None:
     """The request is what its length says; what follows is refused and ends the connection."""
     head = HEAD % azure.key.encode()
     with connection(proxy()) as opened:
-        opened.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD + b'{"and": "more"}\r\n\r\n'))
-        assert 200 == answer(opened)[0]
-        assert 400 == answer(opened)[0]
-        assert b"" == opened.recv(1)
+        opened.send(head + b"Content-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD + b'{"and": "more"}\r\n\r\n'))
+        assert 200 == opened.answer()[0]
+        assert 400 == opened.answer()[0]
+        assert opened.at_end()
     assert 1 == len(azure.requests)
 
 
@@ -123,10 +139,10 @@ def test_a_client_that_says_nothing_and_leaves_is_no_matter(azure: Simulator, pr
     """Half a head, and then nothing: the next client is served."""
     through = proxy()
     with connection(through) as opened:
-        opened.sendall(HEAD[:20])
+        opened.send(HEAD[:20])
     with connection(through) as opened:
-        opened.sendall(HEAD % azure.key.encode() + body(GOOD))
-        assert 200 == answer(opened)[0]
+        opened.send(HEAD % azure.key.encode() + body(GOOD))
+        assert 200 == opened.answer()[0]
 
 
 def test_a_repeated_model_is_the_last(azure: Simulator, proxy: Proxies) -> None:
@@ -134,7 +150,7 @@ def test_a_repeated_model_is_the_last(azure: Simulator, proxy: Proxies) -> None:
     content = b'{"model": "nothing", "model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}'
     for form in ("2024-10-21", "v1"):
         with connection(proxy(azure_openai_apiversion=form, azure_openai_model_mapper="gpt-4o=gpt-4.1")) as opened:
-            opened.sendall(HEAD % azure.key.encode() + body(content))
-            assert 200 == answer(opened)[0]
+            opened.send(HEAD % azure.key.encode() + body(content))
+            assert 200 == opened.answer()[0]
     assert ["/openai/deployments/gpt-4.1/chat/completions", "/openai/v1/chat/completions"] == [r.bare_path for r in azure.requests]
     assert content.replace(b'"gpt-4o"', b'"gpt-4.1"') == azure.requests[1].body
