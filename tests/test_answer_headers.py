@@ -73,6 +73,12 @@ def test_hop_by_hop_headers_end_here() -> None:
     assert {"x-request-id": "r"} == shaped({"connection": "keep-alive"})
 
 
+def test_what_azure_says_of_its_own_host_ends_here() -> None:
+    """A browser would hold it against the proxy's."""
+    headers = {"strict-transport-security": "max-age=31536000", "set-cookie": "a=b", "alt-svc": "h3", "x-request-id": "r"}
+    assert {"x-request-id": "r"} == shaped(headers)
+
+
 def test_other_headers_pass() -> None:
     """Nothing is taken out without a reason."""
     headers = {

@@ -15,6 +15,8 @@ __all__ = ["headers"]
 
 # Those of RFC 9110, and Proxy-Connection. Not transfer-encoding, nor `connection: close`: mitmproxy acts on them.
 _HOP_BY_HOP = ("keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade")
+# Said of Azure's host, a browser would take it for the proxy's, and never again speak plain HTTP to anything on localhost.
+_OF_ANOTHER_HOST = ("strict-transport-security", "alt-svc", "set-cookie")
 _REQUEST_IDS = ("apim-request-id", "x-ms-request-id", "x-ms-client-request-id")
 _RESETS = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
 _SECONDS = re.compile(r"[0-9]{1,9}")
@@ -57,7 +59,7 @@ def _rewritten(headers: http.Headers, *, http1: bool) -> None:
 
 def _drop_hop_by_hop(headers: http.Headers) -> None:
     named = [name.strip().lower() for name in headers.get("connection", "").split(",")]
-    for name in (*_HOP_BY_HOP, *named):
+    for name in (*_HOP_BY_HOP, *_OF_ANOTHER_HOST, *named):
         if name not in ("", "close", "transfer-encoding", "content-length", "content-type"):
             headers.pop(name, None)
     if "close" in named:
