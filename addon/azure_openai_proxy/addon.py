@@ -98,6 +98,10 @@ class AzureOpenAIProxy:
         if (exchange := self.exchanges.get(flow)) and flow.response:
             exchange.response_body(flow.response)
 
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        if (exchange := self.exchanges.get(flow)) and flow.websocket:
+            exchange.frame(flow.websocket.messages)
+
     def error(self, flow: http.HTTPFlow) -> None:
         if flow in self.exchanges:
             credentials.scrub(flow.request)

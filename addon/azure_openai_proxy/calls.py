@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote
 
-from . import bodies, endpoints
+from . import bodies, endpoints, realtime
 from .errors import BadRequest
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Call:
     deployed: bool = False  # in Azure's own way, with the deployment in the path
     model: str | None = None  # as the client wrote it; None: it named none
     stream: bool = False
+    beta: bool = False  # it speaks the protocol of realtime's previews
 
     @property
     def operation(self) -> str:
@@ -62,7 +63,8 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
             return _named(call, unquote(next(iter(values.values()))) if values else None, headers, body)
         case "query":
             asked = dict(parse_qsl(query))
-            return _named(call, asked.get("model") or asked.get("deployment"))
+            beta = bool(endpoint.beta and not native and realtime.speaks_beta(headers))
+            return _named(replace(call, beta=beta), asked.get("model") or asked.get("deployment"))
         case "form" if headers.get("content-type", "").lower().startswith("multipart/"):
             field = bodies.form_field(body, headers["content-type"], "model")
             return _named(call, field.text if field else None)

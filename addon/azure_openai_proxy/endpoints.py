@@ -42,12 +42,15 @@ class Endpoint(NamedTuple):
     model_in: Literal["body", "form", "path", "query", "frames"] = "body"
     needs_model: bool = False  # Azure cannot serve it without
     unversioned: bool = False  # v1 refuses an api-version here
+    beta: str = ""  # the path below /openai, in the newest preview, for a client that speaks the protocol of the previews
     answer: Literal["json", "chat", "typed", "binary"] = "json"  # chat: events that end in [DONE]; typed: events with names
     by: Literal["azure", "models", "engines", "billing", "moderations", "nobody"] = "azure"
     instead: str = ""  # of what nobody has here
 
-    def form(self, version: str, *, model: bool = True) -> Form:
+    def form(self, version: str, *, model: bool = True, beta: bool = False) -> Form:
         """The form that takes the operation with `version` (dated, "v1" or "preview") configured. `model`: one was named."""
+        if beta:
+            return Form(f"/openai{self.beta}", NEWEST_PREVIEW)
         dated = version not in ("v1", "preview") and self.in_dated(version)
         if self.v1 and not (dated and (model or "{deployment}" not in self.dated)):
             return Form(f"/openai/v1{self.v1}", "preview" if version == "preview" and not self.unversioned else "")
@@ -139,7 +142,7 @@ ENDPOINTS = (
     *_rows("* /assistants/**", v1="", dated=_SAME, preview="2024-02-15"),
     *_rows("* /threads/**", dated=_SAME, preview="2024-02-15", answer="typed"),
     # Realtime. A session names its model in the query, in its configuration, or in the first frame.
-    *_rows("WS /realtime", models=("session.model", "response.model"), model_in="query", unversioned=True),
+    *_rows("WS /realtime", models=("session.model", "response.model"), model_in="query", unversioned=True, beta="/realtime"),
     *_rows("WS /realtime/translations", models=("session.model",), model_in="query", unversioned=True),
     *_rows(
         "WS /live/sessions\nWS /live/sessions/{session_id}/attach\nWS /live/sessions/{session_id}/fork",

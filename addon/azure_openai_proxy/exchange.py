@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import calls, credentials, synthesized, to_azure, to_openai
+from . import calls, credentials, realtime, synthesized, to_azure, to_openai
 
 if TYPE_CHECKING:
     from mitmproxy import http
+    from mitmproxy.websocket import WebSocketMessage
 
     from .backends import Base
     from .calls import Call
@@ -28,6 +29,8 @@ class Exchange:
     asked: Asked | None = field(default=None, repr=False)
     sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    frames: realtime.Frames | None = field(default=None, repr=False)  # of a WebSocket
+    talked: int = 0  # bytes of its messages that are kept
 
     @property
     def unchanged(self) -> bool:
@@ -49,6 +52,9 @@ class Exchange:
         """
         path, _, query_text = request.path.partition("?")
         query = to_azure.Query.read(query_text)
+        if query.api_key:
+            request.path = to_azure.without_key(request.path)  # the flow is kept, whatever becomes of the request
+        query = query._replace(api_key=query.api_key or realtime.key(request.headers))
         self.secrets = tuple(filter(None, {self.settings.token, *credentials.seen(request.headers, query.api_key)}))
         if request.method == "OPTIONS":
             return synthesized.preflight(request)
@@ -74,6 +80,9 @@ class Exchange:
         credential = credentials.choose(backend.token, self.asked.headers, self.asked.query.api_key)
         mapper = self.settings.mapper
         deployment = mapper.configured if self.call.native else mapper.deployment
+        if self.call.method == "WS":
+            self.frames = realtime.Frames(self.call.endpoint.models, deployment)
+            deployment = self.frames.asked
         self.sent = sent = to_azure.translate(self.call, self.asked, backend, deployment, credential)
         aim(request, sent.base)
         request.path, request.headers = sent.path, sent.headers
@@ -86,6 +95,8 @@ class Exchange:
         if self.unchanged:
             response.stream = True
             return
+        if self.asked and response.status_code == 101 and (protocol := realtime.answered(self.asked.headers, response.headers)):
+            response.headers["sec-websocket-protocol"] = protocol
         if self.sent and response.status_code != 101:
             kind = self._kind(response)
             encoding = response.headers.get("content-encoding")
@@ -128,6 +139,21 @@ class Exchange:
             shaped = to_openai.json_body(content) if self.settings.normalize else content
         if shaped is not content:
             response.content = shaped
+
+    def frame(self, messages: list[WebSocketMessage]) -> None:
+        """The last of `messages` is on its way: change it in place. Of a long talk the oldest are forgotten."""
+        message = messages[-1]
+        if self.frames and message.is_text:
+            frame = message.content
+            if message.from_client:
+                frame = self.frames.out(frame)
+            else:
+                frame = self.frames.back(to_openai.json_body(frame) if self.settings.normalize else frame)
+            if frame is not message.content:
+                message.content = frame
+        self.talked += len(message.content)
+        while self.talked > self.settings.max_body and len(messages) > 1:
+            self.talked -= len(messages.pop(0).content)
 
 
 def aim(request: http.Request, base: Base) -> None:

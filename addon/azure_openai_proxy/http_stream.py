@@ -20,9 +20,11 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.websocket import WebsocketConnection
 
 from .http1_server import LastOfConnection, Server, Unreadable, complete
 from .http_layer import ABSOLUTE_FORM, Failure, Rules
+from .http_websocket import Upgrading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +52,7 @@ FAILURES = {
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t"})
 
 
-class Stream(HttpStream):
+class Stream(Upgrading):
     rules: Rules
     max_body: int | None = None
 
@@ -222,6 +224,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "check_killed": "self emit_error_hook",
         "check_body_size": "self request",
         "handle_protocol_error": "self event",
+        "flow_done": "self",
         "mode": None,
         "state_uninitialized": None,
         "state_wait_for_request_headers": None,
@@ -230,6 +233,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "state_stream_response_body": None,
         "state_errored": None,
     },
+    WebsocketConnection: {"send2": "self event"},
     Http1Server: {
         "__init__": "self context",
         "read_headers": "self event",

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote_plus
 
 from mitmproxy import http
 
-from . import bodies
+from . import bodies, realtime
 from .endpoints import NEWEST_GA, Form
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .calls import Call
     from .credentials import Credential
 
-__all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
+__all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate", "without_key"]
 
 # What belongs to this connection or to OpenAI's account: RFC 9110 7.6.1, and the SDKs' account headers, which Azure refuses or ignores.
 _NOT_FOR_AZURE = frozenset(
@@ -53,12 +53,21 @@ class Query(NamedTuple):
                 rest.append(pair)
         return cls("&".join(rest), taken["api-version"], taken["api-key"])
 
-    def with_model(self, deployment: str | None) -> str:
-        """The rest, with the deployment in place of a model that it names."""
+    def with_model(self, deployment: str | None, name: str = "") -> str:
+        """The rest, with the deployment in place of a model that it names; under another `name` if need be."""
         if deployment is None:
             return self.rest
-        named = (pair.partition("=") for pair in self.rest.split("&"))
-        return "&".join(f"{name}={quote(deployment)}" if name in ("model", "deployment") else name + sep + old for name, sep, old in named)
+        pairs = (pair.partition("=") for pair in self.rest.split("&"))
+        return "&".join(
+            f"{name or old}={quote(deployment)}" if old in ("model", "deployment") else f"{old}{sep}{value}" for old, sep, value in pairs
+        )
+
+
+def without_key(path: str) -> str:
+    """`path` without a key in its query."""
+    bare, mark, query = path.partition("?")
+    kept = [pair for pair in query.split("&") if unquote_plus(pair.partition("=")[0]).lower() != "api-key"]
+    return bare + mark + "&".join(kept)
 
 
 class Sent(NamedTuple):
@@ -87,18 +96,19 @@ def form(call: Call, deployment: str | None, backend: Backend, asked_version: st
     """The Azure API that takes this call. A client that speaks one of Azure's own forms keeps it."""
     match call.native:
         case "v1":
-            return Form("/openai/v1{path}", asked_version if asked_version in ("v1", "preview") else "")
+            kept = asked_version in ("v1", "preview") and not call.endpoint.unversioned
+            return Form("/openai/v1{path}", asked_version if kept else "")
         case "dated":
             version = asked_version or (backend.apiversion if backend.apiversion[0].isdigit() else NEWEST_GA)
             return Form("/openai/deployments/{deployment}{path}" if call.deployed else "/openai{path}", version)
-    return call.endpoint.form(backend.apiversion, model=deployment is not None)
+    return call.endpoint.form(backend.apiversion, model=deployment is not None, beta=call.beta)
 
 
 def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> str:
     """Path and query for Azure."""
     template, version = form(call, deployment, backend, query.api_version)
     below = template.replace("{path}", "\0").format(deployment=quote(deployment or "", safe=""), **call.values).replace("\0", call.path)
-    rest = query.with_model(deployment) if call.endpoint.model_in == "query" else query.rest
+    rest = query.with_model(deployment, "deployment" if call.beta else "") if call.endpoint.model_in == "query" else query.rest
     joined = "&".join(filter(None, [rest, f"api-version={version}" if version else ""]))
     return f"{backend.base.prefix}{below}{'?' if joined else ''}{joined}"
 
@@ -109,6 +119,8 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
     result = http.Headers([(name, value) for name, value in client.fields if name.lower() not in dropped])
     if websocket:
         result["connection"], result["upgrade"] = "Upgrade", "websocket"
+        if "sec-websocket-protocol" in result:
+            result.set_all("sec-websocket-protocol", [", ".join(offered)] if (offered := realtime.offered(client)) else [])
     if "host" in result:
         result["host"] = host
     result[credential.header] = credential.value

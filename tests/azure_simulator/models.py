@@ -38,6 +38,7 @@ _MODELS = {
         Model("text-embedding-3-small", "text-embedding-3-small", EMBEDDINGS, dimensions=1536),
         Model("text-embedding-3-large", "text-embedding-3-large", EMBEDDINGS, dimensions=3072),
         Model("text-embedding-ada-002", "text-embedding-ada-002", EMBEDDINGS, dimensions=1536),
+        Model("gpt-realtime", "gpt-realtime-2025-08-28", OTHER),
         Model("whisper", "whisper", OTHER),
         Model("tts", "tts", OTHER),
         Model("tts-hd", "tts-hd", OTHER),

@@ -24,6 +24,8 @@ class Received:
     client_port: int = 0  # tells connections apart
     status: int | None = None  # of the answer; None while there is none
     outcome: Literal["answered", "cut", "client left"] | None = None
+    frames: list[str | bytes] = field(default_factory=list)  # of a WebSocket, from the client
+    close_code: int | None = None
     done: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def header(self, name: str) -> str | None:

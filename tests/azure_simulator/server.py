@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
+from . import websockets
 from .calls import recognise
 from .delivery import deliver, drop_unset_content_type
 from .faults import Faults
@@ -155,6 +156,8 @@ class Simulator:
         )
         self._requests.add(received)
         try:
+            if websockets.wanted(received):
+                return await self._upgrade(request, received)
             call = recognise(received, OPERATIONS)
             answer = respond(call, self.key, self.entra_tokens, self.deployments)
             for fault in self.faults.take(call):
@@ -171,3 +174,13 @@ class Simulator:
             received.done.set()
             if self._on_request is not None:
                 self._on_request(received)
+
+    async def _upgrade(self, request: web.Request, received: Received) -> web.StreamResponse:
+        refused = websockets.refusal(received, self.key, self.entra_tokens, self.deployments)
+        if refused is not None:
+            received.status, received.outcome = refused.status, "answered"
+            return (await deliver(request, refused))[0]
+        received.status = 101
+        response = await websockets.serve(request, received, self.deployments)
+        received.outcome = "answered"
+        return response

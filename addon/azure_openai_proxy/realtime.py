@@ -1,0 +1,95 @@
+"""WebSockets: what a client offers as subprotocols, and the models that frames name.
+
+A browser cannot set a header on an upgrade, so OpenAI's clients put the key among the subprotocols. Azure knows `realtime` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from . import bodies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["Frames", "answered", "key", "offered", "speaks_beta"]
+
+_KEY = "openai-insecure-api-key."
+_OPENAIS_OWN = (_KEY, "openai-organization.", "openai-project.", "openai-beta.")
+_BETA = "realtime-v1"
+_HEADER = "sec-websocket-protocol"
+
+
+def _protocols(headers: Mapping[str, str]) -> list[str]:
+    return [name.strip() for name in headers.get(_HEADER, "").split(",") if name.strip()]
+
+
+def key(headers: Mapping[str, str]) -> str:
+    """The key among the subprotocols; "" if there is none."""
+    return next((name.removeprefix(_KEY) for name in _protocols(headers) if name.startswith(_KEY)), "")
+
+
+def offered(headers: Mapping[str, str]) -> list[str]:
+    """The subprotocols that are Azure's business too."""
+    return [name for name in _protocols(headers) if not name.startswith(_OPENAIS_OWN)]
+
+
+def speaks_beta(headers: Mapping[str, str]) -> bool:
+    """Whether the client speaks the protocol of realtime's previews, which Azure has on another path."""
+    return headers.get("openai-beta", "").replace("=", "-") == _BETA or f"openai-beta.{_BETA}" in _protocols(headers)
+
+
+def answered(client: Mapping[str, str], azure: Mapping[str, str]) -> str | None:
+    """The subprotocol the client is to be told, where Azure names none: a browser that offered some gives up without."""
+    return None if _HEADER in azure else next(iter(offered(client)), None)
+
+
+class Frames:
+    """The models in one connection's frames: the client's names out as deployments, and the deployments back as those names."""
+
+    _BACK = ("session.model", "response.model")
+
+    def __init__(self, places: Iterable[str], deployment: Callable[[str], str]) -> None:
+        self._places = tuple(places)
+        self._deployment = deployment
+        self._names: dict[str, str] = {}  # deployment → what the client called it last
+
+    def asked(self, model: str) -> str:
+        """The deployment for `model`, which will be called so from now on."""
+        deployment = self._deployment(model)
+        self._names[deployment] = model
+        return deployment
+
+    def out(self, frame: bytes) -> bytes:
+        """A client's frame for Azure."""
+        return _renamed(frame, self._places, self.asked)
+
+    def back(self, frame: bytes) -> bytes:
+        """Azure's frame for the client. The name of a model that was not asked for stays: it says what answered."""
+        if all(deployment == model for deployment, model in self._names.items()):
+            return frame
+        return _renamed(frame, self._BACK, lambda deployment: self._names.get(deployment, deployment))
+
+
+def _renamed(frame: bytes, places: Iterable[str], new: Callable[[str], str]) -> bytes:
+    if b'"model"' not in frame:  # audio: most frames by far
+        return frame
+    try:
+        json.loads(frame)
+    except (ValueError, RecursionError):
+        return frame
+    spans = [span._replace(text=name) for span in bodies.json_strings(frame, places) if (name := new(span.text)) != span.text]
+    if not spans:
+        return frame
+    # mitmproxy cuts a frame that has changed into pieces, and with it a character of several bytes.
+    return _ascii(bodies.replace(frame, spans, lambda name: json.dumps(name).encode()))
+
+
+_WIDE = re.compile(r"[^\x00-\x7f]+")
+
+
+def _ascii(document: bytes) -> bytes:
+    """JSON with escapes in place of all that is not ASCII, which stands only in its strings."""
+    return document if document.isascii() else _WIDE.sub(lambda text: json.dumps(text[0])[1:-1], document.decode()).encode()

@@ -1,0 +1,125 @@
+"""Subprotocols and frames, without a network."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from mitmproxy.http import Headers
+
+from azure_openai_proxy import realtime
+
+KEY = "openai-insecure-api-key.sk-1"
+
+
+def head(protocols: str | None = None, beta: str | None = None) -> Headers:
+    named = {b"sec-websocket-protocol": protocols, b"openai-beta": beta}
+    return Headers([(name, value.encode()) for name, value in named.items() if value is not None])
+
+
+@pytest.mark.parametrize(
+    "protocols, key, offered",
+    [
+        (None, "", []),
+        ("", "", []),
+        ("realtime", "", ["realtime"]),
+        (f"realtime, {KEY}", "sk-1", ["realtime"]),
+        (f"{KEY},realtime,openai-beta.realtime-v1,openai-organization.o,openai-project.p", "sk-1", ["realtime"]),
+        (KEY, "sk-1", []),
+        ("realtime, mine", "", ["realtime", "mine"]),
+    ],
+)
+def test_what_is_openai_s_is_taken_out_of_the_subprotocols(protocols: str | None, key: str, offered: list[str]) -> None:
+    """The key is found, and Azure is offered what is left."""
+    assert (key, offered) == (realtime.key(head(protocols)), realtime.offered(head(protocols)))
+
+
+@pytest.mark.parametrize(
+    "headers, beta",
+    [
+        (head("realtime"), False),
+        (head("realtime, openai-beta.realtime-v1"), True),
+        (head(beta="realtime=v1"), True),
+        (head(beta="assistants=v2"), False),
+    ],
+)
+def test_who_speaks_the_previews_protocol_says_so(headers: Headers, beta: bool) -> None:
+    """By a header, or where there can be none by a subprotocol."""
+    assert beta == realtime.speaks_beta(headers)
+
+
+@pytest.mark.parametrize(
+    "client, azure, told",
+    [
+        (head(f"realtime, {KEY}"), head(), "realtime"),
+        (head(f"realtime, {KEY}"), head("realtime"), None),
+        (head(KEY), head(), None),
+        (head(), head(), None),
+    ],
+)
+def test_a_subprotocol_is_answered_where_azure_names_none(client: Headers, azure: Headers, told: str | None) -> None:
+    """Azure's own choice stays, and never is the key the answer."""
+    assert told == realtime.answered(client, azure)
+
+
+def frames(*places: str) -> realtime.Frames:
+    return realtime.Frames(places or ("session.model", "response.model"), lambda model: {"rt": "gpt-realtime"}.get(model, model))
+
+
+def test_a_model_goes_out_as_a_deployment_and_comes_back() -> None:
+    """What the client calls `rt` is `gpt-realtime` at Azure; not another byte of a frame changes."""
+    talk = frames()
+
+    assert b'{ "type":"session.update","session":{"model":"gpt-realtime"} }' == talk.out(
+        b'{ "type":"session.update","session":{"model":"rt"} }'
+    )
+    assert b'{"response":{"model": "rt"}}' == talk.back(b'{"response":{"model": "gpt-realtime"}}')
+    assert b'{"session":{"model":"gpt-realtime-2025"}}' == talk.back(b'{"session":{"model":"gpt-realtime-2025"}}')
+
+
+def test_a_name_in_the_query_comes_back_in_frames() -> None:
+    """The upgrade's model counts as one that was asked for."""
+    talk = frames()
+
+    assert "gpt-realtime" == talk.asked("rt")
+    assert b'{"session":{"model":"rt"}}' == talk.back(b'{"session":{"model":"gpt-realtime"}}')
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'{"type":"input_audio_buffer.append","audio":"AAAA"}',
+        b'{"session":{"model":"other"}}',
+        b'{"item":{"model":"rt"}}',
+        b'{"session":{"model":"rt"',
+        b'"model"',
+        b"[" * 100_000 + b'"model"',
+    ],
+    ids=["audio", "not mapped", "elsewhere", "cut", "no object", "deep"],
+)
+def test_a_frame_without_a_model_of_ours_is_the_same_object(frame: bytes) -> None:
+    """Nothing is copied, and what cannot be read is for the other side to judge."""
+    talk = frames()
+    talk.asked("rt")
+
+    assert talk.out(frame) is frame
+    assert talk.back(frame) is frame
+
+
+def test_names_that_nobody_maps_are_not_looked_for_in_answers() -> None:
+    """Then there is nothing to bring back."""
+    talk = frames()
+    talk.asked("same")
+    frame = b'{"session":{"model":"same"}}'
+
+    assert talk.back(frame) is frame
+
+
+def test_a_changed_frame_is_ascii() -> None:
+    """mitmproxy cuts it anywhere, and half a character would be lost; the text stays the same."""
+    frame = json.dumps({"session": {"model": "rt", "instructions": 'é€😀 \\u00e9 "'}}, ensure_ascii=False).encode()
+
+    changed = frames().out(frame)
+
+    assert changed.isascii()
+    assert json.loads(frame)["session"] | {"model": "gpt-realtime"} == json.loads(changed)["session"]
