@@ -71,7 +71,8 @@ class AzureOpenAIProxy:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if not self._is_ours(flow):
             return
-        self.exchanges[flow] = exchange = Exchange(self.settings, flow.request.headers.get("origin"))
+        upstream = ways.upstream(flow, ctx.options.upstream_auth)
+        self.exchanges[flow] = exchange = Exchange(self.settings, flow.request.headers.get("origin"), upstream)
         if exchange.unchanged:
             exchange.hand_over(flow.request)
 

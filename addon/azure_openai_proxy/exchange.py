@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .calls import Call
     from .options import Settings
     from .to_azure import Asked, Sent
+    from .ways import Upstream
 
 __all__ = ["Exchange"]
 
@@ -25,6 +26,7 @@ class Exchange:
 
     settings: Settings
     origin: str | None  # of a browser's page
+    upstream: Upstream | None = None
     call: Call | None = None
     asked: Asked | None = field(default=None, repr=False)
     sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
@@ -89,6 +91,8 @@ class Exchange:
         if sent.content or "content-length" in self.asked.headers or "transfer-encoding" in self.asked.headers:
             request.raw_content = sent.content
             request.headers["content-length"] = str(len(sent.content))
+        if self.upstream:
+            self.upstream.prepare(request)
 
     def response_head(self, response: http.Response) -> None:
         """Shape the head of the answer, and decide whether its body streams through or is read whole."""

@@ -8,8 +8,10 @@ TLS connection that is not ours is not even decrypted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from mitmproxy.addons.upstream_auth import parse_upstream_auth
+from mitmproxy.net.http.url import hostport
 from mitmproxy.proxy import mode_specs
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from mitmproxy import http, tls
 
-__all__ = ["is_ours", "names_ours", "passes_through"]
+__all__ = ["Upstream", "is_ours", "names_ours", "passes_through", "upstream"]
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -52,3 +54,32 @@ def passes_through(hello: tls.ClientHelloData, hosts: AbstractSet[str]) -> bool:
         return False
     destination = hello.context.server.address
     return destination is not None and not names_ours([destination[0], hello.client_hello.sni], hosts)
+
+
+class Upstream(NamedTuple):
+    """The proxy that this one is behind, as a request of ours must know it."""
+
+    connects: bool  # the client came by CONNECT, and so does everything that goes on
+    authorization: bytes | None
+
+    def prepare(self, request: http.Request) -> None:
+        """A plain request that asks that proxy without CONNECT carries the whole URL and the password; any other carries neither.
+
+        mitmproxy decides both when the request arrives, while it still goes where the client sent it.
+        """
+        if request.scheme == "https" or self.connects:
+            if not request.is_http2:
+                request.authority = ""
+            return
+        here = hostport(request.scheme, request.host, request.port)
+        request.http_version = "HTTP/1.1"  # of an HTTP/2 request the whole URL would get lost on the way
+        request.headers["host"] = request.authority = here
+        if self.authorization:
+            request.headers["proxy-authorization"] = self.authorization
+
+
+def upstream(flow: http.HTTPFlow, credentials: str | None) -> Upstream | None:
+    """The proxy between this one and the world, if there is one. `credentials` are mitmproxy's `upstream_auth`."""
+    if not isinstance(flow.client_conn.proxy_mode, mode_specs.UpstreamMode):
+        return None
+    return Upstream(flow.server_conn.address is not None, parse_upstream_auth(credentials) if credentials else None)
