@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Curl", "events"]
 
+_ENVIRONMENT = {"PATH": os.environ["PATH"]}  # no proxy variables
 _TAIL = "\n%{http_code} %{http_version} %{http_connect} %{errormsg}"
 
 
@@ -43,7 +45,12 @@ class Curl:
 
     def __call__(self, *more: str) -> Answer:
         done = subprocess.run(
-            self._command("-w", _TAIL, *more), capture_output=True, text=True, timeout=2 * PATIENCE, env={"PATH": "/usr/bin:/bin:/usr/sbin"}, check=False
+            self._command("-w", _TAIL, *more),
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE,
+            env=_ENVIRONMENT,
+            check=False,
         )
         body, _, tail = done.stdout.rpartition("\n")
         status, version, connect, error = tail.split(" ", 3)
@@ -52,9 +59,7 @@ class Curl:
     @contextmanager
     def lines(self, *more: str) -> Iterator[Iterator[str]]:
         """The answer line by line, each as it arrives."""
-        with subprocess.Popen(
-            self._command("-N", *more), stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin:/bin:/usr/sbin"}
-        ) as process:
+        with subprocess.Popen(self._command("-N", *more), stdout=subprocess.PIPE, text=True, env=_ENVIRONMENT) as process:
             assert process.stdout
             try:
                 yield (line.rstrip("\n") for line in process.stdout)

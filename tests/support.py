@@ -45,9 +45,9 @@ def only_http2(ca: Path) -> ssl.SSLContext:
 class Decoy:
     """A TCP listener that counts who comes and answers nobody: api.openai.com, as far as the proxy can tell."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.accepted = 0
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port: int = self._socket.getsockname()[1]
         threading.Thread(target=self._count, daemon=True).start()
 

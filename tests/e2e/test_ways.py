@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from azure_simulator import Gate
-from curl import Curl, events
-from support import PATIENCE, Mitmdump
+from asking import H1, H2, OPENAI, keeps_its_certificate, serves
+from curl import Curl
+from support import Mitmdump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from azure_simulator import Simulator
@@ -22,47 +21,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 
-OPENAI = "https://api.openai.com"
-ANSWER = "You said: one two three"
-H1, H2 = "--http1.1", "--http2"
-
-
-def body(**more: object) -> str:
-    return json.dumps({"model": "gpt-3.5-turbo", "messages": [{"role": "user", "content": "one two three"}]} | more)
-
-
-def serves(curl: Curl, base: str, azure: Simulator) -> str:
-    """A chat and a stream come through, the stream event by event; the HTTP version that the client got."""
-    ask = ("-H", f"Authorization: Bearer {azure.key}", "-H", "Content-Type: application/json", f"{base}/v1/chat/completions", "-d")
-
-    answer = curl(*ask, body())
-    assert (200, "") == (answer.status, answer.error)
-    assert ANSWER == answer.json["choices"][0]["message"]["content"]
-
-    gate = Gate(before=3)
-    azure.faults.next(gate)
-    with curl.lines(*ask, body(stream=True)) as lines:
-        chunks = events(lines)
-        first = json.loads(next(chunks))
-        assert gate.reached.wait(PATIENCE)  # Azure holds the next one back, and yet the first is here
-        gate.release()
-        rest = list(chunks)
-    assert "assistant" == first["choices"][0]["delta"]["role"]
-    assert ANSWER == "".join(json.loads(chunk)["choices"][0]["delta"].get("content", "") for chunk in rest[:-1])
-    assert "[DONE]" == rest[-1]
-
-    assert [azure.key] * 2 == [request.header("api-key") for request in azure.requests]
-    return answer.http
-
-
-def keeps_its_certificate(curl: Curl, third_party: str, ca: Path) -> None:
-    """The client trusts the third party's CA alone, so it is the third party's certificate that it sees."""
-    answer = curl("--cacert", str(ca), f"{third_party}/v1/models")
-    assert ("", 401) == (answer.error, answer.status)  # the proxy itself would answer with the models
-
 
 @pytest.fixture(params=["http", "https"])
-def upstream(request: pytest.FixtureRequest, azure: Simulator) -> dict[str, object]:
+def upstream(request: pytest.FixtureRequest, azure: Simulator) -> dict[str, Any]:
     """The options that lead to Azure, plain and by TLS."""
     if request.param == "http":
         return {"azure_openai_endpoint": azure.http_url}
@@ -73,10 +34,14 @@ def trusting(proxy: Mitmdump, *arguments: str) -> Curl:
     return Curl(["--cacert", str(proxy.ca), "--proxy-cacert", str(proxy.ca), *arguments])
 
 
-GATEWAYS: dict[str, tuple[str, Callable[[Mitmdump], str], str]] = {
-    "http": (H1, lambda proxy: proxy.url, "1.1"),
-    "https": (H1, lambda proxy: proxy.https_url, "1.1"),
-    "h2": (H2, lambda proxy: proxy.https_url, "2"),
+def written(address: str, proxy: Mitmdump) -> str:
+    return address.format(http=proxy.url, https=proxy.https_url)
+
+
+GATEWAYS: dict[str, tuple[str, str, str]] = {
+    "http": (H1, "{http}", "1.1"),
+    "https": (H1, "{https}", "1.1"),
+    "h2": (H2, "{https}", "2"),
 }
 
 
@@ -85,9 +50,9 @@ GATEWAYS: dict[str, tuple[str, Callable[[Mitmdump], str], str]] = {
 def test_gateway(
     mode: str,
     version: str,
-    base: Callable[[Mitmdump], str],
+    base: str,
     seen: str,
-    upstream: dict[str, object],
+    upstream: dict[str, Any],
     azure: Simulator,
     decoy: Decoy,
     proxy: Proxies,
@@ -95,44 +60,44 @@ def test_gateway(
     """A client with a base URL: plain, by TLS, on HTTP/2."""
     through = proxy("--mode", mode, **upstream)
 
-    assert seen == serves(trusting(through, version), base(through), azure)
+    assert seen == serves(trusting(through, version), written(base, through), azure)
     assert 0 == decoy.accepted
 
 
-FORWARD: dict[str, tuple[str, Callable[[Mitmdump], str], str, str]] = {
-    "plain": (H1, lambda proxy: proxy.url, "http://api.openai.com", "1.1"),
-    "plain, proxy by TLS": (H1, lambda proxy: proxy.https_url, "http://api.openai.com", "1.1"),
-    "CONNECT": (H1, lambda proxy: proxy.url, OPENAI, "1.1"),
-    "CONNECT, h2": (H2, lambda proxy: proxy.url, OPENAI, "2"),
-    "CONNECT, proxy by TLS": (H1, lambda proxy: proxy.https_url, OPENAI, "1.1"),
-    "CONNECT, h2, proxy by TLS": (H2, lambda proxy: proxy.https_url, OPENAI, "2"),
+FORWARD: dict[str, tuple[str, str, str, str]] = {
+    "plain": (H1, "{http}", "http://api.openai.com", "1.1"),
+    "plain, proxy by TLS": (H1, "{https}", "http://api.openai.com", "1.1"),
+    "CONNECT": (H1, "{http}", OPENAI, "1.1"),
+    "CONNECT, h2": (H2, "{http}", OPENAI, "2"),
+    "CONNECT, proxy by TLS": (H1, "{https}", OPENAI, "1.1"),
+    "CONNECT, h2, proxy by TLS": (H2, "{https}", OPENAI, "2"),
 }
 
 
 @pytest.mark.parametrize("version, at, base, seen", FORWARD.values(), ids=FORWARD)
 def test_forward_proxy(
     version: str,
-    at: Callable[[Mitmdump], str],
+    at: str,
     base: str,
     seen: str,
-    upstream: dict[str, object],
+    upstream: dict[str, Any],
     azure: Simulator,
     decoy: Decoy,
     proxy: Proxies,
 ) -> None:
     """A client with a proxy variable and a hard-coded address."""
     through = proxy("--mode", "regular", **upstream)
-    curl = trusting(through, version, "--proxy", at(through))
+    curl = trusting(through, version, "--proxy", written(at, through))
 
     assert seen == serves(curl, base, azure)
     assert 0 == decoy.accepted
-    keeps_its_certificate(curl, azure.https_url, azure.ca)
+    keeps_its_certificate(curl, azure.https_url, azure.ca, 401)
 
 
 @pytest.mark.parametrize("version, base, seen", [(H1, "http://api.openai.com", "1.1"), (H1, OPENAI, "1.1"), (H2, OPENAI, "2")])
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"], ids=["the client resolves", "the proxy resolves"])
 def test_socks5(
-    scheme: str, version: str, base: str, seen: str, upstream: dict[str, object], azure: Simulator, decoy: Decoy, proxy: Proxies
+    scheme: str, version: str, base: str, seen: str, upstream: dict[str, Any], azure: Simulator, decoy: Decoy, proxy: Proxies
 ) -> None:
     """A client that speaks SOCKS, with names or addresses: the name is in the TLS hello or in the Host."""
     through = proxy("--mode", "socks5", **upstream)
@@ -142,7 +107,7 @@ def test_socks5(
     assert seen == serves(curl, base, azure)
     assert 0 == decoy.accepted
     assert [] == [connection for connection in through.connections if connection.startswith("127.0.0.2:")]
-    keeps_its_certificate(curl, azure.https_url, azure.ca)
+    keeps_its_certificate(curl, azure.https_url, azure.ca, 401)
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +118,10 @@ def corporate(confdir: Path, _decoy: Decoy, tmp_path_factory: pytest.TempPathFac
         yield proxy
 
 
-BEHIND: dict[str, tuple[str, Callable[[Mitmdump], str], str, str]] = {
-    "gateway, http": (H1, lambda proxy: "", "", "1.1"),
-    "gateway, https": (H1, lambda proxy: "", "tls", "1.1"),
-    "gateway, h2": (H2, lambda proxy: "", "tls", "2"),
+BEHIND: dict[str, tuple[str, str, str, str]] = {
+    "gateway, http": (H1, "", "{http}", "1.1"),
+    "gateway, https": (H1, "", "{https}", "1.1"),
+    "gateway, h2": (H2, "", "{https}", "2"),
     **FORWARD,
 }
 
@@ -164,10 +129,10 @@ BEHIND: dict[str, tuple[str, Callable[[Mitmdump], str], str, str]] = {
 @pytest.mark.parametrize("version, at, base, seen", BEHIND.values(), ids=BEHIND)
 def test_behind_a_proxy_with_a_password(
     version: str,
-    at: Callable[[Mitmdump], str],
+    at: str,
     base: str,
     seen: str,
-    upstream: dict[str, object],
+    upstream: dict[str, Any],
     corporate: Mitmdump,
     azure: Simulator,
     decoy: Decoy,
@@ -176,10 +141,10 @@ def test_behind_a_proxy_with_a_password(
     """Azure, and everyone else, is reached through the company's proxy alone."""
     through = proxy("--mode", f"upstream:{corporate.url}", "--upstream-auth", "clerk:password", **upstream)
     corporate.forget()
-    curl = trusting(through, version, "--proxy", at(through))
+    curl = trusting(through, version, "--proxy", written(at, through))
 
-    assert seen == serves(curl, base.replace("tls", through.https_url) or through.url, azure)
+    assert seen == serves(curl, written(base, through), azure)
     assert 0 == decoy.accepted
-    keeps_its_certificate(Curl(["--proxy", through.url]), azure.https_url, azure.ca)
+    keeps_its_certificate(Curl(["--proxy", through.url]), azure.https_url, azure.ca, 401)
     assert {f"127.0.0.1:{corporate.port}"} == set(through.connections)
     assert [] != corporate.connections

@@ -1,0 +1,206 @@
+"""The ways in that a client knows nothing of, between two network namespaces: a transparent gateway, WireGuard, a captured process."""
+
+from __future__ import annotations
+
+import http.server
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from asking import H1, H2, OPENAI, keeps_its_certificate, serves
+from azure_simulator import Simulator, tls
+from curl import Curl
+from network import Family, Network, inside, needs, run
+from support import MITMDUMP, ROOT, Decoy, Mitmdump
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+BY = {"http": (H1, "http://api.openai.com", "1.1"), "https": (H1, OPENAI, "1.1"), "h2": (H2, OPENAI, "2")}
+
+
+class World(NamedTuple):
+    """The Internet, as far as a test needs one: it lives in the gateway's namespace."""
+
+    network: Network
+    azure: Simulator
+    decoys: Sequence[Decoy]  # api.openai.com
+    third_ca: Path
+
+
+class Teapot(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(418)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def world(folder: Path, family: Family = "IPv4") -> Iterator[World]:
+    network = Network(family)
+    try:
+        third_ca, context = tls.make(folder, ["third.example"])
+
+        def third_party() -> http.server.HTTPServer:
+            class Server(http.server.ThreadingHTTPServer):
+                address_family = socket.AF_INET6 if family == "IPv6" else socket.AF_INET
+
+            server = Server((network.at.third, 443), Teapot)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            return server
+
+        decoys = [inside(network.gateway, lambda port=port: Decoy(network.at.openai, port)) for port in (80, 443)]  # type: ignore[misc]
+        third = inside(network.gateway, third_party)
+        azure = Simulator()
+        inside(network.gateway, azure.__enter__)
+        try:
+            yield World(network, azure, decoys, third_ca)
+        finally:
+            azure.__exit__(None, None, None)
+            third.shutdown()
+            third.server_close()
+            for decoy in decoys:
+                decoy.close()
+    finally:
+        network.close()
+
+
+def proxy(world: World, home: Path, confdir: Path, mode: str, prefix: Sequence[str] = (), **options: object) -> Mitmdump:
+    """In the gateway's namespace, on every interface."""
+    return Mitmdump(
+        home,
+        confdir,
+        options={
+            "azure_openai_endpoint": world.azure.https_url,
+            "ssl_verify_upstream_trusted_ca": world.azure.ca,
+            "listen_host": None,
+            "listen_port": None,
+        }
+        | options,
+        args=("--mode", mode),
+        command=(*(prefix or world.network.command(world.network.gateway)), MITMDUMP),
+    )
+
+
+def check(world: World, through: Mitmdump, prefix: Sequence[str]) -> None:
+    """A client that runs under `prefix` is served, whatever it speaks, and all but OpenAI is left alone."""
+    for version, base, seen in BY.values():
+        assert seen == serves(Curl(["--cacert", str(through.ca), version], prefix), base, world.azure)
+    keeps_its_certificate(Curl(prefix=prefix), "https://third.example", world.third_ca, 418)
+    assert [0, 0] == [decoy.accepted for decoy in world.decoys]
+    assert "api.openai.com" not in through.lookups
+
+
+def with_iptables(network: Network) -> None:
+    run(*network.command(network.gateway), str(ROOT / "deploy/transparent/redirect-iptables.sh"), "inside")
+
+
+def with_nftables(network: Network) -> None:
+    rules = (ROOT / "deploy/transparent/redirect.nft").read_text()
+    run(*network.command(network.gateway), "nft", "-f", "-", input=rules.replace('"eth1"', '"inside"'))
+
+
+@needs("curl")
+@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
+@pytest.mark.parametrize(
+    "redirect",
+    [
+        pytest.param(with_iptables, id="iptables", marks=needs("iptables")),
+        pytest.param(with_nftables, id="nftables", marks=needs("nft")),
+    ],
+)
+def test_transparent(redirect: Callable[[Network], None], family: Family, tmp_path: Path, confdir: Path) -> None:
+    """A gateway that clients do not know of: their default route leads through it, and the kernel hands it their web traffic."""
+    with world(tmp_path, family) as there:
+        redirect(there.network)
+        with proxy(there, tmp_path / "home", confdir, "transparent", listen_port=8080) as through:
+            check(there, through, there.network.command(there.network.client))
+
+
+def no_tun() -> str | None:
+    return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
+
+
+def no_cgroup() -> str | None:
+    """Why there can be no control group of our own."""
+    made = subprocess.run(
+        ["unshare", "-m", "sh", "-c", 'mount -t cgroup2 none "$0" && mkdir "$0/try-$$" && rmdir "$0/try-$$"', "/sys/fs/cgroup"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f"no control group can be made here: {made.stderr.strip()}" if made.returncode else None
+
+
+@needs("curl", "wg", "wireguard-go", but=no_tun())
+def test_wireguard(tmp_path: Path, confdir: Path) -> None:
+    """A device that knows the proxy as its VPN, names included: all it gets is the configuration that mitmproxy prints."""
+    with world(tmp_path) as there, proxy(there, tmp_path / "home", confdir, "wireguard") as through:
+        printed = through.wait_for_log(r"(?s)(\[Interface\].*)Endpoint = \S+:(\d+)")
+        client = there.network.client
+        # `wg-quick up` does the following with it; Address and DNS are lines of its own
+        config = re.sub("(?m)^(Address|DNS).*$", "", printed[1]) + f"Endpoint = {there.network.at.gateway}:{printed[2]}\n"
+        (tmp_path / "wg0.conf").write_text(config)
+        Path("/etc/netns", client, "resolv.conf").write_text("nameserver 10.0.0.53\n")
+        # third.example is looked up through the tunnel; for OpenAI's name any address will do, and the recorder has only a decoy's
+        Path("/etc/netns", client, "hosts").write_text(f"{there.network.at.openai} api.openai.com\n")
+        with wireguard(there.network, tmp_path / "wg0.conf"):
+            check(there, through, there.network.command(client))
+
+
+@contextmanager
+def wireguard(network: Network, config: Path) -> Iterator[None]:
+    """The client's end, in user space."""
+    run(*network.command(network.client), "wireguard-go", "wg0")  # it goes to the background when the interface is there
+    try:
+        run(*network.command(network.client), "wg", "setconf", "wg0", str(config))
+        network.ip(network.client, "address", "add", "10.0.0.1/32", "dev", "wg0")
+        network.ip(network.client, "link", "set", "mtu", "1420", "dev", "wg0", "up")
+        network.ip(network.client, "route", "replace", "default", "dev", "wg0")
+        yield
+    finally:
+        subprocess.run([*network.command(network.client), "ip", "link", "delete", "wg0"], check=False)
+
+
+# `--mode local` sees the processes of the control group that is mounted as the root: here, one that has only ours in it.
+CONFINED = """
+mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/$0 && mount --bind /sys/fs/cgroup/$0 /sys/fs/cgroup &&
+echo $$ > /sys/fs/cgroup/cgroup.procs && exec "$@"
+"""
+
+
+@pytest.fixture
+def confined() -> Iterator[Callable[[Network], tuple[str, ...]]]:
+    """What a command is run under to be alone, in the gateway's namespace, with those that are run under the same."""
+    names: list[str] = []
+
+    def command(network: Network) -> tuple[str, ...]:
+        names.append(network.gateway)
+        return (*network.command(network.gateway), "sh", "-c", CONFINED, network.gateway)
+
+    yield command
+    for name in set(names):
+        remove = 'mount -t cgroup2 none "$0" && rmdir "$0/$1"; umount "$0"'
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(["unshare", "-m", "sh", "-c", remove, folder, name], check=False)
+
+
+@needs("curl", "sudo", but=no_cgroup())
+def test_local_capture(confined: Callable[[Network], tuple[str, ...]], tmp_path: Path, confdir: Path) -> None:
+    """One program of this machine, which knows of nothing: its connections are taken over in the kernel."""
+    with world(tmp_path) as there:
+        there.network.ip(there.network.gateway, "route", "add", "default", "via", there.network.at.client)
+        prefix = confined(there.network)
+        with proxy(there, tmp_path / "home", confdir, "local:curl", prefix) as through:
+            check(there, through, prefix)
