@@ -10,6 +10,7 @@ from mitmproxy import ctx, http
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy import mode_specs
 from mitmproxy.test import taddons, tflow
+from mitmproxy.websocket import WebSocketData
 
 from azure_openai_proxy import http_layer, options
 from azure_openai_proxy.addon import AzureOpenAIProxy
@@ -171,6 +172,17 @@ def test_a_failed_connection_is_not_remembered(addon: AzureOpenAIProxy) -> None:
     connection = SimpleNamespace(error="TLS failed")
     addon.tls_failed_server(cast("tls.TlsData", SimpleNamespace(conn=connection)))
     assert (None, None) == (server.error, connection.error)
+
+
+def test_a_frame_is_changed_on_its_way(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it is of a WebSocket of ours."""
+    seen: list[object] = []
+    monkeypatch.setattr(Exchange, "frame", lambda _, messages: seen.append(messages))
+    ours, other = ask(addon, gateways("GET", "/v1/realtime?model=m", b"", upgrade="websocket")), ask(addon, somebody_elses())
+    ours.websocket = other.websocket = WebSocketData()
+    addon.websocket_message(ours)
+    addon.websocket_message(other)
+    assert [ours.websocket.messages] == seen
 
 
 def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,11 @@ def test_without_a_model_there_is_no_deployment_for_the_path() -> None:
     assert Form("/openai/v1{path}", "") == row.form("2024-10-21", model=False)
 
 
+def test_the_older_realtime_has_a_form_of_its_own() -> None:
+    """For a client that speaks the protocol of the previews, whatever is configured."""
+    assert Form("/openai/realtime", "2025-04-01-preview") == find("WS", ("realtime",)).form("v1", beta=True)
+
+
 def test_what_azure_has_not_names_no_form_that_is_asked() -> None:
     """The rows of `nobody` are answered before."""
     assert {"azure", "models", "engines", "billing", "moderations", "nobody"} == {row.by for row in endpoints.ENDPOINTS}

@@ -1,9 +1,12 @@
 """One request and its answer, through the stages."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from mitmproxy import http
+from mitmproxy.websocket import WebSocketMessage
+from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy.backends import Backend, parse_base, parse_endpoint
 from azure_openai_proxy.errors import BadRequest, NoKey
@@ -11,6 +14,7 @@ from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.options import Settings
 from azure_openai_proxy.to_openai import Stream
+from azure_openai_proxy.ways import Upstream
 
 KEY = {"authorization": "Bearer client"}
 JSON = {"content-type": "application/json"}
@@ -225,3 +229,58 @@ def test_a_websockets_handshake_is_left_alone() -> None:
     asked.response_head(response)
     asked.response_body(response)
     assert ("websocket", "upgrade") == (response.headers["upgrade"], response.headers["connection"])
+
+
+def talking() -> Exchange:
+    asked = exchange(mapping="m=d")
+    request = asking("GET", "/v1/realtime?model=m", upgrade="websocket")
+    request.headers["sec-websocket-protocol"] = "realtime, openai-insecure-api-key.k"
+    asked.request(request)
+    return asked
+
+
+def test_a_browser_gets_the_subprotocol_it_asked_for() -> None:
+    """It would close a connection that answers with none."""
+    response = http.Response.make(101, b"", {"upgrade": "websocket"})
+    talking().response_head(response)
+    assert "realtime" == response.headers["sec-websocket-protocol"]
+
+
+@pytest.mark.parametrize(
+    ("from_client", "content", "passed"),
+    [
+        (True, b'{"type":"session.update","session":{"model":"m"}}', b'{"type":"session.update","session":{"model":"d"}}'),
+        (False, b'{"type":"session.created","session":{"model":"d"}}', b'{"type":"session.created","session":{"model":"m"}}'),
+        (True, b'{"type":"input_audio_buffer.append","audio":"m"}', b'{"type":"input_audio_buffer.append","audio":"m"}'),
+    ],
+)
+def test_frames_name_the_deployment_out_and_the_model_back(from_client: bool, content: bytes, passed: bytes) -> None:
+    """And nothing else in them changes."""
+    messages = [WebSocketMessage(Opcode.TEXT, from_client, content)]
+    talking().frame(messages)
+    assert passed == messages[0].content
+
+
+def test_of_a_long_talk_the_oldest_frames_are_forgotten() -> None:
+    """A session lasts an hour, and sound is large."""
+    asked = talking()
+    asked.settings = replace(asked.settings, max_body=25)
+    messages: list[WebSocketMessage] = []
+    for _ in range(5):
+        messages.append(WebSocketMessage(Opcode.BINARY, from_client=True, content=b"x" * 10))
+        asked.frame(messages)
+    assert 2 == len(messages)
+
+
+def test_behind_another_proxy_the_request_is_prepared_for_it() -> None:
+    """Once it is known where it goes."""
+    asked = exchange()
+    asked.upstream = Upstream(connects=False, authorization=b"Basic x")
+    asked.settings = replace(asked.settings, backend=Backend(name="b", base=parse_endpoint("http://azure.example")[0], apiversion="v1"))
+    request = asking("POST", "/v1/chat/completions", chat())
+    asked.request(request)
+    assert "azure.example" == request.authority
+    handed = exchange(mode="openai")
+    handed.upstream = Upstream(connects=True, authorization=None)
+    handed.hand_over(request)
+    assert "" == request.authority

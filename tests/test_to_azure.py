@@ -144,6 +144,13 @@ def test_a_websockets_upgrade_goes_on() -> None:
     assert "upgrade" == azure["connection"].lower()
 
 
+@pytest.mark.parametrize(("offered", "sent"), [(b"realtime, openai-insecure-api-key.k", ["realtime"]), (b"openai-insecure-api-key.k", [])])
+def test_a_key_among_the_subprotocols_stays_behind(offered: bytes, sent: list[str]) -> None:
+    """Browsers have no other place for it."""
+    client = Headers([(b"Sec-WebSocket-Protocol", offered)])
+    assert sent == to_azure.headers(client, KEY, "r", websocket=True).get_all("sec-websocket-protocol")
+
+
 def test_headers_without_a_host() -> None:
     """HTTP/2 has its authority elsewhere."""
     assert "host" not in to_azure.headers(Headers(), KEY, "r.openai.azure.com")

@@ -1,7 +1,7 @@
 """Which connections and requests are ours."""
 
 from types import SimpleNamespace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from mitmproxy import http, tls
@@ -9,6 +9,9 @@ from mitmproxy.proxy import mode_specs
 from mitmproxy.test import tflow
 
 from azure_openai_proxy import ways
+
+if TYPE_CHECKING:
+    from mitmproxy.options import Options
 
 HOSTS = frozenset({"api.openai.com"})
 
@@ -75,3 +78,45 @@ def test_passes_through(mode: str, destination: str | None, sni: str | None, pas
     server = SimpleNamespace(address=(destination, 443) if destination else None)
     hello = SimpleNamespace(context=SimpleNamespace(client=client, server=server), client_hello=SimpleNamespace(sni=sni))
     assert passes == ways.passes_through(cast("tls.ClientHelloData", hello), HOSTS)
+
+
+def behind(*, connect: bool, auth: str | None = "user:pass") -> ways.Upstream:
+    flow = flow_to("http://localhost/", mode="upstream:http://proxy.example:3128", tunnel="api.openai.com" if connect else None)
+    found = ways.upstream(flow, cast("Options", SimpleNamespace(upstream_auth=auth)))
+    assert found
+    return found
+
+
+def test_only_upstream_mode_has_a_proxy_behind() -> None:
+    """Its option is not even read in others."""
+    assert ways.upstream(flow_to("http://localhost/"), cast("Options", SimpleNamespace())) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "connect", "authority", "authorization"),
+    [
+        ("http://azure.example:9000/v1", False, "azure.example:9000", "Basic dXNlcjpwYXNz"),
+        ("https://azure.example/v1", False, "", None),
+        ("http://azure.example/v1", True, "", None),
+    ],
+)
+def test_a_plain_request_tells_the_proxy_behind_where_to_go(url: str, connect: bool, authority: str, authorization: str | None) -> None:
+    """Through CONNECT, and with TLS, mitmproxy has told it already."""
+    request = http.Request.make("POST", url)
+    behind(connect=connect).prepare(request)
+    assert (authority, authorization) == (request.authority, request.headers.get("proxy-authorization"))
+
+
+def test_a_proxy_behind_without_a_password() -> None:
+    """Gets none."""
+    request = http.Request.make("POST", "http://azure.example/v1")
+    behind(connect=False, auth=None).prepare(request)
+    assert "proxy-authorization" not in request.headers
+
+
+def test_http2_keeps_its_authority() -> None:
+    """It has no other place to say where it goes."""
+    request = http.Request.make("POST", "https://azure.example/v1")
+    request.http_version, request.authority = "HTTP/2.0", "azure.example"
+    behind(connect=False).prepare(request)
+    assert "azure.example" == request.authority

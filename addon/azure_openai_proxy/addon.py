@@ -71,7 +71,7 @@ class AzureOpenAIProxy:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if not self._is_ours(flow):
             return
-        upstream = ways.upstream(flow, ctx.options.upstream_auth)
+        upstream = ways.upstream(flow, ctx.options)
         self.exchanges[flow] = exchange = Exchange(self.settings, flow.request.headers.get("origin"), upstream)
         if exchange.unchanged:
             exchange.hand_over(flow.request)

@@ -11,7 +11,7 @@ from .errors import NoKey
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["MASK", "Credential", "choose", "scrub", "seen"]
+__all__ = ["MASK", "Credential", "choose", "scrub", "seen", "without_key"]
 
 MASK = "[key]"
 """Stands where a key was, once it is no longer needed."""
@@ -61,14 +61,15 @@ def scrub(request: http.Request) -> None:
     for name in ("api-key", "authorization"):
         if name in request.headers:
             request.headers[name] = MASK
-    path, mark, query = request.path.partition("?")
-    if "api" in query.lower():
-        pairs = (f"api-key={MASK}" if _is_key(pair) else pair for pair in query.split("&"))
-        request.path = path + mark + "&".join(pairs)
+    if "?" in request.path:
+        request.path = without_key(request.path)
 
 
-def _is_key(pair: str) -> bool:
-    return unquote_plus(pair.partition("=")[0]).lower() == "api-key"
+def without_key(path: str) -> str:
+    """`path` with a mask over a key in its query."""
+    bare, mark, query = path.partition("?")
+    pairs = (f"api-key={MASK}" if unquote_plus(pair.partition("=")[0]).lower() == "api-key" else pair for pair in query.split("&"))
+    return bare + mark + "&".join(pairs)
 
 
 def _bearer(headers: http.Headers) -> str:

@@ -55,7 +55,7 @@ class Exchange:
         path, _, query_text = request.path.partition("?")
         query = to_azure.Query.read(query_text)
         if query.api_key:
-            request.path = to_azure.without_key(request.path)  # the flow is kept, whatever becomes of the request
+            request.path = credentials.without_key(request.path)  # the flow is kept, whatever becomes of the request
         query = query._replace(api_key=query.api_key or realtime.key(request.headers))
         self.secrets = tuple(filter(None, {self.settings.token, *credentials.seen(request.headers, query.api_key)}))
         if request.method == "OPTIONS":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .calls import Call
     from .credentials import Credential
 
-__all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate", "without_key"]
+__all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
 
 # What belongs to this connection or to OpenAI's account: RFC 9110 7.6.1, and the SDKs' account headers, which Azure refuses or ignores.
 _NOT_FOR_AZURE = frozenset(
@@ -61,13 +61,6 @@ class Query(NamedTuple):
         return "&".join(
             f"{name or old}={quote(deployment)}" if old in ("model", "deployment") else f"{old}{sep}{value}" for old, sep, value in pairs
         )
-
-
-def without_key(path: str) -> str:
-    """`path` without a key in its query."""
-    bare, mark, query = path.partition("?")
-    kept = [pair for pair in query.split("&") if unquote_plus(pair.partition("=")[0]).lower() != "api-key"]
-    return bare + mark + "&".join(kept)
 
 
 class Sent(NamedTuple):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from mitmproxy import http, tls
+    from mitmproxy.options import Options
 
 __all__ = ["Upstream", "is_ours", "names_ours", "passes_through", "upstream"]
 
@@ -78,8 +79,9 @@ class Upstream(NamedTuple):
             request.headers["proxy-authorization"] = self.authorization
 
 
-def upstream(flow: http.HTTPFlow, credentials: str | None) -> Upstream | None:
-    """The proxy between this one and the world, if there is one. `credentials` are mitmproxy's `upstream_auth`."""
+def upstream(flow: http.HTTPFlow, options: Options) -> Upstream | None:
+    """The proxy between this one and the world, if there is one; mitmproxy's `upstream_auth` is its password."""
     if not isinstance(flow.client_conn.proxy_mode, mode_specs.UpstreamMode):
         return None
+    credentials = options.upstream_auth
     return Upstream(flow.server_conn.address is not None, parse_upstream_auth(credentials) if credentials else None)
