@@ -42,7 +42,7 @@ class Exchange:
     def hand_over(self, request: http.Request) -> None:
         """Send `request` to OpenAI, its body as it comes."""
         base = self.settings.openai_endpoint
-        aim(request, base)
+        self._aim(request, base)
         request.path = base.prefix + request.path
         request.stream = True
 
@@ -86,11 +86,15 @@ class Exchange:
             self.frames = realtime.Frames(self.call.endpoint.models, deployment)
             deployment = self.frames.asked
         self.sent = sent = to_azure.translate(self.call, self.asked, backend, deployment, credential)
-        aim(request, sent.base)
         request.path, request.headers = sent.path, sent.headers
         if sent.content or "content-length" in self.asked.headers or "transfer-encoding" in self.asked.headers:
             request.raw_content = sent.content
             request.headers["content-length"] = str(len(sent.content))
+        self._aim(request, sent.base)
+
+    def _aim(self, request: http.Request, base: Base) -> None:
+        """Send `request` to `base` instead of where the client sent it."""
+        request.scheme, request.port, request.host = base.scheme, base.port, base.host
         if self.upstream:
             self.upstream.prepare(request)
 
@@ -158,10 +162,3 @@ class Exchange:
         self.talked += len(message.content)
         while self.talked > self.settings.max_body and len(messages) > 1:
             self.talked -= len(messages.pop(0).content)
-
-
-def aim(request: http.Request, base: Base) -> None:
-    """Send `request` to `base` instead of where the client sent it."""
-    request.scheme = base.scheme
-    request.port = base.port
-    request.host = base.host
