@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["DONE", "Answer", "Part", "Step", "Wire", "dumps", "event", "insert", "json_answer", "stream_answer"]
+__all__ = ["DONE", "Answer", "Part", "Step", "Wire", "dumps", "event", "insert", "json_answer", "stream_answer", "typed_answer"]
 
 
 class Wire(Protocol):
@@ -68,6 +68,12 @@ def json_answer(value: Any, status: int = 200, reason: str | None = None) -> Ans
 
 def stream_answer(events: Iterable[Any]) -> Answer:
     return Answer(200, (*map(event, events), DONE), {"content-type": "text/event-stream", "x-accel-buffering": "no"}, stream=True)
+
+
+def typed_answer(events: Iterable[Any]) -> Answer:
+    """A stream of events that have names; none says [DONE]."""
+    parts = tuple(b"event: " + value["type"].encode() + b"\n" + event(value) for value in events)
+    return Answer(200, parts, {"content-type": "text/event-stream; charset=utf-8"}, stream=True)
 
 
 def insert(answer: Answer, step: Step, chunk: int | None) -> Answer:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from . import errors
 
-__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "VERSIONS", "Field", "Fields", "check"]
+__all__ = [
+    "CHAT",
+    "COMPLETIONS",
+    "EDITS",
+    "EMBEDDINGS",
+    "IMAGES",
+    "RESPONSES",
+    "SPEECH",
+    "TRANSCRIPTIONS",
+    "TRANSLATIONS",
+    "VERSIONS",
+    "VIDEOS",
+    "Field",
+    "Fields",
+    "check",
+    "check_names",
+]
 
 # Versions compare as text: dates sort as dates, and "v1" after all of them.
 VERSIONS = (
@@ -103,6 +119,97 @@ EMBEDDINGS: Fields = {
     "user": Field("string"),
 }
 
+_TEXT, _NUMBER, _LIST, _FLAG = Field("string"), Field("number"), Field("array"), Field("boolean")
+_APRIL = "2025-04-01-preview"
+
+SPEECH: Fields = {
+    "input": Field("string", required=True),
+    "instructions": Field("string", _APRIL),
+    "model": _TEXT,
+    "response_format": _TEXT,
+    "speed": Field("number", least=0.25, most=4),
+    "stream_format": Field("string", "v1"),
+    "voice": Field("string object", required=True),
+}
+
+TRANSLATIONS: Fields = {
+    "file": Field("string", required=True),
+    "model": _TEXT,
+    "prompt": _TEXT,
+    "response_format": _TEXT,
+    "temperature": _NUMBER,
+}
+
+TRANSCRIPTIONS: Fields = {
+    **TRANSLATIONS,
+    "chunking_strategy": Field("string object", "v1"),
+    "include": Field("array", _APRIL),
+    "language": _TEXT,
+    "stream": Field("boolean", _APRIL),
+    "timestamp_granularities": _LIST,
+}
+
+_DRAWN: Fields = {
+    "background": Field("string", _APRIL),
+    "model": _TEXT,
+    "n": Field("integer", least=1, most=10),
+    "output_compression": Field("integer", _APRIL),
+    "output_format": Field("string", _APRIL),
+    "partial_images": Field("integer", _APRIL),
+    "prompt": Field("string", required=True),
+    "quality": _TEXT,
+    "response_format": _TEXT,
+    "size": _TEXT,
+    "stream": Field("boolean", _APRIL),
+    "user": _TEXT,
+}
+IMAGES: Fields = {**_DRAWN, "moderation": Field("string", _APRIL), "style": _TEXT}
+EDITS: Fields = {
+    **_DRAWN,
+    "image": Field("string array", required=True),
+    "images": Field("array", "v1"),
+    "input_fidelity": _TEXT,
+    "mask": Field("string object"),
+}
+
+VIDEOS: Fields = {
+    "input_reference": Field("string object"),
+    "model": _TEXT,
+    "prompt": Field("string", required=True),
+    "seconds": _TEXT,
+    "size": _TEXT,
+}
+
+RESPONSES: Fields = {
+    "background": _FLAG,
+    "conversation": Field("string object"),
+    "include": _LIST,
+    "input": Field("string array"),
+    "instructions": Field("string array"),
+    "max_output_tokens": Field("integer", least=1),
+    "max_tool_calls": Field("integer"),
+    "metadata": Field("object"),
+    "model": _TEXT,
+    "parallel_tool_calls": _FLAG,
+    "previous_response_id": _TEXT,
+    "prompt": Field("object"),
+    "prompt_cache_key": _TEXT,
+    "prompt_cache_retention": _TEXT,
+    "reasoning": Field("object"),
+    "safety_identifier": _TEXT,
+    "store": _FLAG,
+    "stream": _FLAG,
+    "stream_options": Field("object"),
+    "temperature": Field("number", least=0, most=2),
+    "text": Field("object"),
+    "tool_choice": Field("string object"),
+    "tools": _LIST,
+    "top_logprobs": Field("integer"),
+    "top_p": Field("number", least=0, most=1),
+    "truncation": _TEXT,
+    "user": _TEXT,
+}
+
 _PYTHON: dict[str, type | tuple[type, ...]] = {
     "array": list,
     "boolean": bool,
@@ -119,14 +226,26 @@ def _is(value: Any, types: str) -> bool:
 
 def check(fields: Fields, body: Mapping[str, Any], version: str) -> None:
     """Refuse a body as Azure does: unknown names first, then what is missing, then wrong types. The wording of the last is unverified."""
-    known = {name: field for name, field in fields.items() if field.since <= version < field.until}
-    if unknown := [name for name in body if name not in known]:
-        raise errors.unrecognized(unknown)
+    known = _known(fields, body, version)
     for name, field in known.items():
         if name in body:
             _check_value(name, field, body[name])
         elif field.required:
             raise errors.invalid(f"'{name}' is a required property")
+
+
+def check_names(fields: Fields, names: Collection[str], version: str) -> None:
+    """As `check`, for a form: there all values are text, or files."""
+    for name, field in _known(fields, names, version).items():
+        if field.required and name not in names:
+            raise errors.invalid(f"'{name}' is a required property")
+
+
+def _known(fields: Fields, names: Collection[str], version: str) -> Fields:
+    known = {name: field for name, field in fields.items() if field.since <= version < field.until}
+    if unknown := [name for name in names if name not in known]:
+        raise errors.unrecognized(unknown)
+    return known
 
 
 def _check_value(name: str, field: Field, value: Any) -> None:

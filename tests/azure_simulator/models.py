@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DEPLOYMENTS", "Model", "find"]
+__all__ = ["CATALOGUE", "DEPLOYMENTS", "NONE", "Model", "find"]
 
 
 class Model(NamedTuple):
@@ -15,10 +15,14 @@ class Model(NamedTuple):
     dimensions: int = 0
 
 
-CHAT = frozenset({"chatCompletion"})
+CHAT = frozenset({"chatCompletion", "responses"})
 COMPLETION = frozenset({"completion"})
 EMBEDDINGS = frozenset({"embeddings"})
-OTHER: frozenset[str] = frozenset()
+SPEECH = frozenset({"audioSpeech"})
+HEARING = frozenset({"audioTranscription", "audioTranslation"})
+IMAGES = frozenset({"imageGeneration", "imageEdit"})
+VIDEO = frozenset({"video"})
+REALTIME = frozenset({"realtime"})
 
 _MODELS = {
     model.name: model
@@ -38,12 +42,23 @@ _MODELS = {
         Model("text-embedding-3-small", "text-embedding-3-small", EMBEDDINGS, dimensions=1536),
         Model("text-embedding-3-large", "text-embedding-3-large", EMBEDDINGS, dimensions=3072),
         Model("text-embedding-ada-002", "text-embedding-ada-002", EMBEDDINGS, dimensions=1536),
-        Model("gpt-realtime", "gpt-realtime-2025-08-28", OTHER),
-        Model("whisper", "whisper", OTHER),
-        Model("tts", "tts", OTHER),
-        Model("tts-hd", "tts-hd", OTHER),
+        Model("whisper", "whisper", HEARING),
+        Model("gpt-4o-transcribe", "gpt-4o-transcribe", HEARING),
+        Model("tts", "tts", SPEECH),
+        Model("tts-hd", "tts-hd", SPEECH),
+        Model("gpt-4o-mini-tts", "gpt-4o-mini-tts", SPEECH),
+        Model("gpt-image-1", "gpt-image-1", IMAGES),
+        Model("sora-2", "sora-2", VIDEO),
+        Model("gpt-realtime", "gpt-realtime-2025-08-28", REALTIME),
+        Model("gpt-live-1", "gpt-live-1", REALTIME),
     )
 }
+
+NONE = Model("", "", frozenset())
+"""Of an operation that needs none."""
+
+CATALOGUE = tuple(model.reported for model in _MODELS.values())
+"""What the region has."""
 
 DEPLOYMENTS = {name: name for name in _MODELS}
 """Deployment → model: by default each under its own name."""

@@ -158,8 +158,8 @@ class Simulator:
         try:
             if websockets.wanted(received):
                 return await self._upgrade(request, received)
-            call = recognise(received, OPERATIONS)
-            answer = respond(call, self.key, self.entra_tokens, self.deployments)
+            call = recognise(received, OPERATIONS, self.deployments)
+            answer = respond(call, self.key, self.entra_tokens)
             for fault in self.faults.take(call):
                 answer = fault(answer, call)
             received.status = answer.status
