@@ -95,6 +95,15 @@ def test_what_the_proxy_answers_itself(method: str, path: str, status: int) -> N
     assert (status, None) == (answer.status_code, asked.sent)
 
 
+def test_an_answer_of_our_own_has_an_id() -> None:
+    """To ask about, as Azure's have."""
+    asked = exchange()
+    answer = asked.request(asking("GET", "/v1/models"))
+    assert answer
+    asked.response_head(answer)
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
 def test_errors_are_raised() -> None:
     """Who calls shapes them."""
     with pytest.raises(BadRequest):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import uuid
 from typing import TYPE_CHECKING
 
 from . import decompress
+from .errors import request_id
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -39,7 +39,7 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
                 del headers[name]  # Azure's -1: it says nothing, and clients that parse durations break on it
     if not headers.get("x-request-id"):
         found = next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None)
-        headers["x-request-id"] = found or f"req_{uuid.uuid4().hex}"
+        headers["x-request-id"] = found or request_id()
     if stream:
         _rewritten(headers, http1=http1)
 

@@ -18,7 +18,7 @@ import uuid
 
 from mitmproxy import http
 
-__all__ = ["BadRequest", "Failed", "NoKey", "NotFound", "ProxyError", "SettingsError", "body", "response"]
+__all__ = ["BadRequest", "Failed", "NoKey", "NotFound", "ProxyError", "SettingsError", "body", "request_id", "response"]
 
 
 class SettingsError(ValueError):
@@ -74,5 +74,10 @@ def response(error: ProxyError) -> http.Response:
     return http.Response.make(
         error.status,
         body(error.message, error.type, error.param, error.code),
-        {"content-type": "application/json", "x-request-id": f"req_{uuid.uuid4().hex}"},
+        {"content-type": "application/json", "x-request-id": request_id()},
     )
+
+
+def request_id() -> str:
+    """For an answer that Azure gave no id."""
+    return f"req_{uuid.uuid4().hex}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import calls, credentials, realtime, synthesized, to_azure, to_openai
+from . import calls, credentials, errors, realtime, synthesized, to_azure, to_openai
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -114,6 +114,8 @@ class Exchange:
                 response.stream = to_openai.Stream(normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets)
             elif kind == "opaque":
                 response.stream = True
+        if not self.sent:
+            response.headers.setdefault("x-request-id", errors.request_id())
         synthesized.add_cors(response, self.origin)
 
     def _kind(self, response: http.Response) -> Literal["events", "json", "opaque"]:
