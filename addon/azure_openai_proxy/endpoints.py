@@ -10,7 +10,7 @@ without one, the operation goes to v1. What v1 has not (`v1=""`) goes to the dat
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 __all__ = ["ENDPOINTS", "NEWEST_GA", "NEWEST_PREVIEW", "RULE", "Endpoint", "Form", "find", "segments", "values"]
 
@@ -20,6 +20,7 @@ NEWEST_PREVIEW = "2025-04-01-preview"  # the dated API ends here
 _NEVER = "9"  # later than any date
 _SAME = "{path}"
 _DEPLOYED = "/deployments/{deployment}{path}"
+_RUN = "/evals/{eval_id}/runs/{run_id}"
 
 
 class Form(NamedTuple):
@@ -63,124 +64,102 @@ class Endpoint(NamedTuple):
         return version >= (self.preview if version.endswith("-preview") else self.ga)
 
 
-def _rows(operations: str, **columns: object) -> tuple[Endpoint, ...]:
-    """One row for each line `METHOD[|METHOD] /path`."""
-    return tuple(Endpoint(*line.split(), **columns) for line in operations.strip().splitlines())  # type: ignore[arg-type]
+def _rows(*operations: str, **columns: Any) -> tuple[Endpoint, ...]:
+    """A row for each `METHOD /path`, alike but for that."""
+    pairs = (operation.split() for operation in operations)
+    return tuple(Endpoint(method, path, **columns) for method, path in pairs)
 
+
+def _engine(operation: str, **columns: Any) -> Endpoint:
+    """The same operation in the first API, which named its models in the path."""
+    dated = _DEPLOYED.replace("{path}", operation)
+    return Endpoint("POST", f"/engines/{{engine}}{operation}", operation, dated, model_in="path", needs_model=True, **columns)
+
+
+# Since when the dated API has what it has from its beginning, and what it got in the meantime.
+_FIRST = {"ga": "2022-12-01", "preview": "2022-03-01"}
+_CHAT = {"ga": "2023-05-15", "preview": "2023-03-15"}
+_AUDIO = {"ga": "2024-02-01", "preview": "2023-09-01"}
+_IMAGES = {"ga": "2024-02-01", "preview": "2023-12-01"}
+_TUNING = {"ga": "2024-10-21", "preview": "2023-10-01"}
+_BATCHES = {"ga": "2024-10-21", "preview": "2024-07-01"}
+_UPLOADS = {"ga": "2024-10-21", "preview": "2024-08-01"}
 
 ENDPOINTS = (
     # A model answers. The dated API has its deployment in the path.
-    *_rows("POST /chat/completions", dated=_DEPLOYED, ga="2023-05-15", preview="2023-03-15", needs_model=True, answer="chat"),
-    *_rows("POST /completions", dated=_DEPLOYED, ga="2022-12-01", preview="2022-03-01", needs_model=True, answer="chat"),
-    *_rows("POST /embeddings", dated=_DEPLOYED, ga="2022-12-01", preview="2022-03-01", needs_model=True),
-    *_rows("POST /images/generations", dated=_DEPLOYED, ga="2024-02-01", preview="2023-12-01", answer="typed"),
+    *_rows("POST /chat/completions", dated=_DEPLOYED, **_CHAT, needs_model=True, answer="chat"),
+    *_rows("POST /completions", dated=_DEPLOYED, **_FIRST, needs_model=True, answer="chat"),
+    *_rows("POST /embeddings", dated=_DEPLOYED, **_FIRST, needs_model=True),
+    *_rows("POST /images/generations", dated=_DEPLOYED, **_IMAGES, answer="typed"),
     *_rows("POST /images/edits", dated=_DEPLOYED, preview="2025-04-01", model_in="form", answer="typed"),
     *_rows("POST /audio/speech", dated=_DEPLOYED, preview="2024-02-15", needs_model=True, answer="binary"),
-    *_rows("POST /audio/transcriptions", dated=_DEPLOYED, ga="2024-02-01", preview="2023-09-01", model_in="form", answer="typed"),
-    *_rows("POST /audio/translations", dated=_DEPLOYED, ga="2024-02-01", preview="2023-09-01", model_in="form"),
-    *_rows("POST /responses", dated=_SAME, preview="2025-03-01", answer="typed"),
-    *_rows("GET /responses/{response_id}", dated=_SAME, preview="2025-03-01", answer="typed"),
-    *_rows("DELETE /responses/{response_id}\nGET /responses/{response_id}/input_items", dated=_SAME, preview="2025-03-01"),
-    *_rows("WS /responses", models=("model", "response.model"), model_in="frames"),
+    *_rows("POST /audio/transcriptions", dated=_DEPLOYED, **_AUDIO, model_in="form", answer="typed"),
+    *_rows("POST /audio/translations", dated=_DEPLOYED, **_AUDIO, model_in="form"),
+    *_rows("POST /responses", "GET /responses/{response_id}", dated=_SAME, preview="2025-03-01", answer="typed"),
+    *_rows("DELETE /responses/{response_id}", "GET /responses/{response_id}/input_items", dated=_SAME, preview="2025-03-01"),
     *_rows("POST /videos", model_in="form"),
-    *_rows("GET /videos/{video_id}/content", answer="binary"),
-    # The first API named its models in the path.
-    *_rows(
-        "POST /engines/{engine}/completions",
-        v1="/completions",
-        dated="/deployments/{deployment}/completions",
-        ga="2022-12-01",
-        preview="2022-03-01",
-        model_in="path",
-        needs_model=True,
-        answer="chat",
-    ),
-    *_rows(
-        "POST /engines/{engine}/chat/completions",
-        v1="/chat/completions",
-        dated="/deployments/{deployment}/chat/completions",
-        ga="2023-05-15",
-        preview="2023-03-15",
-        model_in="path",
-        needs_model=True,
-        answer="chat",
-    ),
-    *_rows(
-        "POST /engines/{engine}/embeddings",
-        v1="/embeddings",
-        dated="/deployments/{deployment}/embeddings",
-        ga="2022-12-01",
-        preview="2022-03-01",
-        model_in="path",
-        needs_model=True,
-    ),
+    _engine("/completions", **_FIRST, answer="chat"),
+    _engine("/chat/completions", **_CHAT, answer="chat"),
+    _engine("/embeddings", **_FIRST),
     # What a client keeps at Azure.
-    *_rows("* /chat/completions/**", dated=_SAME, preview="2025-02-01"),
-    *_rows("GET /chat/completions", dated=_SAME, preview="2025-02-01"),
-    *_rows("* /files/**", dated=_SAME, ga="2022-12-01", preview="2022-03-01"),
-    *_rows("GET /files/{file_id}/content", dated=_SAME, ga="2022-12-01", preview="2022-03-01", answer="binary"),
-    *_rows("* /uploads/**", v1="", dated=_SAME, ga="2024-10-21", preview="2024-08-01"),
-    *_rows("* /batches/**", dated=_SAME, ga="2024-10-21", preview="2024-07-01"),
+    *_rows("GET /chat/completions", "* /chat/completions/**", dated=_SAME, preview="2025-02-01"),
+    *_rows("* /files/**", dated=_SAME, **_FIRST),
+    *_rows("GET /files/{file_id}/content", dated=_SAME, **_FIRST, answer="binary"),
+    *_rows("GET /containers/{container_id}/files/{file_id}/content", "GET /videos/{video_id}/content", answer="binary"),
+    *_rows("GET /skills/{skill_id}/content", "GET /skills/{skill_id}/versions/{version}/content", answer="binary"),
+    *_rows("* /uploads/**", v1="", dated=_SAME, **_UPLOADS),
+    *_rows("* /batches/**", dated=_SAME, **_BATCHES),
     *_rows("* /vector_stores/**", dated=_SAME, preview="2024-05-01"),
-    *_rows(
-        "GET /containers/{container_id}/files/{file_id}/content\nGET /skills/{skill_id}/content\n"
-        "GET /skills/{skill_id}/versions/{version}/content\nGET /live/sessions/{session_id}/content",
-        answer="binary",
-    ),
     # Fine-tuning starts from a base model, which is no deployment.
-    *_rows("* /fine_tuning/jobs/**", dated=_SAME, ga="2024-10-21", preview="2023-10-01", models=()),
-    *_rows("POST /fine_tuning/jobs/{job_id}/pause\nPOST /fine_tuning/jobs/{job_id}/resume", dated=_SAME, preview="2025-04-01"),
-    *_rows("POST /fine_tuning/alpha/graders/run\nPOST /fine_tuning/alpha/graders/validate", models=("grader.model",)),
+    *_rows("* /fine_tuning/jobs/**", dated=_SAME, **_TUNING, models=()),
+    *_rows("POST /fine_tuning/jobs/{job_id}/pause", "POST /fine_tuning/jobs/{job_id}/resume", dated=_SAME, preview="2025-04-01"),
+    *_rows("POST /fine_tuning/alpha/graders/run", "POST /fine_tuning/alpha/graders/validate", models=("grader.model",)),
     *_rows("* /evals/**", dated=_SAME, preview="2025-04-01", models=("testing_criteria.*.model", "data_source.model")),
-    *_rows(
-        "POST /evals/{eval_id}/runs/{run_id}/cancel",
-        v1="/evals/{eval_id}/runs/{run_id}",
-        dated="/evals/{eval_id}/runs/{run_id}",
-        preview="2025-04-01",
-    ),
+    *_rows("POST /evals/{eval_id}/runs/{run_id}/cancel", v1=_RUN, dated=_RUN, preview="2025-04-01"),
     # Assistants: of the dated previews only, and retired.
     *_rows("* /assistants/**", v1="", dated=_SAME, preview="2024-02-15"),
     *_rows("* /threads/**", dated=_SAME, preview="2024-02-15", answer="typed"),
     # Realtime. A session names its model in the query, in its configuration, or in the first frame.
+    *_rows("WS /responses", models=("model", "response.model"), model_in="frames"),
     *_rows("WS /realtime", models=("session.model", "response.model"), model_in="query", unversioned=True, beta="/realtime"),
     *_rows("WS /realtime/translations", models=("session.model",), model_in="query", unversioned=True),
-    *_rows(
-        "WS /live/sessions\nWS /live/sessions/{session_id}/attach\nWS /live/sessions/{session_id}/fork",
-        models=("session.model",),
-        model_in="frames",
-    ),
     *_rows("* /realtime/**", unversioned=True),
     *_rows("POST /realtime/calls", models=("session.model",), model_in="form", unversioned=True),
-    *_rows("POST /realtime/client_secrets\nPOST /realtime/translations/client_secrets", models=("session.model",), unversioned=True),
+    *_rows("POST /realtime/client_secrets", "POST /realtime/translations/client_secrets", models=("session.model",), unversioned=True),
     *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", unversioned=True),
-    *_rows(
-        "POST /realtime/transcription_sessions",
+    Endpoint(
+        "POST",
+        "/realtime/transcription_sessions",
         dated="/realtimeapi/transcription_sessions",
         preview="2025-04-01",
         models=("input_audio_transcription.model",),
         unversioned=True,
     ),
-    *_rows("POST /live/sessions\nPOST /live/sessions/{session_id}/accept", models=("session.model",)),
+    *_rows(
+        "WS /live/sessions", "WS /live/sessions/{id}/attach", "WS /live/sessions/{id}/fork", models=("session.model",), model_in="frames"
+    ),
+    *_rows("POST /live/sessions", "POST /live/sessions/{id}/accept", models=("session.model",)),
+    *_rows("GET /live/sessions/{id}/content", answer="binary"),
     # Elsewhere at Azure.
     *_rows("* /webhook_endpoints/**", v1="/dashboard{path}"),
     # Answered here.
-    *_rows("GET /models\nGET /models/{model}", model_in="path", by="models"),
-    *_rows("GET /engines\nGET /engines/{engine}", model_in="path", by="engines"),
+    *_rows("GET /models", "GET /models/{model}", model_in="path", by="models"),
+    *_rows("GET /engines", "GET /engines/{engine}", model_in="path", by="engines"),
     *_rows("DELETE /models/{model}", model_in="path", models=()),
     *_rows("GET /dashboard/billing/**", by="billing"),
     *_rows("POST /moderations", by="moderations", instead="Azure AI Content Safety, or the content filter that every deployment has"),
     # What Azure has not.
-    *_rows("* /organization/**\n* /projects/**", by="nobody", instead="Azure's own administration: the portal, `az cognitiveservices`"),
+    *_rows("* /organization/**", "* /projects/**", by="nobody", instead="Azure's own administration: the portal, `az cognitiveservices`"),
     *_rows("* /agents/**", by="nobody", instead="Foundry Agent Service, another API"),
-    *_rows("POST /images/variations\nPOST /edits\nPOST /engines/{engine}/edits", by="nobody", instead="POST /v1/images/edits, a chat"),
+    *_rows("POST /images/variations", by="nobody", instead="POST /v1/images/edits"),
+    *_rows("POST /edits", "POST /engines/{engine}/edits", by="nobody", instead="a chat"),
     *_rows("* /fine-tunes/**", by="nobody", instead="/v1/fine_tuning/jobs"),
-    *_rows("POST /engines/{engine}/search\nPOST /answers\nPOST /classifications", by="nobody", instead="/v1/embeddings, or a chat"),
-    *_rows(
-        "* /audio/voices/**\n* /audio/voice_consents/**\n* /vaults/**\n* /chatkit/**\n* /safety/**\n* /decisions/**\n"
-        "* /content_provenance_checks/**\n* /webhook_event_types/**\nPOST /webhook_endpoints/{id}/rotate_secret\n"
-        "POST /webhook_endpoints/{id}/test\n* /videos/characters/**\nPOST /videos/edits\nPOST /videos/extensions",
-        by="nobody",
-    ),
+    *_rows("POST /engines/{engine}/search", "POST /answers", "POST /classifications", by="nobody", instead="/v1/embeddings, or a chat"),
+    *_rows("* /audio/voices/**", "* /audio/voice_consents/**", "* /videos/characters/**", by="nobody"),
+    *_rows("POST /videos/edits", "POST /videos/extensions", by="nobody"),
+    *_rows("* /vaults/**", "* /chatkit/**", "* /safety/**", "* /decisions/**", "* /content_provenance_checks/**", by="nobody"),
+    *_rows("* /webhook_event_types/**", by="nobody"),
+    *_rows("POST /webhook_endpoints/{id}/rotate_secret", "POST /webhook_endpoints/{id}/test", by="nobody"),
     # What nobody has heard of yet: the rule.
     *_rows("* /**"),
 )
