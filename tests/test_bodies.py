@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.bodies import Span, form_field, json_strings, replace
+from azure_openai_proxy.bodies import Span, json_strings, rename, replace
 
 MODEL = ("model",)
 
@@ -78,43 +78,14 @@ def test_any_json_keeps_its_meaning(members: dict[str, object], model: str, asci
     assert members | {"model": "new"} == json.loads(replace(body, spans, lambda _: b'"new"'))
 
 
-FORM = (
-    b'--b\r\nContent-Disposition: form-data; name="file"; filename="model"\r\nContent-Type: audio/mpeg\r\n\r\n\r\n--x model\r\n'
-    b"\r\n--b\r\ncontent-disposition: form-data; name=model\r\n\r\nwhisper-1\r\n--b--\r\n"
-)
-
-
-@pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=b", 'Multipart/Form-Data; charset=x; Boundary="b"'])
-def test_a_forms_field_is_found(content_type: str) -> None:
-    """By its name, and not by what a file holds or is called."""
-    field = form_field(FORM, content_type, "model")
-    assert field is not None
-    assert (b"whisper-1", "whisper-1") == (FORM[field.start : field.end], field.text)
-
-
-def test_text_before_the_first_boundary_counts_for_nothing() -> None:
-    """RFC 2046 allows some."""
-    assert form_field(b"preamble\r\n" + FORM, "multipart/form-data; boundary=b", "model") is not None
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type"),
-    [
-        (FORM, "multipart/form-data"),
-        (FORM, "multipart/form-data; boundary=other"),
-        (FORM[: FORM.index(b"whisper") + 3], "multipart/form-data; boundary=b"),
-        (FORM.replace(b"name=model", b"name=other"), "multipart/form-data; boundary=b"),
-        (FORM.replace(b"name=model", b"nothing"), "multipart/form-data; boundary=b"),
-        (b"--b", "multipart/form-data; boundary=b"),
-        (b"", "multipart/form-data; boundary=b"),
-    ],
-)
-def test_a_form_without_the_field(body: bytes, content_type: str) -> None:
-    """Or one that ends before the field does."""
-    assert form_field(body, content_type, "model") is None
-
-
 def test_replace_without_spans() -> None:
     """The same bytes."""
     assert b"abc" == replace(b"abc", [], lambda _: b"X")
     assert b"aXc" == replace(b"abc", [Span(1, 2, "b")], lambda _: b"X")
+
+
+def test_rename_changes_what_has_another_name() -> None:
+    """And gives the same object back when nothing has."""
+    body = b'{"model":"a","response":{"model":"b"}}'
+    assert b'{"model":"a","response":{"model":"c"}}' == rename(body, ("model", "response.model"), lambda name: {"b": "c"}.get(name, name))
+    assert rename(body, ("model",), lambda name: name) is body

@@ -90,6 +90,15 @@ class Rules:
         if flow.request.path == "/killed/late":
             flow.kill()
 
+    def goes_on(self, flow: http.HTTPFlow) -> bool:
+        return "x-goes-on" in flow.request.headers
+
+    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
+        if flow.request.headers["x-goes-on"] == "refuse":
+            flow.response = http.Response.make(401, b"{}", {"content-type": "application/json"})
+        else:
+            flow.request.stream = True
+
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         return LIMIT if flow.metadata.get("ours") else None
 

@@ -78,10 +78,12 @@ class AzureOpenAIProxy:
 
     def request(self, flow: http.HTTPFlow) -> None:
         exchange = self.exchanges.get(flow)
-        if exchange is None or exchange.unchanged or flow.response:
-            return
+        if exchange and not (exchange.unchanged or exchange.streamed or flow.response):
+            self._translate(flow, exchange)
+
+    def _translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
         try:
-            flow.response = exchange.request(flow.request)
+            flow.response = exchange.request(flow.request, start)
         except errors.ProxyError as error:
             flow.response = errors.response(error)
         except Exception:  # whatever it was: a request that is not translated must not leave
@@ -112,6 +114,13 @@ class AzureOpenAIProxy:
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         exchange = self.exchanges.get(flow)
         return None if exchange is None or exchange.unchanged else exchange.settings.max_body
+
+    def goes_on(self, flow: http.HTTPFlow) -> bool:
+        exchange = self.exchanges.get(flow)
+        return exchange is not None and not exchange.unchanged and exchange.goes_on(flow.request)
+
+    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
+        self._translate(flow, self.exchanges[flow], start)
 
     def answer(self, failure: http_layer.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         if flow and flow not in self.exchanges and not self._is_ours(flow):

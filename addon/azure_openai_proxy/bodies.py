@@ -1,4 +1,4 @@
-"""Where a body names its model: in JSON, and in a multipart form. Nothing is parsed into a tree, and nothing else is touched."""
+"""Where a JSON body names its model. Nothing is parsed into a tree, and nothing else is touched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Span", "form_field", "json_strings", "replace"]
+__all__ = ["Span", "json_strings", "rename", "replace"]
 
 
 class Span(NamedTuple):
@@ -75,24 +75,7 @@ def _text(token: bytes) -> str:
     return token[1:-1].decode("utf-8", "replace") if b"\\" not in token else str(json.loads(token))
 
 
-_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
-_NAME = re.compile(rb'content-disposition:[^\r\n]*?[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
-
-
-def form_field(content: bytes, content_type: str, name: str) -> Span | None:
-    """The value of a field of a multipart form, without its line end; None: the form has none, or `content` ends before it does."""
-    boundary = _BOUNDARY.search(content_type)
-    if not boundary:
-        return None
-    delimiter = b"--" + boundary[1].strip().encode()
-    start = 0 if content.startswith(delimiter) else content.find(b"\r\n" + delimiter)
-    while start >= 0:
-        head = content.find(b"\r\n\r\n", start)
-        end = content.find(b"\r\n" + delimiter, head + 2)
-        if head < 0 or end < 0:
-            return None
-        named = _NAME.search(content, start, head)
-        if named and named[1].decode("utf-8", "replace") == name:
-            return Span(head + 4, end, content[head + 4 : end].decode("utf-8", "replace"))
-        start = end
-    return None
+def rename(content: bytes, places: Iterable[str], new: Callable[[str], str]) -> bytes:
+    """`content`, a valid JSON document, with the strings at `places` renamed; `content` itself if none of them changes."""
+    spans = [span._replace(text=name) for span in json_strings(content, places) if (name := new(span.text)) != span.text]
+    return replace(content, spans, lambda name: json.dumps(name).encode()) if spans else content

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote
 
-from . import bodies, endpoints, realtime
+from . import bodies, endpoints, multipart, realtime
 from .errors import BadRequest
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .endpoints import Endpoint
 
-__all__ = ["Call", "recognise"]
+__all__ = ["Call", "goes_on", "recognise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +66,18 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
             beta = bool(endpoint.beta and not native and realtime.speaks_beta(headers))
             return _named(replace(call, beta=beta), asked.get("model") or asked.get("deployment"))
         case "form" if headers.get("content-type", "").lower().startswith("multipart/"):
-            field = bodies.form_field(body, headers["content-type"], "model")
-            return _named(call, field.text if field else None)
+            return _named(call, multipart.field(body, headers["content-type"], "model"))
         case "frames":
             return call
     return _in_body(call, headers, body)
+
+
+def goes_on(method: str, path: str, headers: Mapping[str, str]) -> bool:
+    """Can a request with a large body be sent before all of it has come? Not where the model stands in JSON, which is read whole."""
+    _, parts, _ = _place(endpoints.segments(path))
+    endpoint = endpoints.find(method, parts)
+    kind = headers.get("content-type", "").lower()
+    return endpoint.by == "azure" and "json" not in kind and (kind.startswith("multipart/") or not endpoint.needs_model)
 
 
 def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[str, ...], str]:

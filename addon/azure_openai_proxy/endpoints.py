@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["ENDPOINTS", "NEWEST_GA", "NEWEST_PREVIEW", "RULE", "Endpoint", "Form", "find", "segments", "values"]
+__all__ = ["ENDPOINTS", "NEWEST_GA", "NEWEST_PREVIEW", "RETIRED", "RULE", "Endpoint", "Form", "find", "segments", "values"]
 
 NEWEST_GA = "2024-10-21"
 NEWEST_PREVIEW = "2025-04-01-preview"  # the dated API ends here
+RETIRED = frozenset(f"2023-{date}-preview" for date in ("03-15", "07-01", "08-01", "09-01", "12-01"))  # as announced for 2024-07-01
 
 _NEVER = "9"  # later than any date
 _SAME = "{path}"

@@ -46,8 +46,17 @@ class Exchange:
         request.path = base.prefix + request.path
         request.stream = True
 
-    def request(self, request: http.Request) -> http.Response | None:
-        """Turn `request` into Azure's, in place, or answer it.
+    def goes_on(self, request: http.Request) -> bool:
+        """Can a large body go on before all of it has come?"""
+        return calls.goes_on(request.method, request.path.partition("?")[0], request.headers)
+
+    @property
+    def streamed(self) -> bool:
+        """The request's body went on as it came: nobody can send it again."""
+        return self.asked is not None and self.asked.more
+
+    def request(self, request: http.Request, start: bytes | None = None) -> http.Response | None:
+        """Turn `request` into Azure's, in place, or answer it. `start`: what there is of a body that goes on as it comes.
 
         Raises:
             ProxyError: the request cannot be served; the error is the answer.
@@ -56,20 +65,21 @@ class Exchange:
         query = to_azure.Query.read(query_text)
         if query.api_key:
             request.path = credentials.without_key(request.path)  # the flow is kept, whatever becomes of the request
-        query = query._replace(api_key=query.api_key or realtime.key(request.headers))
+        stale = query.api_version.lower() in self.settings.replace_apiversions
+        query = query._replace(api_key=query.api_key or realtime.key(request.headers), api_version="" if stale else query.api_version)
         self.secrets = tuple(filter(None, {self.settings.token, *credentials.seen(request.headers, query.api_key)}))
         if request.method == "OPTIONS":
             return synthesized.preflight(request)
         if path == "/" and request.method in ("GET", "HEAD"):
             return synthesized.welcome()
-        content = request.raw_content or b""
+        content = (request.raw_content or b"") if start is None else start
         method = "WS" if request.headers.get("upgrade", "").lower() == "websocket" else request.method
         self.call = calls.recognise(method, path, request.headers, content, query.rest)
         if self.call is None:
             return synthesized.not_found()
         if self.call.endpoint.by != "azure":
             return synthesized.answer(self.call, self.settings.mapper)
-        self.asked = to_azure.Asked(request.headers, query, content)
+        self.asked = to_azure.Asked(request.headers, query, content, more=start is not None)
         self.send(request)
         return None
 
@@ -85,9 +95,14 @@ class Exchange:
         if self.call.method == "WS":
             self.frames = realtime.Frames(self.call.endpoint.models, deployment)
             deployment = self.frames.asked
-        self.sent = sent = to_azure.translate(self.call, self.asked, backend, deployment, credential)
+        batch_lines = self.settings.max_body if self.settings.map_batch_files else 0
+        self.sent = sent = to_azure.translate(self.call, self.asked, backend, deployment, credential, batch_lines=batch_lines)
         request.path, request.headers = sent.path, sent.headers
-        if sent.content or "content-length" in self.asked.headers or "transfer-encoding" in self.asked.headers:
+        if self.asked.more:
+            request.stream = sent.stream
+            if sent.rewriter:
+                request.headers.pop("content-length", None)  # http_upload says how long it is, in the way that upstream speaks
+        elif sent.content or "content-length" in self.asked.headers or "transfer-encoding" in self.asked.headers:
             request.raw_content = sent.content
             request.headers["content-length"] = str(len(sent.content))
         self._aim(request, sent.base)

@@ -1,4 +1,4 @@
-"""Mends for mitmproxy's HTTP layer, one connection at a time; together with its two rooms the only user of mitmproxy's internals.
+"""Mends for mitmproxy's HTTP layer, one connection at a time; together with its rooms the only user of mitmproxy's internals.
 
 mitmproxy answers what it cannot serve in HTML and closes the connection. With these mends a client is told in the shape that `Rules`
 gives, on HTTP/1.1 and HTTP/2, and its connection goes on wherever the two sides still agree on where a request ends. Nothing is
@@ -6,12 +6,16 @@ patched globally: `attach` gives the HTTP layer of one connection another class.
 
     http_layer       what the rest of the project sees
     http_stream      one request and its answer: a body over the limit, a body cut short, no way upstream, a stream that breaks off
+    http_upload      a large body that is sent on as it comes
+    http_websocket   a WebSocket after its upgrade
     http1_server     one HTTP/1 client connection: heads that cannot be read, connections that are left with care
 
 What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` checks it):
 
     HttpLayer        its class is replaced; `make_stream` and the `Start` of `_handle_event` overridden, `connections`, `streams` filled
-    HttpStream       `_handle_event`, `check_invalid`, `check_killed`, `check_body_size` overridden, the states and the buffer set
+    HttpStream       `_handle_event`, `check_invalid`, `check_killed`, `check_body_size`, `start_request_stream`, `flow_done` overridden,
+                     `state_stream_request_body` called, the states and the buffer set
+    WebsocketLayer   the class of its two connections is replaced, for `send2`
     Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state`, `request_done` and `response_done` read and set
     events           `ResponseProtocolError` to the client is where mitmproxy would write HTML; it is replaced there
 """
@@ -49,6 +53,12 @@ class Rules(Protocol):
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         """Bytes that the request's body may have. None: not ours, mitmproxy's own rules hold."""
+
+    def goes_on(self, flow: http.HTTPFlow) -> bool:
+        """Whether a large body may be sent on before all of it has come; then `max_body` does not hold."""
+
+    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
+        """Make the request the one for upstream, with `stream` set for its body, or give it a response. `start` is what has come so far."""
 
     def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         """What the client is told. None: not ours, mitmproxy does what it always does."""

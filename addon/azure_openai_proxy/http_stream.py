@@ -9,21 +9,21 @@ from mitmproxy import flow
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import url
 from mitmproxy.proxy import events
-from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestProtocolError,
     ResponseData,
-    ResponseEndOfMessage,
-    ResponseHeaders,
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
+from mitmproxy.utils import human
 
-from .http1_server import LastOfConnection, Server, Unreadable, complete
+from .http1_server import Server, Unreadable
 from .http_layer import ABSOLUTE_FORM, Failure, Rules
+from .http_upload import HELD, Uploading
 from .http_websocket import Upgrading
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ FAILURES = {
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t"})
 
 
-class Stream(Upgrading):
+class Stream(Uploading, Upgrading):
     rules: Rules
     max_body: int | None = None
+    large = False  # by mitmproxy's stream_large_bodies
 
     def __init__(self, context: Context, stream_id: int, rules: Rules) -> None:
         super().__init__(context, stream_id)
@@ -94,6 +95,11 @@ class Stream(Upgrading):
         if self.client_state == self.state_wait_for_request_headers:
             self.max_body = self.rules.max_body(self.flow)
             if self.max_body is not None:
+                if self.large:
+                    self.flow.request.stream = False  # it would go out as it came
+                limit = human.parse_size(self.context.options.body_size_limit)
+                self.max_body = min(self.max_body, self.max_body if limit is None else limit)
+                self.goes_on = self.rules.goes_on(self.flow)
                 return (yield from self.check_headers())
         return False
 
@@ -112,12 +118,16 @@ class Stream(Upgrading):
         return (yield from self.check_max_body(int(declared) if declared.isdecimal() else 0))
 
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
-        if request and (yield from self.check_max_body(len(self.request_body_buf))):
-            return True
-        return (yield from super().check_body_size(request))
+        if not request or self.max_body is None:
+            too_large = yield from super().check_body_size(request)
+            self.large = request and self.flow.request.stream is True
+            return too_large
+        if self.goes_on and len(self.request_body_buf) > HELD:
+            return (yield from self.go_on())
+        return (yield from self.check_max_body(len(self.request_body_buf)))
 
     def check_max_body(self, size: int) -> CommandGenerator[bool]:
-        if self.max_body is None or size <= self.max_body:
+        if self.max_body is None or size <= self.max_body or self.goes_on:
             return False
         yield from self.refuse(f"The request's body is larger than {self.max_body} bytes.", ErrorCode.REQUEST_TOO_LARGE)
         return True
@@ -169,15 +179,7 @@ class Stream(Upgrading):
         # Nobody knows where a request with wrong framing ends, or whether a body comes that was not asked for with 100.
         lost = code in (ErrorCode.GENERIC_CLIENT_ERROR, ErrorCode.REQUEST_VALIDATION_FAILED) or "expect" in self.flow.request.headers
         last = lost and not (self.flow.request.is_http2 or self.flow.request.is_http3)
-        self.flow.response = complete(response, self.flow.request, last=last)
-        self.client_state = self.server_state = self.state_errored
-        self.flow.live = False
-        content = response.raw_content
-        yield SendHttp(ResponseHeaders(self.stream_id, response, not content), self.context.client)
-        if content:
-            yield SendHttp(ResponseData(self.stream_id, content), self.context.client)
-        yield DropStream(self.stream_id)
-        yield SendHttp((LastOfConnection if last else ResponseEndOfMessage)(self.stream_id), self.context.client)
+        yield from self.reply(response, last=last)
         return True
 
     def last_event(self, failure: Failure) -> CommandGenerator[None]:
@@ -225,6 +227,9 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "check_body_size": "self request",
         "handle_protocol_error": "self event",
         "flow_done": "self",
+        "make_server_connection": "self",
+        "start_request_stream": "self",
+        "state_stream_request_body": "self event",
         "mode": None,
         "state_uninitialized": None,
         "state_wait_for_request_headers": None,

@@ -28,6 +28,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from .backends import EXAMPLE, Backend, Base, parse_apiversion, parse_base, parse_endpoint, parse_host
+from .endpoints import RETIRED
 from .errors import SettingsError
 from .models import Mapper
 
@@ -101,6 +102,11 @@ def _size(text: str) -> int:
     if match is None or not int(match[1]):
         raise SettingsError("write a number of bytes, or one with k, m or g, as in 256m")
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2]]
+
+
+def _versions(names: Sequence[str]) -> frozenset[str]:
+    named = {name.lower() for name in names}
+    return frozenset(map(parse_apiversion, named - {"retired"})) | (RETIRED if "retired" in named else frozenset())
 
 
 def _openai(text: str) -> Base:
@@ -197,6 +203,36 @@ OPTIONS = (
         "The largest request body that is taken, in bytes or with k, m or g. Larger ones are answered with 413.",
     ),
     Option(
+        "azure_openai_map_batch_files",
+        bool,
+        False,  # noqa: FBT003 - the default of a row
+        lambda value: value,
+        "Map the models inside a batch's file too, line by line, as it is uploaded. Off: its lines name deployments.",
+    ),
+    Option(
+        "azure_openai_discover_models",
+        bool,
+        False,  # noqa: FBT003 - the default of a row
+        lambda value: value,
+        "List the resource's deployments in /v1/models too. They are asked for in the background, with azure_openai_token.",
+    ),
+    Option(
+        "azure_openai_replace_apiversions",
+        Sequence[str],
+        (),
+        _versions,
+        "API versions that clients of Azure's own paths may still ask for and that become the configured one, separated by commas; "
+        "`retired` stands for those that Azure has announced the end of.",
+    ),
+    Option(
+        "azure_openai_moderations_unflagged",
+        bool,
+        False,  # noqa: FBT003 - the default of a row
+        lambda value: value,
+        "Answer POST /v1/moderations with `flagged: false`, WITHOUT LOOKING AT THE INPUT, for clients that do not work without an "
+        "answer. It is no verdict: do not set it where anyone relies on one. Off: a 404 that says that Azure has no moderations.",
+    ),
+    Option(
         "azure_openai_openai_endpoint",
         str,
         str(OPENAI),
@@ -228,6 +264,10 @@ class Settings:
     hosts: frozenset[str] = frozenset({OPENAI.host})
     normalize: bool = True
     max_body: int = 256 << 20
+    map_batch_files: bool = False
+    discover_models: bool = False
+    replace_apiversions: frozenset[str] = frozenset()
+    moderations_unflagged: bool = False
     openai_endpoint: Base = OPENAI
 
     @property
@@ -268,6 +308,10 @@ def resolve(found: Mapping[str, Found]) -> Settings:
         hosts=value["azure_openai_hosts"],
         normalize=value["azure_openai_normalize"],
         max_body=value["azure_openai_max_body"],
+        map_batch_files=value["azure_openai_map_batch_files"],
+        discover_models=value["azure_openai_discover_models"],
+        replace_apiversions=value["azure_openai_replace_apiversions"],
+        moderations_unflagged=value["azure_openai_moderations_unflagged"],
         openai_endpoint=value["azure_openai_openai_endpoint"],
     )
 

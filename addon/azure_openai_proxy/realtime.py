@@ -80,11 +80,9 @@ def _renamed(frame: bytes, places: Iterable[str], new: Callable[[str], str]) -> 
         json.loads(frame)
     except (ValueError, RecursionError):
         return frame
-    spans = [span._replace(text=name) for span in bodies.json_strings(frame, places) if (name := new(span.text)) != span.text]
-    if not spans:
-        return frame
+    renamed = bodies.rename(frame, places, new)
     # mitmproxy cuts a frame that has changed into pieces, and with it a character of several bytes.
-    return _ascii(bodies.replace(frame, spans, lambda name: json.dumps(name).encode()))
+    return frame if renamed is frame else _ascii(renamed)
 
 
 _WIDE = re.compile(r"[^\x00-\x7f]+")

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote_plus
 
 from mitmproxy import http
 
-from . import bodies, realtime
+from . import bodies, realtime, uploads
 from .endpoints import NEWEST_GA, Form
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .backends import Backend, Base
     from .calls import Call
     from .credentials import Credential
+    from .multipart import Rewriter
 
 __all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
 
@@ -33,6 +34,7 @@ class Asked(NamedTuple):
     headers: http.Headers
     query: Query
     content: bytes
+    more: bool = False  # `content` is only the beginning: the rest goes on as it comes, and the request cannot be sent again
 
 
 class Query(NamedTuple):
@@ -71,17 +73,33 @@ class Sent(NamedTuple):
     headers: http.Headers
     content: bytes
     deployment: str | None
+    rewriter: Rewriter | None = None  # for a body that goes on as it comes
+
+    @property
+    def stream(self) -> bool | Callable[[bytes], list[bytes]]:
+        """As mitmproxy has it: what becomes of each piece of the body; b"" is its end."""
+        rewriter = self.rewriter
+        if not rewriter:
+            return True
+        return lambda data: [out] if (out := rewriter.feed(data) if data else rewriter.end()) else []
 
 
-def translate(call: Call, asked: Asked, backend: Backend, deployment: Callable[[str], str], credential: Credential) -> Sent:
-    """The request for `backend`. `deployment` maps a model's name."""
+def translate(
+    call: Call, asked: Asked, backend: Backend, deployment: Callable[[str], str], credential: Credential, *, batch_lines: int = 0
+) -> Sent:
+    """The request for `backend`. `deployment` maps a model's name.
+
+    `batch_lines`: map the models in a batch's file too, in lines of so many bytes at most.
+    """
     name = deployment(call.model) if call.model is not None else None
+    rewriter = uploads.rewriter(call, asked.headers, deployment, in_path=_in_path(call, backend), batch_lines=batch_lines)
     return Sent(
         backend.base,
         path(call, name, backend, asked.query),
         headers(asked.headers, credential, backend.base.netloc, websocket=call.method == "WS"),
-        body(call, deployment, backend, asked),
+        b"" if asked.more else body(call, deployment, backend, asked, rewriter),
         name,
+        rewriter if asked.more else None,
     )
 
 
@@ -120,21 +138,20 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
     return result
 
 
-def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: Asked) -> bytes:
+def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: Asked, rewriter: Rewriter | None = None) -> bytes:
     """The body for Azure: v1 has the deployment where OpenAI has the model, the dated API has it in the path."""
     content = asked.content
-    in_path = "{deployment}" in form(call, "", backend).path
-    if call.model is None or in_path or call.endpoint.model_in == "query":
+    if rewriter:
+        return rewriter.feed(content) + rewriter.end()
+    if call.model is None or _in_path(call, backend) or call.endpoint.model_in == "query":
         return content
     if call.endpoint.model_in == "path":
         return _with_model(content, deployment(call.model))
-    kind = asked.headers.get("content-type", "")
-    if call.endpoint.model_in == "form" and kind.lower().startswith("multipart/"):
-        field = bodies.form_field(content, kind, "model")
-        return bodies.replace(content, [field] if field else [], lambda model: deployment(model).encode())
-    spans = bodies.json_strings(content, call.endpoint.models)
-    changed = [span for span in spans if deployment(span.text) != span.text]
-    return bodies.replace(content, changed, lambda model: json.dumps(deployment(model)).encode())
+    return bodies.rename(content, call.endpoint.models, deployment)
+
+
+def _in_path(call: Call, backend: Backend) -> bool:
+    return "{deployment}" in form(call, call.model, backend).path
 
 
 def _with_model(content: bytes, deployment: str) -> bytes:

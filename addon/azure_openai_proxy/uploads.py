@@ -1,0 +1,86 @@
+"""What changes in a multipart form on its way to Azure: the model, and the models in the lines of a batch's file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from . import bodies
+from .multipart import Edit, Field, Lines, Part, Rewriter, boundary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .calls import Call
+
+__all__ = ["batch_line", "rewriter"]
+
+JSON_FIELD = 256 * 1024
+"""Bytes of a field that is read as JSON."""
+
+
+def rewriter(
+    call: Call, headers: Mapping[str, str], deployment: Callable[[str], str], *, in_path: bool, batch_lines: int
+) -> Rewriter | None:
+    """None: nothing changes, or it is no form. `in_path`: the deployment stands there; `batch_lines`: the longest line, 0 for none."""
+    separator = boundary(headers.get("content-type", ""))
+    if not separator:
+        return None
+    if call.endpoint.model_in == "form" and not in_path and (call.model is None or deployment(call.model) != call.model):
+        return Rewriter(separator, _Model(deployment, call.endpoint.models))
+    if batch_lines and (call.method, call.path) == ("POST", "/files"):
+        return Rewriter(separator, _BatchFile(deployment, batch_lines))
+    return None
+
+
+class _Model:
+    """The form's first `model`; or the one inside the JSON of another field, as `session.model` is."""
+
+    def __init__(self, deployment: Callable[[str], str], places: Iterable[str]) -> None:
+        self._deployment = deployment
+        self._places = {name: inside for name, _, inside in (place.partition(".") for place in places)}
+
+    def __call__(self, part: Part) -> Edit | None:
+        inside = self._places.pop(part.name, None)
+        if inside is None:
+            return None
+        return Field(lambda text: _in_json(text, inside, self._deployment), limit=JSON_FIELD) if inside else Field(self._deployment)
+
+
+def _in_json(text: str, place: str, deployment: Callable[[str], str]) -> str:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return bodies.rename(text.encode(), (place,), deployment).decode()
+
+
+class _BatchFile:
+    """The file, unless a `purpose` before it says that it is none of a batch's."""
+
+    def __init__(self, deployment: Callable[[str], str], limit: int) -> None:
+        self._deployment = deployment
+        self._limit = limit
+        self._purpose = "batch"
+
+    def __call__(self, part: Part) -> Edit | None:
+        if part.name == "purpose":
+            return Field(self._noted)
+        if part.name == "file" and self._purpose == "batch":
+            return Lines(lambda line: batch_line(line, self._deployment), self._limit)
+        return None
+
+    def _noted(self, purpose: str) -> str:
+        self._purpose = purpose
+        return purpose
+
+
+def batch_line(line: bytes, deployment: Callable[[str], str]) -> bytes:
+    """One request of a batch with its model renamed; any other line as it is."""
+    if b'"custom_id"' not in line or b'"model"' not in line:
+        return line
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    return bodies.rename(line, ("body.model",), deployment) if isinstance(request, dict) else line

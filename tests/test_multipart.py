@@ -1,0 +1,182 @@
+"""Forms in pieces of any size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azure_openai_proxy.multipart import CHUNK, MAX_HEAD, Edit, Field, Lines, Part, Rewriter, boundary, field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="model"\r\nContent-Type: audio/mpeg\r\n\r\n'
+    b"\r\n--x model\r\n--bb\r\n\r\n--b-\r\n"
+    b"--b \t\r\ncontent-disposition: form-data; name=model\r\n\r\nwhisper-1\r\n"
+    b"--b\r\nContent-Type: text/plain\r\n\r\nnameless\r\n--b--\r\nend"
+)
+RENAMED = FORM.replace(b"whisper-1", b"WHISPER-1")
+
+
+def whole(rewriter: Rewriter, form: bytes) -> bytes:
+    return rewriter.feed(form) + rewriter.end()
+
+
+def model(part: Part) -> Edit | None:
+    return Field(str.upper) if part.name == "model" else None
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    at = sorted({cut % (len(data) + 1) for cut in cuts})
+    return [data[start:end] for start, end in zip([0, *at], [*at, len(data)], strict=True)]
+
+
+@given(st.lists(st.integers(min_value=0), max_size=40), st.sampled_from([FORM, b"preamble\r\n" + FORM, b"\r\n" + FORM]))
+def test_any_pieces_give_the_same_form(cuts: list[int], form: bytes) -> None:
+    """Wherever the boundary is split, and before its first line end or behind it."""
+    rewriter = Rewriter(b"b", model)
+    out = b"".join(map(rewriter.feed, pieces(form, cuts))) + rewriter.end()
+    assert form.replace(b"whisper-1", b"WHISPER-1") == out
+
+
+def test_byte_by_byte() -> None:
+    """The smallest pieces of all."""
+    rewriter = Rewriter(b"b", model)
+    assert RENAMED == b"".join(rewriter.feed(FORM[i : i + 1]) for i in range(len(FORM))) + rewriter.end()
+
+
+@given(st.binary(), st.lists(st.integers(min_value=0)), st.sampled_from([b"", FORM, FORM[:-20]]))
+def test_without_an_edit_the_bytes_are_the_same(data: bytes, cuts: list[int], before: bytes) -> None:
+    """Also those that are no form at all."""
+    rewriter = Rewriter(b"b", lambda _: None)
+    assert before + data == b"".join(map(rewriter.feed, pieces(before + data, cuts))) + rewriter.end()
+
+
+@pytest.mark.parametrize("end", range(len(FORM)))
+def test_a_form_that_is_cut_loses_nothing(end: int) -> None:
+    """Whatever was held goes out at the end."""
+    assert FORM[:end].lower() == whole(Rewriter(b"b", model), FORM[:end]).lower()
+
+
+def test_a_file_is_not_held() -> None:
+    """What comes of it goes out at once, but for what may be the beginning of the next boundary."""
+    rewriter = Rewriter(b"b", model)
+    rewriter.feed(FORM[: FORM.index(b"model\r\n")])
+    assert (b"x" * 1000, b"x\r", b"\r\nx") == (rewriter.feed(b"x" * 1000), rewriter.feed(b"x\r\r"), rewriter.feed(b"\nx"))
+
+
+def test_a_head_without_end_is_none() -> None:
+    """Then the rest passes: nobody can tell what it is."""
+    form = b"--b\r\n" + b"x" * MAX_HEAD + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\na\r\n--b--'
+    rewriter = Rewriter(b"b", model)
+    assert form == b"".join(map(rewriter.feed, pieces(form, [10, MAX_HEAD + 20]))) + rewriter.end()
+
+
+def test_an_edit_gets_nothing_of_what_stands_around() -> None:
+    """A false boundary inside a part is its content."""
+    seen: list[bytes] = []
+
+    def note(line: bytes) -> bytes:
+        seen.append(line)
+        return b""
+
+    form = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\none\r\n--bother\r\n\r\n--b--\r\n'
+    out = whole(Rewriter(b"b", lambda _: Lines(note, 100)), form)
+
+    assert [b"one\r", b"--bother\r", b""] == seen
+    assert b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n\n\n\r\n--b--\r\n' == out
+
+
+# Edits
+
+
+def edited(edit: Edit, *data: bytes) -> bytes:
+    return b"".join(map(edit.feed, data)) + edit.end()
+
+
+@pytest.mark.parametrize(
+    "data, out",
+    [
+        ((b"mod", b"el"), b"MODEL"),
+        ((), b""),
+        ((b"\xff",), b"\xff"),
+        ((b"x" * 8, b"y"), b"x" * 8 + b"y"),
+        ((b"x" * 9, b"y"), b"x" * 9 + b"y"),
+    ],
+    ids=["short", "empty", "no text", "a little too long", "too long at once"],
+)
+def test_a_field_is_replaced_as_a_whole_or_not_at_all(data: tuple[bytes, ...], out: bytes) -> None:
+    """Half a name is none."""
+    assert out == edited(Field(str.upper, limit=8), *data)
+
+
+@pytest.mark.parametrize(
+    "data, out",
+    [
+        ((b"a\nb\nc",), b"A\nB\nC"),
+        ((b"a\r\nb\r\n",), b"A\r\nB\r\n"),
+        ((b"a", b"b\nc", b"d", b"\n"), b"AB\nCD\n"),
+        ((b"abcdefghi", b"jk\nlm"), b"abcdefghijk\nLM"),
+        ((b"abcd", b"efghi", b"j"), b"abcdefghij"),
+        ((b"\n\n",), b"\n\n"),
+    ],
+    ids=["at once", "CRLF", "in pieces", "too long", "too long to its end", "empty"],
+)
+def test_lines_are_replaced_one_by_one(data: tuple[bytes, ...], out: bytes) -> None:
+    """One that is too long passes; the next one counts again."""
+    assert out == edited(Lines(bytes.upper, limit=8), *data)
+
+
+@given(st.lists(st.binary()), st.binary())
+def test_lines_are_the_same_in_any_pieces(data: list[bytes], mark: bytes) -> None:
+    """A line is one, however it comes."""
+    change: Callable[[bytes], bytes] = lambda line: mark[:1] + line  # noqa: E731
+    assert edited(Lines(change, 1 << 20), b"".join(data)) == edited(Lines(change, 1 << 20), *data)
+
+
+# Fields
+
+
+@pytest.mark.parametrize(
+    "content_type, separator",
+    [
+        ("multipart/form-data; boundary=b", b"b"),
+        ('Multipart/Form-Data; charset=x; Boundary="b c"', b"b c"),
+        ("multipart/form-data; boundary=b; charset=x", b"b"),
+        ("multipart/form-data", None),
+        ("application/json; boundary=b", None),
+        ("", None),
+    ],
+)
+def test_the_boundary(content_type: str, separator: bytes | None) -> None:
+    """Quoted or not; only a form has one."""
+    assert separator == boundary(content_type)
+
+
+@pytest.mark.parametrize(
+    "form", [FORM, b"preamble\r\n" + FORM, FORM.replace(b"\r\n--x", b"x" * 3 * CHUNK)], ids=["plain", "preamble", "large"]
+)
+def test_a_forms_field_is_found(form: bytes) -> None:
+    """By its name, and not by what a file holds or is called."""
+    assert "whisper-1" == field(form, "multipart/form-data; boundary=b", "model")
+
+
+@pytest.mark.parametrize(
+    "body, content_type",
+    [
+        (FORM, "multipart/form-data"),
+        (FORM, "multipart/form-data; boundary=other"),
+        (FORM[: FORM.index(b"whisper") + 3], "multipart/form-data; boundary=b"),
+        (FORM.replace(b"name=model", b"name=other"), "multipart/form-data; boundary=b"),
+        (FORM.replace(b"name=model", b"nothing"), "multipart/form-data; boundary=b"),
+        (b"--b", "multipart/form-data; boundary=b"),
+        (b"", "multipart/form-data; boundary=b"),
+    ],
+)
+def test_a_form_without_the_field(body: bytes, content_type: str) -> None:
+    """Or one that ends before the field does."""
+    assert None is field(body, content_type, "model")

@@ -1,0 +1,113 @@
+"""What changes in a form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from azure_openai_proxy import uploads
+from azure_openai_proxy.calls import recognise
+
+TYPE = {"content-type": "multipart/form-data; boundary=b"}
+NAMES = {"whisper-1": "whisper", "gpt": "prod"}
+
+
+def form(*fields: tuple[str, str]) -> bytes:
+    return (
+        b"".join(f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode() for name, value in fields)
+        + b"--b--\r\n"
+    )
+
+
+def sent(path: str, content: bytes, *, start: bytes | None = None, **more: Any) -> bytes | None:
+    """What goes on; None: nothing would change."""
+    call = recognise("POST", path, TYPE, content if start is None else start)
+    assert call
+    options = {"in_path": False, "batch_lines": 0} | more
+    rewriter = uploads.rewriter(call, TYPE, lambda name: NAMES.get(name, name), **options)
+    return rewriter.feed(content) + rewriter.end() if rewriter else None
+
+
+AUDIO = form(("file", "whisper-1"), ("model", "whisper-1"), ("model", "whisper-1"))
+
+
+def test_the_first_model_is_renamed() -> None:
+    """And nothing else: a length that was corrected for one must hold."""
+    assert form(("file", "whisper-1"), ("model", "whisper"), ("model", "whisper-1")) == sent("/v1/audio/transcriptions", AUDIO)
+
+
+def test_a_model_that_has_not_come_yet_is_renamed() -> None:
+    """Only the beginning of the form was seen."""
+    assert b'name="model"\r\n\r\nwhisper\r\n' in (sent("/v1/audio/transcriptions", AUDIO, start=AUDIO[:60]) or b"")
+
+
+@pytest.mark.parametrize(
+    "path, content, more",
+    [
+        ("/v1/audio/transcriptions", AUDIO, {"in_path": True}),
+        ("/v1/audio/transcriptions", form(("model", "other")), {}),
+        ("/v1/files", form(("purpose", "batch"), ("file", "{}")), {}),
+        ("/v1/uploads/u/parts", form(("data", "x")), {"batch_lines": 100}),
+    ],
+    ids=["in the path", "the same name", "a file", "a part"],
+)
+def test_what_needs_no_change_has_no_rewriter(path: str, content: bytes, more: dict[str, Any]) -> None:
+    """Its bytes pass by themselves."""
+    assert None is sent(path, content, **more)
+
+
+def test_no_form_has_no_rewriter() -> None:
+    """Without a boundary there are no parts."""
+    call = recognise("POST", "/v1/files", {})
+    assert call
+    assert None is uploads.rewriter(call, {}, str, in_path=False, batch_lines=1)
+
+
+@pytest.mark.parametrize(
+    "session, renamed",
+    [
+        ('{"type":"realtime","model":"gpt","instructions":"é"}', '{"type":"realtime","model":"prod","instructions":"é"}'),
+        ('{"model":', '{"model":'),
+        ('{"model":"other"}', '{"model":"other"}'),
+    ],
+)
+def test_a_call_s_session_names_its_model_in_json(session: str, renamed: str) -> None:
+    """The session is one field of the form, beside the SDP."""
+    assert form(("sdp", "v=0"), ("session", renamed)) == sent("/v1/realtime/calls", form(("sdp", "v=0"), ("session", session)))
+
+
+def line(model: str) -> str:
+    return json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": model, "messages": []}})
+
+
+BATCH = "\n".join([line("gpt"), line("other"), "", line("gpt")])
+
+
+@pytest.mark.parametrize("fields", [[("purpose", "batch"), ("file", BATCH)], [("file", BATCH), ("purpose", "batch")], [("file", BATCH)]])
+def test_a_batchs_lines_are_mapped(fields: list[tuple[str, str]]) -> None:
+    """By the option, wherever the purpose stands; not another byte changes."""
+    assert form(*((name, value.replace('"gpt"', '"prod"')) for name, value in fields)) == sent("/v1/files", form(*fields), batch_lines=1000)
+
+
+def test_a_file_for_another_purpose_is_left_alone() -> None:
+    """Only a batch's lines name deployments."""
+    content = form(("purpose", "fine-tune"), ("file", BATCH))
+    assert content == sent("/v1/files", content, batch_lines=1000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model":"gpt"}',
+        '{"custom_id":1,"model":"gpt"}',
+        '{"custom_id":1,"body":{"model":"gpt"}',
+        '["custom_id", "model"]',
+        '{"custom_id":1}',
+    ],
+    ids=["no batch's", "elsewhere", "cut", "a list", "no model"],
+)
+def test_another_line_is_left_alone(text: str) -> None:
+    """What is no request of a batch is for Azure to judge."""
+    assert text.encode() == uploads.batch_line(text.encode(), lambda name: NAMES.get(name, name))
