@@ -63,6 +63,13 @@ class Call:
         return self.body if isinstance(self.body, dict) else {}
 
     @property
+    def opaque(self) -> bool:
+        """Neither JSON nor a form, where both may stand: what it says is the operation's business."""
+        content_type = self.received.header("content-type") or ""
+        assert self.operation
+        return self.operation.body == "either" and not content_type.startswith(("multipart/", "application/json"))
+
+    @property
     def uploaded(self) -> forms.Form:
         """The form of a call that was checked."""
         assert self.multipart is not None

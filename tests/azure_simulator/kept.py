@@ -22,9 +22,14 @@ __all__ = ["deleted", "listing", "one", "page", "rows", "value"]
 
 def value(kind: Kind, call: Call, **members: Any) -> dict[str, Any]:
     """An object of the kind, as the call's path and body have it."""
-    found = {name: given for name, given in call.asked.items() if name in kind.value and given is not None}
+    found = {name: given for name, given in call.asked.items() if name in kind.value and _fits(given, kind.value[name])}
     parents = {name: given for name, given in call.values.items() if name in kind.value}
     return {**kind.value, "id": f"{kind.prefix}1", **found, **parents, **members}
+
+
+def _fits(given: Any, value: Any) -> bool:
+    """A list may be asked for as the text of its only item, but is a list in the answer."""
+    return given is not None and (value is None or isinstance(given, type(value)))
 
 
 def one(kind: Kind, call: Call, model: Model, **members: Any) -> Answer:

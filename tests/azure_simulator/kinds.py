@@ -50,13 +50,10 @@ class Kind(NamedTuple):
     prefix: str  # of ids
     value: dict[str, Any]
     deleted: str | None = None  # `object` of the answer to DELETE; None: the kind's own, with `.deleted`
-    taken: frozenset[str] = frozenset()  # members a client names that are not in `value`
 
 
-def _kind(prefix: str, object_: str, deleted: str | None = None, taken: str = "", **members: Any) -> Kind:
-    return Kind(
-        prefix, dict(sorted({"created_at": NOW, "id": "", "object": object_, **members}.items())), deleted, frozenset(taken.split())
-    )
+def _kind(prefix: str, object_: str, deleted: str | None = None, **members: Any) -> Kind:
+    return Kind(prefix, dict(sorted({"created_at": NOW, "id": "", "object": object_, **members}.items())), deleted)
 
 
 FILE = _kind("file-", "file", "file", bytes=140, filename="batch.jsonl", purpose="batch", status="processed", status_details=None)
@@ -166,7 +163,7 @@ FINE_TUNING_JOB = _kind(
     organization_id="",
     result_files=[],
     seed=1,
-    status="pending",
+    status="queued",
     trained_tokens=None,
     training_file="file-1",
     validation_file=None,
@@ -191,7 +188,6 @@ ITEM = Kind(
 EVAL = _kind(
     "eval_",
     "eval",
-    "eval.deleted",
     data_source_config={"schema": {"type": "object"}, "type": "custom"},
     metadata={},
     name="",

@@ -99,7 +99,8 @@ OPERATIONS = (
     *kept.rows("vector_stores/{vector_store_id}/file_batches", kinds.FILE_BATCH, "create get cancel", STORES),
     Operation("GET", "vector_stores/{vector_store_id}/file_batches/{batch_id}/files", partial(kept.listing, kinds.STORED_FILE), STORES),
     # Fine-tuning starts from a base model, which is no deployment.
-    *kept.rows("fine_tuning/jobs", kinds.FINE_TUNING_JOB, "create list get cancel", TUNING),
+    Operation("POST", "fine_tuning/jobs", others.tuning, TUNING, "json", models=()),
+    *kept.rows("fine_tuning/jobs", kinds.FINE_TUNING_JOB, "list get cancel", TUNING),
     *kept.rows("fine_tuning/jobs", kinds.FINE_TUNING_JOB, "pause resume", APRIL),
     Operation("GET", "fine_tuning/jobs/{fine_tuning_job_id}/events", partial(kept.listing, kinds.FINE_TUNING_EVENT), TUNING),
     Operation("GET", "fine_tuning/jobs/{fine_tuning_job_id}/checkpoints", partial(kept.listing, kinds.CHECKPOINT), TUNING),
@@ -108,7 +109,9 @@ OPERATIONS = (
     Operation("POST", "fine_tuning/alpha/graders/run", others.grade, V1, "json", models=("grader.model",)),
     Operation("POST", "fine_tuning/alpha/graders/validate", others.nothing_in_json, V1, "json", models=("grader.model",)),
     # Evals; a run is cancelled where OpenAI has `/cancel`.
-    *kept.rows("evals", kinds.EVAL, "create list get update delete", APRIL, _EVALS),
+    Operation("POST", "evals", others.evaluation, APRIL, "json", models=_EVALS),
+    *kept.rows("evals", kinds.EVAL, "list get update", APRIL),
+    Operation("DELETE", "evals/{id}", others.eval_deleted, APRIL),
     *kept.rows("evals/{eval_id}/runs", kinds.EVAL_RUN, "create list get", APRIL, _EVALS),
     Operation("DELETE", "evals/{eval_id}/runs/{id}", others.run_deleted, APRIL),
     Operation("POST", "evals/{eval_id}/runs/{id}", partial(kept.one, kinds.EVAL_RUN, status="canceled"), APRIL),
@@ -220,7 +223,7 @@ def _check_read(call: Call) -> None:
 
 
 def _check_body(call: Call, operation: Operation, version: str) -> None:
-    if operation.body == "none" or (operation.fields is None and not call.received.body):
+    if operation.body == "none" or (operation.fields is None and (not call.received.body or call.opaque)):
         return
     _check_read(call)
     if call.multipart is not None:

@@ -19,6 +19,8 @@ __all__ = [
     "created",
     "deployments",
     "done",
+    "eval_deleted",
+    "evaluation",
     "grade",
     "left",
     "model_of",
@@ -32,6 +34,7 @@ __all__ = [
     "session",
     "transcription_session",
     "translation_secret",
+    "tuning",
     "version_deleted",
     "webhook",
 ]
@@ -111,7 +114,8 @@ def completed(call: Call, model: Model) -> Answer:
 
 def done(kind: kinds.Kind, call: Call, model: Model) -> Answer:
     """A list that is made in one go."""
-    return json_answer({"data": [kept.value(kind, call)], "first_id": None, "has_more": False, "last_id": None, "object": "list"})
+    value = kept.value(kind, call)
+    return json_answer({"data": [value], "first_id": value["id"], "has_more": False, "last_id": value["id"], "object": "list"})
 
 
 def grade(call: Call, model: Model) -> Answer:
@@ -139,6 +143,15 @@ def pages(call: Call, model: Model) -> Answer:
     return json_answer({"data": data, "has_more": False, "next_page": None, "object": "vector_store.file_content.page"})
 
 
+def evaluation(call: Call, model: Model) -> Answer:
+    """The schema of what is evaluated is told in another way than it was asked for."""
+    return kept.one(kinds.EVAL, call, model, data_source_config=kinds.EVAL.value["data_source_config"])
+
+
+def eval_deleted(call: Call, model: Model) -> Answer:
+    return json_answer({"deleted": True, "eval_id": call.values["id"], "object": "eval.deleted"})
+
+
 def run_deleted(call: Call, model: Model) -> Answer:
     return json_answer({"deleted": True, "object": "eval.run.deleted", "run_id": call.values["id"]})
 
@@ -151,6 +164,11 @@ def version_deleted(call: Call, model: Model) -> Answer:
 def left(call: Call, model: Model) -> Answer:
     """An item that is deleted leaves its conversation."""
     return json_answer({**kinds.CONVERSATION.value, "id": call.values["conversation_id"]})
+
+
+def tuning(call: Call, model: Model) -> Answer:
+    """The dated API has a status of its own."""
+    return kept.one(kinds.FINE_TUNING_JOB, call, model, **({"status": "pending"} if call.form == "dated" else {}))
 
 
 def run(call: Call, model: Model) -> Answer:
