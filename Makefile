@@ -11,7 +11,7 @@ make_venv = export UV_VENV_CLEAR=1; \
 	|| UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.12 $(1) 2>/dev/null \
 	|| $(UV) venv --quiet --python 3.13 $(1)
 
-.PHONY: help demo run web test check format lock clean
+.PHONY: help demo run web test check bench format lock clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ check: .venv/.ready ## lint, formatting and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+bench: .venv/.ready ## this proxy beside bare mitmdump: speed, delay, CPU time, memory (ARGS="--quick" for a minute)
+	@PYTHONPATH=tools $(BIN)/python -m bench $(ARGS)
 
 format: .venv/.ready
 	@$(BIN)/ruff check --fix-only --quiet

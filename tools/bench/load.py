@@ -1,0 +1,183 @@
+"""The load: bare asyncio protocols that know just enough HTTP to see where an answer ends. One job a line in, one result a line out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import ssl
+import sys
+import time
+from typing import Any, NamedTuple, cast
+
+from .upstream import STAMP
+
+__all__ = ["Job", "run"]
+
+KEY = "bench-key"
+
+
+class Job(NamedTuple):
+    """What one run does."""
+
+    port: int
+    kind: str  # chat, fresh, stream, embeddings, upload
+    clients: int
+    seconds: float = 2.0  # how long new requests are begun; streams: 0 is one for each client
+    chunks: int = 0
+    gap: float = 0.0  # seconds
+    tls: bool = False
+    host: str = "127.0.0.1"
+    prefix: str = "/v1"
+
+
+def _request(job: Job) -> bytes:
+    asked: dict[str, Any] = {
+        "model": "gpt-4o",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello!"}],
+    }
+    path, kind = "/chat/completions", "application/json"
+    if job.kind == "stream":
+        asked |= {"stream": True, "user": "", "bench": f"{job.chunks} {job.gap}"}
+    body = json.dumps(asked).encode()
+    if job.kind == "embeddings":
+        path, body = "/embeddings", json.dumps({"model": "text-embedding-3-small", "input": "The food was delicious."}).encode()
+    elif job.kind == "upload":
+        path, kind = "/files", "multipart/form-data; boundary=bench"
+        form = b'--bench\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
+        file = b"x" * (20 << 20)
+        body = form % (b"purpose", b"", b"batch") + form % (b"file", b'; filename="big.jsonl"', file) + b"--bench--\r\n"
+    head = (
+        f"POST {job.prefix}{path} HTTP/1.1\r\nHost: {job.host}:{job.port}\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
+        f"Accept: application/json\r\nContent-Type: {kind}\r\nUser-Agent: OpenAI/Python 1.99.1\r\nX-Stainless-Lang: python\r\n"
+        f"X-Stainless-Package-Version: 1.99.1\r\nX-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n"
+        f"X-Stainless-Runtime-Version: 3.13.0\r\nAuthorization: Bearer {KEY}\r\nX-Stainless-Async: false\r\nx-stainless-retry-count: 0\r\n"
+        f"x-stainless-read-timeout: 600\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class Seen:
+    """What all clients of a run saw."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.failed = 0
+        self.chunks = 0
+        self.lost = 0
+        self.took: list[float] = []  # a whole answer, or to the first chunk
+        self.delays: list[float] = []  # of chunks
+
+
+class Client(asyncio.Protocol):
+    """One connection, one request after the other until the time is up."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, job: Job, request: bytes, seen: Seen, until: float, done: asyncio.Event) -> None:
+        self.job, self.request, self.seen, self.until, self.done = job, request, seen, until, done
+        self.received = b""
+        self.begun = 0.0
+        self.chunks = 0
+        self.tail = b""
+        self.waiting = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.ask()
+
+    def ask(self) -> None:
+        self.begun, self.received, self.chunks, self.tail, self.waiting = time.monotonic(), b"", 0, b"", True
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        if self.job.kind == "stream":
+            self.streamed(data)
+        else:
+            self.received += data
+            head, end, body = self.received.partition(b"\r\n\r\n")
+            if end and len(body) >= int(head[head.lower().index(b"content-length:") + 15 :].split(b"\r\n")[0]):
+                self.seen.took.append(time.monotonic() - self.begun)
+                self.answered(fine=head[9:12] == b"200")
+
+    def streamed(self, data: bytes) -> None:
+        now = time.monotonic()
+        text = self.tail + data
+        whole = text.rfind(b"\n\n") + 2
+        for stamp in STAMP.findall(text, 0, whole):
+            if not self.chunks:
+                self.seen.took.append(now - self.begun)
+            self.chunks += 1
+            self.seen.delays.append(now - float(stamp))
+        self.tail = text[whole:] if whole > 1 else text
+        if text.endswith(b"\r\n0\r\n\r\n"):
+            self.seen.chunks += self.chunks
+            self.seen.lost += self.job.chunks - self.chunks
+            self.answered(fine=True)
+        elif not self.chunks and b"content-length" in text:
+            self.answered(fine=False)
+
+    def answered(self, *, fine: bool) -> None:
+        self.waiting = False
+        self.seen.requests += 1
+        self.seen.failed += not fine
+        if time.monotonic() >= self.until or not fine or self.job.kind == "fresh":
+            self.transport.close()
+            self.done.set()
+        else:
+            self.ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.seen.failed += self.waiting
+        self.done.set()
+
+
+async def _client(job: Job, request: bytes, seen: Seen, until: float, context: ssl.SSLContext | None) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        done = asyncio.Event()
+        await loop.create_connection(lambda: Client(job, request, seen, until, done), job.host, job.port, ssl=context)  # noqa: B023 - made now
+        await done.wait()
+        if job.kind != "fresh" or time.monotonic() >= until:
+            return
+
+
+async def run(job: Job) -> dict[str, float]:
+    """Drive one target. Times are in seconds."""
+    context = None
+    if job.tls:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    seen, request = Seen(), _request(job)
+    begun, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    until = begun + job.seconds
+    spread = job.gap  # between the beginnings of paced streams
+    clients = []
+    for _ in range(job.clients):
+        clients.append(asyncio.create_task(_client(job, request, seen, until, context)))
+        if spread:
+            await asyncio.sleep(spread)
+    await asyncio.gather(*clients)
+    took = time.monotonic() - begun
+    now = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "requests": seen.requests,
+        "failed": seen.failed,
+        "chunks": seen.chunks,
+        "lost": seen.lost,
+        "seconds": took,
+        "busy": (now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime) / took,
+        **{f"first_{name}": value for name, value in _percentiles(seen.took).items()},
+        **{f"delay_{name}": value for name, value in _percentiles(seen.delays).items()},
+    }
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    values.sort()
+    return {"p50": values[len(values) // 2], "p99": values[len(values) * 99 // 100], "max": values[-1]} if values else {}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(json.dumps(asyncio.run(run(Job(**json.loads(line))))), flush=True)
