@@ -89,6 +89,8 @@ class Mitmdump:
         self._ready = False
         self.output: list[str] = []
         """Every line that was printed."""
+        self.started = ""
+        """What was printed until it was ready; tests that share it do not forget that."""
         self.records: list[str] = []
         """Everything that was logged, at any level, printed or not."""
         self.lookups: list[str] = []
@@ -140,6 +142,7 @@ class Mitmdump:
         if not self._ready:
             self.stop()
             self._fail("ended at its start")
+        self.started = self.log()
         return self
 
     def wait(self) -> int:
@@ -152,6 +155,9 @@ class Mitmdump:
         for reader in self._readers:
             reader.join()
         return code
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def stop(self) -> int:
         """End the process as Ctrl-C does; its exit code."""

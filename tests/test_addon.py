@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 from mitmproxy import ctx, http
+from mitmproxy.addons.proxyauth import ProxyAuth
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.proxy import mode_specs
+from mitmproxy.addons.upstream_auth import UpstreamAuth
+from mitmproxy.connection import Server
+from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData
 
@@ -18,10 +21,9 @@ from azure_openai_proxy.credentials import MASK
 from azure_openai_proxy.exchange import Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
     from mitmproxy import tls
-    from mitmproxy.proxy import server_hooks
     from mitmproxy.proxy.layer import NextLayer
 
 CHAT = b'{"model":"gpt-4o"}'
@@ -32,7 +34,7 @@ async def addon() -> AsyncIterator[AzureOpenAIProxy]:
     """The addon, loaded with an endpoint, in a mitmproxy that serves nobody."""
     addon = AzureOpenAIProxy()
     addon.live = options.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
-    with taddons.context(Proxyserver(), addon):
+    with taddons.context(Proxyserver(), ProxyAuth(), UpstreamAuth(), addon):
         addon.configure(set(ctx.options.keys()))
         yield addon
 
@@ -54,7 +56,8 @@ def somebody_elses() -> http.HTTPFlow:
 
 
 def ask(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.HTTPFlow:
-    addon.requestheaders(flow)
+    if judging := addon.requestheaders(flow):
+        cast("Coroutine[None, None, None]", judging).close()  # where it goes is the guard's matter
     addon.request(flow)
     return flow
 
@@ -190,8 +193,33 @@ def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProxy, mon
     seen: list[object] = []
     monkeypatch.setattr(http_layer, "attach", lambda *given: seen.append(given))
     monkeypatch.setattr(addon.live, "running", seen.append)
-    layer = cast("NextLayer", object())
+    monkeypatch.setattr(addon.stopping, "arm", lambda: None)
+    layer = cast("NextLayer", SimpleNamespace(context=SimpleNamespace(server=SimpleNamespace(address=None))))
     addon.next_layer(layer)
     addon.running()
     assert (layer, addon) == seen[0]
     assert 2 == len(seen)
+
+
+def test_an_owner_is_warned(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Whose key anybody may use who reaches the port."""
+    monkeypatch.setattr(addon.stopping, "arm", lambda: None)
+    ctx.options.azure_openai_token = "key"
+    addon.running()
+    assert "uses the configured key" in caplog.text
+
+
+async def test_destinations_are_judged(addon: AzureOpenAIProxy) -> None:
+    """Before a connection, after it, and at CONNECT."""
+    client = tflow.tclient_conn()
+    client.peername, client.proxy_mode = ("192.0.2.1", 50000), mode_specs.ProxyMode.parse("regular")
+    data = server_hooks.ServerConnectionHookData(Server(address=("127.0.0.1", 80)), client)
+    await addon.server_connect(data)
+    assert "127.0.0.1 is not reached" in str(data.server.error)
+    addon.server_connected(data)  # it has no address yet
+
+    for host, refused in (("127.0.0.1", True), ("api.openai.com", False)):
+        flow = gateways()
+        flow.client_conn, flow.request.host = client, host
+        await addon.http_connect(flow)
+        assert refused == bool(flow.response)

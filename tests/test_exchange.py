@@ -240,6 +240,29 @@ def test_a_websockets_handshake_is_left_alone() -> None:
     assert ("websocket", "upgrade") == (response.headers["upgrade"], response.headers["connection"])
 
 
+@pytest.mark.parametrize("mode", ["azure", "openai"])
+@pytest.mark.parametrize(
+    ("path", "not_ready", "status"), [("/healthz", "stopping", 200), ("/readyz", None, 200), ("/readyz", "stopping", 503)]
+)
+def test_probes(path: str, not_ready: str | None, status: int, mode: str) -> None:
+    """Those who run the proxy need no key; a process that stops is alive and of no more use."""
+    asked, request = exchange(mode=mode), http.Request.make("GET", f"http://localhost{path}")
+    asked.not_ready = not_ready
+    answer = asked.request(request) if mode == "azure" else asked.hand_over(request)
+    assert answer
+    assert status == answer.status_code
+
+
+@pytest.mark.parametrize(("said", "closes"), [("close", True), ("Keep-Alive, Close", True), ("keep-alive", False)])
+def test_a_client_that_wants_the_connection_closed(said: str, closes: bool) -> None:
+    """It said so in a header that does not go to Azure."""
+    asked = exchange()
+    asked.request(asking("POST", "/v1/chat/completions", b'{"model":"gpt-4o"}', connection=said))
+    response = http.Response.make(200, b"{}", JSON)
+    asked.response_head(response)
+    assert closes == (response.headers.get("connection") == "close")
+
+
 def talking() -> Exchange:
     asked = exchange(mapping="m=d")
     request = asking("GET", "/v1/realtime?model=m", upgrade="websocket")

@@ -400,6 +400,7 @@ BAD_HEADS = {
     "control character in a value": head("POST /echo HTTP/1.1", "X: a\x1bb"),
     "control character in the path": head("POST /ec\x01ho HTTP/1.1"),
     "control character in a name": head("POST /echo HTTP/1.1", "X\x01: b"),
+    "framing behind a control character": head("POST /echo HTTP/1.1", "Transfer-Encoding:\x0bchunked"),
     "bare CR": head("POST /echo HTTP/1.1", "X: a\rEvil: b"),
     "folded header": head("POST /echo HTTP/1.1", "X: a\r\n b"),
     "folded first header": b"POST /echo HTTP/1.1\r\n X: a\r\n\r\n",

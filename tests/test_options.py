@@ -138,6 +138,9 @@ def test_defaults() -> None:
         ("azure_openai_max_body", "256MB", "max_body", 256 << 20),
         ("azure_openai_max_body", "3 KiB", "max_body", 3 << 10),
         ("azure_openai_max_body", "1g", "max_body", 1 << 30),
+        ("azure_openai_relay", "OFF", "relay", "off"),
+        ("azure_openai_stop_timeout", "5", "stop_timeout", 5.0),
+        ("azure_openai_stop_timeout", "0.5s", "stop_timeout", 0.5),
         ("azure_openai_openai_endpoint", "http://127.0.0.1:9/v1/", "openai_endpoint", Base("http", "127.0.0.1", 9)),
     ],
 )
@@ -203,6 +206,8 @@ def test_set_of_a_list() -> None:
         ("azure_openai_normalize", "maybe", "true or false"),
         ("azure_openai_max_body", "0", "256m"),
         ("azure_openai_max_body", "lots", "256m"),
+        ("azure_openai_relay", "all", "any, local, public or off"),
+        ("azure_openai_stop_timeout", "soon", "as in 30"),
         ("azure_openai_openai_endpoint", "https://u:p@x.example", "no place"),
     ],
 )

@@ -12,10 +12,13 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 
-from . import credentials, errors, http_layer, options, synthesized, ways
+from . import credentials, errors, http_layer, options, safety, synthesized, ways
 from .exchange import Exchange
+from .stopping import Stopping
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from mitmproxy import tls
     from mitmproxy.addonmanager import Loader
     from mitmproxy.proxy import layer, server_hooks
@@ -33,6 +36,9 @@ class AzureOpenAIProxy:
     def __init__(self) -> None:
         self.live = options.Live()
         self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self.guard = safety.Guard()
+        self.hindrances = ways.Hindrances()
+        self.stopping = Stopping(self.exchanges, lambda: self.settings.stop_timeout)
 
     @property
     def settings(self) -> Settings:
@@ -47,13 +53,19 @@ class AzureOpenAIProxy:
 
     def configure(self, updated: set[str]) -> None:
         self.live.configure(ctx.options, updated)
+        self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
 
     def running(self) -> None:
         self.live.running(ctx.options)
+        self.stopping.arm()
+        asked = bool(ctx.options.proxyauth)
+        if warning := safety.exposed(ctx.options.mode, ctx.options.listen_host, token=self.settings.token, asked=asked):
+            logger.warning(warning)
 
     # Connections
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
+        self.guard.note(nextlayer.context)
         http_layer.attach(nextlayer, self)
 
     def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
@@ -63,18 +75,30 @@ class AzureOpenAIProxy:
     def tls_failed_server(self, data: tls.TlsData) -> None:
         data.conn.error = None  # as below
 
+    async def http_connect(self, flow: http.HTTPFlow) -> None:
+        if not ways.names_ours([flow.request.host], self.settings.hosts):
+            await self.guard.request(flow, self.settings)
+
+    async def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
+        await self.guard.connecting(data, self.settings)
+
+    def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        self.guard.connected(data, self.settings)
+
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = None  # mitmproxy would give the same error to every later request of this client
 
     # Requests
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if not self._is_ours(flow):
-            return
+            return self.guard.request(flow, self.settings)
         upstream = ways.upstream(flow, ctx.options)
-        self.exchanges[flow] = exchange = Exchange(self.settings, flow.request.headers.get("origin"), upstream)
+        not_ready = "stopping" if self.stopping.began else None
+        self.exchanges[flow] = exchange = Exchange(self.settings, flow.request.headers.get("origin"), upstream, not_ready)
         if exchange.unchanged:
-            exchange.hand_over(flow.request)
+            flow.response = exchange.hand_over(flow.request)
+        return None
 
     def request(self, flow: http.HTTPFlow) -> None:
         exchange = self.exchanges.get(flow)

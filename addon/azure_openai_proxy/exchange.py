@@ -27,6 +27,7 @@ class Exchange:
     settings: Settings
     origin: str | None  # of a browser's page
     upstream: Upstream | None = None
+    not_ready: str | None = None  # why no more requests should come here
     call: Call | None = None
     asked: Asked | None = field(default=None, repr=False)
     sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
@@ -39,12 +40,15 @@ class Exchange:
         """Everything goes to OpenAI as it came."""
         return self.settings.mode == "openai"
 
-    def hand_over(self, request: http.Request) -> None:
-        """Send `request` to OpenAI, its body as it comes."""
+    def hand_over(self, request: http.Request) -> http.Response | None:
+        """Send `request` to OpenAI, its body as it comes. An answer: it was a question to the proxy itself."""
+        if health := synthesized.health(request.path, self.not_ready):
+            return health
         base = self.settings.openai_endpoint
         self._aim(request, base)
         request.path = base.prefix + request.path
         request.stream = True
+        return None
 
     def goes_on(self, request: http.Request) -> bool:
         """Can a large body go on before all of it has come?"""
@@ -70,8 +74,11 @@ class Exchange:
         self.secrets = tuple(filter(None, {self.settings.token, *credentials.seen(request.headers, query.api_key)}))
         if request.method == "OPTIONS":
             return synthesized.preflight(request)
-        if path == "/" and request.method in ("GET", "HEAD"):
-            return synthesized.welcome()
+        if request.method in ("GET", "HEAD"):
+            if path == "/":
+                return synthesized.welcome()
+            if (health := synthesized.health(path, self.not_ready)) is not None:
+                return health
         content = (request.raw_content or b"") if start is None else start
         method = "WS" if request.headers.get("upgrade", "").lower() == "websocket" else request.method
         self.call = calls.recognise(method, path, request.headers, content, query.rest)
@@ -120,6 +127,8 @@ class Exchange:
             return
         if self.asked and response.status_code == 101 and (protocol := realtime.answered(self.asked.headers, response.headers)):
             response.headers["sec-websocket-protocol"] = protocol
+        elif self.asked and response.is_http11 and "close" in self.asked.headers.get("connection", "").lower():
+            response.headers["connection"] = "close"  # said to us; mitmproxy looks for it in the request, which is Azure's now
         if self.sent and response.status_code != 101:
             kind = self._kind(response)
             encoding = response.headers.get("content-encoding")

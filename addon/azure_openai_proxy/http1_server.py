@@ -33,6 +33,7 @@ LINGER = 2.0
 """Seconds that a client has to read the last answer before what it sends meets a closed socket."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
+_HIDDEN_FRAMING = re.compile(rb"(?i)\n(?:transfer-encoding|content-length)[^\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _METHOD_START = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
 
 
@@ -53,7 +54,10 @@ def flaw(received: bytes) -> Failure | None:
     """Why what was received so far is no head of a request, where mitmproxy would wait for more."""
     if not _METHOD_START.match(received):
         return Failure(400, "invalid_request", "This is not the beginning of an HTTP request. Was the last one's content-length too small?")
-    if not _HEAD_END.search(received, 0, MAX_HEAD) and len(received) >= MAX_HEAD:
+    end = _HEAD_END.search(received, 0, MAX_HEAD)
+    if end and _HIDDEN_FRAMING.search(received, 0, end.end()):  # mitmproxy takes them for white space, others may not
+        return Failure(400, "invalid_request", "A header that says where the request ends holds control characters.")
+    if not end and len(received) >= MAX_HEAD:
         return Failure(431, "request_head_too_large", f"The request's line and headers are longer than {MAX_HEAD} bytes.")
     return None
 

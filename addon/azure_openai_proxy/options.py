@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mitmproxy.addonmanager import Loader
     from mitmproxy.optmanager import OptManager
 
+    from .safety import Relay
+
 __all__ = ["OPTIONS", "Address", "Live", "Option", "Settings", "command_line", "gather", "listen_modes", "movable", "resolve", "summary"]
 
 logger = logging.getLogger(__name__)
@@ -107,6 +109,19 @@ def _size(text: str) -> int:
 def _versions(names: Sequence[str]) -> frozenset[str]:
     named = {name.lower() for name in names}
     return frozenset(map(parse_apiversion, named - {"retired"})) | (RETIRED if "retired" in named else frozenset())
+
+
+def _relay(text: str) -> Relay:
+    relays: dict[str, Relay] = {"any": "any", "local": "local", "public": "public", "off": "off"}
+    if (relay := relays.get(text.lower())) is None:
+        raise SettingsError("write any, local, public or off")
+    return relay
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?s?", text):
+        raise SettingsError("write a number of seconds, as in 30")
+    return float(text.removesuffix("s"))
 
 
 def _openai(text: str) -> Base:
@@ -233,6 +248,22 @@ OPTIONS = (
         "answer. It is no verdict: do not set it where anyone relies on one. Off: a 404 that says that Azure has no moderations.",
     ),
     Option(
+        "azure_openai_relay",
+        str,
+        "local",
+        _relay,
+        "Where clients are led that go through the proxy to other hosts than OpenAI's. local: those of this machine anywhere, all others "
+        "to public addresses only. public: everyone to public addresses only (behind a balancer on this machine all look local). any: "
+        "everyone anywhere. off: nobody anywhere.",
+    ),
+    Option(
+        "azure_openai_stop_timeout",
+        str,
+        "30",
+        _seconds,
+        "Seconds that what is running may take to finish after SIGTERM.",
+    ),
+    Option(
         "azure_openai_openai_endpoint",
         str,
         str(OPENAI),
@@ -268,12 +299,21 @@ class Settings:
     discover_models: bool = False
     replace_apiversions: frozenset[str] = frozenset()
     moderations_unflagged: bool = False
+
+    relay: Relay = "local"
+    stop_timeout: float = 30.0  # seconds
     openai_endpoint: Base = OPENAI
 
     @property
     def token(self) -> str:
         """The configured key, "" if there is none."""
         return self.backend.token if self.backend else ""
+
+    @property
+    def destinations(self) -> frozenset[tuple[str, int]]:
+        """Host and port of everyone that our own requests go to."""
+        bases = [self.openai_endpoint] if self.mode == "openai" else [self.backend.base] if self.backend else []
+        return frozenset((base.host, base.port) for base in bases)
 
 
 class Found(NamedTuple):
@@ -312,6 +352,8 @@ def resolve(found: Mapping[str, Found]) -> Settings:
         discover_models=value["azure_openai_discover_models"],
         replace_apiversions=value["azure_openai_replace_apiversions"],
         moderations_unflagged=value["azure_openai_moderations_unflagged"],
+        relay=value["azure_openai_relay"],
+        stop_timeout=value["azure_openai_stop_timeout"],
         openai_endpoint=value["azure_openai_openai_endpoint"],
     )
 

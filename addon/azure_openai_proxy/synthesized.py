@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .calls import Call
     from .models import Mapper
 
-__all__ = ["add_cors", "answer", "not_found", "preflight", "welcome"]
+__all__ = ["add_cors", "answer", "health", "not_found", "preflight", "welcome"]
 
 _WELCOME = """\
 Azure OpenAI Proxy: OpenAI's API, answered by Azure OpenAI.
@@ -24,10 +24,21 @@ Point an OpenAI client here (base URL: this address with /v1), or send it throug
 The models it knows: GET /v1/models
 """
 
+_FOR_PROBES = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
+
 
 def welcome() -> http.Response:
     """What a person sees who opens the proxy's address."""
     return http.Response.make(200, _WELCOME, {"content-type": "text/plain; charset=utf-8"})
+
+
+def health(path: str, not_ready: str | None) -> http.Response | None:
+    """What those who run the proxy ask: is the process alive, and is it of use now (or why not)? None: that is not the question."""
+    if path == "/healthz" or (path == "/readyz" and not_ready is None):
+        return http.Response.make(200, "ok\n", _FOR_PROBES)
+    if path == "/readyz":
+        return http.Response.make(503, f"{not_ready}\n", _FOR_PROBES)
+    return None
 
 
 def not_found() -> http.Response:

@@ -1,7 +1,8 @@
 """Python runs this at the start of each mitmdump under test: it tells the test, through a pipe, of every host looked up, every
 connection made and everything logged, printed or not.
 
-`api.openai.com` leads to the decoy, so that a connection that should not be made is one that can be counted.
+`api.openai.com` leads to the decoy, so that a connection that should not be made is one that can be counted. `RECORDER_HOSTS` has more
+names, each with the addresses that it has one look-up after the other; the last one stays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 _pipe = int(os.environ["RECORDER_PIPE"])
 _decoy_port = int(os.environ["RECORDER_DECOY_PORT"])
+_hosts: dict[str, list[str]] = json.loads(os.environ.get("RECORDER_HOSTS", "{}"))
 _one_at_a_time = threading.RLock()
 _getaddrinfo = socket.getaddrinfo
 
@@ -38,6 +40,9 @@ def _to_the_decoy(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
     if host in ("api.openai.com", b"api.openai.com"):
         _tell("lookup", "api.openai.com")
         host, port = "127.0.0.1", _decoy_port
+    elif addresses := _hosts.get(host):
+        _tell("lookup", host)
+        host = addresses.pop(0) if len(addresses) > 1 else addresses[0]
     return _getaddrinfo(host, port, *args, **kwargs)
 
 

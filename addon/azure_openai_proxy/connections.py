@@ -1,0 +1,31 @@
+"""A room beside http_layer: mitmproxy's open sockets, which no hook hands out.
+
+What is touched: the `proxyserver` addon's `connections` (client id → handler) and a handler's `transports` (connection → its streams).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mitmproxy import ctx
+
+if TYPE_CHECKING:
+    from mitmproxy.connection import Client, Connection
+
+__all__ = ["cut", "unsent"]
+
+
+def cut(client: Client, connection: Connection) -> None:
+    """Close this connection of that client's at once; what is written to it from now on goes nowhere."""
+    ctx.master.addons.get("proxyserver").connections[client.id].transports[connection].writer.close()
+
+
+def unsent() -> bool:
+    """Whether anything that was written still waits to leave."""
+    for handler in ctx.master.addons.get("proxyserver").connections.values():
+        for transport in handler.transports.values():
+            # UDP has no buffer
+            socket = getattr(transport.writer, "transport", None)
+            if socket is not None and socket.get_write_buffer_size():
+                return True
+    return False

@@ -1,0 +1,43 @@
+"""mitmproxy's open sockets."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
+
+import pytest
+from mitmproxy import ctx
+from mitmproxy.connection import Client, Server
+
+from azure_openai_proxy import connections
+
+
+@pytest.fixture
+def handler(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """That of a client named "id", as mitmproxy keeps it."""
+    handler = SimpleNamespace(transports={})
+    addons = {"proxyserver": SimpleNamespace(connections={"id": handler})}
+    monkeypatch.setattr(ctx, "master", SimpleNamespace(addons=addons), raising=False)
+    return handler
+
+
+def test_cut(handler: Any) -> None:
+    """The one connection is closed."""
+    server, other = Server(address=("a", 1)), Server(address=("b", 1))
+    handler.transports = {server: SimpleNamespace(writer=Mock()), other: SimpleNamespace(writer=Mock())}
+
+    connections.cut(cast("Client", SimpleNamespace(id="id")), server)
+
+    handler.transports[server].writer.close.assert_called_once_with()
+    handler.transports[other].writer.close.assert_not_called()
+
+
+@pytest.mark.parametrize("sizes, unsent", [([], False), ([0], False), ([0, 5], True), ([None], False)])
+def test_unsent(handler: Any, sizes: list[int | None], unsent: bool) -> None:
+    """Bytes in any buffer count; what has no buffer does not."""
+
+    def writer(size: int | None) -> Any:
+        transport = SimpleNamespace(get_write_buffer_size=lambda: size)
+        return SimpleNamespace() if size is None else SimpleNamespace(transport=transport)
+
+    handler.transports = {index: SimpleNamespace(writer=writer(size)) for index, size in enumerate(sizes)}
+    assert unsent == connections.unsent()

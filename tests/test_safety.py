@@ -1,0 +1,204 @@
+"""Where the proxy connects, and for whom."""
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from mitmproxy.connection import Client, Server
+from mitmproxy.proxy import mode_specs, server_hooks
+from mitmproxy.test import tflow
+
+from azure_openai_proxy import connections, safety
+from azure_openai_proxy.backends import Backend, parse_base
+from azure_openai_proxy.options import Settings
+from azure_openai_proxy.safety import Guard, Relay, exposed, is_local, is_public
+
+if TYPE_CHECKING:
+    from mitmproxy.proxy.context import Context
+
+BACKEND = Backend(name="default", base=parse_base("http://10.0.0.7:9000")[0], apiversion="v1")
+
+
+def settings(relay: Relay = "local") -> Settings:
+    return Settings(backend=BACKEND, relay=relay)
+
+
+def client(address: str = "192.0.2.1", mode: str = "regular") -> Client:
+    return Client(peername=(address, 50000), sockname=("192.0.2.2", 8080), proxy_mode=mode_specs.ProxyMode.parse(mode))
+
+
+def connecting(address: tuple[str, int] | None, who: Client | None = None) -> server_hooks.ServerConnectionHookData:
+    return server_hooks.ServerConnectionHookData(Server(address=address), who or client())
+
+
+@pytest.mark.parametrize(
+    "address, public",
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::808:808", True),
+        ("127.0.0.1", False),
+        ("0.0.0.0", False),
+        ("10.1.2.3", False),
+        ("169.254.169.254", False),
+        ("168.63.129.16", False),
+        ("100.64.0.1", False),
+        ("224.0.0.1", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fd00:ec2::254", False),
+        ("fe80::1%eth0", False),
+        ("ff02::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::127.0.0.1", False),
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::", False),
+        ("2001:0:4136:e378:8000:63bf:80ff:fffe", False),
+    ],
+)
+def test_is_public(address: str, public: bool) -> None:
+    """An IPv4 address inside an IPv6 one counts as what it is."""
+    assert public == is_public(address)
+
+
+@pytest.mark.parametrize(
+    "who, local",
+    [
+        (client("127.0.0.1"), True),
+        (client("::1"), True),
+        (client("::ffff:127.0.0.1"), True),
+        (client("192.0.2.1"), False),
+        (client("::ffff:192.0.2.1"), False),
+        (client("fe80::1%eth0"), False),
+        (client("10.0.0.1", "wireguard"), False),
+        (client("192.0.2.1", "local"), True),
+    ],
+)
+def test_is_local(who: Client, local: bool) -> None:
+    """Loopback, and captured processes."""
+    assert local == is_local(who)
+
+
+@pytest.mark.parametrize(
+    "relay, who, host, refused",
+    [
+        ("local", "192.0.2.1", "127.0.0.1", True),
+        ("local", "192.0.2.1", "2130706433", True),
+        ("local", "192.0.2.1", "8.8.8.8", False),
+        ("local", "127.0.0.1", "127.0.0.1", False),
+        ("public", "127.0.0.1", "127.0.0.1", True),
+        ("public", "127.0.0.1", "8.8.8.8", False),
+        ("any", "192.0.2.1", "127.0.0.1", False),
+        ("off", "127.0.0.1", "8.8.8.8", True),
+        ("local", "192.0.2.1", "a" * 64 + ".example", False),  # no name: nobody can connect to it
+    ],
+)
+async def test_connecting(relay: Relay, who: str, host: str, refused: bool) -> None:
+    """What a destination's addresses are decides, and who asks."""
+    data = connecting((host, 80), client(who))
+
+    await Guard().connecting(data, settings(relay))
+
+    assert refused == bool(data.server.error)
+
+
+@pytest.mark.parametrize(
+    "address, mode, chosen, refused",
+    [
+        (("10.0.0.7", 9000), "regular", False, False),
+        (("10.0.0.7", 9000), "socks5", True, True),
+        (("10.0.0.7", 9001), "regular", False, True),
+        (("10.0.0.8", 443), "reverse:https://10.0.0.8", True, False),
+        (("10.0.0.9", 443), "reverse:https://10.0.0.8", True, True),
+        (("10.0.0.8", 3128), "upstream:http://10.0.0.8:3128", False, False),
+        (None, "regular", False, False),
+    ],
+)
+async def test_the_owner_s_destinations(address: tuple[str, int] | None, mode: str, chosen: bool, refused: bool) -> None:
+    """A backend, a reverse proxy's target and the proxy we are behind are not judged, unless it was the client who named them."""
+    guard, data = Guard(), connecting(address, client(mode=mode))
+    if chosen:
+        guard.note(cast("Context", SimpleNamespace(server=data.server)))
+
+    await guard.connecting(data, settings("off" if mode == "x" else "local"))
+
+    assert refused == bool(data.server.error)
+
+
+def test_a_connection_without_a_destination_is_nobody_s_choice() -> None:
+    """Straight to the proxy: there is no destination yet."""
+    guard = Guard()
+    guard.note(cast("Context", SimpleNamespace(server=Server(address=None))))
+    assert 0 == len(guard._chosen)
+
+
+@pytest.mark.parametrize(
+    "relay, who, peer, cut",
+    [
+        ("local", "192.0.2.1", "127.0.0.1", True),
+        ("local", "192.0.2.1", "8.8.8.8", False),
+        ("local", "192.0.2.1", None, False),
+        ("local", "127.0.0.1", "127.0.0.1", False),
+        ("public", "127.0.0.1", "127.0.0.1", True),
+        ("any", "192.0.2.1", "127.0.0.1", False),
+    ],
+)
+def test_connected(relay: Relay, who: str, peer: str | None, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address that was taken in the end is judged once more."""
+    seen: list[Any] = []
+    monkeypatch.setattr(connections, "cut", lambda *what: seen.append(what))
+    data = connecting(("rebinding.example", 80), client(who))
+    data.server.peername = (peer, 80) if peer else None
+
+    Guard().connected(data, settings(relay))
+
+    assert cut == bool(seen)
+
+
+async def test_request() -> None:
+    """A request is answered; a replayed one is the owner's own."""
+    flow = tflow.tflow()
+    flow.client_conn = client()
+    flow.request.host = "127.0.0.1"
+    await Guard().request(flow, settings())
+    assert flow.response
+    assert 403 == flow.response.status_code
+    assert b"destination_refused" in (flow.response.content or b"")
+
+    flow.response = None
+    flow.request.host = "8.8.8.8"
+    await Guard().request(flow, settings())
+    assert flow.response is None
+
+    flow.request.host, flow.is_replay = "127.0.0.1", "request"
+    await Guard().request(flow, settings())
+    assert flow.response is None
+
+
+@pytest.mark.parametrize(
+    "modes, host, token, asked, warned",
+    [
+        (["regular"], "", "key", False, "any address"),
+        (["regular"], "0.0.0.0", "key", False, "0.0.0.0"),
+        (["socks5@192.0.2.1:1080"], "127.0.0.1", "key", False, "192.0.2.1"),
+        (["regular"], "", "", False, None),
+        (["regular"], "", "key", True, None),
+        (["regular"], "127.0.0.1", "key", False, None),
+        (["regular"], "::1", "key", False, None),
+        (["regular"], "localhost", "key", False, None),
+        (["wireguard", "local"], "", "key", False, None),
+    ],
+)
+def test_exposed(modes: list[str], host: str, token: str, asked: bool, warned: str | None) -> None:
+    """A key that anybody may use is worth a warning."""
+    said = exposed(modes, host, token=token, asked=asked)
+    assert (warned in said) if warned and said else (warned is None and said is None)
+
+
+async def test_resolve() -> None:
+    """Every address of a name, none for what is no name."""
+    assert {"127.0.0.1"} == await safety.resolve("127.1", 80)
+    assert set() == await safety.resolve("a" * 64, 80)
