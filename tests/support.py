@@ -191,6 +191,10 @@ class Mitmdump:
     def ca(self) -> Path:
         return self.confdir / "mitmproxy-ca-cert.pem"
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     # -- what it said
 
     def log(self) -> str:

@@ -107,8 +107,9 @@ class Exchange:
         request.path, request.headers = sent.path, sent.headers
         if self.asked.more:
             request.stream = sent.stream
-            if sent.rewriter:
-                request.headers.pop("content-length", None)  # http_upload says how long it is, in the way that upstream speaks
+            length = request.headers.pop("content-length", None)  # without one http_upload sees to the framing
+            if length is not None and sent.growth is not None:
+                request.headers["content-length"] = str(int(length) + sent.growth)
         elif sent.content or "content-length" in self.asked.headers or "transfer-encoding" in self.asked.headers:
             request.raw_content = sent.content
             request.headers["content-length"] = str(len(sent.content))

@@ -74,6 +74,7 @@ class Sent(NamedTuple):
     content: bytes
     deployment: str | None
     rewriter: Rewriter | None = None  # for a body that goes on as it comes
+    growth: int | None = 0  # the bytes by which it makes the body longer; None: only its end will tell
 
     @property
     def stream(self) -> bool | Callable[[bytes], list[bytes]]:
@@ -100,7 +101,12 @@ def translate(
         b"" if asked.more else body(call, deployment, backend, asked, rewriter),
         name,
         rewriter if asked.more else None,
+        _growth(call.model, name) if rewriter else 0,
     )
+
+
+def _growth(model: str | None, name: str | None) -> int | None:
+    return None if model is None or name is None else len(name.encode()) - len(model.encode())
 
 
 def form(call: Call, deployment: str | None, backend: Backend, asked_version: str = "") -> Form:
