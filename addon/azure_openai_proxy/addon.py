@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, http
 
 from . import credentials, errors, http_layer, options, safety, synthesized, ways
+from .discovery import Discovery
 from .exchange import Exchange
 from .stopping import Stopping
 
@@ -36,6 +37,7 @@ class AzureOpenAIProxy:
     def __init__(self) -> None:
         self.live = options.Live()
         self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self.discovery = Discovery()
         self.guard = safety.Guard()
         self.hindrances = ways.Hindrances()
         self.stopping = Stopping(self.exchanges, lambda: self.settings.stop_timeout)
@@ -53,6 +55,7 @@ class AzureOpenAIProxy:
 
     def configure(self, updated: set[str]) -> None:
         self.live.configure(ctx.options, updated)
+        self.discovery.follow(self.settings, ctx.options)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
 
     def running(self) -> None:
@@ -95,7 +98,9 @@ class AzureOpenAIProxy:
             return self.guard.request(flow, self.settings)
         upstream = ways.upstream(flow, ctx.options)
         not_ready = "stopping" if self.stopping.began else None
-        self.exchanges[flow] = exchange = Exchange(self.settings, flow.request.headers.get("origin"), upstream, not_ready)
+        self.exchanges[flow] = exchange = Exchange(
+            self.settings, flow.request.headers.get("origin"), upstream, not_ready, self.discovery.names
+        )
         if exchange.unchanged:
             flow.response = exchange.hand_over(flow.request)
         return None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import calls, credentials, errors, realtime, synthesized, to_azure, to_openai
+from . import calls, credentials, errors, links, moderations, realtime, synthesized, to_azure, to_openai
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mitmproxy import http
     from mitmproxy.websocket import WebSocketMessage
 
@@ -28,6 +30,8 @@ class Exchange:
     origin: str | None  # of a browser's page
     upstream: Upstream | None = None
     not_ready: str | None = None  # why no more requests should come here
+    discovered: Sequence[str] = ()  # deployments, beside the configured models
+    here: str = ""  # the proxy's address, as the client has it
     call: Call | None = None
     asked: Asked | None = field(default=None, repr=False)
     sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
@@ -85,7 +89,10 @@ class Exchange:
         if self.call is None:
             return synthesized.not_found()
         if self.call.endpoint.by != "azure":
-            return synthesized.answer(self.call, self.settings.mapper)
+            if self.call.endpoint.by == "moderations" and self.settings.moderations_unflagged:
+                return moderations.unflagged(content)
+            return synthesized.answer(self.call, self.settings.mapper, self.discovered)
+        self.here = f"{request.scheme}://{request.host_header or request.host}"
         self.asked = to_azure.Asked(request.headers, query, content, more=start is not None)
         self.send(request)
         return None
@@ -134,6 +141,7 @@ class Exchange:
             kind = self._kind(response)
             encoding = response.headers.get("content-encoding")
             to_openai.headers(response.headers, stream=kind == "events", http1=response.is_http11)
+            links.in_headers(response.headers, self.sent.base, self.here, native=self._native)
             if kind == "events":
                 done = self.call is not None and self.call.endpoint.answer == "chat"
                 response.stream = to_openai.Stream(normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets)
@@ -142,6 +150,10 @@ class Exchange:
         if not self.sent:
             response.headers.setdefault("x-request-id", errors.request_id())
         synthesized.add_cors(response, self.origin)
+
+    @property
+    def _native(self) -> bool:
+        return bool(self.call and self.call.native)
 
     def _kind(self, response: http.Response) -> Literal["events", "json", "opaque"]:
         """Some fronts of Azure send a stream with no content type: what was asked for decides then."""
@@ -172,6 +184,7 @@ class Exchange:
             response.headers["content-type"] = "application/json"
         else:
             shaped = to_openai.json_body(content) if self.settings.normalize else content
+            shaped = links.in_body(shaped, self.sent.base, self.here, native=self._native)
         if shaped is not content:
             response.content = shaped
 

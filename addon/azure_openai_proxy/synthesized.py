@@ -10,7 +10,7 @@ from mitmproxy import http
 from .errors import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .calls import Call
     from .models import Mapper
@@ -46,25 +46,26 @@ def not_found() -> http.Response:
     return http.Response.make(404, "Not found.\n", {"content-type": "text/plain; charset=utf-8"})
 
 
-def answer(call: Call, mapper: Mapper) -> http.Response:
-    """The answer to an operation that the table leaves to the proxy.
+def answer(call: Call, mapper: Mapper, discovered: Sequence[str] = ()) -> http.Response:
+    """The answer to an operation that the table leaves to the proxy. `discovered`: deployments beside the configured models.
 
     Raises:
         NotFound: a model that the mapping does not cover, or what nobody has here.
     """
     match call.endpoint.by:
         case "models":
-            return _json(_models(call, mapper, _model))
+            return _json(_models(call, mapper, discovered, _model))
         case "engines":
-            return _json(_models(call, mapper, _engine))
+            return _json(_models(call, mapper, discovered, _engine))
         case "billing" if (probe := call.path.rpartition("/")[2]) in _BILLING:
             return _json(_BILLING[probe])
     instead = f" Instead: {call.endpoint.instead}." if call.endpoint.instead else ""
     raise NotFound(f"Azure OpenAI has no {call.operation}.{instead}", code="unsupported_by_azure")
 
 
-def _models(call: Call, mapper: Mapper, shape: Callable[[str], dict[str, object]]) -> dict[str, object]:
-    names = mapper.names()
+def _models(call: Call, mapper: Mapper, discovered: Sequence[str], shape: Callable[[str], dict[str, object]]) -> dict[str, object]:
+    configured = mapper.names() if mapper.entries or not discovered else []  # the defaults are a guess
+    names = list(dict.fromkeys([*configured, *discovered]))
     if call.model is None:
         return {"object": "list", "data": [shape(name) for name in names]}
     if call.model in names or mapper.mapped(call.model):

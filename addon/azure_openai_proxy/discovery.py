@@ -1,0 +1,94 @@
+"""What the resource has deployed, asked in the background and remembered: a request never waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+import urllib.request
+from typing import TYPE_CHECKING
+
+import certifi
+
+if TYPE_CHECKING:
+    from mitmproxy.optmanager import OptManager
+
+    from .backends import Backend
+    from .options import Settings
+
+__all__ = ["Discovery", "fetch", "parse"]
+
+logger = logging.getLogger(__name__)
+
+REFRESH = 300.0
+"""Seconds between one question and the next."""
+
+TIMEOUT = 10.0
+
+# The only version that ever listed deployments with the resource's own key. It is long retired, and answered still in 2026.
+_PATH = "/openai/deployments?api-version=2023-03-15-preview"
+
+
+class Discovery:
+    """Follows the settings; `names` are the deployments as last heard of."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self._followed: Backend | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def follow(self, settings: Settings, options: OptManager) -> None:
+        """Ask the backend of these settings from now on, if they say so; call it again when they have changed."""
+        wanted = settings.backend if settings.discover_models and settings.mode == "azure" and settings.token else None
+        if wanted == self._followed:
+            return
+        self._followed, self.names = wanted, ()
+        if self._task:
+            self._task.cancel()
+            self._task = None
+        if wanted:
+            context = ssl.create_default_context(cafile=options.ssl_verify_upstream_trusted_ca or certifi.where())
+            if options.ssl_insecure:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            self._task = asyncio.get_running_loop().create_task(self._keep_asking(wanted, context))
+
+    async def _keep_asking(self, backend: Backend, context: ssl.SSLContext) -> None:
+        failed = False
+        while True:
+            try:
+                self.names = await asyncio.to_thread(fetch, backend, context)
+                failed = False
+            except (OSError, ValueError) as error:
+                if not failed:  # once is enough; what was known stays
+                    logger.warning("The deployments of %s cannot be listed (%s): /v1/models has the configured names.", backend.base, error)
+                failed = True
+            await asyncio.sleep(REFRESH)
+
+
+def fetch(backend: Backend, context: ssl.SSLContext) -> tuple[str, ...]:
+    """Ask now.
+
+    Raises:
+        OSError: there is no answer, or a refusal.
+        ValueError: an answer that is no list of deployments.
+    """
+    request = urllib.request.Request(f"{backend.base}{_PATH}", headers={"api-key": backend.token})  # noqa: S310 - the base is http or https
+    # Not by the environment's proxy: that may be this one.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    with opener.open(request, timeout=TIMEOUT) as answer:
+        return parse(answer.read())
+
+
+def parse(content: bytes) -> tuple[str, ...]:
+    """The names of the deployments that can be asked.
+
+    Raises:
+        ValueError: it is no list of deployments.
+    """
+    answer = json.loads(content)
+    items = answer.get("data") if isinstance(answer, dict) else None
+    if items is None:
+        raise ValueError("the answer is no list")
+    usable = (item for item in items if isinstance(item, dict) and item.get("status") in (None, "succeeded"))
+    return tuple(name for item in usable if isinstance(name := item.get("id"), str))

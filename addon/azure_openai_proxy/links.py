@@ -1,0 +1,55 @@
+"""Addresses in Azure's answers: what points at Azure's API points at the proxy, where the client has its key and its models' names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from . import bodies
+from .backends import AZURE_HOSTS
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+
+    from .backends import Base
+
+__all__ = ["in_body", "in_headers", "ours"]
+
+_HEADERS = ("location", "operation-location", "azure-asyncoperation", "content-location")
+_MEMBERS = ("next", "next_link", "nextLink")
+
+
+def ours(url: str, base: Base, here: str, *, native: bool) -> str:
+    """`url` as the client asks the proxy for it; as it is where it does not point at the API at `base`.
+
+    `here` is the proxy's address as the client has it. A `native` client knows Azure's paths and keeps them.
+    """
+    try:
+        named = urlsplit(url)
+    except ValueError:
+        return url
+    host = named.netloc.lower()
+    if host not in ("", base.netloc) and not host.endswith(AZURE_HOSTS):  # a front may pass on what Azure calls itself
+        return url
+    path = named.path.removeprefix(base.prefix)
+    if not path.startswith("/openai/"):
+        return url
+    if not native and path.startswith("/openai/v1/"):
+        path = path.removeprefix("/openai")
+    return named._replace(scheme="", netloc="", path=f"{here if host else ''}{path}").geturl()
+
+
+def in_headers(headers: http.Headers, base: Base, here: str, *, native: bool) -> None:
+    """In place."""
+    for name in _HEADERS:
+        if name in headers:
+            headers[name] = ours(headers[name], base, here, native=native)
+
+
+def in_body(content: bytes, base: Base, here: str, *, native: bool) -> bytes:
+    """The next page's address in a JSON answer; `content` itself where there is none."""
+    if b"/openai/" not in content and b"\\/openai\\/" not in content:
+        return content
+    if not content.lstrip().startswith(b"{"):
+        return content
+    return bodies.rename(content, _MEMBERS, lambda url: ours(url, base, here, native=native))

@@ -1,0 +1,124 @@
+"""What the resource has deployed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+from mitmproxy.options import Options
+
+from azure_openai_proxy import discovery
+from azure_openai_proxy.backends import Backend, parse_endpoint
+from azure_openai_proxy.discovery import Discovery, fetch, parse
+from azure_openai_proxy.options import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIST = b'{"object":"list","data":[{"id":"a","status":"succeeded"},{"id":"b"},{"id":"c","status":"failed"},{"id":3},"d"]}'
+
+
+def settings(endpoint: str = "http://127.0.0.1:9", token: str = "key", *, discover: bool = True, mode: str = "azure") -> Settings:
+    backend = Backend(name="default", base=parse_endpoint(endpoint)[0], token=token, apiversion="v1")
+    return Settings(backend=backend, discover_models=discover, mode="openai" if mode == "openai" else "azure")
+
+
+def test_the_deployments_that_can_be_asked() -> None:
+    """One that failed is none."""
+    assert ("a", "b") == parse(LIST)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"error":{}}'])
+def test_what_is_no_list(content: bytes) -> None:
+    """Azure may have ended it."""
+    with pytest.raises(ValueError):  # noqa: PT011 - JSON's own or ours
+        parse(content)
+
+
+async def test_the_question() -> None:
+    """The resource's own key, one header; no proxy of the environment's."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(LIST), LIST))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        backend = settings(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/prefix").backend
+        assert backend
+        names = await asyncio.to_thread(fetch, backend, ssl.create_default_context())
+
+    assert ("a", "b") == names
+    assert asked[0].startswith(b"GET /prefix/openai/deployments?api-version=2023-03-15-preview HTTP/1.1\r\n")
+    assert b"Api-Key: key\r\n" in asked[0]
+
+
+class Asking:
+    """Stands for `fetch`; `asked` counts, and each question waits for nothing but its answer."""
+
+    def __init__(self, *answers: tuple[str, ...] | Exception) -> None:
+        self.answers = list(answers)
+        self.asked = asyncio.Semaphore(0)
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, *_: object) -> tuple[str, ...]:
+        answer = self.answers.pop(0) if self.answers else ("last",)
+        self._loop.call_soon_threadsafe(self.asked.release)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def heard(follower: Discovery, names: tuple[str, ...]) -> None:
+    async with asyncio.timeout(10):
+        while follower.names != names:
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def patch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Asking], None]:
+    monkeypatch.setattr(discovery, "REFRESH", 0)
+    return lambda asking: monkeypatch.setattr(discovery, "fetch", asking)
+
+
+async def test_it_asks_again_and_keeps_what_it_knows(patch: Callable[[Asking], None], caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is told once, and forgets nothing; the next answer counts."""
+    asking = Asking(("a",), OSError("no way"), ValueError("no list"), ("b",), OSError("again"))
+    patch(asking)
+    follower = Discovery()
+    with caplog.at_level(logging.WARNING):
+        follower.follow(settings(), Options())
+        await heard(follower, ("last",))
+        follower.follow(settings(discover=False), Options())
+
+    assert (2, ()) == (len(caplog.records), follower.names)
+
+
+async def test_it_follows_the_settings(patch: Callable[[Asking], None]) -> None:
+    """Another backend's names are others; the same settings change nothing."""
+    asking = Asking(("a",))
+    patch(asking)
+    follower = Discovery()
+    options = Options(ssl_insecure=True)
+    follower.follow(settings(), options)
+    task = follower._task
+    follower.follow(settings(), options)
+    assert task is follower._task
+    await heard(follower, ("last",))
+    follower.follow(settings("http://127.0.0.1:10"), options)
+    assert () == follower.names
+    await heard(follower, ("last",))
+    follower.follow(settings(discover=False), options)
+
+
+@pytest.mark.parametrize("unasked", [settings(discover=False), settings(token=""), settings(mode="openai"), Settings()])
+def test_who_did_not_ask_for_it_has_none(unasked: Settings) -> None:
+    """Nor who has no key to ask with."""
+    follower = Discovery()
+    follower.follow(unasked, Options())
+    assert (None, ()) == (follower._task, follower.names)

@@ -1,0 +1,53 @@
+"""Addresses of Azure's, as the client may use them."""
+
+from __future__ import annotations
+
+import pytest
+from mitmproxy.http import Headers
+
+from azure_openai_proxy import links
+from azure_openai_proxy.backends import parse_endpoint
+
+HERE = "http://localhost:8080"
+FRONT = parse_endpoint("https://apim.example/prefix")[0]
+
+
+@pytest.mark.parametrize(
+    "url, native, ours",
+    [
+        ("https://apim.example/prefix/openai/v1/files/f?x=1#y", False, f"{HERE}/v1/files/f?x=1#y"),
+        ("https://apim.example/prefix/openai/v1/files/f", True, f"{HERE}/openai/v1/files/f"),
+        ("https://r.openai.azure.com/openai/operations/images/1?api-version=v", False, f"{HERE}/openai/operations/images/1?api-version=v"),
+        ("/prefix/openai/v1/realtime/calls/rtc_1", False, "/v1/realtime/calls/rtc_1"),
+        ("/openai/v1/realtime/calls/rtc_1", True, "/openai/v1/realtime/calls/rtc_1"),
+        ("https://store.blob.core.windows.net/openai/image.png", False, "https://store.blob.core.windows.net/openai/image.png"),
+        ("https://apim.example/prefix/elsewhere", False, "https://apim.example/prefix/elsewhere"),
+        ("https://[", False, "https://["),
+        ("file-1", False, "file-1"),
+    ],
+)
+def test_what_points_at_azures_api_points_here(url: str, native: bool, ours: str) -> None:
+    """In the paths that the client speaks; anything else stays."""
+    assert ours == links.ours(url, FRONT, HERE, native=native)
+
+
+def test_headers_that_hold_an_address() -> None:
+    """The others are not looked at."""
+    headers = Headers([(b"Operation-Location", b"/prefix/openai/v1/x"), (b"x-other", b"/prefix/openai/v1/x")])
+    links.in_headers(headers, FRONT, HERE, native=False)
+    assert [(b"Operation-Location", b"/v1/x"), (b"x-other", b"/prefix/openai/v1/x")] == list(headers.fields)
+
+
+def test_the_next_page() -> None:
+    """In a list's own members, and not another byte."""
+    page = (
+        b'{"data": ["https://apim.example/prefix/openai/v1/x"], "nextLink": "https:\\/\\/apim.example\\/prefix\\/openai\\/v1\\/x?after=1"}'
+    )
+    ours = page[: page.index(b'"https:\\')] + b'"http://localhost:8080/v1/x?after=1"}'
+    assert ours == links.in_body(page, FRONT, HERE, native=False)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'["/openai/"]', b'{"text":"https://apim.example/prefix/openai/v1/x"}'])
+def test_a_body_without_one_is_the_same_object(body: bytes) -> None:
+    """What a model wrote is no address."""
+    assert links.in_body(body, FRONT, HERE, native=False) is body
