@@ -223,3 +223,24 @@ async def test_destinations_are_judged(addon: AzureOpenAIProxy) -> None:
         flow.client_conn, flow.request.host = client, host
         await addon.http_connect(flow)
         assert refused == bool(flow.response)
+
+
+def test_a_large_body_goes_on(addon: AzureOpenAIProxy) -> None:
+    """Of an upload of ours; what is translated then is not translated again."""
+    flow, other = gateways("POST", "/v1/files", b"", **{"content-type": "multipart/form-data; boundary=b"}), somebody_elses()
+    addon.requestheaders(flow)
+    assert [True, False] == [addon.goes_on(flow), addon.goes_on(other)]
+    addon.begin(flow, b"--b")
+    path = flow.request.path
+    addon.request(flow)
+    assert ("/openai/files?api-version=2024-10-21", True, None) == (path, flow.request.stream, flow.response)
+    assert path == flow.request.path
+
+
+def test_what_goes_on_can_be_refused(addon: AzureOpenAIProxy) -> None:
+    """As every request."""
+    flow = gateways("POST", "/v1/files", b"", **{"content-type": "multipart/form-data; boundary=b"})
+    flow.request.headers.pop("authorization")
+    addon.requestheaders(flow)
+    addon.begin(flow, b"--b")
+    assert 401 == status(flow)

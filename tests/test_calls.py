@@ -2,7 +2,7 @@
 
 import pytest
 
-from azure_openai_proxy.calls import Call, recognise
+from azure_openai_proxy.calls import Call, goes_on, recognise
 from azure_openai_proxy.errors import BadRequest
 
 CHAT = "/v1/chat/completions"
@@ -149,3 +149,20 @@ def test_a_path_outside_the_api(path: str) -> None:
 def test_an_operation_has_a_name() -> None:
     """As a message tells it."""
     assert "DELETE /v1/nothing/here" == recognised("DELETE", "/v1/nothing/here").operation
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "on"),
+    [
+        ("POST", "/v1/files", "multipart/form-data; boundary=b", True),
+        ("POST", "/v1/audio/transcriptions", "multipart/form-data; boundary=b", True),
+        ("POST", "/openai/deployments/d/audio/transcriptions", "Multipart/Form-Data; boundary=b", True),
+        ("PUT", "/v1/anything/new", "application/octet-stream", True),
+        ("POST", "/v1/responses", "application/json", False),
+        ("POST", "/v1/chat/completions", "", False),
+        ("POST", "/v1/moderations", "multipart/form-data; boundary=b", False),
+    ],
+)
+def test_what_goes_on_before_it_is_whole(method: str, path: str, kind: str, on: bool) -> None:
+    """Where no JSON names the model; what is answered here goes nowhere."""
+    assert on == goes_on(method, path, {"content-type": kind})

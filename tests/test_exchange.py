@@ -9,7 +9,7 @@ from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy.backends import Backend, parse_base, parse_endpoint
-from azure_openai_proxy.errors import BadRequest, NoKey
+from azure_openai_proxy.errors import BadRequest, NoKey, NotFound
 from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.options import Settings
@@ -316,3 +316,83 @@ def test_behind_another_proxy_the_request_is_prepared_for_it() -> None:
     handed.upstream = Upstream(connects=True, authorization=None)
     handed.hand_over(request)
     assert "" == request.authority
+
+
+def uploading(length: str | None, start: bytes, *, path: str = "/v1/audio/transcriptions") -> http.Request:
+    request = asking("POST", path, None, **{"content-type": "multipart/form-data; boundary=b"})
+    if length is not None:
+        request.headers["content-length"] = length
+    asked = exchange(mapping="whisper-1=w")
+    asked.settings = replace(asked.settings, backend=replace(asked.settings.backend, apiversion="v1"))  # type: ignore[type-var]
+    assert asked.goes_on(request)
+    assert asked.request(request, start) is None
+    assert asked.streamed
+    return request
+
+
+FIELD = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b\r\n'
+
+
+@pytest.mark.parametrize(
+    ("length", "start", "path", "sent"),
+    [
+        ("1000", FIELD, "/v1/audio/transcriptions", "992"),
+        ("1000", FIELD[:9], "/v1/audio/transcriptions", None),
+        ("1000", FIELD, "/v1/files", "1000"),
+        (None, FIELD, "/v1/audio/transcriptions", None),
+    ],
+)
+def test_a_body_that_goes_on_has_the_length_that_it_will_have(length: str | None, start: bytes, path: str, sent: str | None) -> None:
+    """Or none, where nobody knows."""
+    request = uploading(length, start, path=path)
+    assert (sent, True) == (request.headers.get("content-length"), bool(request.stream))
+
+
+def test_a_request_that_was_held_can_be_sent_again() -> None:
+    """It is not streamed."""
+    asked = exchange()
+    assert not asked.streamed
+    asked.request(asking("POST", "/v1/chat/completions", chat()))
+    assert not asked.streamed
+
+
+def test_moderations_are_unflagged_by_the_option_alone() -> None:
+    """Without it there are none."""
+    asked = exchange()
+    with pytest.raises(NotFound, match="Azure AI Content Safety"):
+        asked.request(asking("POST", "/v1/moderations", b'{"input":"x"}'))
+    asked.settings = replace(asked.settings, moderations_unflagged=True)
+    response = asked.request(asking("POST", "/v1/moderations", b'{"input":"x"}'))
+    assert response
+    assert [False] == [result["flagged"] for result in response.json()["results"]]
+
+
+def test_what_was_discovered_is_listed() -> None:
+    """Beside what is configured; the defaults are a guess that it replaces."""
+    for mapping, names in (("m=d", ["m", "found"]), ("", ["found"])):
+        asked = exchange(mapping=mapping)
+        asked.discovered = ("found",)
+        response = asked.request(asking("GET", "/v1/models"))
+        assert response
+        assert names == [model["id"] for model in response.json()["data"]]
+
+
+@pytest.mark.parametrize(("replaced", "version"), [(frozenset({"2023-03-15-preview"}), "2024-10-21"), (frozenset(), "2023-03-15-preview")])
+def test_a_version_that_azure_has_retired(replaced: frozenset[str], version: str) -> None:
+    """By the option it becomes the configured one."""
+    asked = exchange()
+    asked.settings = replace(asked.settings, replace_apiversions=replaced)
+    request = asking("POST", "/openai/deployments/d/chat/completions?api-version=2023-03-15-preview", b"{}")
+    assert asked.request(request) is None
+    assert f"/openai/deployments/d/chat/completions?api-version={version}" == request.path
+
+
+def test_addresses_in_the_answer_are_the_proxys() -> None:
+    """In its headers and in its body."""
+    asked, response = (
+        sent(chat()),
+        answering(200, b'{"next":"https://r.openai.azure.com/openai/v1/files?after=1"}', location="/openai/v1/x"),
+    )
+    asked.response_head(response)
+    asked.response_body(response)
+    assert ("/v1/x", b'{"next":"http://localhost:8080/v1/files?after=1"}') == (response.headers["location"], response.content)

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from azure_openai_proxy import options
 from azure_openai_proxy.backends import Base
+from azure_openai_proxy.endpoints import RETIRED
 from azure_openai_proxy.errors import SettingsError
 from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.options import OPTIONS, Address, ConfigFile, Found, Given, Live, Settings
@@ -138,6 +139,11 @@ def test_defaults() -> None:
         ("azure_openai_max_body", "256MB", "max_body", 256 << 20),
         ("azure_openai_max_body", "3 KiB", "max_body", 3 << 10),
         ("azure_openai_max_body", "1g", "max_body", 1 << 30),
+        ("azure_openai_map_batch_files", "true", "map_batch_files", True),
+        ("azure_openai_discover_models", "true", "discover_models", True),
+        ("azure_openai_moderations_unflagged", "true", "moderations_unflagged", True),
+        ("azure_openai_replace_apiversions", "Retired,2024-02-01", "replace_apiversions", RETIRED | {"2024-02-01"}),
+        ("azure_openai_replace_apiversions", "2024-02-15-PREVIEW", "replace_apiversions", frozenset({"2024-02-15-preview"})),
         ("azure_openai_relay", "OFF", "relay", "off"),
         ("azure_openai_stop_timeout", "5", "stop_timeout", 5.0),
         ("azure_openai_stop_timeout", "0.5s", "stop_timeout", 0.5),

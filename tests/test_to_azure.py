@@ -198,3 +198,27 @@ def test_what_is_sent_tells_where_it_goes() -> None:
     """And by which deployment."""
     sent = translated("POST", "/v1/embeddings", deployment="d")
     assert ("r.openai.azure.com", "d", "key") == (sent.base.host, sent.deployment, sent.headers["api-key"])
+
+
+FORM = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("start", "stream", "growth"), [(FORM, FORM.replace(b"whisper-1", b"w"), -8), (FORM[:20], FORM.replace(b"whisper-1", b"w"), None)]
+)
+def test_a_body_that_goes_on_is_changed_on_its_way(start: bytes, stream: bytes, growth: int | None) -> None:
+    """With the length it will have, where the beginning tells."""
+    headers = Headers([(b"content-type", b"multipart/form-data; boundary=b")])
+    call = recognise("POST", "/v1/audio/transcriptions", headers, start)
+    assert call is not None
+    backend = Backend(name="default", base=parse_endpoint("https://r.openai.azure.com")[0], token="", apiversion="v1")
+    sent = to_azure.translate(call, Asked(headers, Query(""), start, more=True), backend, lambda _: "w", KEY)
+    assert (b"", growth) == (sent.content, sent.growth)
+    assert callable(sent.stream)
+    assert stream == b"".join([*sent.stream(FORM), *sent.stream(b"")])
+    assert [] == sent.stream(b"")
+
+
+def test_a_body_that_goes_on_unchanged() -> None:
+    """mitmproxy passes it on by itself."""
+    assert translated("GET", "/v1/files")._replace(rewriter=None).stream is True
