@@ -1,13 +1,16 @@
-"""What every way in must do, asked through curl."""
+"""What every way in must do: asked through curl, and for a WebSocket through a client of its own."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from azure_simulator import Gate
 from curl import Curl, events
-from support import PATIENCE
+from support import PATIENCE, ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +29,7 @@ def body(**more: object) -> str:
 
 
 def serves(curl: Curl, base: str, azure: Simulator) -> str:
-    """A chat and a stream come through, the stream event by event; the HTTP version that the client got."""
+    """A chat, a stream and a WebSocket come through, the stream event by event; the HTTP version that the client got."""
     azure.reset()
     ask = ("-H", f"Authorization: Bearer {azure.key}", "-H", "Content-Type: application/json", f"{base}/v1/chat/completions", "-d")
 
@@ -46,8 +49,19 @@ def serves(curl: Curl, base: str, azure: Simulator) -> str:
     assert ANSWER == "".join(json.loads(chunk)["choices"][0]["delta"].get("content", "") for chunk in rest[:-1])
     assert "[DONE]" == rest[-1]
 
-    assert [azure.key] * 2 == [request.header("api-key") for request in azure.requests]
+    assert "session.created" == talks(curl, base, azure)
+    assert [azure.key] * 3 == [request.header("api-key") for request in azure.requests]
     return answer.http
+
+
+def talks(curl: Curl, base: str, azure: Simulator) -> str:
+    """What a client says that comes as curl does and opens a realtime session."""
+    at = list(curl.arguments)
+    proxy = at[at.index("--proxy") + 1 :][:1] if "--proxy" in at else []
+    command = [*curl.prefix, sys.executable, str(ROOT / "tests/clients/talk.py"), base, azure.key, at[at.index("--cacert") + 1], *proxy]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}, timeout=2 * PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def keeps_its_certificate(curl: Curl, third_party: str, ca: Path, status: int) -> None:

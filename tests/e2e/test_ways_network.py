@@ -202,5 +202,5 @@ def test_local_capture(confined: Callable[[Network], tuple[str, ...]], tmp_path:
     with world(tmp_path) as there:
         there.network.ip(there.network.gateway, "route", "add", "default", "via", there.network.at.client)
         prefix = confined(there.network)
-        with proxy(there, tmp_path / "home", confdir, "local:curl", prefix) as through:
+        with proxy(there, tmp_path / "home", confdir, "local:curl,talk", prefix) as through:
             check(there, through, prefix)
