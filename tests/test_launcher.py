@@ -118,3 +118,10 @@ def test_importing_main_prints_nothing(capsys: pytest.CaptureFixture[str]) -> No
     """Tools that import every module of a package get no output."""
     runpy.run_module("azure_openai_proxy.__main__", run_name="imported")
     assert "" == capsys.readouterr().out
+
+
+def test_the_client_s_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`env` and `doctor` start nothing."""
+    monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", "env", "--way", "base-url"])
+    assert 0 == launcher.main()
+    assert "OPENAI_BASE_URL" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mitmproxy.options import CONF_DIR, Options
 from mitmproxy.tools import main as tools
 
-from . import options
+from . import client, options
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ SCRIPT = Path(__file__).resolve().parent.parent / "azure_openai.py"
 
 TOOLS = {"--web": "mitmweb", "--console": "mitmproxy"}
 ONLY_TELLS = frozenset({"-h", "--help", "--version", "--options", "--commands"})
+USAGE = """\
+azure-openai-proxy [--web | --console] [OPTIONS OF MITMDUMP, MITMWEB OR MITMPROXY]
+azure-openai-proxy env | doctor      what a client must set, and whether it works (--help says more)
+"""
 LISTENING = {"mode": list, "listen_host": str, "listen_port": int}
 
 
@@ -57,6 +61,8 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
 
 def main() -> int | None:
     user = sys.argv[1:]
+    if user[:1] in (["env"], ["doctor"]):  # the client's side
+        return client.main(user)
     tool = next((TOOLS[argument] for argument in user if argument in TOOLS), "mitmdump")
     user = [argument for argument in user if argument not in TOOLS]
     if ONLY_TELLS.isdisjoint(user):
@@ -66,7 +72,7 @@ def main() -> int | None:
             print(f"azure-openai-proxy: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
             return 1
     elif "--help" in user or "-h" in user:
-        print("azure-openai-proxy [--web | --console] [OPTIONS OF MITMDUMP, MITMWEB OR MITMPROXY]\n")  # noqa: T201 - help is printed
+        print(USAGE)  # noqa: T201 - help is printed
     else:
         user = ["-s", str(SCRIPT), *user]
     sys.argv[1:] = user  # the addon reads there what --set says
