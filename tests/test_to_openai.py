@@ -284,6 +284,12 @@ def test_typed_events_pass() -> None:
     assert events + b"data: x" == run(events + b"data: x", done=False)
 
 
+def test_what_the_filter_found_is_not_in_typed_events() -> None:
+    """The response that an event holds loses it, as the response itself does; the event keeps its name."""
+    event = b'event: response.created\ndata: {"type":"response.created","response":{"id":"r"%s,"output":[]}}\n\n'
+    assert event % b"" == run(event % b',"content_filters":[{"blocked":false}]', done=False)
+
+
 def test_a_whole_error_in_a_stream_of_typed_events() -> None:
     """Azure's form of an error is mended in these too."""
     assert b'"type":"server_error"' in run(sse('{"error":{"message":"m"}}'), done=False)
@@ -426,4 +432,4 @@ def test_json_body_that_passes(body: bytes) -> None:
 
 def test_one_door() -> None:
     """Whoever has an answer in hand needs this module only."""
-    assert {"Stream", "error_body", "headers", "json_body", "mask"} == set(to_openai.__all__)
+    assert {"Stream", "error_body", "headers", "json_body", "localise", "mask"} == set(to_openai.__all__)

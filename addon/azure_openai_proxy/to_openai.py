@@ -11,16 +11,16 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import decompress, sse
-from .answer_headers import headers
+from .answer_headers import headers, localise
 from .error_shapes import error_body, mask, shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Stream", "error_body", "headers", "json_body", "mask"]
+__all__ = ["Stream", "error_body", "headers", "json_body", "localise", "mask"]
 
-# Members Azure adds at the top level and in each item of `choices` and `data`. Deeper down only strings of the user's and the
-# model's could look like them. `obfuscation` stays: OpenAI sends it too.
+# Members Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. Deeper down only
+# strings of the user's and the model's could look like them. `obfuscation` stays: OpenAI sends it too.
 _AZURES_OWN = frozenset(
     {
         "content_filter_offsets",
@@ -206,6 +206,10 @@ def _without_azures(value: dict[str, Any]) -> dict[str, Any]:
         if isinstance(items, list) and any(not _AZURES_OWN.isdisjoint(item) for item in _dicts(items)):
             clean[name] = [_pruned(item) for item in items]
             changed = True
+    inner = clean.get("response")  # the whole answer in an event of it
+    if isinstance(inner, dict) and not _AZURES_OWN.isdisjoint(inner):
+        clean["response"] = _pruned(inner)
+        changed = True
     model = clean.get("model")
     if isinstance(model, str) and model.startswith("gpt-35-turbo"):
         clean["model"] = "gpt-3.5-turbo" + model.removeprefix("gpt-35-turbo")
