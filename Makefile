@@ -3,7 +3,7 @@
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 BIN := .venv/bin
 ARGS ?=
-CLIENTS := .venv-openai-1.0/.ready .venv-openai-0.28/.ready
+CLIENTS := .venv-openai-1.0/.ready .venv-openai-0.28/.ready .venv-node/.ready
 
 # A Python that is there already is taken before one is downloaded.
 make_venv = export UV_VENV_CLEAR=1; \
@@ -72,4 +72,11 @@ clean: ## remove everything that was set up or built
 	@echo "Setting up .venv-openai-$* ..."
 	@$(call make_venv,.venv-openai-$*)
 	@$(UV) pip sync --quiet --require-hashes --python .venv-openai-$* $<
+	@touch $@
+
+# The SDK for Node.js, where there is one; its tests are skipped where there is none, or no registry.
+.venv-node/.ready: tests/clients/package.json
+	@mkdir -p .venv-node && cp $< .venv-node/
+	@if command -v npm >/dev/null; then echo "Setting up .venv-node ..."; \
+		npm install --prefix .venv-node --silent --no-audit --no-fund --no-package-lock || echo "... failed: its tests will be skipped"; fi
 	@touch $@
