@@ -31,10 +31,11 @@ web: .venv/.ready ## the demo in mitmweb: look at every request in a browser
 test: .venv/.ready $(CLIENTS) ## all tests, unit and end to end (ARGS="-k name" for some)
 	@$(BIN)/pytest $(if $(ARGS),$(ARGS),--cov)
 
-check: .venv/.ready ## lint, formatting and types
+check: .venv/.ready ## lint, formatting, types, and documents made from code
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/python tools/operations_table.py --check
 
 bench: .venv/.ready ## this proxy beside bare mitmdump: speed, delay, CPU time, memory (ARGS="--quick" for a minute)
 	@PYTHONPATH=tools $(BIN)/python -m bench $(ARGS)
