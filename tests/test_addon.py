@@ -98,6 +98,16 @@ def test_an_error_is_an_answer(addon: AzureOpenAIProxy) -> None:
     assert 400 == status(ask(addon, gateways(body=b"{")))
 
 
+def test_the_answer_to_head_has_no_body(addon: AzureOpenAIProxy) -> None:
+    """What is sent after its head would be taken for the next answer."""
+    flow = ask(addon, gateways("HEAD", "/"))
+    addon.responseheaders(flow)
+    addon.response(flow)
+
+    assert flow.response
+    assert (200, b"") == (flow.response.status_code, flow.response.raw_content)
+
+
 def test_an_answer_that_somebody_gave_stays(addon: AzureOpenAIProxy) -> None:
     """Another addon, or a person in mitmweb."""
     flow = gateways()

@@ -119,6 +119,8 @@ def test_whether_it_asked_to_stream(path: str, body: bytes, stream: bool) -> Non
         (b'{"model": ["gpt-4o"]}', "must be a string, not list"),
         (b'{"model": ""}', "name a model"),
         (b'{"model": ".."}', "name a model"),
+        (rb'{"model": "\ud800"}', "characters that no name has"),
+        (rb'{"model": "gpt-4o\r\n"}', "characters that no name has"),
     ],
 )
 def test_a_body_that_names_no_model_is_refused(body: bytes, says: str) -> None:

@@ -137,6 +137,12 @@ def test_headers() -> None:
     assert expected == list(azure.fields)
 
 
+def test_what_belongs_to_the_connection_stays_behind() -> None:
+    """Whatever the client names, in whatever bytes; and an expectation is met once the body is here."""
+    client = Headers([(b"Connection", b"x-own, \xff"), (b"X-Own", b"1"), (b"\xff", b"2"), (b"Expect", b"100-continue")])
+    assert [(b"api-key", b"key")] == list(to_azure.headers(client, KEY, "r").fields)
+
+
 def test_a_websockets_upgrade_goes_on() -> None:
     """It is between the client and Azure."""
     azure = to_azure.headers(Headers(CLIENT), KEY, "r.openai.azure.com", websocket=True)
@@ -192,6 +198,12 @@ def test_a_form_names_the_deployment() -> None:
     url = "/v1/audio/transcriptions"
     assert FORM.replace(b"whisper-1", b"d") == translated("POST", url, "v1", FORM, deployment="d", content_type=MULTIPART).content
     assert FORM == translated("POST", url, "2024-10-21", FORM, deployment="d", content_type=MULTIPART).content
+
+
+def test_a_form_is_no_json() -> None:
+    """Brackets in a form are nobody's business."""
+    form = FORM.replace(b"whisper-1", b"]")
+    assert form == translated("POST", "/v1/audio/transcriptions", "v1", form, content_type=MULTIPART).content
 
 
 def test_what_is_sent_tells_where_it_goes() -> None:

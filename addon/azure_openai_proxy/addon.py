@@ -129,6 +129,8 @@ class AzureOpenAIProxy:
     def response(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
             exchange.response_body(flow.response)
+            if flow.request.method == "HEAD" and not flow.response.stream:
+                flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.websocket:

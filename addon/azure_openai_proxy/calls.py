@@ -137,6 +137,8 @@ def _checked(model: object) -> str | None:
         return None
     if not isinstance(model, str):
         raise BadRequest(f"`model` must be a string, not {type(model).__name__}.", param="model")
+    if not model.isprintable():  # half an emoji, a line end: no deployment is called that, and neither header nor path can hold it
+        raise BadRequest("`model` has characters that no name has.", param="model")
     if not model.strip("."):  # "", "." and "..": in a path they would be other places
         raise BadRequest(f"`model` is {model!r}: name a model or a deployment.", param="model")
     return model

@@ -23,7 +23,7 @@ __all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "transla
 
 # What belongs to this connection or to OpenAI's account: RFC 9110 7.6.1, and the SDKs' account headers, which Azure refuses or ignores.
 _NOT_FOR_AZURE = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade "
+    b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade "
     b"openai-organization openai-project openai-beta authorization api-key cookie".split()
 )
 
@@ -132,7 +132,7 @@ def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> 
 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
     """The headers for Azure: the client's in their order, less what is not Azure's business, with the key."""
-    dropped = _NOT_FOR_AZURE | {name.strip().lower().encode() for name in client.get("connection", "").split(",")}
+    dropped = _NOT_FOR_AZURE | {name.strip().lower().encode(errors="surrogateescape") for name in client.get("connection", "").split(",")}
     result = http.Headers([(name, value) for name, value in client.fields if name.lower() not in dropped])
     if websocket:
         result["connection"], result["upgrade"] = "Upgrade", "websocket"
@@ -149,7 +149,8 @@ def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: 
     content = asked.content
     if rewriter:
         return rewriter.feed(content) + rewriter.end()
-    if call.model is None or _in_path(call, backend) or call.endpoint.model_in == "query":
+    is_form = asked.headers.get("content-type", "").lower().startswith("multipart/")
+    if call.model is None or _in_path(call, backend) or call.endpoint.model_in == "query" or is_form:
         return content
     if call.endpoint.model_in == "path":
         return _with_model(content, deployment(call.model))
