@@ -4,7 +4,6 @@ import pytest
 from mitmproxy.http import Headers
 
 from azure_openai_proxy import answer_headers
-from azure_openai_proxy.backends import Base
 
 
 def shaped(headers: dict[str, str], *, stream: bool = False, http1: bool = True) -> dict[str, str]:
@@ -104,26 +103,3 @@ def test_headers_of_a_stream_that_azure_gave() -> None:
     """What Azure said stays, and so does an encoding that nobody here can undo."""
     headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "content-encoding": "rot13"}
     assert headers | {"x-request-id": "r"} == shaped(headers, stream=True)
-
-
-BASE = Base("https", "my.openai.azure.com", 443, "/apim")
-
-
-@pytest.mark.parametrize(
-    ("azure", "openai", "native"),
-    [
-        ("https://my.openai.azure.com/apim/openai/v1/realtime/calls/rtc_1", "/v1/realtime/calls/rtc_1", "/openai/v1/realtime/calls/rtc_1"),
-        ("/apim/openai/files/f?api-version=2024-10-21&a=b", "/v1/files/f?a=b", "/openai/files/f?api-version=2024-10-21&a=b"),
-        ("https://MY.openai.azure.com/apim/openai/deployments/d/x", "/v1/x", "/openai/deployments/d/x"),
-        ("https://elsewhere.example/apim/openai/v1/x", None, None),
-        ("https://my.openai.azure.com/other", None, None),
-        ("https://[", None, None),
-    ],
-)
-@pytest.mark.parametrize("name", ["location", "operation-location", "content-location"])
-def test_places_at_azure_are_the_proxy_s(azure: str, openai: str | None, native: str | None, name: str) -> None:
-    """A URL of Azure's is a path of the API that the client speaks; any other stays."""
-    for expected, speaks_azure in ((openai, False), (native, True)):
-        result = Headers([(name.encode(), azure.encode())])
-        answer_headers.localise(result, BASE, native=speaks_azure)
-        assert (expected or azure) == result[name]

@@ -432,4 +432,4 @@ def test_json_body_that_passes(body: bytes) -> None:
 
 def test_one_door() -> None:
     """Whoever has an answer in hand needs this module only."""
-    assert {"Stream", "error_body", "headers", "json_body", "localise", "mask"} == set(to_openai.__all__)
+    assert {"Stream", "error_body", "headers", "json_body", "mask"} == set(to_openai.__all__)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from . import decompress
 from .errors import request_id
@@ -12,9 +11,7 @@ from .errors import request_id
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from .backends import Base
-
-__all__ = ["headers", "localise"]
+__all__ = ["headers"]
 
 # Those of RFC 9110, and Proxy-Connection. Not transfer-encoding, nor `connection: close`: mitmproxy acts on them.
 _HOP_BY_HOP = ("keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade")
@@ -22,8 +19,6 @@ _HOP_BY_HOP = ("keep-alive", "proxy-authenticate", "proxy-connection", "te", "tr
 _OF_ANOTHER_HOST = ("strict-transport-security", "alt-svc", "set-cookie")
 _REQUEST_IDS = ("apim-request-id", "x-ms-request-id", "x-ms-client-request-id")
 _RESETS = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
-_PLACES = ("location", "operation-location", "content-location")
-_AZURES_FORM = re.compile(r"/openai(?:/v1|/deployments/[^/]+)?(?=/)")
 _SECONDS = re.compile(r"[0-9]{1,9}")
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:h|m|s|ms|us|µs|ns))+")
 
@@ -47,25 +42,6 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
         headers["x-request-id"] = found or request_id()
     if stream:
         _rewritten(headers, http1=http1)
-
-
-def localise(headers: http.Headers, base: Base, *, native: bool) -> None:
-    """Let what points at Azure point at the proxy: a path alone, which is the client's way whatever it came by.
-
-    `native`: the client speaks Azure's own API, so that the path stays Azure's.
-    """
-    for name in _PLACES:
-        try:
-            url = urlsplit(headers.get(name, ""))
-        except ValueError:  # no URL: the client may know what it is
-            continue
-        if url.netloc.lower() not in ("", base.netloc.lower()) or not url.path.startswith(f"{base.prefix}/openai/"):
-            continue
-        path, query = url.path.removeprefix(base.prefix), url.query
-        if not native:
-            path = "/v1" + _AZURES_FORM.sub("", path, count=1)
-            query = "&".join(pair for pair in query.split("&") if not pair.startswith("api-version="))
-        headers[name] = f"{path}?{query}" if query else path
 
 
 def _rewritten(headers: http.Headers, *, http1: bool) -> None:

@@ -11,13 +11,13 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import decompress, sse
-from .answer_headers import headers, localise
+from .answer_headers import headers
 from .error_shapes import error_body, mask, shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Stream", "error_body", "headers", "json_body", "localise", "mask"]
+__all__ = ["Stream", "error_body", "headers", "json_body", "mask"]
 
 # Members Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. Deeper down only
 # strings of the user's and the model's could look like them. `obfuscation` stays: OpenAI sends it too.
