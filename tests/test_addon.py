@@ -198,7 +198,7 @@ def test_a_frame_is_changed_on_its_way(addon: AzureOpenAIProxy, monkeypatch: pyt
     assert [ours.websocket.messages] == seen
 
 
-def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hooks only pass on what they get."""
     seen: list[object] = []
     monkeypatch.setattr(http_layer, "attach", lambda *given: seen.append(given))

@@ -23,7 +23,7 @@ LIST = b'{"object":"list","data":[{"id":"a","status":"succeeded"},{"id":"b"},{"i
 
 def settings(endpoint: str = "http://127.0.0.1:9", token: str = "key", *, discover: bool = True, mode: str = "azure") -> Settings:
     backend = Backend(name="default", base=parse_endpoint(endpoint)[0], token=token, apiversion="v1")
-    return Settings(backend=backend, discover_models=discover, mode="openai" if mode == "openai" else "azure")
+    return Settings(backends=(backend,), discover_models=discover, mode="openai" if mode == "openai" else "azure")
 
 
 def test_the_deployments_that_can_be_asked() -> None:

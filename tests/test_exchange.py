@@ -26,7 +26,7 @@ def exchange(*, normalize: bool = True, token: str = "", mode: str = "azure", ma
     openai = parse_base("https://openai.example/prefix")[0]
     return Exchange(
         Settings(
-            backend=backend,
+            backends=(backend,),
             mapper=Mapper.parse(mapping),
             normalize=normalize,
             mode="openai" if mode == "openai" else "azure",
@@ -308,7 +308,7 @@ def test_behind_another_proxy_the_request_is_prepared_for_it() -> None:
     """Once it is known where it goes."""
     asked = exchange()
     asked.upstream = Upstream(connects=False, authorization=b"Basic x")
-    asked.settings = replace(asked.settings, backend=Backend(name="b", base=parse_endpoint("http://azure.example")[0], apiversion="v1"))
+    asked.settings = replace(asked.settings, backends=(Backend(name="b", base=parse_endpoint("http://azure.example")[0], apiversion="v1"),))
     request = asking("POST", "/v1/chat/completions", chat())
     asked.request(request)
     assert "azure.example" == request.authority
@@ -323,7 +323,7 @@ def uploading(length: str | None, start: bytes, *, path: str = "/v1/audio/transc
     if length is not None:
         request.headers["content-length"] = length
     asked = exchange(mapping="whisper-1=w")
-    asked.settings = replace(asked.settings, backend=replace(asked.settings.backend, apiversion="v1"))  # type: ignore[type-var]
+    asked.settings = replace(asked.settings, backends=(replace(asked.settings.backends[0], apiversion="v1"),))
     assert asked.goes_on(request)
     assert asked.request(request, start) is None
     assert asked.streamed

@@ -14,7 +14,7 @@ import threading
 import warnings
 from http.client import HTTPMessage, HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import h2.config
 import h2.connection
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mitmproxy.proxy import layer, server_hooks
+
+    from azure_openai_proxy.peek import Peek
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # pyparsing's, in mitmproxy's filters
@@ -98,6 +100,15 @@ class Rules:
             flow.response = http.Response.make(401, b"{}", {"content-type": "application/json"})
         else:
             flow.request.stream = True
+
+    def timeouts(self, flow: http.HTTPFlow) -> http_layer.Timeouts | None:
+        return http_layer.Timeouts() if flow.metadata.get("ours") else None
+
+    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
+        return "pass"
+
+    def again(self, flow: http.HTTPFlow, what: http_layer.Failure | http.Response) -> bool | http.Response:
+        return False
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         return LIMIT if flow.metadata.get("ours") else None

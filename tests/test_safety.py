@@ -20,7 +20,7 @@ BACKEND = Backend(name="default", base=parse_base("http://10.0.0.7:9000")[0], ap
 
 
 def settings(relay: Relay = "local") -> Settings:
-    return Settings(backend=BACKEND, relay=relay)
+    return Settings(backends=(BACKEND,), relay=relay)
 
 
 def client(address: str = "192.0.2.1", mode: str = "regular") -> Client:

@@ -6,25 +6,29 @@ A request's life: `requestheaders` tells whether it is ours, `request` turns it 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 
 from . import credentials, errors, http_layer, options, safety, synthesized, ways
+from .attempts import ATTEMPTS, Shared
 from .discovery import Discovery
 from .exchange import Exchange
+from .pool import Pool
 from .stopping import Stopping
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from mitmproxy import tls
+    from mitmproxy import connection, tls
     from mitmproxy.addonmanager import Loader
     from mitmproxy.proxy import layer, server_hooks
 
     from .options import Settings
+    from .peek import Peek
 
 __all__ = ["AzureOpenAIProxy"]
 
@@ -41,6 +45,8 @@ class AzureOpenAIProxy:
         self.guard = safety.Guard()
         self.hindrances = ways.Hindrances()
         self.stopping = Stopping(self.exchanges, lambda: self.settings.stop_timeout)
+        self.shared = Shared(Pool())
+        self.watcher: asyncio.Task[None] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -64,8 +70,19 @@ class AzureOpenAIProxy:
         asked = bool(ctx.options.proxyauth)
         if warning := safety.exposed(ctx.options.mode, ctx.options.listen_host, token=self.settings.token, asked=asked):
             logger.warning(warning)
+        self.shared.use(self.settings.backends)
+        self.watcher = asyncio.create_task(self.live.watch(ctx.options))
+
+    def done(self) -> None:
+        self.shared.tokens.close()
+        if self.watcher:
+            self.watcher.cancel()
 
     # Connections
+
+    async def client_connected(self, client: connection.Client) -> None:
+        http_layer.lift_limit(client)
+        await self.shared.tokens.first()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         self.guard.note(nextlayer.context)
@@ -96,11 +113,11 @@ class AzureOpenAIProxy:
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if not self._is_ours(flow):
             return self.guard.request(flow, self.settings)
+        self.shared.use(self.settings.backends)
         upstream = ways.upstream(flow, ctx.options)
         not_ready = "stopping" if self.stopping.began else None
-        self.exchanges[flow] = exchange = Exchange(
-            self.settings, flow.request.headers.get("origin"), upstream, not_ready, self.discovery.names
-        )
+        origin = flow.request.headers.get("origin")
+        self.exchanges[flow] = exchange = Exchange(self.settings, origin, upstream, not_ready, self.discovery.names, shared=self.shared)
         if exchange.unchanged:
             flow.response = exchange.hand_over(flow.request)
         return None
@@ -131,14 +148,16 @@ class AzureOpenAIProxy:
             exchange.response_body(flow.response)
             if flow.request.method == "HEAD" and not flow.response.stream:
                 flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer
+            self._finish(flow, exchange)
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.websocket:
             exchange.frame(flow.websocket.messages)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        if flow in self.exchanges:
+        if exchange := self.exchanges.get(flow):
             credentials.scrub(flow.request)
+            self._finish(flow, exchange)
 
     # What http_layer asks: the limits and the shape of what goes wrong below the hooks
 
@@ -157,8 +176,25 @@ class AzureOpenAIProxy:
         if flow and flow not in self.exchanges and not self._is_ours(flow):
             return None  # (a head that nobody can read has no flow; it reached the gateway)
         response = errors.response(errors.Failed(*failure))
+        if flow and (exchange := self.exchanges.get(flow)) and exchange.attempts:
+            exchange.attempts.say_when(response.headers, failure.status)
         synthesized.add_cors(response, flow.request.headers.get("origin") if flow else None)
         return response
+
+    def timeouts(self, flow: http.HTTPFlow) -> http_layer.Timeouts | None:
+        return self.exchanges[flow].settings.timeouts if flow in self.exchanges else None
+
+    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
+        return self.exchanges[flow].holds(response) if flow in self.exchanges else "pass"
+
+    def again(self, flow: http.HTTPFlow, what: http_layer.Failure | http.Response) -> bool | http.Response:
+        return flow in self.exchanges and self.exchanges[flow].again(flow.request, what)
+
+    def _finish(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        exchange.finish()
+        if exchange.attempts:
+            flow.metadata[ATTEMPTS] = exchange.attempts.seen()
+            flow.comment = flow.comment or exchange.attempts.comment()
 
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
         return not flow.is_replay and ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))

@@ -11,10 +11,13 @@ import datetime as dt
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
 from .errors import SettingsError
+
+if TYPE_CHECKING:
+    from .models import Mapper
 
 __all__ = ["Backend", "Base", "parse_apiversion", "parse_base", "parse_endpoint", "parse_host"]
 
@@ -64,6 +67,20 @@ class Backend:
     base: Base
     token: str = field(default="", repr=False)
     apiversion: str  # "2024-10-21", "2025-04-01-preview", "v1" or "preview"
+    priority: int = 0  # the lowest is asked first
+    weight: int = 1  # of its share among those of one priority
+    models: Mapper | None = None  # those it has, and its deployments for them; None: any, by the mapping that all share
+    entra: str = ""  # a kind of Microsoft Entra ID credential; "": a key
+    scope: str = ""  # of its tokens; "": the one for the API version
+
+    def serves(self, model: str | None) -> bool:
+        """Whether it has this model; what names no model any backend takes."""
+        return model is None or self.models is None or self.models.has(model)
+
+    def deployment(self, model: str, mapper: Mapper, *, native: bool) -> str:
+        """The deployment that answers for `model` here. `native`: the client speaks Azure's API and names deployments."""
+        own = self.models.own(model) if self.models else None
+        return own or (mapper.configured(model) if native else mapper.deployment(model))
 
 
 def parse_endpoint(text: str) -> tuple[Base, str | None]:

@@ -29,8 +29,8 @@ class Credential(NamedTuple):
         return f"Credential({self.header})"
 
 
-def choose(token: str, headers: http.Headers, query: str = "") -> Credential:
-    """The credential for Azure.
+def choose(token: str, headers: http.Headers, query: str = "", *, entra: str | None = None) -> Credential:
+    """The credential for Azure. `entra` is the proxy's own token of Entra ID: it beats everything.
 
     A configured `token` beats what the client sent; the client's `api-key` beats its Bearer, and its Bearer an `api-key`
     in the query. A Bearer that is an Entra token (a JWT) stays a Bearer: Azure takes those only there.
@@ -38,6 +38,8 @@ def choose(token: str, headers: http.Headers, query: str = "") -> Credential:
     Raises:
         NoKey: neither has one.
     """
+    if entra:
+        return Credential("authorization", f"Bearer {entra}")
     own = token or headers.get("api-key", "").strip()
     bearer = _bearer(headers)
     if not own and _JWT.fullmatch(bearer):

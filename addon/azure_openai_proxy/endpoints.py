@@ -48,6 +48,12 @@ class Endpoint(NamedTuple):
     answer: Literal["json", "chat", "typed", "binary"] = "json"  # chat: events that end in [DONE]; typed: events with names
     by: Literal["azure", "models", "engines", "billing", "moderations", "nobody"] = "azure"
     instead: str = ""  # of what nobody has here
+    twice: bool = False  # asked twice it does no harm
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it makes nothing that stays: a model answers, and that is all."""
+        return self.twice or self.needs_model
 
     def form(self, version: str, *, model: bool = True, beta: bool = False) -> Form:
         """The form that takes the operation with `version` (dated, "v1" or "preview") configured. `model`: one was named."""
@@ -91,12 +97,12 @@ ENDPOINTS = (
     *_rows("POST /chat/completions", dated=_DEPLOYED, **_CHAT, needs_model=True, answer="chat"),
     *_rows("POST /completions", dated=_DEPLOYED, **_FIRST, needs_model=True, answer="chat"),
     *_rows("POST /embeddings", dated=_DEPLOYED, **_FIRST, needs_model=True),
-    *_rows("POST /images/generations", dated=_DEPLOYED, **_IMAGES, answer="typed"),
-    *_rows("POST /images/edits", dated=_DEPLOYED, preview="2025-04-01", model_in="form", answer="typed"),
+    *_rows("POST /images/generations", dated=_DEPLOYED, **_IMAGES, answer="typed", twice=True),
+    *_rows("POST /images/edits", dated=_DEPLOYED, preview="2025-04-01", model_in="form", answer="typed", twice=True),
     *_rows("POST /audio/speech", dated=_DEPLOYED, preview="2024-02-15", needs_model=True, answer="binary"),
-    *_rows("POST /audio/transcriptions", dated=_DEPLOYED, **_AUDIO, model_in="form", answer="typed"),
-    *_rows("POST /audio/translations", dated=_DEPLOYED, **_AUDIO, model_in="form"),
-    *_rows("POST /responses", "GET /responses/{response_id}", dated=_SAME, preview="2025-03-01", answer="typed"),
+    *_rows("POST /audio/transcriptions", dated=_DEPLOYED, **_AUDIO, model_in="form", answer="typed", twice=True),
+    *_rows("POST /audio/translations", dated=_DEPLOYED, **_AUDIO, model_in="form", twice=True),
+    *_rows("POST /responses", "GET /responses/{response_id}", dated=_SAME, preview="2025-03-01", answer="typed", twice=True),
     *_rows("DELETE /responses/{response_id}", "GET /responses/{response_id}/input_items", dated=_SAME, preview="2025-03-01"),
     *_rows("POST /videos", model_in="form"),
     _engine("/completions", **_FIRST, answer="chat"),

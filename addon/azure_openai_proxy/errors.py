@@ -4,6 +4,7 @@
     ├── BadRequest          400       the client's request cannot be understood
     ├── NoKey               401       nobody gave a key for Azure
     ├── NotFound            404       no such operation or model
+    ├── Unavailable         429, 503  no backend can be asked now
     └── Failed              any       below the hooks: a request that HTTP cannot carry, or no way upstream
 
     SettingsError (ValueError)        what, where, and what would be right: one line, for whoever starts the proxy
@@ -14,11 +15,24 @@ The shape is OpenAI's own (`error` with `message`, `type`, `param`, `code`), so 
 from __future__ import annotations
 
 import json
+import math
 import uuid
 
 from mitmproxy import http
 
-__all__ = ["BadRequest", "Failed", "NoKey", "NotFound", "ProxyError", "SettingsError", "body", "request_id", "response"]
+__all__ = [
+    "BadRequest",
+    "Failed",
+    "NoKey",
+    "NotFound",
+    "ProxyError",
+    "SettingsError",
+    "Unavailable",
+    "body",
+    "request_id",
+    "response",
+    "when",
+]
 
 
 class SettingsError(ValueError):
@@ -55,6 +69,16 @@ class NotFound(ProxyError):
     type = "invalid_request_error"
 
 
+class Unavailable(ProxyError):
+    """Nobody can be asked now; `wait` is the time in seconds after which somebody can."""
+
+    def __init__(self, status: int, code: str, message: str, wait: float | None) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+        self.type = "requests" if status == 429 else "server_error"
+        self.wait = wait
+
+
 class Failed(ProxyError):
     """What went wrong in the HTTP layer, which knows the status."""
 
@@ -71,11 +95,15 @@ def body(message: str, type: str, param: str | None = None, code: str | None = N
 
 def response(error: ProxyError) -> http.Response:
     """The whole answer for `error`. Its `x-request-id` is ours: Azure never saw the request."""
-    return http.Response.make(
-        error.status,
-        body(error.message, error.type, error.param, error.code),
-        {"content-type": "application/json", "x-request-id": request_id()},
-    )
+    headers = {"content-type": "application/json", "x-request-id": request_id()}
+    if isinstance(error, Unavailable) and error.wait is not None:
+        headers |= when(error.wait)
+    return http.Response.make(error.status, body(error.message, error.type, error.param, error.code), headers)
+
+
+def when(wait: float) -> dict[str, str]:
+    """The headers that tell a client to come back in so many seconds."""
+    return {"retry-after": str(max(1, math.ceil(wait))), "retry-after-ms": str(math.ceil(wait * 1000))}
 
 
 def request_id() -> str:

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from . import calls, credentials, errors, links, moderations, realtime, synthesized, to_azure, to_openai
+from .attempts import Attempts, Shared
+from .peek import Peek
+from .pool import Pool
+from .repair import Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
     from .backends import Base
     from .calls import Call
+    from .http_layer import Failure
     from .options import Settings
     from .to_azure import Asked, Sent
     from .ways import Upstream
@@ -32,12 +37,15 @@ class Exchange:
     not_ready: str | None = None  # why no more requests should come here
     discovered: Sequence[str] = ()  # deployments, beside the configured models
     here: str = ""  # the proxy's address, as the client has it
+    shared: Shared = field(default_factory=lambda: Shared(Pool()), repr=False)
     call: Call | None = None
     asked: Asked | None = field(default=None, repr=False)
     sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
     secrets: tuple[str, ...] = field(default=(), repr=False)
     frames: realtime.Frames | None = field(default=None, repr=False)  # of a WebSocket
     talked: int = 0  # bytes of its messages that are kept
+    attempts: Attempts | None = field(default=None, repr=False)
+    peek: Peek | None = field(default=None, repr=False)
 
     @property
     def unchanged(self) -> bool:
@@ -75,7 +83,7 @@ class Exchange:
             request.path = credentials.without_key(request.path)  # the flow is kept, whatever becomes of the request
         stale = query.api_version.lower() in self.settings.replace_apiversions
         query = query._replace(api_key=query.api_key or realtime.key(request.headers), api_version="" if stale else query.api_version)
-        self.secrets = tuple(filter(None, {self.settings.token, *credentials.seen(request.headers, query.api_key)}))
+        self.secrets = tuple(filter(None, {*self.settings.tokens, *credentials.seen(request.headers, query.api_key)}))
         if request.method == "OPTIONS":
             return synthesized.preflight(request)
         if request.method in ("GET", "HEAD"):
@@ -91,26 +99,35 @@ class Exchange:
         if self.call.endpoint.by != "azure":
             if self.call.endpoint.by == "moderations" and self.settings.moderations_unflagged:
                 return moderations.unflagged(content)
-            return synthesized.answer(self.call, self.settings.mapper, self.discovered)
+            return synthesized.answer(self.call, self.settings.listed, self.discovered)
         self.here = f"{request.scheme}://{request.host_header or request.host}"
         self.asked = to_azure.Asked(request.headers, query, content, more=start is not None)
-        self.send(request)
+        self.attempts = Attempts(self.settings, self.shared, self.call, self.asked)
+        try:
+            self.send(request, self.attempts.first())
+        except BaseException:
+            self.attempts.end()
+            raise
         return None
 
-    def send(self, request: http.Request) -> None:
-        """Make `request` the one for the backend."""
-        backend = self.settings.backend
-        assert backend, "azure mode has a backend: the settings see to it"
+    def send(self, request: http.Request, route: Route) -> None:
+        """Make `request` the one for a backend: as the client asked, changed as the route says."""
         assert self.call, "only what was recognised is sent"
         assert self.asked
-        credential = credentials.choose(backend.token, self.asked.headers, self.asked.query.api_key)
-        mapper = self.settings.mapper
-        deployment = mapper.configured if self.call.native else mapper.deployment
-        if self.call.method == "WS":
-            self.frames = realtime.Frames(self.call.endpoint.models, deployment)
-            deployment = self.frames.asked
+        backend, call = route.backend, self.call
+
+        def deployment(model: str) -> str:
+            return route.deployment or backend.deployment(model, self.settings.mapper, native=bool(call.native))
+
+        entra = self.shared.tokens.token(backend) if backend.entra else None
+        credential = credentials.choose(backend.token, self.asked.headers, self.asked.query.api_key, entra=entra)
+        self.secrets = (*self.secrets, entra) if entra and entra not in self.secrets else self.secrets
+        named = deployment
+        if call.method == "WS":
+            self.frames = realtime.Frames(call.endpoint.models, deployment)
+            named = self.frames.asked
         batch_lines = self.settings.max_body if self.settings.map_batch_files else 0
-        self.sent = sent = to_azure.translate(self.call, self.asked, backend, deployment, credential, batch_lines=batch_lines)
+        self.sent = sent = to_azure.translate(call, route.asked, backend, named, credential, batch_lines=batch_lines)
         request.path, request.headers = sent.path, sent.headers
         if self.asked.more:
             request.stream = sent.stream
@@ -128,6 +145,41 @@ class Exchange:
         if self.upstream:
             self.upstream.prepare(request)
 
+    # What http_layer asks while nothing of an answer has gone to the client
+
+    def holds(self, response: http.Response) -> Literal["pass", "whole"] | Peek:
+        """A failure is held until it is known whether there is a better answer, a stream until its first event that carries something."""
+        if self.attempts is None:
+            return "pass"
+        if response.status_code >= 400:
+            return "whole"
+        if response.status_code == 200 and self._kind(response) == "events":
+            self.peek = Peek(response.headers.get("content-encoding"))
+            return self.peek
+        return "pass"
+
+    def again(self, request: http.Request, what: Failure | http.Response) -> bool | http.Response:
+        """After a failure: make `request` the next one (True), or give an answer that says more than the failure, or neither."""
+        if self.attempts is None:
+            return False
+        found = self.attempts.again(what)
+        if not isinstance(found, Route):
+            return found or False
+        self.peek = None
+        try:
+            self.send(request, found)
+        except errors.ProxyError:  # the client's own key is not there for this backend
+            self.attempts.end()
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        if self.attempts:
+            self.attempts.end()
+
+    # The answer
+
     def response_head(self, response: http.Response) -> None:
         """Shape the head of the answer, and decide whether its body streams through or is read whole."""
         if self.unchanged:
@@ -140,6 +192,10 @@ class Exchange:
         if self.sent and response.status_code != 101:
             kind = self._kind(response)
             encoding = response.headers.get("content-encoding")
+            if self.attempts and response.status_code < 400:
+                self.attempts.answers(response.headers, streams=kind != "json")
+                if self.peek and self.peek.verdict:
+                    self.attempts.created(self.peek.verdict.first)
             to_openai.headers(response.headers, stream=kind == "events", http1=response.is_http11)
             links.in_headers(response.headers, self.sent.base, self.here, native=self._native)
             if kind == "events":
@@ -149,6 +205,8 @@ class Exchange:
                 response.stream = True
         if not self.sent:
             response.headers.setdefault("x-request-id", errors.request_id())
+        if self.attempts and self.settings.debug_headers:
+            response.headers.update(self.attempts.headers())
         synthesized.add_cors(response, self.origin)
 
     @property
@@ -178,11 +236,15 @@ class Exchange:
                 content,
                 asked=self.call.model,
                 deployment=self.sent.deployment,
-                models=self.settings.mapper.names(),
+                models=self.settings.listed.names(),
                 secrets=self.secrets,
             )
             response.headers["content-type"] = "application/json"
+            if b'"code": "content_filter"' in shaped:
+                response.headers["x-should-retry"] = "false"  # the SDKs obey: the same prompt is filtered again
         else:
+            if self.attempts:
+                self.attempts.created(content)
             shaped = to_openai.json_body(content) if self.settings.normalize else content
             shaped = links.in_body(shaped, self.sent.base, self.here, native=self._native)
         if shaped is not content:

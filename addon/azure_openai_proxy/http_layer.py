@@ -8,13 +8,15 @@ patched globally: `attach` gives the HTTP layer of one connection another class.
     http_stream      one request and its answer: a body over the limit, a body cut short, no way upstream, a stream that breaks off
     http_upload      a large body that is sent on as it comes
     http_websocket   a WebSocket after its upgrade
+    http_resend      one request, sent until it is answered: a failed answer held back, another asked for, time-outs
     http1_server     one HTTP/1 client connection: heads that cannot be read, connections that are left with care
 
-What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` checks it):
+What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):
 
     HttpLayer        its class is replaced; `make_stream` and the `Start` of `_handle_event` overridden, `connections`, `streams` filled
     HttpStream       `_handle_event`, `check_invalid`, `check_killed`, `check_body_size`, `start_request_stream`, `flow_done` overridden,
-                     `state_stream_request_body` called, the states and the buffer set
+                     `state_stream_request_body` called, the states and the buffer set; to resend, `handle_event`,
+                     `make_server_connection`, `handle_protocol_error` and two states overridden, `_paused` read
     WebsocketLayer   the class of its two connections is replaced, for `send2`
     Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state`, `request_done` and `response_done` read and set
     events           `ResponseProtocolError` to the client is where mitmproxy would write HTML; it is replaced there
@@ -22,19 +24,26 @@ What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compat
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import logging
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from mitmproxy import ctx
 
 if TYPE_CHECKING:
-    from mitmproxy import http
+    from mitmproxy import connection, http
     from mitmproxy.proxy import layer
 
-__all__ = ["Failure", "Rules", "absolute_form", "attach", "compatible"]
+    from .peek import Peek
+
+__all__ = ["Failure", "Rules", "Timeouts", "absolute_form", "attach", "compatible", "lift_limit"]
 
 logger = logging.getLogger(__name__)
+
+MOST_CONNECTIONS = 1000
+"""To one backend for one client connection."""
 
 ABSOLUTE_FORM = "azure_openai_absolute_form"
 """The name in a flow's metadata, which a saved flow keeps."""
@@ -46,6 +55,14 @@ class Failure(NamedTuple):
     status: int
     code: str
     message: str
+
+
+class Timeouts(NamedTuple):
+    """Seconds: until a connection is there, until an answer begins, between two pieces of it."""
+
+    connect: float = 10
+    first_byte: float = 600
+    chunk: float = 300
 
 
 class Rules(Protocol):
@@ -63,6 +80,15 @@ class Rules(Protocol):
     def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         """What the client is told. None: not ours, mitmproxy does what it always does."""
 
+    def timeouts(self, flow: http.HTTPFlow) -> Timeouts | None:
+        """How long to wait for what. None: not ours."""
+
+    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
+        """Whether this answer is passed on, or kept from the client until it is there, or until its beginning says what it is."""
+
+    def again(self, flow: http.HTTPFlow, what: Failure | http.Response) -> bool | http.Response:
+        """After a failure: True when the flow's request has become another that is to be sent; an answer to give instead; or False."""
+
 
 def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
     """Mend the HTTP layers of this connection; for the `next_layer` hook."""
@@ -72,7 +98,22 @@ def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
 
     # A script's hook runs before the built-in one, which leaves alone what is decided already.
     ctx.master.addons.get("nextlayer").next_layer(nextlayer)
-    http_stream.mend(nextlayer.context.layers, rules)
+    if _resends():
+        from . import http_resend  # noqa: PLC0415 - the same
+
+        http_stream.mend(nextlayer.context.layers, rules, http_resend.Connection)
+    else:
+        http_stream.mend(nextlayer.context.layers, rules)
+
+
+def lift_limit(client: connection.Client) -> None:
+    """Let one client connection have more than five to one backend: an HTTP/2 client has many streams on one connection.
+
+    For the `client_connected` hook. mitmproxy has no option for it; where it keeps the limit elsewhere it stays.
+    """
+    for handler in getattr(ctx.master.addons.get("proxyserver"), "connections", {}).values():
+        if getattr(handler, "client", None) is client and hasattr(handler, "max_conns"):
+            handler.max_conns = collections.defaultdict(lambda: asyncio.Semaphore(MOST_CONNECTIONS))
 
 
 def absolute_form(flow: http.HTTPFlow) -> bool:
@@ -87,6 +128,20 @@ def compatible() -> str | None:
     except (ImportError, AttributeError) as error:
         return str(error)
     return http_stream.compatible()
+
+
+@cache
+def _resends() -> bool:
+    """Whether requests can be sent again. Cached, so that a mitmproxy that differs is mentioned once."""
+    try:
+        from . import http_resend  # noqa: PLC0415 - see attach
+
+        reason = http_resend.compatible()
+    except (ImportError, AttributeError) as error:
+        reason = str(error)
+    if reason:
+        logger.warning("This mitmproxy is not one of those known (%s): requests are not sent again after a failure.", reason)
+    return not reason
 
 
 @cache

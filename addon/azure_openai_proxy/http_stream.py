@@ -27,7 +27,7 @@ from .http_upload import HELD, Uploading
 from .http_websocket import Upgrading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from mitmproxy import http
     from mitmproxy.proxy.context import Context
@@ -63,7 +63,7 @@ class Stream(Uploading, Upgrading):
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """All that mitmproxy does with an event, but for the errors that it would send to the client."""
-        doing = self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
+        doing = self.dispatch(event)
         reply: Any = None
         while True:
             try:
@@ -75,6 +75,9 @@ class Stream(Uploading, Upgrading):
                 reply = yield command
             elif command.connection != self.context.client or not (yield from self.tell(command.event)):
                 yield command
+
+    def dispatch(self, event: events.Event) -> CommandGenerator[None]:
+        return self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
 
     # The request
 
@@ -164,13 +167,16 @@ class Stream(Uploading, Upgrading):
         """The failure as an answer, or as the last event of a stream that has begun. False: the client is to see it as mitmproxy has it."""
         if error.code not in FAILURES or not self.context.client.state & ConnectionState.CAN_WRITE:
             return False
-        status, code, intro = FAILURES[error.code]
-        failure = Failure(status, code, f"{intro}{error.message}")
+        failure = self.failure(error)
         if self.waiting:
             return (yield from self.answer(failure, error.code))
         if self.server_state == self.state_stream_response_body:
             yield from self.last_event(failure)
         return False
+
+    def failure(self, error: ResponseProtocolError) -> Failure:
+        status, code, intro = FAILURES[error.code]
+        return Failure(status, code, f"{intro}{error.message}")
 
     def answer(self, failure: Failure, code: ErrorCode) -> CommandGenerator[bool]:
         response = self.rules.answer(failure, self.flow)
@@ -205,14 +211,17 @@ class Connection(HttpLayer):
         return cast("CommandGenerator[None]", super()._handle_event(event))
 
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
-        self.streams[stream_id] = Stream(self.context.fork(), stream_id, self.rules)
+        self.streams[stream_id] = self.stream(stream_id)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
+    def stream(self, stream_id: int) -> Stream:
+        return Stream(self.context.fork(), stream_id, self.rules)
 
-def mend(layers: Iterable[Layer], rules: Rules) -> None:
+
+def mend(layers: Iterable[Layer], rules: Rules, connection: type[Connection] = Connection) -> None:
     for layer in layers:
         if type(layer) is HttpLayer:
-            layer.__class__ = Connection
+            layer.__class__ = connection
             cast("Connection", layer).rules = rules
 
 
@@ -251,9 +260,9 @@ KNOWN: dict[type, dict[str, str | None]] = {
 }
 
 
-def compatible() -> str | None:
+def compatible(known: Mapping[type, Mapping[str, str | None]] = KNOWN) -> str | None:
     """What is not as it is known; None when everything is."""
-    for owner, members in KNOWN.items():
+    for owner, members in known.items():
         for name, parameters in members.items():
             member = inspect.getattr_static(owner, name, None)
             if member is None:

@@ -13,10 +13,16 @@ from typing import NamedTuple
 
 from .errors import SettingsError
 
-__all__ = ["DEFAULTS", "Entry", "Mapper"]
+__all__ = ["DEFAULTS", "Entry", "Mapper", "family"]
 
 _DATED = re.compile(r"(?P<family>.+)-(?:\d{4}-\d{2}-\d{2}|\d{4})")
 _PREFIX = "azure/"  # litellm's way to say "this one is Azure's": clients that came from there still send it
+
+
+def family(model: str) -> str | None:
+    """Of a dated name: gpt-4o of gpt-4o-2024-08-06. None for any other."""
+    dated = _DATED.fullmatch(model)
+    return dated["family"] if dated else None
 
 
 class Entry(NamedTuple):
@@ -65,8 +71,7 @@ class _Table:
         for pattern in self.patterns:
             if (found := pattern.match(model)) is not None:
                 return found
-        dated = _DATED.fullmatch(model)
-        return self.exact.get(dated["family"]) if dated else None
+        return self.exact.get(base) if (base := family(model)) else None
 
 
 class Mapper:
@@ -111,6 +116,14 @@ class Mapper:
     def configured(self, model: str) -> str:
         """As `deployment`, for a client that names deployments: only the user's own entries count."""
         return self._tables[0].deployment(model) or model
+
+    def own(self, model: str) -> str | None:
+        """The deployment by the user's own entries; None where they do not cover the model."""
+        return self._tables[0].deployment(model.removeprefix(_PREFIX))
+
+    def has(self, model: str) -> bool:
+        """Whether the user's own entries know the model, or the deployment of that name."""
+        return self.own(model) is not None or any(model == entry.deployment for entry in self.entries)
 
     def names(self) -> list[str]:
         """The models that `/v1/models` lists: the user's, or the defaults while there are none."""

@@ -9,6 +9,7 @@ dicts. `Live` is the part that knows mitmproxy: it keeps the settings current an
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import datetime as dt
 import difflib
@@ -27,9 +28,11 @@ from mitmproxy.utils import typecheck
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from . import backends_file
 from .backends import EXAMPLE, Backend, Base, parse_apiversion, parse_base, parse_endpoint, parse_host
 from .endpoints import RETIRED
 from .errors import SettingsError
+from .http_layer import Timeouts
 from .models import Mapper
 
 if TYPE_CHECKING:
@@ -64,14 +67,6 @@ class Address(NamedTuple):
 
 def _endpoint(text: str) -> tuple[Base, str | None] | None:
     return parse_endpoint(text) if text else None
-
-
-def _token(text: str) -> str:
-    if text[:1] in ("'", '"'):
-        raise SettingsError("it stands in quotes: write the key alone (docker's --env-file keeps quotes)")
-    if not re.fullmatch(r"[\x21-\x7e]*", text):
-        raise SettingsError("there is a space or a character in it that no key has: copy the key alone, in one line")
-    return text
 
 
 def _mode(text: str) -> Literal["azure", "openai"]:
@@ -124,6 +119,18 @@ def _seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
 
+def _timeout(text: str) -> float:
+    if not (seconds := _seconds(text)):
+        raise SettingsError("write a number of seconds above 0, as in 30")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]?", text):
+        raise SettingsError("write a whole number from 1 to 99")
+    return int(text)
+
+
 def _openai(text: str) -> Base:
     base, _ = parse_base(text)
     return base._replace(prefix=base.prefix.removesuffix("/v1"))  # the client's path brings its own
@@ -159,7 +166,7 @@ OPTIONS = (
         "azure_openai_token",
         str,
         "",
-        _token,
+        backends_file.parse_key,
         "The key for Azure OpenAI. With it the clients' own keys are ignored; without it a client's own key is sent to Azure.",
         ("AZURE_OPENAI_API_KEY",),
     ),
@@ -264,6 +271,62 @@ OPTIONS = (
         "Seconds that what is running may take to finish after SIGTERM.",
     ),
     Option(
+        "azure_openai_max_attempts",
+        str,
+        "4",
+        _count,
+        "How often one request may be sent to Azure in all: to other backends, or changed after Azure's own error.",
+    ),
+    Option(
+        "azure_openai_repair",
+        bool,
+        True,  # noqa: FBT003 - the default of a row
+        lambda value: value,
+        "Change a request that Azure refuses for a parameter it has under another name, or that may be left out, and send it again.",
+    ),
+    Option(
+        "azure_openai_connect_timeout",
+        str,
+        "10",
+        _timeout,
+        "Seconds until a connection to Azure must be there, TLS included.",
+    ),
+    Option(
+        "azure_openai_first_byte_timeout",
+        str,
+        "600",
+        _timeout,
+        "Seconds until Azure must begin to answer.",
+    ),
+    Option(
+        "azure_openai_chunk_timeout",
+        str,
+        "300",
+        _timeout,
+        "Seconds that may lie between two pieces of an answer.",
+    ),
+    Option(
+        "azure_openai_debug_headers",
+        bool,
+        False,  # noqa: FBT003 - the default of a row
+        lambda value: value,
+        "Name the backend and the repairs in the headers of each answer.",
+    ),
+    Option(
+        "azure_openai_entra",
+        str,
+        "",
+        backends_file.parse_entra,
+        f"Ask Azure with a token of Microsoft Entra ID instead of a key: {', '.join(backends_file.ENTRA)}.",
+    ),
+    Option(
+        "azure_openai_entra_scope",
+        str,
+        "",
+        str,
+        "The scope of Entra ID's tokens. Empty: the one for the API version.",
+    ),
+    Option(
         "azure_openai_openai_endpoint",
         str,
         str(OPENAI),
@@ -288,7 +351,7 @@ BY_NAME = {option.name: option for option in OPTIONS}
 class Settings:
     """Everything a request needs to know of the configuration. A request keeps the one it came under."""
 
-    backend: Backend | None = None  # None in openai mode, and in azure mode only while no start has succeeded
+    backends: tuple[Backend, ...] = ()  # none in openai mode, and in azure mode only while no start has succeeded
     mapper: Mapper = dataclasses.field(default_factory=Mapper)
     mode: Literal["azure", "openai"] = "azure"
     address: Address | None = None  # None: mitmproxy's own
@@ -303,6 +366,15 @@ class Settings:
     relay: Relay = "local"
     stop_timeout: float = 30.0  # seconds
     openai_endpoint: Base = OPENAI
+    max_attempts: int = 4
+    repair: bool = True
+    timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
+    debug_headers: bool = False
+
+    @property
+    def backend(self) -> Backend | None:
+        """The first of them."""
+        return self.backends[0] if self.backends else None
 
     @property
     def token(self) -> str:
@@ -312,8 +384,19 @@ class Settings:
     @property
     def destinations(self) -> frozenset[tuple[str, int]]:
         """Host and port of everyone that our own requests go to."""
-        bases = [self.openai_endpoint] if self.mode == "openai" else [self.backend.base] if self.backend else []
+        bases = [self.openai_endpoint] if self.mode == "openai" else [backend.base for backend in self.backends]
         return frozenset((base.host, base.port) for base in bases)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The configured keys of all backends."""
+        return tuple(dict.fromkeys(backend.token for backend in self.backends if backend.token))
+
+    @property
+    def listed(self) -> Mapper:
+        """All mappings, those of single backends too: what `/v1/models` lists, and an error names."""
+        own = (entry for backend in self.backends if backend.models for entry in backend.models.entries)
+        return Mapper(tuple({entry.model: entry for entry in (*own, *self.mapper.entries)}.values()))
 
 
 class Found(NamedTuple):
@@ -330,18 +413,38 @@ def resolve(found: Mapping[str, Found]) -> Settings:
         SettingsError: one line: which setting, where it was set, what would be right; the key is not in it.
     """
     value = {option.name: _parsed(option, found) for option in OPTIONS}
-    backend = None
-    if endpoint := value["azure_openai_endpoint"]:
+    backends: tuple[Backend, ...] = ()
+    listed = found.get(backends_file.NAME)
+    version = value["azure_openai_apiversion"] if "azure_openai_apiversion" in found else None
+    if listed and "azure_openai_endpoint" in found:
+        raise SettingsError(
+            f"azure_openai_endpoint ({found['azure_openai_endpoint'].where}): {backends_file.NAME} ({listed.where}) is set too: "
+            "write the endpoint as one of the backends, or take the backends away"
+        )
+    if listed:
+        try:
+            backends = backends_file.parse(listed.raw, apiversion=version, default_version=API_VERSION, token=value["azure_openai_token"])
+        except SettingsError as error:
+            raise SettingsError(f"{backends_file.NAME} ({listed.where}): {error}") from None
+    elif endpoint := value["azure_openai_endpoint"]:
         base, pasted = endpoint
-        chosen = value["azure_openai_apiversion"] if "azure_openai_apiversion" in found else pasted
-        backend = Backend(name="default", base=base, token=value["azure_openai_token"], apiversion=chosen or API_VERSION)
+        entra = value["azure_openai_entra"]
+        backend = Backend(
+            name="default",
+            base=base,
+            token="" if entra else value["azure_openai_token"],
+            apiversion=version or pasted or API_VERSION,
+            entra=entra,
+            scope=value["azure_openai_entra_scope"],
+        )
+        backends = (backend,)
     elif value["azure_openai_proxy_mode"] == "azure":
         raise SettingsError(
             f"azure_openai_endpoint is not set: set AZURE_OPENAI_ENDPOINT={EXAMPLE}, "
             f"--set azure_openai_endpoint={EXAMPLE}, or azure_openai_endpoint in {FILE}"
         )
     return Settings(
-        backend=backend,
+        backends=backends,
         mapper=value["azure_openai_model_mapper"],
         mode=value["azure_openai_proxy_mode"],
         address=value["azure_openai_proxy_address"],
@@ -355,6 +458,12 @@ def resolve(found: Mapping[str, Found]) -> Settings:
         relay=value["azure_openai_relay"],
         stop_timeout=value["azure_openai_stop_timeout"],
         openai_endpoint=value["azure_openai_openai_endpoint"],
+        max_attempts=value["azure_openai_max_attempts"],
+        repair=value["azure_openai_repair"],
+        timeouts=Timeouts(
+            value["azure_openai_connect_timeout"], value["azure_openai_first_byte_timeout"], value["azure_openai_chunk_timeout"]
+        ),
+        debug_headers=value["azure_openai_debug_headers"],
     )
 
 
@@ -363,16 +472,23 @@ def summary(settings: Settings) -> str:
     if settings.mode == "openai":
         parts = [f"openai mode: everything goes to {settings.openai_endpoint} unchanged"]
     else:
-        backend = settings.backend
-        assert backend is not None, "azure mode has a backend: resolve sees to it"
+        assert settings.backends, "azure mode has a backend: resolve sees to it"
         count = len(settings.mapper)
+        several = len(settings.backends) > 1
+        keys = {_key_of(backend) for backend in settings.backends}
         parts = [
-            f"azure mode: {backend.base}",
-            f"API version {backend.apiversion}",
+            "azure mode: " + ", ".join(f"{backend.name} {backend.base}" if several else str(backend.base) for backend in settings.backends),
+            "API version " + ", ".join(dict.fromkeys(backend.apiversion for backend in settings.backends)),
             f"{count or 'no'} mapping{'' if count == 1 else 's'} beside the default",
-            "key configured" if settings.token else "the clients' own keys",
+            " and ".join(sorted(keys)),
         ]
     return ", ".join([*parts, f"address {settings.address}" if settings.address else "mitmproxy's own address"])
+
+
+def _key_of(backend: Backend) -> str:
+    if backend.entra:
+        return f"Entra ID ({backend.entra})"
+    return "key configured" if backend.token else "the clients' own keys"
 
 
 def shown(found: Mapping[str, Found], settings: Settings, config: Path | None) -> dict[str, Any]:
@@ -381,7 +497,7 @@ def shown(found: Mapping[str, Found], settings: Settings, config: Path | None) -
     values["azure_openai_config"] = str(config.absolute()) if config else ""
     if "azure_openai_token" in found:
         values["azure_openai_token"] = MASK
-    if settings.backend:
+    if settings.backend and backends_file.NAME not in found:
         values["azure_openai_endpoint"] = str(settings.backend.base)  # what else was pasted is of no use, and may hold a key
         values["azure_openai_apiversion"] = settings.backend.apiversion
     return values
@@ -410,7 +526,7 @@ def _typed(option: Option, found: Mapping[str, Found]) -> Any:
         return value
     if isinstance(raw, Mapping) and option.parse == Mapper.parse:
         raw = [f"{model}={deployment}" for model, deployment in raw.items()]
-    if isinstance(raw, dt.date) or (isinstance(raw, int) and not isinstance(raw, bool)):
+    if isinstance(raw, dt.date) or (isinstance(raw, int | float) and not isinstance(raw, bool)):
         raw = str(raw)  # YAML has types of its own for 2024-10-21 and 8080
     items = [raw] if isinstance(raw, str) else raw
     if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
@@ -492,7 +608,14 @@ def gather(
     file = ConfigFile(path, _read(path)) if path.is_file() else ConfigFile()
     if "azure_openai_config" in file.values:
         raise SettingsError(f"azure_openai_config ({path}): it names this file: set AZURE_OPENAI_CONFIG or --set azure_openai_config=FILE")
-    return _over(levels[0], _from_file(file.values, str(path)), *levels[1:]), file
+    return _over(levels[0], _from_file(file.values, str(path)), _backends(file, environ), *levels[1:]), file
+
+
+def _backends(file: ConfigFile, environ: Mapping[str, str]) -> dict[str, Found]:
+    """The one setting that only the file can hold."""
+    raw = file.values.get(backends_file.NAME)
+    where = str(file.path)
+    return {} if raw is None else {backends_file.NAME: Found(backends_file.expand(raw, environ, where), where)}
 
 
 def _over(*levels: Mapping[str, Found]) -> dict[str, Found]:
@@ -568,7 +691,7 @@ TOOLS = frozenset(
 
 def check_names(file: ConfigFile, known: Iterable[str]) -> None:
     """Raises SettingsError for a name that no option has, with the nearest one that is."""
-    known = {*known, *NAMES, *TOOLS}
+    known = {*known, *NAMES, *TOOLS, backends_file.NAME}
     for name in file.values:
         if name not in known:
             near = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(known), 1, 0.5)
@@ -673,6 +796,33 @@ class Live:
         if self._running:
             logger.info(summary(self.settings))
 
+    async def watch(self, options: OptManager, every: float = 1.0) -> None:
+        """Take up what changes in the file, and in the files with keys that it names. What cannot be used is told once and left alone."""
+        seen = self._stamps()
+        while True:
+            await asyncio.sleep(every)
+            if seen != (seen := self._stamps()):
+                self.reread(options)
+                seen = self._stamps()
+
+    def _stamps(self) -> dict[Path, int | None]:
+        files = {self._file.path or Path(FILE), *backends_file.files(self._file.values.get(backends_file.NAME))}
+        return {path: _modified(path) for path in files}
+
+    def reread(self, options: OptManager) -> None:
+        """Read everything again; a file that cannot be used changes nothing."""
+        self._busy = True
+        before = self.settings
+        try:
+            self._read(options, {})
+        except SettingsError as error:
+            logger.error("%s: the settings stay as they were", error)  # noqa: TRY400 - a line for a person, no traceback
+            return
+        finally:
+            self._busy = False
+        if self.settings != before:
+            logger.info(summary(self.settings))
+
     def running(self, options: OptManager) -> None:
         """Listen where the settings and the file say (mitmproxy read its own options too early for either) and tell what is in force."""
         self._running = True
@@ -746,6 +896,13 @@ class Live:
         if port is None or not {"listen_host", "listen_port"} & set(self._file.values):
             return mode
         return _at(mode, options.listen_host, options.listen_port if options.listen_port is not None else port)
+
+
+def _modified(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _current(options: OptManager) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_the_client_s_key_is_told_to_nobody(args: list[str], azure: Simulator, p
     for case in CASES.values():
         azure.faults.clear()
         if case.fault:
-            azure.faults.next(case.fault)
+            azure.faults.always(case.fault)
         answers.append(ask(case, through.url, azure.key))
 
     assert {name: case.status for name, case in CASES.items()} == dict(zip(CASES, [answer.status_code for answer in answers], strict=True))
@@ -97,7 +97,7 @@ def test_the_owner_s_key_is_told_to_nobody(how: str, args: list[str], azure: Sim
     for case in CASES.values():
         azure.faults.clear()
         if case.fault:
-            azure.faults.next(case.fault)
+            azure.faults.always(case.fault)
         answers.append(ask(case, through.url, CLIENT_S))
 
     assert {azure.key} == {request.header("api-key") for request in azure.requests}

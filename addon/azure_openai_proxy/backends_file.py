@@ -1,0 +1,168 @@
+"""`azure_openai_backends:` in mitm_config.yaml: a list of Azure resources, each a mapping of the keys in `KEYS`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import importlib.util
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .backends import Backend, parse_apiversion, parse_endpoint
+from .errors import SettingsError
+from .models import Mapper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["ENTRA", "KEYS", "NAME", "expand", "files", "parse", "parse_entra", "parse_key"]
+
+NAME = "azure_openai_backends"
+KEYS = ("name", "endpoint", "token", "token_file", "entra", "scope", "apiversion", "priority", "weight", "models")
+ENTRA = ("default", "managed_identity", "workload_identity", "client_secret", "cli")
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def files(raw: object) -> Iterator[Path]:
+    """The token files that the list names: a change of one is a change of the settings."""
+    for entry in raw if isinstance(raw, list) else ():
+        if isinstance(entry, dict) and isinstance(path := entry.get("token_file"), str):
+            yield Path(path).expanduser()
+
+
+def expand(raw: object, environ: Mapping[str, str], where: str) -> object:
+    """The list with every `${NAME}` of a text replaced by the environment's."""
+
+    def variable(match: re.Match[str]) -> str:
+        if not (value := environ.get(match[1], "").strip()):
+            raise SettingsError(f"{NAME} ({where}): the environment variable {match[1]} is not set")
+        return value
+
+    def text(value: object) -> object:
+        return _VARIABLE.sub(variable, value) if isinstance(value, str) else value
+
+    if not isinstance(raw, list):
+        return raw
+    return [{key: text(value) for key, value in entry.items()} if isinstance(entry, dict) else entry for entry in raw]
+
+
+def parse(raw: object, *, apiversion: str | None, default_version: str, token: str) -> tuple[Backend, ...]:
+    """The backends of the list. `apiversion` and `token` are for those that name none.
+
+    Raises:
+        SettingsError: which backend, what is wrong, and what would be right; no token is in it.
+    """
+    if not isinstance(raw, list) or not raw or not all(isinstance(entry, dict) for entry in raw):
+        raise SettingsError("write a list of backends, each with a name and an endpoint")
+    backends: dict[str, Backend] = {}
+    for number, entry in enumerate(raw, 1):
+        name = entry.get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,40}", name):
+            raise SettingsError(f"backend {number}: write a name of letters, digits, dots and hyphens")
+        if name in backends:
+            raise SettingsError(f"{name}: there are two backends of this name")
+        try:
+            backends[name] = _backend(name, entry, apiversion, default_version, token)
+        except SettingsError as error:
+            raise SettingsError(f"{name}: {_unsaid(str(error), entry.get('token'))}") from None
+    return tuple(backends.values())
+
+
+def _backend(name: str, entry: Mapping[str, Any], apiversion: str | None, default_version: str, token: str) -> Backend:
+    for key in entry:
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key).lower(), KEYS, 1, 0.5)
+            what = f"{key} is no key" if re.fullmatch("[A-Za-z_-]{1,40}", str(key)) else "one of its keys is none"
+            raise SettingsError(f"{what}: did you mean {near[0]}?" if near else f"{what}: write {', '.join(KEYS)}")
+    base, pasted = parse_endpoint(_text(entry, "endpoint", required=True))
+    own = _text(entry, "apiversion")
+    entra = parse_entra(_text(entry, "entra"))
+    key = _token(entry)
+    return Backend(
+        name=name,
+        base=base,
+        token="" if entra else key or token,
+        apiversion=parse_apiversion(own) if own else apiversion or pasted or default_version,
+        priority=_number(entry, "priority", 0, 0),
+        weight=_number(entry, "weight", 1, 1),
+        models=_models(entry.get("models")),
+        entra=entra,
+        scope=_text(entry, "scope"),
+    )
+
+
+def parse_entra(text: str) -> str:
+    if text and text not in ENTRA:
+        raise SettingsError(f"entra: write {', '.join(ENTRA[:-1])} or {ENTRA[-1]}")
+    if text and not _installed("azure.identity"):
+        raise SettingsError('entra needs azure-identity: pip install "azure-openai-proxy[entra]"')
+    return text
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package it is in
+        return False
+
+
+def parse_key(text: str) -> str:
+    if text[:1] in ("'", '"'):
+        raise SettingsError("it stands in quotes: write the key alone (docker's --env-file keeps quotes)")
+    if not re.fullmatch(r"[\x21-\x7e]*", text):
+        raise SettingsError("there is a space or a character in it that no key has: copy the key alone, in one line")
+    return text
+
+
+def _token(entry: Mapping[str, Any]) -> str:
+    given = [key for key in ("token", "token_file", "entra") if entry.get(key)]
+    if len(given) > 1:
+        raise SettingsError(f"{' and '.join(given)}: write one of them")
+    if path := _text(entry, "token_file"):
+        try:
+            text = Path(path).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError(f"token_file: {path} cannot be read") from None
+        if not text:
+            raise SettingsError(f"token_file: {path} is empty")
+    else:
+        text = _text(entry, "token")
+    try:
+        return parse_key(text)
+    except SettingsError as error:
+        raise SettingsError(f"token: {error}") from None
+
+
+def _text(entry: Mapping[str, Any], key: str, *, required: bool = False) -> str:
+    value = entry.get(key)
+    if value is None and not required:
+        return ""
+    if isinstance(value, dt.date):
+        value = value.isoformat()  # YAML has a type of its own for 2024-10-21
+    if not isinstance(value, str) or (required and not value):
+        raise SettingsError(f"{key}: write text; in YAML, between quotes")
+    return value.strip()
+
+
+def _number(entry: Mapping[str, Any], key: str, default: int, least: int) -> int:
+    value = entry.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise SettingsError(f"{key}: write a whole number from {least}")
+    return value
+
+
+def _models(raw: object) -> Mapper | None:
+    """A list of names, or a mapping of names to deployments."""
+    if raw is None:
+        return None
+    pairs = {name: name for name in raw} if isinstance(raw, list) and all(isinstance(name, str) for name in raw) else raw
+    if not isinstance(pairs, dict) or not pairs or not all(isinstance(text, str) for pair in pairs.items() for text in pair):
+        raise SettingsError("models: write a list of names, or a mapping of names to deployments")
+    return Mapper.parse("\n".join(f"{model}={deployment}" for model, deployment in pairs.items()))
+
+
+def _unsaid(text: str, token: object) -> str:
+    """A key that was pasted where it does not belong is not repeated."""
+    return text.replace(token, "...") if isinstance(token, str) and len(token) > 3 else text

@@ -1,0 +1,144 @@
+"""Tokens of Microsoft Entra ID, fetched before they are needed: a request takes the one that is there and waits for none.
+
+It stands on azure-identity, an extra that is imported only when a backend asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .backends import Backend
+
+__all__ = ["Key", "Tokens", "credential"]
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 240.0
+"""Seconds before its end at which a token is replaced. azure-identity gives a new one from five minutes before."""
+RETRY = 5.0
+LOG_EVERY = 60.0
+PATIENCE = 10.0
+"""Seconds that a client's first connection waits for the first token."""
+
+_CLASSES = {
+    "default": "DefaultAzureCredential",
+    "managed_identity": "ManagedIdentityCredential",
+    "workload_identity": "WorkloadIdentityCredential",
+    "client_secret": "EnvironmentCredential",  # AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET
+    "cli": "AzureCliCredential",
+}
+
+
+class Credential(Protocol):
+    async def get_token(self, scope: str) -> Any:
+        """With `token` and `expires_on`, in seconds since 1970."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Key(NamedTuple):
+    """What makes tokens differ."""
+
+    kind: str
+    authority: str  # "": the public cloud's, or AZURE_AUTHORITY_HOST
+    scope: str
+
+    @classmethod
+    def of(cls, backend: Backend) -> Key:
+        government = backend.base.host.endswith(".us")
+        api = "ai" if backend.apiversion in ("v1", "preview") and not government else "cognitiveservices"
+        scope = backend.scope or f"https://{api}.azure.{'us' if government else 'com'}/.default"
+        return cls(backend.entra, "login.microsoftonline.us" if government else "", scope)
+
+
+def credential(kind: str, authority: str) -> Credential:
+    """azure-identity's own, for asyncio."""
+    logging.getLogger("azure").setLevel(logging.CRITICAL)  # what matters of its failures is told here, once a minute
+    identity = importlib.import_module("azure.identity.aio")
+    made: Credential = getattr(identity, _CLASSES[kind])(**({"authority": authority} if authority and kind != "cli" else {}))
+    return made
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """One token and the task that keeps it fresh."""
+
+    token: str = field(default="", repr=False)
+    ends: float = 0.0
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    told: float = 0.0
+    task: asyncio.Task[None] | None = None
+
+
+class Tokens:
+    def __init__(self, make: Callable[[str, str], Credential] = credential, clock: Callable[[], float] = time.time) -> None:
+        self._make = make
+        self._clock = clock
+        self._kept: dict[Key, _Kept] = {}
+
+    def token(self, backend: Backend) -> str | None:
+        """A token that is valid now; None while there is none."""
+        kept = self._kept.get(Key.of(backend))
+        return kept.token if kept and self._clock() < kept.ends else None
+
+    def use(self, backends: Sequence[Backend]) -> None:
+        """These backends need tokens from now on, others do not. To be called in the event loop."""
+        keys = {Key.of(backend) for backend in backends if backend.entra}
+        for key in set(self._kept) - keys:
+            self._stop(self._kept.pop(key))
+        for key in keys - set(self._kept):
+            self._kept[key] = kept = _Kept()
+            kept.task = asyncio.create_task(self._keep(key, kept))
+
+    async def first(self) -> None:
+        """Return when every token has been asked for once, or after a while."""
+        waiting = [asyncio.ensure_future(kept.tried.wait()) for kept in self._kept.values() if not kept.tried.is_set()]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=PATIENCE)
+            for task in late:
+                task.cancel()
+
+    def close(self) -> None:
+        self.use(())
+
+    async def _keep(self, key: Key, kept: _Kept) -> None:
+        identity: Credential | None = None
+        try:
+            while True:
+                try:
+                    identity = identity or self._make(key.kind, key.authority)
+                    found = await identity.get_token(key.scope)
+                except Exception as error:  # noqa: BLE001 - azure-identity raises what its transports raise
+                    self._tell(key, kept, error)
+                    pause = RETRY
+                else:
+                    kept.token, kept.ends = found.token, float(found.expires_on)
+                    life = kept.ends - self._clock()
+                    pause = max(0.5, life - AHEAD if life > 2 * AHEAD else life / 2)
+                kept.tried.set()
+                await asyncio.sleep(pause)
+        finally:
+            if identity:
+                await identity.close()
+
+    def _tell(self, key: Key, kept: _Kept, error: Exception) -> None:
+        now = self._clock()
+        if now - kept.told >= LOG_EVERY:
+            kept.told = now
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            left = f", the last one is good for {kept.ends - now:.0f} s" if kept.ends > now else ""
+            logger.warning("No token of Entra ID (%s, %s)%s: %s", key.kind, key.scope, left, reason)
+
+    @staticmethod
+    def _stop(kept: _Kept) -> None:
+        if kept.task:
+            kept.task.cancel()

@@ -1,0 +1,74 @@
+"""The beginning of a stream: is it content, or an error in the place of the answer? Bytes in, a verdict out; nothing is changed.
+
+Azure answers 200 before it knows whether the model has room. A stream is held until its first event that carries something, and the
+first chunk with what the content filter found in the prompt carries nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from . import decompress, sse
+
+__all__ = ["Peek", "Verdict", "error_response"]
+
+AT_MOST = 64 * 1024
+"""Bytes that are held; more is content, whatever it is."""
+
+
+class Verdict(NamedTuple):
+    error: dict[str, Any] | None
+    """As it stands in the event; None: it is content."""
+    first: bytes
+    """What the event carries."""
+
+
+class Peek:
+    def __init__(self, encoding: str | None) -> None:
+        self._decompressor = decompress.decompressor(encoding)
+        self._events = sse.Decoder()
+        self._seen = 0
+        self.verdict: Verdict | None = None
+
+    def feed(self, data: bytes) -> Verdict | None:
+        """None: nothing has come yet that tells."""
+        self.verdict = self._feed(data)
+        return self.verdict
+
+    def _feed(self, data: bytes) -> Verdict | None:
+        self._seen += len(data)
+        try:
+            plain = self._decompressor.feed(data) if self._decompressor else data
+        except decompress.BrokenError:
+            return Verdict(None, b"")  # whoever reads the stream will say so
+        for event in self._events.feed(plain):
+            if event.data is not None and (verdict := _verdict(event.data, event.event)):
+                return verdict
+        return Verdict(None, b"") if self._seen > AT_MOST else None
+
+
+def _verdict(data: bytes, kind: bytes | None) -> Verdict | None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return Verdict(None, data)
+    if not isinstance(value, dict):
+        return Verdict(None, data)
+    error = value.get("error")
+    if error or kind == b"error" or value.get("type") == "error":
+        return Verdict(error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else value, data)
+    if value.get("choices") == [] and value.get("usage") is None:
+        return None
+    return Verdict(None, data)
+
+
+def error_response(error: dict[str, Any]) -> tuple[int, bytes]:
+    """The status and body that Azure would have answered with, had it known in time."""
+    code = str(error.get("code") or error.get("status") or "")
+    if code.isascii() and code.isdigit() and 400 <= int(code) < 600:
+        status = int(code)
+    else:
+        text = f"{code} {error.get('type')}".lower()
+        status = 429 if "rate" in text or "too_many" in text else 400 if "invalid" in text or "filter" in text else 500
+    return status, json.dumps({"error": error}).encode()

@@ -1,0 +1,119 @@
+"""Microsoft Entra ID, on a managed identity's endpoint of our own."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Self
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from azure_simulator import Simulator
+from support import PATIENCE, Mitmdump
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
+
+
+class Identity:
+    """`IDENTITY_ENDPOINT`: gives the tokens it is told to, one after the other, the last one for ever."""
+
+    def __init__(self, *tokens: str, life: float = 3600) -> None:
+        self.tokens = list(tokens)
+        self.life = life
+        self.asked: list[dict[str, list[str]]] = []
+        identity = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                identity.asked.append(parse_qs(urlsplit(self.path).query))
+                token = identity.tokens[0] if len(identity.tokens) == 1 else identity.tokens.pop(0)
+                known = self.headers["X-IDENTITY-HEADER"] == "secret-header" and token
+                answer = {
+                    "access_token": token,
+                    "expires_on": str(int(time.time() + identity.life)),
+                    "token_type": "Bearer",
+                    "resource": "azure",
+                }
+                body = json.dumps(answer if known else {"error": "no identity"}).encode()
+                self.send_response(200 if known else 400)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self.env = {"IDENTITY_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}/token", "IDENTITY_HEADER": "secret-header"}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def start(home: Path, confdir: Path, azure: Simulator, identity: Identity, **options: object) -> Mitmdump:
+    given = {"azure_openai_endpoint": azure.http_url, "azure_openai_entra": "managed_identity", "termlog_verbosity": "debug"} | options
+    return Mitmdump(home, confdir, options=given | {"save_stream_file": home / "flows"}, env=identity.env)
+
+
+def ask(proxy: Mitmdump) -> httpx.Response:
+    return httpx.post(
+        f"{proxy.url}/v1/chat/completions", json=BODY, headers={"authorization": "Bearer mine"}, timeout=PATIENCE, trust_env=False
+    )
+
+
+@pytest.mark.parametrize("version, scope", [("2024-10-21", "https://cognitiveservices.azure.com"), ("v1", "https://ai.azure.com")])
+def test_the_proxys_own_token(version: str, scope: str, tmp_path: Path, confdir: Path) -> None:
+    """It is sent as Bearer from the first request on, for the scope of the API version, and stands in no log and no flow."""
+    with (
+        Simulator(entra_tokens=["token-of-entra-1"]) as azure,
+        Identity("token-of-entra-1") as identity,
+        start(tmp_path, confdir, azure, identity, azure_openai_apiversion=version) as proxy,
+    ):
+        assert 200 == ask(proxy).status_code
+        assert "Bearer token-of-entra-1" == azure.requests[0].header("authorization")
+        assert None is azure.requests[0].header("api-key")
+        assert [scope] == [asked["resource"][0] for asked in identity.asked]
+    saved = (tmp_path / "flows").read_bytes()
+    assert b"chat/completions" in saved
+    assert b"token-of-entra" not in saved
+    assert "token-of-entra" not in proxy.log() + "\n".join(proxy.records)
+
+
+def test_a_token_is_replaced_before_it_ends(tmp_path: Path, confdir: Path) -> None:
+    """Requests go on while the new one is fetched."""
+    tokens = [f"token-of-entra-{number}" for number in range(5)]
+    with (
+        Simulator(entra_tokens=tokens) as azure,
+        Identity(*tokens, life=4) as identity,
+        start(tmp_path, confdir, azure, identity) as proxy,
+    ):
+        until = time.monotonic() + PATIENCE
+        while "Bearer token-of-entra-2" not in {received.header("authorization") for received in azure.requests}:
+            assert 200 == ask(proxy).status_code
+            assert time.monotonic() < until
+
+
+def test_without_a_token(tmp_path: Path, confdir: Path) -> None:
+    """A clear 503, and one log line for all the attempts of a minute."""
+    with Simulator() as azure, Identity("") as identity, start(tmp_path, confdir, azure, identity) as proxy:
+        for _ in range(3):
+            answer = ask(proxy)
+            assert (503, "entra_token_unavailable") == (answer.status_code, answer.json()["error"]["code"])
+        assert [] == azure.requests
+        proxy.wait_for_log("No token of Entra ID")
+        assert 1 == proxy.log().count("No token of Entra ID")

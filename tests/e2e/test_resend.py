@@ -1,0 +1,410 @@
+"""Three backends, and what can happen to two of them: the client never knows."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+import pytest
+
+from azure_simulator import Cut, Gate, Simulator, content_filter, reshape, status
+from azure_simulator.answers import json_answer
+from support import PATIENCE, Mitmdump, only_http2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from azure_simulator import Fault
+    from azure_simulator.answers import Answer
+    from azure_simulator.calls import Call
+
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one two three"}]}
+SAID = "You said: one two three"
+
+
+class Cloud:
+    """Three resources and a mitmdump in front of them, its backends in its own file."""
+
+    def __init__(self, home: Path, confdir: Path, simulators: list[Simulator]) -> None:
+        self.home, self.simulators = home, simulators
+        ca = home / "azure.pem"
+        ca.write_text("".join(simulator.ca.read_text() for simulator in simulators))
+        self.confdir = confdir
+        self.ca = ca
+
+    def start(self, *entries: dict[str, Any], **options: object) -> Mitmdump:
+        self.write(*entries)
+        given = {"ssl_verify_upstream_trusted_ca": self.ca, "azure_openai_connect_timeout": "1"} | options
+        return Mitmdump(self.home, self.confdir, options=given)
+
+    def write(self, *entries: dict[str, Any]) -> None:
+        # JSON is YAML. A file is replaced, not written: whoever reads it meanwhile sees the old one.
+        new = self.home / "new.yaml"
+        new.write_text(json.dumps({"azure_openai_backends": list(entries)}))
+        new.rename(self.home / "mitm_config.yaml")
+
+    def entry(self, index: int, *, tls: bool = False, **more: object) -> dict[str, Any]:
+        simulator = self.simulators[index]
+        url = simulator.https_url if tls else simulator.http_url
+        return {"name": "abc"[index], "endpoint": url, "token": simulator.key, "priority": index} | more
+
+
+@pytest.fixture(scope="module")
+def simulators() -> Iterator[list[Simulator]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Simulator()) for _ in range(3)]
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, confdir: Path, simulators: list[Simulator]) -> Cloud:
+    for simulator in simulators:
+        simulator.reset()
+    return Cloud(tmp_path, confdir, simulators)
+
+
+@contextmanager
+def client(proxy: Mitmdump, *, h2: bool = False) -> Iterator[httpx.Client]:
+    how: dict[str, Any] = {"base_url": proxy.url}
+    if h2:
+        how = {"base_url": proxy.https_url, "verify": only_http2(proxy.ca), "http1": False, "http2": True}
+    with httpx.Client(timeout=PATIENCE, trust_env=False, headers={"authorization": "Bearer mine"}, **how) as opened:
+        yield opened
+
+
+def contents(response: httpx.Response) -> str:
+    """What was said, of either kind of answer."""
+    if "event-stream" not in response.headers["content-type"]:
+        return str(response.json()["choices"][0]["message"]["content"])
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+    assert "[DONE]" == events[-1]
+    return "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-1])
+
+
+class Cause(NamedTuple):
+    """One row of the matrix: what is wrong with a backend, and what the client is told when it is so with all of them."""
+
+    name: str
+    fault: Fault | None
+    endpoint: Callable[[int], str] | None = None  # for what is wrong before there is a request
+    alone: int = 502
+    streams: bool = True  # can befall a stream
+    only_streams: bool = False
+
+
+class Nowhere:
+    """Addresses where nobody answers as they should, open as long as the tests run."""
+
+    def __init__(self) -> None:
+        self._closing = socket.create_server(("127.0.0.1", 0))
+        self.closing: int = self._closing.getsockname()[1]
+        threading.Thread(target=self._close_each, daemon=True).start()
+
+    def _close_each(self) -> None:
+        while True:
+            try:
+                connection, _ = self._closing.accept()
+            except OSError:
+                return
+            connection.recv(1)
+            connection.close()
+
+    def close(self) -> None:
+        self._closing.shutdown(socket.SHUT_RDWR)
+        self._closing.close()
+
+
+@pytest.fixture(scope="module")
+def nowhere() -> Iterator[Nowhere]:
+    nowhere = Nowhere()
+    yield nowhere
+    nowhere.close()
+
+
+# Port 1 is nobody's; a name in `.invalid` is never there (RFC 6761).
+CAUSES = (
+    Cause("refused", None, lambda _: "SCHEME://127.0.0.1:1"),
+    Cause("no such name", None, lambda _: "SCHEME://nowhere.invalid"),
+    Cause("TLS fails", None, lambda closing: f"https://127.0.0.1:{closing}"),
+    Cause("closed early", Cut()),
+    Cause("reset early", Cut(reset=True)),
+    Cause("cut in the body", Cut(byte=20), streams=False),
+    Cause("408", status(408), alone=408),
+    Cause("429", status(429), alone=429),
+    Cause("500", status(500), alone=500),
+    Cause("502", status(502, "html"), alone=502),
+    Cause("503", status(503, "empty"), alone=503),
+    Cause("504", status(504), alone=504),
+    Cause("error as first event", reshape.error_event(0), alone=500, only_streams=True),
+    Cause("429 as first event", reshape.error_event(1, status=429), alone=429, only_streams=True),
+)
+SEEN: dict[tuple[str, str], str] = {}
+WAYS = [(h2, tls) for h2 in (False, True) for tls in (False, True)]
+
+
+def case(cause: Cause, h2: bool, tls: bool) -> str:
+    return re.sub(r"\W", "-", f"{cause.name} {'h2' if h2 else 'h1'} {'TLS' if tls else 'plain'}")
+
+
+def entries(cause: Cause, h2: bool, tls: bool, cloud: Cloud, nowhere: Nowhere) -> Iterator[dict[str, Any]]:
+    """Three backends for each cell of the matrix, which nobody else asks; two of them are all that has the model `none-...`."""
+    name = case(cause, h2, tls)
+    for index in range(3):
+        entry = cloud.entry(index, tls=tls) | {"name": f"{name}-{index}", "models": {name: "gpt-4o"}}
+        if index < 2:
+            entry["models"] |= {f"none-{name}": "gpt-4o-mini"}
+            if cause.endpoint:
+                entry["endpoint"] = cause.endpoint(nowhere.closing).replace("SCHEME", "https" if tls else "http")
+        yield entry
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory, confdir: Path, simulators: list[Simulator], nowhere: Nowhere) -> Iterator[Mitmdump]:
+    cloud = Cloud(tmp_path_factory.mktemp("matrix"), confdir, simulators)
+    with cloud.start(*(entry for cause in CAUSES for way in WAYS for entry in entries(cause, *way, cloud, nowhere))) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("h2, tls", WAYS, ids=["h1-plain", "h1-TLS", "h2-plain", "h2-TLS"])
+@pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.name)
+def test_two_of_three_fail(cause: Cause, h2: bool, tls: bool, matrix: Mitmdump, cloud: Cloud) -> None:
+    """With one backend healthy the client sees success, JSON and stream; with none the shaped failure, and goes on on its connection."""
+    for simulator in cloud.simulators[:2]:
+        if cause.fault:
+            simulator.faults.always(cause.fault)
+    kinds = [stream for stream in (False, True) if (cause.streams if stream else not cause.only_streams)]
+    name = case(cause, h2, tls)
+
+    with client(matrix, h2=h2) as http:
+        for stream in kinds:
+            answer = http.post("/v1/chat/completions", json=CHAT | {"model": name, "stream": stream})
+            assert (200, SAID) == (answer.status_code, contents(answer))
+            assert ("HTTP/2" if h2 else "HTTP/1.1") == answer.http_version
+        for stream in kinds:
+            failed = http.post("/v1/chat/completions", json=CHAT | {"model": f"none-{name}", "stream": stream})
+            assert cause.alone == failed.status_code
+            assert {"message", "type", "param", "code"} <= set(failed.json()["error"])
+            assert 0 < int(failed.headers["retry-after-ms"])
+
+    matrix.check()
+    said = {(False,): "JSON", (True,): "SSE", (False, True): "JSON+SSE"}[tuple(kinds)]
+    SEEN[cause.name, f"{'h2' if h2 else 'h1'}/{'TLS' if tls else 'plain'}"] = f"200 {said}, none: {cause.alone}"
+
+
+def test_the_matrix_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was seen to hold, as a table."""
+    columns = ["h1/plain", "h1/TLS", "h2/plain", "h2/TLS"]
+    with capsys.disabled():
+        print("", f"{'cause':22}" + "".join(f"{column:26}" for column in columns), sep="\n")  # noqa: T201 - for people
+        for name in dict.fromkeys(name for name, _ in SEEN):
+            print(f"{name:22}" + "".join(f"{SEEN.get((name, column), '-'):26}" for column in columns))  # noqa: T201
+    assert {column for _, column in SEEN} <= set(columns)
+
+
+def test_a_stream_after_a_failure_is_not_held_back(cloud: Cloud) -> None:
+    """The answer of the second backend arrives chunk by chunk."""
+    gate = Gate(before=3)
+    cloud.simulators[0].faults.always(status(503))
+    cloud.simulators[1].faults.next(gate)
+    with (
+        cloud.start(cloud.entry(0), cloud.entry(1)) as proxy,
+        client(proxy) as http,
+        http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response,
+    ):
+        lines = response.iter_lines()
+        assert '"role":"assistant"' in next(lines)
+        assert gate.reached.wait(PATIENCE)
+        gate.release()
+        assert "data: [DONE]" in list(lines)
+
+
+def raw(answer: bytes) -> tuple[int, threading.Thread]:
+    """A server that answers one request with these bytes and then says no more; its port."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        with server, server.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+            connection.settimeout(PATIENCE)
+            connection.recv(1)  # until the proxy closes
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return server.getsockname()[1], thread
+
+
+@pytest.mark.parametrize("h2", [False, True], ids=["h1", "h2"])
+def test_after_a_malformed_answer(h2: bool, cloud: Cloud) -> None:
+    """The connection that is closed for it has no say in what comes after."""
+    port, thread = raw(b"HTTP/1.1 nonsense\r\n\r\n")
+    broken = cloud.entry(0) | {"endpoint": f"http://127.0.0.1:{port}"}
+    with cloud.start(broken, cloud.entry(1)) as proxy, client(proxy, h2=h2) as http:
+        for stream in (True, False):
+            answer = http.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+            assert (200, SAID) == (answer.status_code, contents(answer))
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+class Late(NamedTuple):
+    name: str
+    option: str
+    endpoint: bool  # the server is mute from the TLS hello on
+    code: str
+
+
+LATE = (
+    Late("connect", "azure_openai_connect_timeout", True, "upstream_connect_timeout"),
+    Late("first byte", "azure_openai_first_byte_timeout", False, "upstream_timeout"),
+)
+
+
+@pytest.mark.parametrize("late", LATE, ids=lambda late: late.name)
+@pytest.mark.parametrize("h2", [False, True], ids=["h1", "h2"])
+def test_time_runs_out(late: Late, h2: bool, cloud: Cloud) -> None:
+    """What does not come in time moves the request on; with nobody left it is a 504 that says so."""
+    gate = Gate(before=None)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        slow = cloud.entry(0)
+        if late.endpoint:
+            slow |= {"endpoint": f"https://127.0.0.1:{mute.getsockname()[1]}"}
+        else:
+            cloud.simulators[0].faults.always(gate)
+        slow |= {"models": ["gpt-4o", "gpt-4o-mini"]}
+        with cloud.start(slow, cloud.entry(1) | {"models": ["gpt-4o"]}, **{late.option: "0.3"}) as proxy, client(proxy, h2=h2) as http:
+            answer = http.post("/v1/chat/completions", json=CHAT)
+            assert (200, SAID) == (answer.status_code, contents(answer))
+            failed = http.post("/v1/chat/completions", json=CHAT | {"model": "gpt-4o-mini"})
+            assert (504, late.code) == (failed.status_code, failed.json()["error"]["code"])
+    gate.release()
+
+
+@pytest.mark.parametrize("h2", [False, True], ids=["h1", "h2"])
+def test_a_stream_that_stops_ends_with_an_error_event(h2: bool, cloud: Cloud) -> None:
+    """After the first event nothing is sent again: the reader is told."""
+    gate = Gate(before=4)
+    cloud.simulators[0].faults.always(gate)
+    with cloud.start(cloud.entry(0), cloud.entry(1), azure_openai_chunk_timeout="0.3") as proxy, client(proxy, h2=h2) as http:
+        received: list[str] = []
+        with (
+            http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response,
+            pytest.raises(httpx.RemoteProtocolError),
+        ):
+            received.extend(response.iter_lines())
+    gate.release()
+    events = [line for line in received if line]
+    assert '"content":" said"' in events[-2]
+    assert "upstream_timeout" == json.loads(events[-1].removeprefix("data: "))["error"]["code"]
+    assert [] == cloud.simulators[1].requests
+
+
+def test_many_streams_on_one_connection(cloud: Cloud) -> None:
+    """Of an HTTP/2 client's twenty streams all are under way at once: mitmproxy by itself has five connections for them."""
+    gate = Gate(before=3)
+    cloud.simulators[0].faults.always(gate)
+    begun = threading.Barrier(21)
+
+    def read(http: httpx.Client) -> None:
+        with http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+            lines = response.iter_lines()
+            next(lines)
+            begun.wait(PATIENCE)
+            said.append("data: [DONE]" in list(lines))
+
+    said: list[bool] = []
+    with cloud.start(cloud.entry(0)) as proxy, client(proxy, h2=True) as http:
+        readers = [threading.Thread(target=read, args=(http,)) for _ in range(20)]
+        for reader in readers:
+            reader.start()
+        begun.wait(PATIENCE)
+        gate.release()
+        for reader in readers:
+            reader.join()
+    assert [True] * 20 == said
+
+
+@pytest.mark.parametrize(
+    "method, path, body",
+    [("POST", "/v1/files", b"{}"), ("POST", "/v1/batches", b"{}"), ("POST", "/v1/responses", b'{"model":"gpt-4o","background":true}')],
+)
+def test_what_makes_something_is_not_made_twice(method: str, path: str, body: bytes, cloud: Cloud) -> None:
+    """A request that may have reached Azure is not sent again; one that surely did not is."""
+    cloud.simulators[0].faults.always(status(503))
+    refused = cloud.entry(2) | {"endpoint": "http://127.0.0.1:1", "priority": 0}
+    with cloud.start(refused, cloud.entry(0) | {"priority": 1}, cloud.entry(1) | {"priority": 2}) as proxy, client(proxy) as http:
+        answer = http.request(method, path, content=body, headers={"content-type": "application/json"})
+    assert 503 == answer.status_code
+    assert (1, 0) == (len(cloud.simulators[0].requests), len(cloud.simulators[1].requests))
+
+
+def test_a_change_of_the_file_drops_no_request(cloud: Cloud) -> None:
+    """A stream from a backend that is taken out goes on to its end; the next request goes to the new one."""
+    gate = Gate(before=4)
+    cloud.simulators[0].faults.next(gate)
+    with cloud.start(cloud.entry(0)) as proxy, client(proxy) as http:
+        with http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+            lines = response.iter_lines()
+            next(lines)
+            cloud.write(cloud.entry(1))
+            proxy.wait_for_log(f"azure mode: {cloud.simulators[1].http_url}")
+            gate.release()
+            assert "data: [DONE]" in list(lines)
+        assert 200 == http.post("/v1/chat/completions", json=CHAT).status_code
+        cloud.write({"name": "a"})
+        proxy.wait_for_log("a: endpoint: write text; in YAML, between quotes: the settings stay as they were")
+        assert 200 == http.post("/v1/chat/completions", json=CHAT).status_code
+    assert (1, 2) == (len(cloud.simulators[0].requests), len(cloud.simulators[1].requests))
+
+
+def test_what_was_tried_can_be_seen(cloud: Cloud) -> None:
+    """In the answer's headers, when that is asked for; a filtered prompt is not to be sent again by anyone."""
+    cloud.simulators[0].faults.next(status(429))
+    with cloud.start(cloud.entry(0), cloud.entry(1), azure_openai_debug_headers=True) as proxy, client(proxy) as http:
+        answer = http.post("/v1/chat/completions", json=CHAT)
+        assert ("b", "2") == (answer.headers["x-azure-openai-proxy-backend"], answer.headers["x-azure-openai-proxy-attempts"])
+        cloud.simulators[1].faults.next(content_filter)
+        filtered = http.post("/v1/chat/completions", json=CHAT)
+    assert (400, "false", "content_filter") == (filtered.status_code, filtered.headers["x-should-retry"], filtered.json()["error"]["code"])
+
+
+def keeping(id: str) -> Fault:
+    """A resource that has this object: POST makes it, and it is there; any other is not."""
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        received = call.received
+        if received.method == "POST" or id in received.path:
+            return json_answer({"id": id, "object": "response"})
+        return json_answer({"error": {"code": "404", "message": "No such object"}}, 404)
+
+    return fault
+
+
+def test_what_lives_on_one_backend(cloud: Cloud) -> None:
+    """Who created it is asked for it, even by what only mentions it; when it is down the failure is plain and nobody else is asked."""
+    a, b, c = cloud.simulators
+    for simulator, id in zip(cloud.simulators, ("resp_aaa111", "resp_bbb222", "resp_ccc333"), strict=True):
+        simulator.faults.always(keeping(id))
+    a.faults.next(status(429, retry_after=0.001))
+    with cloud.start(*map(cloud.entry, range(3)), azure_openai_apiversion="v1") as proxy, client(proxy) as http:
+        assert "resp_bbb222" == http.post("/v1/responses", json={"model": "gpt-4o", "input": "hi"}).json()["id"]
+        assert 200 == http.get("/v1/responses/resp_bbb222").status_code
+        follow_up = {"model": "gpt-4o", "input": "on", "previous_response_id": "resp_bbb222"}
+        assert "resp_bbb222" == http.post("/v1/responses", json=follow_up).json()["id"]
+        # Unknown: asked for in turn, and known from then on.
+        assert 200 == http.get("/v1/responses/resp_ccc333").status_code
+        assert 200 == http.get("/v1/responses/resp_ccc333").status_code
+        assert (2, 4, 2) == (len(a.requests), len(b.requests), len(c.requests))
+        # Nobody has it.
+        assert 404 == http.get("/v1/responses/resp_ddd444").status_code
+        b.faults.clear()
+        b.faults.always(status(503))
+        before = len(a.requests), len(c.requests)
+        failed = http.post("/v1/responses", json=follow_up)
+        assert 503 == failed.status_code
+        assert before == (len(a.requests), len(c.requests))
