@@ -211,7 +211,7 @@ async def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProx
     assert 2 == len(seen)
 
 
-def test_an_owner_is_warned(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_owner_is_warned(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Whose key anybody may use who reaches the port."""
     monkeypatch.setattr(addon.stopping, "arm", lambda: None)
     ctx.options.azure_openai_token = "key"
