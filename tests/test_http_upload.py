@@ -82,30 +82,38 @@ class Server:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
 
-class H2Server(Server):
-    """The same over HTTP/2 with TLS; `received` is the bodies alone, `heads` what came before them."""
+class TLSServer(Server):
+    """With TLS; `spoken` is what was agreed on."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, protocols: list[str]) -> None:
         super().__init__()
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols(protocols)
         self.context = context
-        self.heads: list[dict[bytes, bytes]] = []
+        self.spoken: list[str | None] = []
 
     def serve(self, connection: socket.socket) -> None:
         with self.context.wrap_socket(connection, server_side=True) as secure:
-            conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
-            conn.initiate_connection()
-            secure.sendall(conn.data_to_send())
-            while data := secure.recv(65536):
-                for event in conn.receive_data(data):
-                    if isinstance(event, h2.events.RequestReceived):
-                        self.heads.append(dict(event.headers))
-                    elif isinstance(event, h2.events.DataReceived):
-                        self.received += event.data
-                        conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                    elif isinstance(event, h2.events.StreamEnded):
-                        conn.send_headers(event.stream_id, [(":status", "200")], end_stream=True)
-                secure.sendall(conn.data_to_send())
+            self.spoken.append(secure.selected_alpn_protocol())
+            self.talk(secure)
+
+    def talk(self, connection: ssl.SSLSocket) -> None:
+        super().serve(connection)
+
+
+class H2Server(TLSServer):
+    """`received` is the bodies alone."""
+
+    def talk(self, connection: ssl.SSLSocket) -> None:
+        conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        conn.initiate_connection()
+        connection.sendall(conn.data_to_send())
+        while data := connection.recv(65536):
+            for event in conn.receive_data(data):
+                if isinstance(event, h2.events.DataReceived):
+                    self.received += event.data
+                elif isinstance(event, h2.events.StreamEnded):
+                    conn.send_headers(event.stream_id, [(":status", "200")], end_stream=True)
+            connection.sendall(conn.data_to_send())
 
 
 def test_a_body_goes_on_while_it_comes(proxy: Proxy) -> None:
@@ -147,16 +155,25 @@ def test_frames_become_chunks(proxy: Proxy) -> None:
     assert b"transfer-encoding: chunked" in server.received[: server.received.index(b"\r\n\r\n")].lower()
 
 
-@pytest.mark.parametrize("length", [(), (("content-length", str(len(BODY) + 1)),)])
-def test_frames_stay_frames(proxy: Proxy, tmp_path: Path, length: tuple[tuple[str, str], ...]) -> None:
-    """HTTP/2 knows no transfer-encoding; a length is kept."""
-    with H2Server(make(tmp_path, ["127.0.0.1"])[1]) as server, H2(proxy) as client:
-        stream = client.open(f"/tlsup/{server.port}", ("x-goes-on", "yes"), *length, end=False)
+def test_a_large_body_goes_over_http1(proxy: Proxy, tmp_path: Path) -> None:
+    """Though both sides speak HTTP/2, where nobody could be made to wait; with the length that it came with."""
+    context = make(tmp_path, ["127.0.0.1"])[1]
+    with TLSServer(context, ["h2", "http/1.1"]) as server, H2(proxy) as client:
+        stream = client.open(f"/tlsup/{server.port}", ("x-goes-on", "yes"), ("content-length", str(len(BODY) + 1)), end=False)
         client.body(stream, BODY + b"!")
         assert 200 == client.answer(stream)[0]
-        assert BODY + b"!" == server.received
-    assert [None] == [received.get(b"transfer-encoding") for received in server.heads]
-    assert [dict(length).get("content-length", "").encode()] == [received.get(b"content-length", b"") for received in server.heads]
+    assert ["http/1.1"] == server.spoken
+    assert server.received.endswith(b"\r\n\r\n" + BODY + b"!")
+
+
+def test_a_small_one_goes_over_what_there_is(proxy: Proxy, tmp_path: Path) -> None:
+    """A body that a hook lets pass from its beginning."""
+    context = make(tmp_path, ["127.0.0.1"])[1]
+    with H2Server(context, ["h2"]) as server, H2(proxy) as client:
+        stream = client.open(f"/tlsup/{server.port}/streamed", ("content-length", "5"), end=False)
+        client.body(stream, b"four!")
+        assert 200 == client.answer(stream)[0]
+    assert (["h2"], b"four!") == (server.spoken, server.received)
 
 
 @pytest.mark.parametrize("more", [(), ("X-Silent: yes",)])

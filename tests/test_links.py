@@ -33,8 +33,8 @@ def test_what_points_at_azures_api_points_here(url: str, native: bool, ours: str
 
 def test_headers_that_hold_an_address() -> None:
     """The others are not looked at."""
-    headers = Headers([(b"Operation-Location", b"/prefix/openai/v1/x"), (b"x-other", b"/prefix/openai/v1/x")])
-    links.in_headers(headers, FRONT, HERE, native=False)
+    headers = Headers([(b"Operation-Location", b"https://apim.example/prefix/openai/v1/x"), (b"x-other", b"/prefix/openai/v1/x")])
+    links.in_headers(headers, FRONT, native=False)
     assert [(b"Operation-Location", b"/v1/x"), (b"x-other", b"/prefix/openai/v1/x")] == list(headers.fields)
 
 

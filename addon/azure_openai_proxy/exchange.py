@@ -197,7 +197,7 @@ class Exchange:
                 if self.peek and self.peek.verdict:
                     self.attempts.created(self.peek.verdict.first)
             to_openai.headers(response.headers, stream=kind == "events", http1=response.is_http11)
-            links.in_headers(response.headers, self.sent.base, self.here, native=self._native)
+            links.in_headers(response.headers, self.sent.base, native=self._native)
             if kind == "events":
                 done = self.call is not None and self.call.endpoint.answer == "chat"
                 response.stream = to_openai.Stream(normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets)

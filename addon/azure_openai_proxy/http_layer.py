@@ -13,10 +13,11 @@ patched globally: `attach` gives the HTTP layer of one connection another class.
 
 What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):
 
-    HttpLayer        its class is replaced; `make_stream` and the `Start` of `_handle_event` overridden, `connections`, `streams` filled
-    HttpStream       `_handle_event`, `check_invalid`, `check_killed`, `check_body_size`, `start_request_stream`, `flow_done` overridden,
-                     `state_stream_request_body` called, the states and the buffer set; to resend, `handle_event`,
-                     `make_server_connection`, `handle_protocol_error` and two states overridden, `_paused` read
+    HttpLayer        its class is replaced; `make_stream`, `get_connection` and the `Start` of `_handle_event` overridden, `connections`
+                     and `streams` filled
+    HttpStream       `_handle_event`, `check_invalid`, `check_killed`, `check_body_size`, `start_request_stream`, `flow_done`,
+                     `make_server_connection`, `state_stream_request_body` overridden, the states and the buffer set; to resend,
+                     `handle_event`, `handle_protocol_error` and two states overridden, `_paused` read
     WebsocketLayer   the class of its two connections is replaced, for `send2`
     Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state`, `request_done` and `response_done` read and set
     events           `ResponseProtocolError` to the client is where mitmproxy would write HTML; it is replaced there

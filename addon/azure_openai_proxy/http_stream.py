@@ -9,7 +9,7 @@ from mitmproxy import flow
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import url
 from mitmproxy.proxy import events
-from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
+from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestProtocolError,
@@ -23,7 +23,7 @@ from mitmproxy.utils import human
 
 from .http1_server import Server, Unreadable
 from .http_layer import ABSOLUTE_FORM, Failure, Rules
-from .http_upload import HELD, Uploading
+from .http_upload import HELD, OverHttp1, Uploading
 from .http_websocket import Upgrading
 
 if TYPE_CHECKING:
@@ -210,6 +210,19 @@ class Connection(HttpLayer):
             self.connections[client] = Server(self.context.fork(), self.rules)
         return cast("CommandGenerator[None]", super()._handle_event(event))
 
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
+        before = set(self.connections)
+        doing = super().get_connection(event, reuse=reuse)
+        reply: Any = None
+        while True:
+            try:
+                command = doing.send(reply)
+            except StopIteration:
+                return
+            if isinstance(event, OverHttp1):
+                event.offer(self.connections.keys() - before)
+            reply = yield command
+
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
         self.streams[stream_id] = self.stream(stream_id)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
@@ -227,7 +240,12 @@ def mend(layers: Iterable[Layer], rules: Rules, connection: type[Connection] = C
 
 # Every method that is overridden or called, with its parameters, and every state that is read or set.
 KNOWN: dict[type, dict[str, str | None]] = {
-    HttpLayer: {"_handle_event": "self event", "make_stream": "self stream_id", "event_to_child": "self child event"},
+    HttpLayer: {
+        "_handle_event": "self event",
+        "make_stream": "self stream_id",
+        "get_connection": "self event reuse",
+        "event_to_child": "self child event",
+    },
     HttpStream: {
         "__init__": "self context stream_id",
         "_handle_event": "self event",
@@ -247,6 +265,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "state_stream_response_body": None,
         "state_errored": None,
     },
+    GetHttpConnection: {"connection_spec_matches": "self connection"},
     WebsocketConnection: {"send2": "self event"},
     Http1Server: {
         "__init__": "self context",

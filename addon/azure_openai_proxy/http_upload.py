@@ -5,9 +5,10 @@ The first bytes of every body are held: they tell where the request goes, and a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     RequestData,
     RequestEndOfMessage,
@@ -21,20 +22,40 @@ from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
 from .http1_server import LastOfConnection, complete
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mitmproxy import http
+    from mitmproxy.connection import Connection
     from mitmproxy.proxy.layer import CommandGenerator
 
     from .http_layer import Rules
 
-__all__ = ["HELD", "Uploading"]
+__all__ = ["HELD", "OverHttp1", "Uploading"]
 
+HTTP1 = (b"http/1.1",)
 HELD = 1 << 20
 """Bytes of a body that are held before it is sent on."""
+
+
+@dataclass
+class OverHttp1(GetHttpConnection):
+    """A connection for a large body: over HTTP/2 mitmproxy holds whatever the window does not let out, and lets the client send on."""
+
+    __hash__ = GetHttpConnection.__hash__
+
+    def connection_spec_matches(self, connection: Connection) -> bool:
+        return super().connection_spec_matches(connection) and connection.alpn_offers == HTTP1
+
+    def offer(self, connections: Iterable[Connection]) -> None:
+        """Let connections that were just made for this speak nothing else."""
+        for connection in connections:
+            connection.alpn_offers = HTTP1
 
 
 class Uploading(HttpStream):
     rules: Rules
     goes_on = False
+    large = False
 
     def go_on(self) -> CommandGenerator[bool]:
         """Send what has come and from now on what comes. True: the request is answered."""
@@ -52,15 +73,29 @@ class Uploading(HttpStream):
             yield from self.state_stream_request_body(RequestData(self.stream_id, start))
         return False
 
+    def make_server_connection(self) -> CommandGenerator[bool]:
+        doing = super().make_server_connection()
+        command: Any = next(doing)
+        if not self.large:
+            reply = yield command
+        else:
+            reply = yield OverHttp1(command.address, command.tls, command.via, command.transport_protocol)
+        while True:
+            try:
+                command = doing.send(reply)
+            except StopIteration as end:
+                return bool(end.value)
+            reply = yield command
+
     def start_request_stream(self) -> CommandGenerator[None]:
         """As mitmproxy does, but with framing for HTTP/1.1 where a body of unknown length came over HTTP/2 or is changed on its way."""
+        headers = self.flow.request.headers
+        length = headers.get("content-length", "")
+        self.large = not length.isdecimal() or int(length) > HELD
         if not (yield from self.make_server_connection()):
             self.client_state = self.state_errored
             return
-        headers = self.flow.request.headers
-        if self.context.server.alpn == b"h2":
-            headers.pop("transfer-encoding", None)
-        elif "content-length" not in headers:
+        if not length:
             headers["transfer-encoding"] = "chunked"
         yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=False), self.context.server)
         self.client_state = self.state_stream_request_body

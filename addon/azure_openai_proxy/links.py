@@ -39,11 +39,11 @@ def ours(url: str, base: Base, here: str, *, native: bool) -> str:
     return named._replace(scheme="", netloc="", path=f"{here if host else ''}{path}").geturl()
 
 
-def in_headers(headers: http.Headers, base: Base, here: str, *, native: bool) -> None:
-    """In place."""
+def in_headers(headers: http.Headers, base: Base, *, native: bool) -> None:
+    """In place; by the path alone, which leads back by whatever way the client came."""
     for name in _HEADERS:
         if name in headers:
-            headers[name] = ours(headers[name], base, here, native=native)
+            headers[name] = ours(headers[name], base, "", native=native)
 
 
 def in_body(content: bytes, base: Base, here: str, *, native: bool) -> bytes:
