@@ -55,7 +55,7 @@ class OverHttp1(GetHttpConnection):
 class Uploading(HttpStream):
     rules: Rules
     goes_on = False
-    large = False
+    over_http1 = False
 
     def go_on(self) -> CommandGenerator[bool]:
         """Send what has come and from now on what comes. True: the request is answered."""
@@ -76,7 +76,7 @@ class Uploading(HttpStream):
     def make_server_connection(self) -> CommandGenerator[bool]:
         doing = super().make_server_connection()
         command: Any = next(doing)
-        if not self.large:
+        if not self.over_http1:
             reply = yield command
         else:
             reply = yield OverHttp1(command.address, command.tls, command.via, command.transport_protocol)
@@ -91,7 +91,7 @@ class Uploading(HttpStream):
         """As mitmproxy does, but with framing for HTTP/1.1 where a body of unknown length came over HTTP/2 or is changed on its way."""
         headers = self.flow.request.headers
         length = headers.get("content-length", "")
-        self.large = not length.isdecimal() or int(length) > HELD
+        self.over_http1 = not length.isdecimal() or int(length) > HELD
         if not (yield from self.make_server_connection()):
             self.client_state = self.state_errored
             return
