@@ -11,6 +11,7 @@ import h2.connection
 import h2.events
 import pytest
 
+from azure_openai_proxy import http_layer, http_resend
 from azure_openai_proxy.http_upload import HELD
 from azure_simulator.tls import make
 from support import PATIENCE
@@ -204,3 +205,40 @@ def test_the_limit_is_not_for_what_goes_on(proxy: Proxy) -> None:
     """But it holds for every other body."""
     with proxy.dial() as client:
         assert 413 == client.ask(head("POST /up/9 HTTP/1.1", f"Content-Length: {2 * len(BODY)}")).status
+
+
+class Clock:
+    """Stands still until it is moved; `looks` counts who looked."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.looks = 0
+        self._looked = threading.Condition()
+
+    def monotonic(self) -> float:
+        with self._looked:
+            self.looks += 1
+            self._looked.notify_all()
+        return self.now
+
+    def wait_for_looks(self, count: int) -> None:
+        with self._looked:
+            upto = self.looks + count
+            assert self._looked.wait_for(lambda: self.looks >= upto, PATIENCE)
+
+
+def test_a_slow_upload_is_not_late(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the client sends, nobody waits for Azure's answer."""
+    clock = Clock()
+    monkeypatch.setattr(http_resend, "time", clock)
+    monkeypatch.setattr(proxy.rules, "timeouts", lambda _: http_layer.Timeouts(10, 0.1, 10))
+    with Server() as server, proxy.dial() as client:
+        client.send(head(f"POST /up/{server.port} HTTP/1.1", ON, f"Content-Length: {len(BODY) + 4}"), BODY, b"x")
+        assert server.began.wait(PATIENCE)
+        for _ in range(2):
+            server.began.clear()
+            clock.now += 0.09
+            client.send(b"x")
+            assert server.began.wait(PATIENCE)
+            clock.wait_for_looks(2)
+        assert 200 == client.ask(b"!").status

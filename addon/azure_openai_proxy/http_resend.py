@@ -166,6 +166,11 @@ class Stream(http_stream.Stream):
             self.wait(self.timeouts.first_byte, "Azure did not answer")
         return connected
 
+    def state_stream_request_body(self, event: RequestData | RequestEndOfMessage) -> CommandGenerator[None]:
+        if self.timeouts and self.deadline is not None:  # nobody answers before the end of what still comes
+            self.wait(self.timeouts.first_byte, "Azure did not answer")
+        yield from super().state_stream_request_body(event)
+
     def resend(self) -> CommandGenerator[None]:
         """In a moment: the connection that has just brought the failed answer is not yet ready for another request."""
         self.response_body_buf.clear()
