@@ -16,6 +16,7 @@ __all__ = ["MASK", "Credential", "choose", "scrub", "seen", "without_key"]
 MASK = "[key]"
 """Stands where a key was, once it is no longer needed."""
 
+_SUBPROTOCOL = re.compile(r"(?<=openai-insecure-api-key\.)[^,\s]+")
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
@@ -63,6 +64,8 @@ def scrub(request: http.Request) -> None:
     for name in ("api-key", "authorization"):
         if name in request.headers:
             request.headers[name] = MASK
+    if _SUBPROTOCOL.search(protocols := request.headers.get("sec-websocket-protocol", "")):
+        request.headers["sec-websocket-protocol"] = _SUBPROTOCOL.sub(MASK, protocols)
     if "?" in request.path:
         request.path = without_key(request.path)
 
