@@ -11,7 +11,7 @@ make_venv = export UV_VENV_CLEAR=1; \
 	|| UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.12 $(1) 2>/dev/null \
 	|| $(UV) venv --quiet --python 3.13 $(1)
 
-.PHONY: help demo run doctor web test check bench format lock clean
+.PHONY: help demo run scale doctor web test check bench format lock clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ demo: .venv/.ready ## watch a chat and a stream go through the proxy to a simula
 
 run: .venv/.ready ## start the proxy (set AZURE_OPENAI_ENDPOINT; ARGS="..." for mitmdump's options)
 	@PYTHONPATH=addon $(BIN)/python -m azure_openai_proxy.launcher $(ARGS)
+
+scale: .venv/.ready ## N=4: four processes of the proxy behind one port, with HAProxy (one process uses one core)
+	@$(BIN)/python tools/scale.py $(if $(N),-n $(N)) $(ARGS)
 
 doctor: .venv/.ready ## try a client's way through the proxy, as OPENAI_BASE_URL, HTTPS_PROXY, OPENAI_API_KEY say (ARGS="--model NAME")
 	@PYTHONPATH=addon $(BIN)/python -m azure_openai_proxy.client doctor $(ARGS)

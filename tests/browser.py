@@ -1,0 +1,72 @@
+"""A headless Chromium, driven through its own debugging protocol."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import re
+import shutil
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from websockets.sync.client import connect
+
+from support import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["CHROMIUM", "Browser", "browser"]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Browser:
+    def __init__(self, debugger: str) -> None:
+        self._at = urlsplit(debugger)
+
+    def run(self, page: str, script: str) -> Any:
+        """What the promise that `script` gives comes to, on that page."""
+        connection = http.client.HTTPConnection(str(self._at.hostname), self._at.port, timeout=PATIENCE)
+        connection.request("PUT", f"/json/new?{quote(page, safe='')}")
+        target = json.loads(connection.getresponse().read())["webSocketDebuggerUrl"]
+        connection.close()
+        with connect(target, proxy=None, max_size=None) as tab:
+            ready = "new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))"
+            self._evaluate(tab, f"location.href == 'about:blank' ? null : {ready}")
+            return self._evaluate(tab, script)
+
+    def _evaluate(self, tab: Any, expression: str) -> Any:
+        params = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        tab.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": params}))
+        answer = json.loads(tab.recv(PATIENCE))
+        assert "exceptionDetails" not in answer["result"], answer["result"]
+        return answer["result"]["result"].get("value")
+
+
+@contextmanager
+def browser(folder: Path, ca: Path) -> Iterator[Browser]:
+    """One that trusts `ca`, with `folder` for its own."""
+    key = x509.load_pem_x509_certificate(ca.read_bytes()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    pin = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    command = [
+        str(CHROMIUM),
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"),
+        *("--remote-debugging-port=0", f"--user-data-dir={folder}", f"--ignore-certificate-errors-spki-list={pin}", "about:blank"),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr
+        try:
+            lines = iter(process.stderr)
+            found = next(filter(None, (re.search(r"DevTools listening on (ws://\S+)", line) for line in lines)))
+            yield Browser(found[1])
+        finally:
+            process.terminate()
+            process.stderr.read()  # it ends when the last of its processes has

@@ -1,0 +1,108 @@
+"""A page of another origin uses the API in a real browser: fetch, a streamed chat, a realtime WebSocket."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from browser import CHROMIUM, Browser, browser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from azure_simulator import Simulator
+    from conftest import Proxies
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+
+SCRIPT = """
+(async (base, key) => {
+  const ask = (path, body) => fetch(base + path, {
+    method: "POST",
+    headers: {"Authorization": "Bearer " + key, "Content-Type": "application/json", "X-Stainless-Lang": "js", "OpenAI-Beta": "x=1"},
+    body: JSON.stringify(body),
+  });
+  const body = {model: "gpt-4o", messages: [{role: "user", content: "one two three"}]};
+
+  const chat = await ask("/v1/chat/completions", body);
+  const said = (await chat.json()).choices[0].message.content;
+
+  const streamed = await ask("/v1/chat/completions", {...body, stream: true});
+  const reader = streamed.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const {value, done} = await reader.read();
+    if (done) break;
+    text += value;
+  }
+  const events = text.trim().split("\\n\\n").map(event => event.slice("data: ".length));
+
+  const refused = await ask("/v1/nothing", {});
+  const models = await (await fetch(base + "/v1/models", {headers: {"Authorization": "Bearer " + key}})).json();
+
+  const socket = new WebSocket(base.replace("http", "ws") + "/v1/realtime?model=gpt-realtime", ["realtime", "openai-insecure-api-key." + key]);
+  const first = await new Promise((done, failed) => {
+    socket.onmessage = message => done(JSON.parse(message.data).type);
+    socket.onerror = () => failed(new Error("the WebSocket failed"));
+  });
+  const protocol = socket.protocol;
+  socket.close();
+
+  return {
+    said, id: Boolean(chat.headers.get("x-request-id")), last: events.at(-1), refused: [refused.status, (await refused.json()).error.code],
+    streamed: events.slice(0, -1).map(event => JSON.parse(event).choices[0]?.delta.content ?? "").join(""), list: models.object,
+    first, protocol,
+  };
+})(%s, %s)
+"""
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[str]:
+    """An empty page, whose origin is none of the proxy's."""
+
+    class Empty(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>elsewhere</title>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium(confdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("chromium"), confdir / "mitmproxy-ca-cert.pem") as started:
+        yield started
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_page_of_another_origin(scheme: str, page: str, chromium: Browser, azure: Simulator, proxy: Proxies) -> None:
+    """Every answer may be read by the page, its headers and errors included."""
+    through = proxy("--mode", "regular")
+    base = through.url if scheme == "http" else through.https_url
+
+    seen = chromium.run(page, SCRIPT % (json.dumps(base), json.dumps(azure.key)))
+
+    assert {
+        "said": "You said: one two three",
+        "id": True,
+        "streamed": "You said: one two three",
+        "last": "[DONE]",
+        "refused": [404, "unknown_url"],
+        "list": "list",
+        "first": "session.created",
+        "protocol": "realtime",
+    } == seen

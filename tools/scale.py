@@ -1,0 +1,65 @@
+"""Several processes of the proxy behind one port, with HAProxy before them: `make scale N=4`. Ctrl-C or SIGTERM ends all of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
+
+
+def configuration(bind: str, ports: list[int]) -> str:
+    """The repository's configuration with a `server` line for each process."""
+    servers = "\n".join(f"  server process{number} 127.0.0.1:{port} check" for number, port in enumerate(ports, 1))
+    return CONFIG.read_text(encoding="utf-8").replace("${BIND}", bind).replace("  # SERVERS", servers)
+
+
+def command(port: int, arguments: list[str]) -> list[str]:
+    # behind the balancer every client looks local: nobody is led to this machine's own services
+    ours = ["--listen-host", "127.0.0.1", "--listen-port", str(port), "--set", "azure_openai_relay=public"]
+    return [sys.executable, "-m", "azure_openai_proxy.launcher", *ours, *arguments]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, default=os.cpu_count() or 1, metavar="N", help="how many (default: one for each core, %(default)s)")
+    parser.add_argument("--bind", default=":8080", help="where clients come (default %(default)s)")
+    parser.add_argument("--first-port", type=int, default=18080, help="the processes' own ports begin here (default %(default)s)")
+    asked, arguments = parser.parse_known_args()
+    if not shutil.which("haproxy"):
+        sys.stderr.write("haproxy is not installed: apt install haproxy, or brew install haproxy\n")
+        return 1
+    ports = [asked.first_port + number for number in range(asked.n)]
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "addon"), "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryDirectory(prefix="azure-openai-proxy-") as folder:
+        config = Path(folder, "haproxy.cfg")
+        config.write_text(configuration(asked.bind, ports), encoding="utf-8")
+        # a group of their own: Ctrl-C comes to us alone, and they end in order
+        workers = [subprocess.Popen(command(port, arguments), env=environment, start_new_session=True) for port in ports]
+        balancer = subprocess.Popen(["haproxy", "-db", "-f", str(config)], start_new_session=True)
+        print(f"{asked.n} processes behind {asked.bind}", flush=True)
+        everyone = [balancer, *workers]
+        while not stop.wait(0.5) and all(process.poll() is None for process in everyone):
+            pass
+        balancer.send_signal(signal.SIGUSR1)  # no new connection; it ends when the last one has
+        for worker in workers:
+            worker.terminate()
+        codes = [worker.wait() for worker in workers]
+        balancer.terminate()
+        balancer.wait()
+    return max(codes, key=abs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
