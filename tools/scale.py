@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--bind", default=":8080", help="where clients come (default %(default)s)")
     parser.add_argument("--first-port", type=int, default=18080, help="the processes' own ports begin here (default %(default)s)")
     asked, arguments = parser.parse_known_args()
-    if not shutil.which("haproxy"):
+    if not (haproxy := shutil.which("haproxy")):
         sys.stderr.write("haproxy is not installed: apt install haproxy, or brew install haproxy\n")
         return 1
     ports = [asked.first_port + number for number in range(asked.n)]
@@ -47,18 +47,19 @@ def main() -> int:
         config.write_text(configuration(asked.bind, ports), encoding="utf-8")
         # a group of their own: Ctrl-C comes to us alone, and they end in order
         workers = [subprocess.Popen(command(port, arguments), env=environment, start_new_session=True) for port in ports]
-        balancer = subprocess.Popen(["haproxy", "-db", "-f", str(config)], start_new_session=True)
+        balancer = subprocess.Popen([haproxy, "-db", "-f", str(config)], start_new_session=True)
         print(f"{asked.n} processes behind {asked.bind}", flush=True)
         everyone = [balancer, *workers]
         while not stop.wait(0.5) and all(process.poll() is None for process in everyone):
             pass
+        ended = [code for process in everyone if (code := process.poll()) is not None]  # nobody asked it to
         balancer.send_signal(signal.SIGUSR1)  # no new connection; it ends when the last one has
         for worker in workers:
             worker.terminate()
         codes = [worker.wait() for worker in workers]
         balancer.terminate()
         balancer.wait()
-    return max(codes, key=abs)
+    return max((abs(code) for code in (*codes, *ended)), default=0)
 
 
 if __name__ == "__main__":

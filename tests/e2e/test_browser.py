@@ -45,7 +45,8 @@ SCRIPT = """
   const refused = await ask("/v1/nothing", {});
   const models = await (await fetch(base + "/v1/models", {headers: {"Authorization": "Bearer " + key}})).json();
 
-  const socket = new WebSocket(base.replace("http", "ws") + "/v1/realtime?model=gpt-realtime", ["realtime", "openai-insecure-api-key." + key]);
+  const protocols = ["realtime", "openai-insecure-api-key." + key];
+  const socket = new WebSocket(base.replace("http", "ws") + "/v1/realtime?model=gpt-realtime", protocols);
   const first = await new Promise((done, failed) => {
     socket.onmessage = message => done(JSON.parse(message.data).type);
     socket.onerror = () => failed(new Error("the WebSocket failed"));

@@ -1,0 +1,106 @@
+"""Several processes behind one port: `make scale`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asking import H1, H2, serves
+from azure_simulator import Gate
+from curl import Curl, events
+from support import PATIENCE, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from azure_simulator import Simulator
+
+pytestmark = pytest.mark.skipif(not (shutil.which("haproxy") and shutil.which("curl")), reason="haproxy or curl is not installed")
+
+
+def free_ports(count: int) -> list[int]:
+    """That many next to each other."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            first = probe.getsockname()[1]
+        try:
+            for port in range(first, first + count):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return list(range(first, first + count))
+
+
+@contextmanager
+def scaled(azure: Simulator, confdir: Path, home: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Two processes; the one port. They are ready when the balancer has somebody for a client."""
+    port, first, _ = free_ports(3)
+    command = [sys.executable, str(ROOT / "tools/scale.py"), "-n", "2", "--bind", f"127.0.0.1:{port}", "--first-port", str(first)]
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "AZURE_OPENAI_ENDPOINT": azure.http_url}
+    with subprocess.Popen(
+        [*command, "--set", f"confdir={confdir}"], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            ready(port)
+            yield process, port
+        finally:
+            process.terminate()
+
+
+def ready(port: int) -> None:
+    """Wait until the balancer has a process for a client."""
+    waited = threading.Event()
+    for _ in range(int(PATIENCE / 0.1)):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE):
+                return
+        except OSError:
+            waited.wait(0.1)
+    pytest.fail("nobody is ready")
+
+
+def test_one_port(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
+    """Chats, streams and WebSockets pass, by base URL and as a proxy, with TLS and HTTP/2."""
+    with scaled(azure, confdir, tmp_path) as (process, port):
+        trust = ["--cacert", str(confdir / "mitmproxy-ca-cert.pem")]
+        assert "1.1" == serves(Curl([*trust, H1]), f"http://127.0.0.1:{port}", azure)
+        assert "2" == serves(Curl([*trust, H2]), f"https://localhost:{port}", azure)
+        assert "2" == serves(Curl([*trust, H2, "--proxy", f"http://127.0.0.1:{port}"]), "https://api.openai.com", azure)
+        # behind a balancer everybody looks local, and is led to no place inside all the same
+        assert 403 == Curl(["--proxy", f"http://127.0.0.1:{port}"])(azure.http_url).status
+
+        process.send_signal(signal.SIGTERM)
+        assert 0 == process.wait(PATIENCE)
+
+
+def test_a_stop_lets_streams_finish(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
+    """Through the balancer too."""
+    gate = Gate(before=3)
+    azure.reset()
+    azure.faults.next(gate)
+    body = {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+    with scaled(azure, confdir, tmp_path) as (process, port):
+        ask = ("-H", f"Authorization: Bearer {azure.key}", "-H", "Content-Type: application/json", "-d", json.dumps(body))
+        with Curl().lines(*ask, f"http://127.0.0.1:{port}/v1/chat/completions") as lines:
+            chunks = events(lines)
+            next(chunks)
+            assert gate.reached.wait(PATIENCE)
+            process.send_signal(signal.SIGTERM)
+            gate.release()
+            rest = list(chunks)
+        assert "[DONE]" == rest[-1]
+        assert 0 == process.wait(PATIENCE)
