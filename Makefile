@@ -11,10 +11,10 @@ make_venv = export UV_VENV_CLEAR=1; \
 	|| UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.12 $(1) 2>/dev/null \
 	|| $(UV) venv --quiet --python 3.13 $(1)
 
-.PHONY: help demo run scale doctor web test check bench format lock clean
+.PHONY: help demo run scale doctor web test image-test check bench format lock clean
 
 help:
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.ready ## watch a chat and a stream go through the proxy to a simulated Azure
 	@$(BIN)/python tools/demo.py $(ARGS)
@@ -33,6 +33,9 @@ web: .venv/.ready ## the demo in mitmweb: look at every request in a browser
 
 test: .venv/.ready $(CLIENTS) ## all tests, unit and end to end (ARGS="-k name" for some)
 	@$(BIN)/pytest $(if $(ARGS),$(ARGS),--cov)
+
+image-test: .venv/.ready ## build the image on Debian's own packages, run it, stop it (root; debootstrap, buildah, podman, runc)
+	@AZURE_OPENAI_PROXY_IMAGE_TEST=yes $(BIN)/pytest tests/e2e/test_image.py $(ARGS)
 
 check: .venv/.ready ## lint, formatting, types, and documents made from code
 	@$(BIN)/ruff check
