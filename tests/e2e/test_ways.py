@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asking import H1, H2, OPENAI, keeps_its_certificate, serves
+from azure_simulator import tls
 from curl import Curl
 from support import Mitmdump
 
@@ -148,3 +149,15 @@ def test_behind_a_proxy_with_a_password(
     keeps_its_certificate(Curl(["--proxy", through.url]), azure.https_url, azure.ca, 401)
     assert {f"127.0.0.1:{corporate.port}"} == set(through.connections)
     assert [] != corporate.connections
+
+
+def test_a_certificate_of_the_owner_s(tmp_path: Path, azure: Simulator, proxy: Proxies) -> None:
+    """A gateway under its own name, with a certificate that its clients trust already; OpenAI's name goes on with the proxy's CA."""
+    ca, _ = tls.make(tmp_path, ["gateway.example"])
+    through = proxy("--mode", "regular", "--certs", f"gateway.example={tmp_path / 'server.pem'}")
+    here = ("--resolve", f"gateway.example:{through.port}:127.0.0.1", "--cacert", str(ca))
+
+    answer = Curl(here)("-H", f"api-key: {azure.key}", f"https://gateway.example:{through.port}/v1/models")
+
+    assert ("", 200) == (answer.error, answer.status)
+    assert "1.1" == serves(trusting(through, H1, "--proxy", through.url), OPENAI, azure)
