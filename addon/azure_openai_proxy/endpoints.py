@@ -22,6 +22,8 @@ _NEVER = "9"  # later than any date
 _SAME = "{path}"
 _DEPLOYED = "/deployments/{deployment}{path}"
 _RUN = "/evals/{eval_id}/runs/{run_id}"
+_HEARD = "/realtimeapi/transcription_sessions"
+_HEARING = ("input_audio_transcription.model",)
 
 
 class Form(NamedTuple):
@@ -134,14 +136,8 @@ ENDPOINTS = (
     *_rows("POST /realtime/calls", models=("session.model",), model_in="form", unversioned=True),
     *_rows("POST /realtime/client_secrets", "POST /realtime/translations/client_secrets", models=("session.model",), unversioned=True),
     *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", unversioned=True),
-    Endpoint(
-        "POST",
-        "/realtime/transcription_sessions",
-        dated="/realtimeapi/transcription_sessions",
-        preview="2025-04-01",
-        models=("input_audio_transcription.model",),
-        unversioned=True,
-    ),
+    *_rows("POST /realtime/transcription_sessions", dated=_HEARD, preview="2025-04-01", models=_HEARING, unversioned=True),
+    *_rows(f"POST {_HEARD}", models=_HEARING),  # as Azure's own clients ask
     *_rows(
         "WS /live/sessions", "WS /live/sessions/{id}/attach", "WS /live/sessions/{id}/fork", models=("session.model",), model_in="frames"
     ),

@@ -161,6 +161,7 @@ class Asked:
     row: Row
     version: str
     key: str
+    native: bool = False  # the client speaks Azure's own API, and answers for its paths
 
     def problems(self) -> Iterator[str]:
         if self.row.by == "azure":
@@ -208,7 +209,8 @@ class Asked:
             yield "the client's own query is not kept"
         if (arrived.header("api-key"), arrived.header("authorization")) != (self.key, None):
             yield "the key did not come as api-key"
-        yield from self._undocumented(path, version or "v1")
+        if not self.native:
+            yield from self._undocumented(path, version or "v1")
         yield from self._body(arrived, deployed=deployed)
 
     def _body(self, arrived: Received, *, deployed: bool) -> Iterator[str]:
@@ -270,7 +272,7 @@ def everything() -> Iterator[Simulator]:
         yield azure
 
 
-def asked(row: Row, version: str, azure: Simulator, client: httpx.Client) -> Asked:
+def asked(row: Row, version: str, azure: Simulator, client: httpx.Client, *, native: bool = False) -> Asked:
     request = example(row)
     azure.reset()
     headers = {"authorization": f"Bearer {azure.key}", "openai-organization": "org-1"}
@@ -278,8 +280,17 @@ def asked(row: Row, version: str, azure: Simulator, client: httpx.Client) -> Ask
     if request.body is not None:
         kind, content = encoded(request) if request.multipart else ("application/json", json.dumps(request.body).encode())
         headers["content-type"] = kind
-    answer = client.request(row.method, request.path, content=content, headers=headers)
-    return Asked(request, answer, azure.requests, row, version, azure.key)
+    path = azures_own(row, version, request) if native else request.path
+    answer = client.request(row.method, path, content=content, headers=headers)
+    return Asked(request, answer, azure.requests, row, version, azure.key, native)
+
+
+def azures_own(row: Row, version: str, request: Request) -> str:
+    """What a client that speaks Azure's API asks for."""
+    path, version = row.at_azure(version)
+    model = next((name for _, name in models_in(request.body)), "")
+    query = [*(["beta=true"] if "beta=true" in row.path else []), *([f"api-version={version}"] if version else [])]
+    return path.format(**request.values, deployment=model) + ("?" if query else "") + "&".join(query)
 
 
 def talked(row: Row, azure: Simulator, proxy: Mitmdump) -> Iterator[str]:
@@ -339,6 +350,20 @@ def test_every_operation_arrives_or_is_answered(
         }
         print(f"\n{version:>12}  " + "  ".join(f"{count} {name}" for name, count in counted.items()))  # noqa: T201 - a person wants to see it
     assert {} == failed
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("configured", ["2024-10-21", "v1"])
+@pytest.mark.parametrize("version", ["2024-10-21", "2025-04-01-preview", "v1"])
+def test_azure_s_own_paths_pass(version: str, configured: str, everything: Simulator, proxy: Proxies) -> None:
+    """A client that speaks Azure's API keeps its form and version, whatever is configured; key and deployments change as for any other."""
+    through = proxy(azure_openai_endpoint=everything.http_url, azure_openai_apiversion=configured, azure_openai_model_mapper=MAPPER)
+    rows = [row for row in operations.rows() if row.by == "azure" and row.method != "WS" and "/engines/" not in row.path]
+
+    with httpx.Client(base_url=through.url, trust_env=False, timeout=PATIENCE) as client:
+        found = {str(row): list(asked(row, version, everything, client, native=True).problems()) for row in rows}
+
+    assert {} == {name: problems for name, problems in found.items() if problems}
 
 
 @pytest.mark.skipif(not operations.FOLDER.exists(), reason="the map does not lie beside the repository")
