@@ -61,7 +61,7 @@ class Shared:
 
     def use(self, backends: tuple[Backend, ...]) -> None:
         """Those of the settings in force now. What was learned of others is forgotten."""
-        if backends is not self.backends:
+        if backends != self.backends:
             self.backends = backends
             self.pool.update(backends)
             self.learned.clear()

@@ -78,6 +78,10 @@ class _Kept:
     told: float = 0.0
     task: asyncio.Task[None] | None = None
 
+    def stop(self) -> None:
+        assert self.task, "it runs since `use`"
+        self.task.cancel()
+
 
 class Tokens:
     def __init__(self, make: Callable[[str, str], Credential] = credential, clock: Callable[[], float] = time.time) -> None:
@@ -94,7 +98,7 @@ class Tokens:
         """These backends need tokens from now on, others do not. To be called in the event loop."""
         keys = {Key.of(backend) for backend in backends if backend.entra}
         for key in set(self._kept) - keys:
-            self._stop(self._kept.pop(key))
+            self._kept.pop(key).stop()
         for key in keys - set(self._kept):
             self._kept[key] = kept = _Kept()
             kept.task = asyncio.create_task(self._keep(key, kept))
@@ -137,8 +141,3 @@ class Tokens:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             left = f", the last one is good for {kept.ends - now:.0f} s" if kept.ends > now else ""
             logger.warning("No token of Entra ID (%s, %s)%s: %s", key.kind, key.scope, left, reason)
-
-    @staticmethod
-    def _stop(kept: _Kept) -> None:
-        if kept.task:
-            kept.task.cancel()

@@ -1,0 +1,268 @@
+"""One request's attempts: whom it asks, and what it makes of each failure."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from mitmproxy import http
+
+from azure_openai_proxy import calls
+from azure_openai_proxy.attempts import Attempt, Attempts, Shared
+from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.errors import NotFound, Unavailable
+from azure_openai_proxy.http_layer import Failure
+from azure_openai_proxy.models import Mapper
+from azure_openai_proxy.options import Settings
+from azure_openai_proxy.pool import Pool
+from azure_openai_proxy.repair import Rename, Route
+from azure_openai_proxy.to_azure import Asked, Query
+
+A, B, C = (
+    Backend(name=name, base=Base("https", name, 443), token="key", apiversion="v1", priority=index) for index, name in enumerate("abc")
+)
+REFUSED = Failure(502, "upstream_unreachable", "refused")
+CLOSED = Failure(502, "upstream_error", "closed")
+CHAT = {"model": "gpt-4o", "messages": []}
+MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+
+
+def shared() -> Shared:
+    return Shared(Pool(lambda: 0.0, random.Random(1)))
+
+
+def attempts(
+    *backends: Backend,
+    method: str = "POST",
+    path: str = "/v1/chat/completions",
+    body: dict[str, Any] | None = None,
+    of: Shared | None = None,
+    more: bool = False,
+    **settings: Any,
+) -> Attempts:
+    content = json.dumps(CHAT if body is None else body).encode()
+    call = calls.recognise(method, path, {"content-type": "application/json"}, content)
+    assert call
+    of = of or shared()
+    of.use(backends or (A, B, C))
+    return Attempts(Settings(backends=of.backends, **settings), of, call, Asked(http.Headers(), Query(""), content, more=more))
+
+
+def failing(status: int, message: str = "no", **headers: str) -> http.Response:
+    return http.Response.make(
+        status, json.dumps({"error": {"message": message}}), {name.replace("_", "-"): value for name, value in headers.items()}
+    )
+
+
+def asked(route: object) -> str:
+    assert isinstance(route, Route)
+    return route.backend.name
+
+
+@pytest.mark.parametrize(
+    "what", [REFUSED, CLOSED, *map(failing, (401, 403, 404, 408, 429, 500, 502, 503, 504))], ids=lambda what: str(what)[:30]
+)
+def test_the_next_one_is_asked(what: Failure | http.Response) -> None:
+    """After whatever another backend may be spared."""
+    asking = attempts()
+    assert ("a", "b", "c") == (asked(asking.first()), asked(asking.again(what)), asked(asking.again(what)))
+    assert not isinstance(asking.again(what), Route)
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422, 501])
+def test_what_is_the_clients_affair(status: int) -> None:
+    """Is passed on."""
+    asking = attempts()
+    asking.first()
+    assert None is asking.again(failing(status))
+
+
+def test_a_clients_own_key_is_not_carried_around() -> None:
+    """When it is refused, it is the client's to know."""
+    asking = attempts(replace(A, token=""), replace(B, token=""))
+    asking.first()
+    assert None is asking.again(failing(401))
+
+
+def test_not_more_often_than_the_settings_say() -> None:
+    """All attempts counted."""
+    asking = attempts(max_attempts=2)
+    asking.first()
+    asking.again(CLOSED)
+    assert None is asking.again(CLOSED)
+
+
+def test_a_lone_backend() -> None:
+    """Is asked once more only when a connection broke, which may have been kept open for too long."""
+    asking = attempts(A)
+    asking.first()
+    assert "a" == asked(asking.again(CLOSED))
+    assert None is asking.again(CLOSED)
+    asking = attempts(A)
+    asking.first()
+    failed = failing(503)
+    assert None is asking.again(failed)
+    assert "retry-after" not in failed.headers
+
+
+def test_nothing_is_sent_twice_once_it_has_begun() -> None:
+    """Nor when its body went on as it came."""
+    asking = attempts()
+    asking.first()
+    asking.answers(http.Headers(), streams=True)
+    assert None is asking.again(CLOSED)
+    uploading = attempts(more=True)
+    uploading.first()
+    assert None is uploading.again(REFUSED)
+
+
+@pytest.mark.parametrize(
+    "method, path, body, closed, missing",
+    [
+        ("POST", "/v1/files", {}, False, False),
+        ("POST", "/v1/batches", {}, False, False),
+        ("POST", "/v1/responses", {"model": "m", "background": True}, False, False),
+        ("POST", "/v1/responses", {"model": "m", "background": False}, True, True),
+        ("POST", "/v1/responses", {"model": "m"}, True, True),
+        ("PATCH", "/v1/files", {}, False, False),
+        ("GET", "/v1/files/file-abc123", {}, True, True),
+        ("DELETE", "/v1/files/file-abc123", {}, True, True),
+        ("POST", "/v1/batches/batch_12345/cancel", {}, False, True),
+    ],
+)
+def test_what_is_safe_to_repeat(method: str, path: str, body: dict[str, Any], closed: bool, missing: bool) -> None:
+    """What makes something is sent again only when it surely did not reach Azure; a 404 for an id says that it did nothing."""
+    for what, again in ((REFUSED, True), (CLOSED, closed), (failing(404), missing), (failing(503), closed)):
+        asking = attempts(method=method, path=path, body=body)
+        asking.first()
+        assert again is isinstance(asking.again(what), Route)
+
+
+def test_the_most_useful_failure() -> None:
+    """A 429 with the time of the soonest to return, whatever came after it."""
+    asking = attempts()
+    asking.first()
+    limited = failing(429, retry_after="30")
+    asking.again(limited)
+    asking.again(failing(429, retry_after="20"))
+    best = asking.again(REFUSED)
+    assert isinstance(best, http.Response)
+    assert 429 == best.status_code
+    assert 0 < int(best.headers["retry-after-ms"]) <= 1000  # the one that refused the connection
+    asking = attempts(A, B)
+    asking.first()
+    asking.again(failing(503, retry_after="9"))
+    last = failing(429, retry_after="7")
+    assert None is asking.again(last)
+    assert ("7", "7000") == (last.headers["retry-after"], last.headers["retry-after-ms"])
+    asking = attempts(A, B)
+    asking.first()
+    asking.again(failing(429))
+    assert None is asking.again(failing(400))
+
+
+def test_when_all_said_when_to_come_back() -> None:
+    """They are not asked before: the client gets the 429 at once."""
+    of = shared()
+    first = attempts(A, B, of=of)
+    first.first()
+    first.again(failing(429, retry_after="30"))
+    first.again(failing(429, retry_after="20"))
+    with pytest.raises(Unavailable) as caught:
+        attempts(A, B, of=of).first()
+    assert (429, 20) == (caught.value.status, caught.value.wait)
+
+
+def test_no_backend_has_the_model() -> None:
+    """Then it is not there."""
+    with pytest.raises(NotFound, match=r"no backend has it\. Configured: gpt-4o"):
+        attempts(replace(A, models=Mapper.parse("gpt-4o=x")), body={"model": "o1"}).first()
+
+
+def test_a_backend_without_a_token() -> None:
+    """Of Entra ID: others are asked, and when there are none it is a 503."""
+    waiting = replace(A, token="", entra="cli")
+    of = shared()
+    of.tokens.use = lambda _: None  # type: ignore[method-assign]
+    assert "b" == asked(attempts(waiting, B, of=of).first())
+    with pytest.raises(Unavailable) as caught:
+        attempts(waiting, of=of).first()
+    assert "entra_token_unavailable" == caught.value.code
+
+
+def test_repair_and_what_is_learned() -> None:
+    """The same backend gets what it asked for; the next request is right at once; another backend gets what the client sent."""
+    of = shared()
+    body = CHAT | {"max_tokens": 5}
+    asking = attempts(body=body, of=of)
+    asking.first()
+    route = asking.again(failing(400, MAX_TOKENS))
+    assert ("a", (Rename("max_tokens", "max_completion_tokens"),)) == (asked(route), route.applied if isinstance(route, Route) else None)
+    asking.answers(http.Headers(), streams=False)
+    asking.end()
+    again = attempts(body=body, of=of)
+    assert b"max_completion_tokens" in again.first().asked.content
+    assert [Attempt("a", "", ("max_tokens -> max_completion_tokens",))] == again.tried
+    elsewhere = again.again(failing(500))
+    assert isinstance(elsewhere, Route)
+    assert b'"max_tokens"' in elsewhere.asked.content
+    # The same refusal for what was just changed is Azure's last word.
+    once = attempts(body=body)
+    once.first()
+    once.again(failing(400, MAX_TOKENS))
+    assert None is once.again(failing(400, MAX_TOKENS))
+    off = attempts(body=body, repair=False)
+    off.first()
+    assert None is off.again(failing(400, MAX_TOKENS))
+
+
+def test_at_most_four_changes() -> None:
+    """Then the client sees what Azure says."""
+    names = ["user", "store", "metadata", "seed", "top_p"]
+    asking = attempts(body=CHAT | dict.fromkeys(names, 1), max_attempts=9)
+    asking.first()
+    outcomes = [asking.again(failing(400, f"Unknown parameter: '{name}'.")) for name in names]
+    assert [True, True, True, True, False] == [isinstance(outcome, Route) for outcome in outcomes]
+
+
+def test_who_has_what() -> None:
+    """A request that names what one backend has goes there and nowhere else, whoever is asked first."""
+    of = shared()
+    making = attempts(path="/v1/responses", body={"model": "m"}, of=of)
+    making.first()
+    making.again(failing(503))
+    making.answers(http.Headers(), streams=False)
+    making.created(b'{"id":"resp_123456"}')
+    getting = attempts(method="GET", path="/v1/responses/resp_123456", body={}, of=of)
+    assert "b" == asked(getting.first())
+    assert None is getting.again(failing(503))
+    finding = attempts(method="GET", path="/v1/responses/resp_777777", body={}, of=of)
+    finding.first()
+    finding.again(failing(404))
+    finding.answers(http.Headers(), streams=False)
+    assert "resp_777777" in of.owners._names
+
+
+def test_what_was_seen() -> None:
+    """On the flow and in headers: whom it asked, why, and what was changed."""
+    asking = attempts(body=CHAT | {"max_tokens": 5})
+    asking.first()
+    assert "" == asking.comment()
+    assert {"x-azure-openai-proxy-backend": "a", "x-azure-openai-proxy-attempts": "1"} == asking.headers()
+    asking.again(failing(429))
+    asking.again(failing(400, MAX_TOKENS))
+    assert "a: 429 -> b: 400 -> b [max_tokens -> max_completion_tokens]" == asking.comment()
+    assert "max_tokens -> max_completion_tokens" == asking.headers()["x-azure-openai-proxy-repaired"]
+    assert {"backend": "a", "cause": "429", "repaired": []} == asking.seen()[0]
+
+
+def test_before_anybody_was_asked() -> None:
+    """Nothing to end, nobody to wait for."""
+    asking = attempts()
+    asking.end()
+    asking.created(b"{}")
+    asking.answers(http.Headers(), streams=False)
+    assert (None, []) == (asking.wait(), asking.seen())

@@ -1,0 +1,132 @@
+"""`azure_openai_backends:` in the file."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azure_openai_proxy import backends_file
+from azure_openai_proxy.backends import Base
+from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.models import Mapper
+
+A = {"name": "a", "endpoint": "https://a.openai.azure.com"}
+
+
+def parse(*entries: Any, apiversion: str | None = None, token: str = "") -> tuple[backends_file.Backend, ...]:
+    return backends_file.parse(list(entries), apiversion=apiversion, default_version="2024-10-21", token=token)
+
+
+def test_the_least_that_can_be_said() -> None:
+    """A name and an endpoint; the rest has its defaults, or what the settings say for all."""
+    (backend,) = parse(A)
+    assert ("a", Base("https", "a.openai.azure.com", 443), "", "2024-10-21") == (
+        backend.name,
+        backend.base,
+        backend.token,
+        backend.apiversion,
+    )
+    assert (0, 1, None, "") == (backend.priority, backend.weight, backend.models, backend.entra)
+    (backend,) = parse(A, apiversion="v1", token="shared")
+    assert ("v1", "shared") == (backend.apiversion, backend.token)
+
+
+def test_everything_that_can_be_said(tmp_path: Path) -> None:
+    """Each key has its effect; a version of the backend's own beats the one in its URL and the one for all."""
+    key = tmp_path / "key"
+    key.write_text("of-the-file\n")
+    first, second, third = parse(
+        A | {"token": "own", "apiversion": dt.date(2024, 6, 1), "priority": 1, "weight": 3, "models": {"gpt-4o": "mine"}},
+        A | {"name": "b", "token_file": str(key), "models": ["gpt-4o", "gpt-4*"]},
+        {"name": "c", "endpoint": "https://c.openai.azure.com/openai/v1", "entra": "cli", "scope": "s"},
+        token="shared",
+    )
+    assert ("own", "2024-06-01", 1, 3, "mine") == (
+        first.token,
+        first.apiversion,
+        first.priority,
+        first.weight,
+        first.deployment("gpt-4o", Mapper(), native=False),
+    )
+    assert ("of-the-file", True, True, False) == (second.token, second.serves("gpt-4o"), second.serves("gpt-4.1"), second.serves("o1"))
+    assert ("", "cli", "s", "v1") == (third.token, third.entra, third.scope, third.apiversion)
+
+
+@pytest.mark.parametrize(
+    "entry, right",
+    [
+        ({"name": None}, "backend 1: write a name"),
+        ({"name": "a b"}, "backend 1: write a name"),
+        ({"endpoint": None}, "a: endpoint: write text"),
+        ({"endpoint": ""}, "a: endpoint: write text"),
+        ({"endpoint": "ftp://x"}, "a: ftp:// is not spoken here"),
+        ({"endpiont": "x"}, "a: endpiont is no key: did you mean endpoint?"),
+        ({"zzz": "x"}, "a: zzz is no key: write name, endpoint"),
+        ({"sk-0123456789-0123456789-0123456789-012345": "x"}, "a: one of its keys is none: write name"),
+        ({"token": "x", "entra": "cli"}, "a: token and entra: write one of them"),
+        ({"token": "x y"}, "a: token: there is a space"),
+        ({"token": "'x'"}, "a: token: it stands in quotes"),
+        ({"token": 7}, "a: token: write text"),
+        ({"token_file": "/nowhere/key"}, "a: token_file: /nowhere/key cannot be read"),
+        ({"token_file": "/dev/null"}, "a: token_file: /dev/null is empty"),
+        ({"entra": "magic"}, "a: entra: write default, managed_identity"),
+        ({"apiversion": "new"}, "a: it is not an API version"),
+        ({"priority": -1}, "a: priority: write a whole number from 0"),
+        ({"weight": 0}, "a: weight: write a whole number from 1"),
+        ({"weight": True}, "a: weight: write a whole number from 1"),
+        ({"models": "gpt-4o"}, "a: models: write a list"),
+        ({"models": {}}, "a: models: write a list"),
+        ({"models": {"gpt-4o": 4}}, "a: models: write a list"),
+        ({"token": "0123456789", "endpoint": "https://x/#0123456789"}, "a: a fragment"),
+    ],
+)
+def test_what_is_refused(entry: dict[str, Any], right: str) -> None:
+    """In one line that names the backend and what would be right, and repeats no key."""
+    with pytest.raises(SettingsError) as caught:
+        parse(A | entry)
+    assert str(caught.value).startswith(right)
+    assert "0123456789" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", [None, {}, [], ["a"], "a"])
+def test_what_is_no_list(raw: object) -> None:
+    """It must be a list of mappings."""
+    with pytest.raises(SettingsError, match="write a list of backends"):
+        backends_file.parse(raw, apiversion=None, default_version="v1", token="")
+
+
+def test_a_name_is_given_once() -> None:
+    """Two of a name could not be told apart."""
+    with pytest.raises(SettingsError, match="a: there are two backends of this name"):
+        parse(A, A)
+
+
+def test_variables() -> None:
+    """`${NAME}` stands for the environment's; one that is not set is an error that names it."""
+    raw = [A | {"token": "${KEY}", "priority": 1}, "odd"]
+    assert [A | {"token": "sesame", "priority": 1}, "odd"] == backends_file.expand(raw, {"KEY": "sesame\n"}, "the file")
+    assert "odd" == backends_file.expand("odd", {}, "the file")
+    with pytest.raises(SettingsError, match=r"azure_openai_backends \(the file\): the environment variable KEY is not set"):
+        backends_file.expand(raw, {"KEY": " "}, "the file")
+
+
+def test_files_to_watch() -> None:
+    """Those with keys."""
+    assert [Path("/k")] == list(backends_file.files([A, {"token_file": "/k"}, {"token_file": 7}, "odd"]))
+    assert [] == list(backends_file.files(None))
+
+
+def test_entra_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the start says how to install it."""
+    monkeypatch.setattr(backends_file, "_installed", lambda _: False)
+    with pytest.raises(SettingsError, match=r'pip install "azure-openai-proxy\[entra\]"'):
+        parse(A | {"entra": "cli"})
+
+
+@pytest.mark.parametrize("module, there", [("json", True), ("json.no_such", False), ("no_such.module", False)])
+def test_installed(module: str, there: bool) -> None:
+    """Whether a module could be imported, without importing it."""
+    assert there is backends_file._installed(module)

@@ -1,0 +1,95 @@
+"""Cool-down: values in, values out, over a clock that is a number."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azure_openai_proxy.health import LONGEST_BACKOFF, LONGEST_WAIT, Health, Limit, duration, wait
+
+
+def test_a_failure_and_its_probe() -> None:
+    """Out for a while, then one request tries it, and when that is answered all come."""
+    failed = Health().failed(100, jitter=1)
+    assert ("cooling", "probe") == (failed.state(100.9), failed.state(101))
+    probing = failed.asked(101)
+    assert ("probing", "probe") == (probing.state(101), probing.left().state(101))
+    assert ("healthy", "healthy") == (probing.answered().state(101), Health().asked(0).state(0))
+
+
+@given(st.integers(1, 40), st.floats(0, 1))
+def test_backoff_doubles_to_a_limit(failures: int, jitter: float) -> None:
+    """However often it fails and however the dice fall: at least half of what is due, and never longer than the limit."""
+    health = Health()
+    for _ in range(failures):
+        health = health.failed(0, jitter)
+    due = min(LONGEST_BACKOFF, 2.0 ** (failures - 1))
+    assert due / 2 <= health.until <= due
+
+
+def test_what_azure_says_beats_the_backoff() -> None:
+    """A 503 may say when to come back."""
+    assert 7 == Health().failed(0, 0.5, wait=7).until
+
+
+def test_a_limit() -> None:
+    """It refuses until its time, and too few tokens count until they are renewed."""
+    limit = Limit().refused(0, 10).refused(1, 2)
+    assert (True, False) == (limit.refuses(9), limit.refuses(10))
+    told = Limit().answered(0, {"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "30"})
+    assert (True, False, True) == (told.covers(100, 0), told.covers(101, 29), told.covers(101, 30))
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"x-ratelimit-remaining-tokens": "-1", "x-ratelimit-reset-tokens": "0"}, {"x-ratelimit-remaining-tokens": "1"}]
+)
+def test_a_limit_that_says_nothing(headers: dict[str, str]) -> None:
+    """Azure's -1 and what is missing are no reason to pass it over."""
+    assert Limit().answered(0, headers).covers(10**9, 0)
+
+
+@pytest.mark.parametrize(
+    "headers, seconds",
+    [
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9),
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, 10),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"retry-after": "later"}, None),
+        ({"retry-after": "999999999"}, LONGEST_WAIT),
+        ({}, None),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "5"}, 5),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "5",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "250ms",
+            },
+            5,
+        ),
+        (
+            {
+                "x-ratelimit-remaining-requests": "3",
+                "x-ratelimit-reset-requests": "5",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "250ms",
+            },
+            0.25,
+        ),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "whenever"}, None),
+    ],
+)
+def test_when_to_come_back(headers: dict[str, str], seconds: float | None) -> None:
+    """The plainest header that is there; of the resets the later, of those limits that have nothing left."""
+    assert seconds == wait(headers, wall=50)
+
+
+@pytest.mark.parametrize(
+    "text, seconds", [("10", 10), ("1h2m3s", 3723), ("20ms", 0.02), ("1m0.5s", 60.5), ("", None), ("-1", None), ("1d", None)]
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    """Azure's and OpenAI's way of writing them."""
+    assert seconds == duration(text)

@@ -1,0 +1,78 @@
+"""The beginning of a stream."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from azure_openai_proxy import peek
+from azure_openai_proxy.peek import Peek, error_response
+
+FILTER = b'data: {"choices":[],"id":"","prompt_filter_results":[]}\n\n'
+CONTENT = b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
+ERROR = b'data: {"error":{"message":"overloaded","code":"429"}}\n\n'
+
+
+@pytest.mark.parametrize(
+    "stream, error",
+    [
+        (CONTENT, None),
+        (FILTER + CONTENT, None),
+        (b": keep-alive\n\n" + CONTENT, None),
+        (b"data: [DONE]\n\n", None),
+        (b"data: 7\n\n", None),
+        (b'data: {"choices":[],"usage":{}}\n\n', None),
+        (b'event: response.created\ndata: {"type":"response.created","response":{"error":null}}\n\n', None),
+        (ERROR, {"message": "overloaded", "code": "429"}),
+        (FILTER + ERROR, {"message": "overloaded", "code": "429"}),
+        (b'data: {"error":"broken"}\n\n', {"message": "broken"}),
+        (b'event: error\ndata: {"message":"broken"}\n\n', {"message": "broken"}),
+        (b'data: {"type":"error","message":"broken"}\n\n', {"type": "error", "message": "broken"}),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_the_first_event_that_carries_something(stream: bytes, error: object, size: int) -> None:
+    """In whatever pieces it comes, it is content or an error, and known no sooner than it is there."""
+    looking = Peek(None)
+    verdicts = [looking.feed(stream[start : start + size]) for start in range(0, len(stream), size)]
+    verdict = next(verdict for verdict in verdicts if verdict)
+    assert error == verdict.error
+
+
+def test_compressed() -> None:
+    """What is compressed is read; what claims to be and is not is left to whoever reads the stream."""
+    verdict = Peek("gzip").feed(gzip.compress(ERROR))
+    assert verdict
+    assert verdict.error
+    broken = Peek("gzip").feed(b"plain")
+    assert broken
+    assert None is broken.error
+
+
+def test_no_more_is_held_than_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream without events is passed on some time."""
+    monkeypatch.setattr(peek, "AT_MOST", 10)
+    looking = Peek(None)
+    assert None is looking.feed(b": 345678\n\n"[:10])
+    assert None is not looking.feed(b":")
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        ({"code": "429"}, 429),
+        ({"code": 503}, 503),
+        ({"code": "rate_limit_exceeded"}, 429),
+        ({"type": "too_many_requests"}, 429),
+        ({"code": "content_filter"}, 400),
+        ({"type": "invalid_request_error"}, 400),
+        ({"code": "200"}, 500),
+        ({}, 500),
+    ],
+)
+def test_the_answer_it_would_have_been(error: dict[str, object], status: int) -> None:
+    """Its status by its code, its body as Azure's errors are."""
+    found, body = error_response(error)
+    assert (status, {"error": error}) == (found, json.loads(body))

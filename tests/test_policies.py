@@ -1,0 +1,47 @@
+"""Ways to choose."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.policies import BetterOfTwo, Candidate, Fastest, LowestPriority, RoundRobin
+
+
+def candidate(name: str, in_flight: int = 0, first_byte: float | None = None, priority: int = 0, weight: int = 1) -> Candidate:
+    backend = Backend(name=name, base=Base("https", name, 443), apiversion="v1", priority=priority, weight=weight)
+    return Candidate(backend, in_flight, first_byte)
+
+
+RNG = random.Random(1)
+
+
+def test_the_fastest_is_the_one_with_the_least_to_do() -> None:
+    """Requests in flight by time to first byte, for its weight; one that nobody knows is taken to be as fast as the fastest."""
+    idle, busy, slow = candidate("idle", 0, 1.0), candidate("busy", 3, 1.0), candidate("slow", 0, 9.0)
+    assert idle is Fastest().choose([busy, slow, idle], RNG)
+    assert "heavy" == Fastest().choose([candidate("heavy", 3, 1.0, weight=9), busy], RNG).backend.name
+    assert "new" == Fastest().choose([candidate("busy", 1, 0.5), candidate("new")], RNG).backend.name
+
+
+def test_the_better_of_two_drawn() -> None:
+    """The worst of three is never taken, the others both are; a weight is drawn that much more often."""
+    three = [candidate("a", 0, 1.0), candidate("b", 1, 1.0), candidate("c", 9, 9.0)]
+    taken = Counter(BetterOfTwo().choose(three, RNG).backend.name for _ in range(300))
+    assert {"a", "b"} == set(taken)
+    heavy = [candidate(name, weight=8 if name == "a" else 1) for name in "abcd"]
+    drawn = Counter(BetterOfTwo._draw(heavy, RNG).backend.name for _ in range(2000))
+    assert drawn["a"] > 3 * drawn["b"]
+
+
+def test_the_lowest_priority_first() -> None:
+    """Whatever there is to do."""
+    reserved = candidate("reserved", 50, 5.0, priority=0)
+    assert reserved is LowestPriority().choose([candidate("spill", priority=1), reserved], RNG)
+
+
+def test_round_robin() -> None:
+    """Each in turn."""
+    policy, three = RoundRobin(), [candidate(name) for name in "abc"]
+    assert "bcabca" == "".join(policy.choose(three, RNG).backend.name for _ in range(6))

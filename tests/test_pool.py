@@ -1,0 +1,144 @@
+"""The backends as they are: over a clock that the test moves."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from azure_openai_proxy import pool as pools
+from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.pool import Pool
+
+A, B, C = (Backend(name=name, base=Base("https", name, 443), apiversion="v1", priority=index) for index, name in enumerate("abc"))
+ALL = (A, B, C)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pool(clock: Clock) -> Pool:
+    pool = Pool(clock, random.Random(1))
+    pool.update(ALL)
+    return pool
+
+
+def chosen(
+    pool: Pool, backends: tuple[Backend, ...] = ALL, tokens: int = 0, tried: tuple[str, ...] = (), deployment: str = "d"
+) -> str | None:
+    backend = pool.choose(backends, lambda _: deployment, tokens=tokens, tried=tried)
+    return backend and backend.name
+
+
+def test_spill_over(pool: Pool, clock: Clock) -> None:
+    """The lowest priority while it is well; another when it says 429, for that deployment alone; and back when its time has come."""
+    assert "a" == chosen(pool)
+    pool.refused(pool.begin(A, "d"), 10)
+    assert ("b", "a") == (chosen(pool), chosen(pool, deployment="other"))
+    clock.now += 10
+    assert "a" == chosen(pool)
+
+
+def test_a_failure_and_its_probe(pool: Pool, clock: Clock) -> None:
+    """Out for all deployments; after its time one request tries it, and the others wait for what comes of that."""
+    pool.failed(pool.begin(A, "d"))
+    assert ("b", "b") == (chosen(pool), chosen(pool, deployment="other"))
+    clock.now += 1
+    assert "a" == chosen(pool)
+    probe = pool.begin(A, "d")
+    assert "b" == chosen(pool)
+    pool.end(probe)
+    assert "a" == chosen(pool)
+    again = pool.begin(A, "d")
+    pool.answers(again, {})
+    pool.end(again)
+    assert ("a", "healthy") == (chosen(pool), pool.views()[0].state)
+
+
+def test_failures_at_once_are_one(pool: Pool, clock: Clock) -> None:
+    """Of many requests under way when a backend breaks each tells the same."""
+    tickets = [pool.begin(A, "d") for _ in range(20)]
+    for ticket in tickets:
+        pool.failed(ticket)
+    assert 0 < pool.views()[0].cooling <= 1
+    clock.now += 1
+    pool.failed(pool.begin(A, "d"))
+    assert 1 <= pool.views()[0].cooling <= 2
+
+
+def test_when_none_is_well(pool: Pool) -> None:
+    """One that failed is asked all the same, one that said when to come back is not; a lone one is asked in any case."""
+    pool.refused(pool.begin(A, "d"), 10)
+    pool.refused(pool.begin(C, "d"), 20)
+    pool.failed(pool.begin(B, "d"))
+    assert ("b", None) == (chosen(pool), chosen(pool, tried=("b",)))
+    assert "a" == chosen(pool, (A,))
+    pool.refused(pool.begin(B, "d"), 5)
+    assert None is chosen(pool)
+    assert 5 == pool.soonest(ALL, lambda _: "d")
+    assert None is pool.soonest(ALL, lambda _: "other")
+    assert None is pool.soonest((), lambda _: "d")
+
+
+def test_tokens(pool: Pool, clock: Clock) -> None:
+    """One that has too few left is passed over until they are renewed, and asked when nobody has more."""
+    ticket = pool.begin(A, "d")
+    pool.answers(ticket, {"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "30"})
+    pool.end(ticket)
+    assert ("a", "b", "a") == (chosen(pool, tokens=100), chosen(pool, tokens=101), chosen(pool, (A,), tokens=101))
+    clock.now += 30
+    assert "a" == chosen(pool, tokens=101)
+
+
+def test_what_is_the_clients_affair(pool: Pool) -> None:
+    """A 400 is a sign of life."""
+    pool.failed(pool.begin(A, "d"))
+    pool.declined(pool.begin(A, "d"))
+    assert "healthy" == pool.views()[0].state
+
+
+def test_time_to_first_byte(pool: Pool, clock: Clock) -> None:
+    """A running mean of the last ones; after a minute without news it says nothing."""
+    for took in (1.0, 2.0):
+        ticket = pool.begin(A, "d")
+        assert 1 == pool.views()[0].in_flight
+        clock.now += took
+        pool.answers(ticket, {})
+        pool.end(ticket)
+        pool.end(ticket)
+    assert (0, pytest.approx(1.3)) == (pool.views()[0].in_flight, pool.views()[0].first_byte)
+    clock.now += 61
+    assert None is pool.views()[0].first_byte
+
+
+def test_other_settings(pool: Pool) -> None:
+    """What is known stays with the name, the address and the key; a request that is under way elsewhere ends in peace."""
+    ticket, gone = pool.begin(A, "d"), pool.begin(B, "d")
+    pool.refused(pool.begin(A, "d"), 10)
+    pool.update((replace(A, weight=2), replace(B, token="other")))
+    pool.end(ticket)
+    pool.failed(gone)
+    a, b = pool.views()
+    assert (2, 0, {"d": 10}) == (a.backend.weight, a.in_flight, a.refused)
+    assert ("healthy", 0) == (b.state, b.in_flight)
+    pool.end(pool.begin(C, "d"))
+    assert 2 == len(pool.views())
+
+
+def test_memory_is_bounded(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients may ask for any name."""
+    monkeypatch.setattr(pools, "MOST_LIMITS", 3)
+    for number in range(9):
+        pool.refused(pool.begin(A, f"d{number}"), 10)
+    assert ["d6", "d7", "d8"] == list(pool.views()[0].refused)
