@@ -186,7 +186,7 @@ def test_a_backend_without_a_token() -> None:
     """Of Entra ID: others are asked, and when there are none it is a 503."""
     waiting = replace(A, token="", entra="cli")
     of = shared()
-    of.tokens.use = lambda _: None  # type: ignore[method-assign]
+    of.tokens.use = lambda _: None  # type: ignore[method-assign, assignment]
     assert "b" == asked(attempts(waiting, B, of=of).first())
     with pytest.raises(Unavailable) as caught:
         attempts(waiting, of=of).first()

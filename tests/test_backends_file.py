@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from azure_openai_proxy import backends_file
-from azure_openai_proxy.backends import Base
+from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.errors import SettingsError
 from azure_openai_proxy.models import Mapper
 
 A = {"name": "a", "endpoint": "https://a.openai.azure.com"}
 
 
-def parse(*entries: Any, apiversion: str | None = None, token: str = "") -> tuple[backends_file.Backend, ...]:
+def parse(*entries: Any, apiversion: str | None = None, token: str = "") -> tuple[Backend, ...]:
     return backends_file.parse(list(entries), apiversion=apiversion, default_version="2024-10-21", token=token)
 
 

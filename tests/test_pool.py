@@ -38,7 +38,7 @@ def chosen(
     pool: Pool, backends: tuple[Backend, ...] = ALL, tokens: int = 0, tried: tuple[str, ...] = (), deployment: str = "d"
 ) -> str | None:
     backend = pool.choose(backends, lambda _: deployment, tokens=tokens, tried=tried)
-    return backend and backend.name
+    return backend.name if backend else None
 
 
 def test_spill_over(pool: Pool, clock: Clock) -> None:
@@ -117,7 +117,8 @@ def test_time_to_first_byte(pool: Pool, clock: Clock) -> None:
         pool.answers(ticket, {})
         pool.end(ticket)
         pool.end(ticket)
-    assert (0, pytest.approx(1.3)) == (pool.views()[0].in_flight, pool.views()[0].first_byte)
+    assert 0 == pool.views()[0].in_flight
+    assert pytest.approx(1.3) == pool.views()[0].first_byte
     clock.now += 61
     assert None is pool.views()[0].first_byte
 
