@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from mitmproxy import ctx, http
+from mitmproxy import connection, ctx, http
 from mitmproxy.addons.proxyauth import ProxyAuth
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.upstream_auth import UpstreamAuth
@@ -209,6 +210,32 @@ async def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProx
     addon.running()
     assert (layer, addon) == seen[0]
     assert 2 == len(seen)
+
+
+def test_what_the_http_layer_asks(addon: AzureOpenAIProxy) -> None:
+    """Of a request of ours its exchange decides; any other has no time-outs, is not held and not sent again."""
+    ours, other = ask(addon, gateways()), ask(addon, somebody_elses())
+    failed = http.Response.make(503)
+    assert (addon.settings.timeouts, "whole", False) == (addon.timeouts(ours), addon.holds(ours, failed), addon.again(ours, failed))
+    assert (None, "pass", False) == (addon.timeouts(other), addon.holds(other, failed), addon.again(other, failed))
+    answer = addon.answer(http_layer.Failure(502, "upstream_error", "cut"), ours)
+    assert answer
+    assert "retry-after" not in answer.headers  # there is only one backend
+    addon.error(ours)
+    assert [{"backend": "default", "cause": "503", "repaired": []}] == ours.metadata["azure_openai_attempts"]
+
+
+async def test_its_end(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left running; before it was running there is nothing."""
+    addon.done()
+    monkeypatch.setattr(addon.live, "running", lambda _: None)
+    monkeypatch.setattr(addon.stopping, "arm", lambda: None)
+    addon.running()
+    await addon.client_connected(connection.Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2)))
+    addon.done()
+    assert addon.watcher
+    with pytest.raises(asyncio.CancelledError):
+        await addon.watcher
 
 
 async def test_an_owner_is_warned(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,3 +30,10 @@ def test_every_error_is_an_answer(error: errors.ProxyError, status: int, type: s
 def test_an_error_can_hold_more() -> None:
     """Azure's inner error, for one."""
     assert {"a": 1} == json.loads(errors.body("m", "t", innererror={"a": 1}))["error"]["innererror"]
+
+
+def test_when_to_come_back() -> None:
+    """Nobody can be asked now: in whole seconds for some clients, in milliseconds for others."""
+    response = errors.response(errors.Unavailable(429, "rate_limit_exceeded", "later", 1.2345))
+    assert (429, "2", "1235") == (response.status_code, response.headers["retry-after"], response.headers["retry-after-ms"])
+    assert "retry-after" not in errors.response(errors.Unavailable(503, "x", "no", None)).headers

@@ -11,8 +11,10 @@ from wsproto.frame_protocol import Opcode
 from azure_openai_proxy.backends import Backend, parse_base, parse_endpoint
 from azure_openai_proxy.errors import BadRequest, NoKey, NotFound
 from azure_openai_proxy.exchange import Exchange
+from azure_openai_proxy.http_layer import Failure
 from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.options import Settings
+from azure_openai_proxy.peek import Peek
 from azure_openai_proxy.to_openai import Stream
 from azure_openai_proxy.ways import Upstream
 
@@ -396,3 +398,71 @@ def test_addresses_in_the_answer_are_the_proxys() -> None:
     asked.response_head(response)
     asked.response_body(response)
     assert ("/v1/x", b'{"next":"http://localhost:8080/v1/files?after=1"}') == (response.headers["location"], response.content)
+
+
+# What http_layer asks
+
+
+def test_what_is_held() -> None:
+    """Failures whole, streams until they have begun, everything else not at all; nor what is not Azure's."""
+    asked = exchange()
+    assert ("pass", False) == (asked.holds(answering(503, b"")), asked.again(asking("GET", "/"), answering(503, b"")))
+    asked.request(asking("POST", "/v1/chat/completions", chat(stream=True)))
+    assert ("whole", "pass") == (asked.holds(answering(503, b"")), asked.holds(answering(200, b"{}")))
+    assert isinstance(asked.holds(answering(200, b"", "text/event-stream")), Peek)
+
+
+def two_backends(*, keyless: bool = False) -> Exchange:
+    asked = exchange(token="first-key")
+    (first,) = asked.settings.backends
+    second = replace(first, name="second", base=parse_base("https://second.example")[0], token="" if keyless else "second-key", priority=1)
+    asked.settings = replace(asked.settings, backends=(first, second), debug_headers=True)
+    return asked
+
+
+def test_a_request_sent_again() -> None:
+    """It is the other backend's in every respect, and its answer says so."""
+    asked = two_backends()
+    request = asking("POST", "/v1/chat/completions", chat(stream=True))
+    asked.request(request)
+    assert True is asked.again(request, answering(503, b""))
+    assert ("second.example", "second-key", "second.example") == (request.host, request.headers["api-key"], request.headers["host"])
+    response = answering(200, b"", "text/event-stream")
+    peek = asked.holds(response)
+    assert isinstance(peek, Peek)
+    peek.feed(b'data: {"choices":[{}],"id":"chatcmpl-1"}\n\n')
+    asked.response_head(response)
+    assert ("second", "2") == (response.headers["x-azure-openai-proxy-backend"], response.headers["x-azure-openai-proxy-attempts"])
+    asked.finish()
+    assert False is asked.again(request, Failure(502, "upstream_error", "cut"))
+
+
+def test_a_client_without_a_key_for_the_other() -> None:
+    """Then the first one's failure is its answer."""
+    asked = two_backends(keyless=True)
+    request = asking("POST", "/v1/chat/completions", chat())
+    del request.headers["authorization"]
+    asked.request(request)
+    assert False is asked.again(request, answering(503, b""))
+
+
+def test_a_token_of_entra_id() -> None:
+    """It goes to Azure and is masked in whatever Azure says."""
+    asked = exchange()
+    (backend,) = asked.settings.backends
+    asked.settings = replace(asked.settings, backends=(replace(backend, entra="cli"),))
+    asked.shared.tokens.token = lambda _: "token-of-entra"  # type: ignore[method-assign, assignment]
+    request = asking("POST", "/v1/chat/completions", chat())
+    asked.request(request)
+    assert ("Bearer token-of-entra", None) == (request.headers["authorization"], request.headers.get("api-key"))
+    assert "token-of-entra" in asked.secrets
+
+
+def test_a_filtered_prompt_is_not_to_be_sent_again() -> None:
+    """By nobody: it is filtered the second time as well."""
+    asked = exchange()
+    asked.request(asking("POST", "/v1/chat/completions", chat()))
+    response = answering(400, b'{"error":{"code":"content_filter","message":"filtered"}}')
+    asked.response_head(response)
+    asked.response_body(response)
+    assert "false" == response.headers["x-should-retry"]

@@ -14,7 +14,8 @@ import threading
 import warnings
 from http.client import HTTPMessage, HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, cast
 
 import h2.config
 import h2.connection
@@ -30,6 +31,7 @@ from support import PATIENCE, Mitmdump
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mitmproxy import connection
     from mitmproxy.proxy import layer, server_hooks
 
     from azure_openai_proxy.peek import Peek
@@ -869,3 +871,20 @@ def test_memory(confdir: Path, tmp_path: Path) -> None:
                 assert 413 == client.answer().status
             assert 200 == client.ask(head()).status
             assert peak() - before < 16
+
+
+def test_without_resending(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a mitmproxy whose internals differ there, the other mends hold."""
+    monkeypatch.setattr(http_layer, "_resends", lambda: False)
+    with proxy.dial() as client:
+        assert (502, "upstream_unreachable") == ((answer := client.ask(head("GET /up/1 HTTP/1.1"), method="GET")).status, answer.code)
+
+
+def test_more_connections_than_mitmproxy_allows(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the client that asks, and for no other."""
+    one, other = (SimpleNamespace(client=object(), max_conns=None) for _ in range(2))
+    server = SimpleNamespace(connections={1: one, 2: other})
+    monkeypatch.setattr(http_layer, "ctx", SimpleNamespace(master=SimpleNamespace(addons={"proxyserver": server})))
+    http_layer.lift_limit(cast("connection.Client", one.client))
+    assert None is other.max_conns
+    assert http_layer.MOST_CONNECTIONS == one.max_conns["anywhere"]._value

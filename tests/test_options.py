@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -714,3 +716,88 @@ def test_address_while_running(mitmproxy: Mitmproxy) -> None:
 def test_given_by_default() -> None:
     """Outside of tests the process's own environment and arguments count."""
     assert Given() == Live()._given
+
+
+# Several backends, in the file
+
+
+def backends(text: str, *arguments: str, **environ: str) -> Settings:
+    Path("mitm_config.yaml").write_text("azure_openai_backends:\n" + text)
+    return options.resolve(gather(*arguments, environ=environ)[0])
+
+
+TWO = "- {name: a, endpoint: https://a.example, token: '${KEY}', models: {gpt-4o: mine}}\n- {name: b, endpoint: https://b.example}\n"
+
+
+def test_several_backends() -> None:
+    """Those of the file, with the environment's variables in them; what the settings say for all holds for those that say nothing."""
+    found = backends(TWO, KEY=KEY, AZURE_OPENAI_TOKEN="shared", OPENAI_API_VERSION="v1")
+    assert [("a", KEY, "v1"), ("b", "shared", "v1")] == [(backend.name, backend.token, backend.apiversion) for backend in found.backends]
+    assert (KEY, "shared") == found.tokens
+    assert {("a.example", 443), ("b.example", 443)} == found.destinations
+    assert ["gpt-4o"] == found.listed.names()
+    line = options.summary(found)
+    assert "azure mode: a https://a.example, b https://b.example, API version v1" in line
+    assert KEY not in line
+
+
+def test_backends_or_an_endpoint() -> None:
+    """Both would be a guess; so is a list that cannot be read."""
+    with pytest.raises(SettingsError, match=r"azure_openai_backends .* is set too: write the endpoint as one of the backends"):
+        backends(TWO, KEY=KEY, AZURE_OPENAI_ENDPOINT=ENDPOINT)
+    with pytest.raises(SettingsError, match=r"azure_openai_backends \(mitm_config\.yaml\): a: endpoint"):
+        backends("- name: a")
+
+
+@pytest.mark.parametrize(
+    "variable, value, right",
+    [
+        ("AZURE_OPENAI_MAX_ATTEMPTS", "0", "from 1 to 99"),
+        ("AZURE_OPENAI_CONNECT_TIMEOUT", "0", "above 0"),
+        ("AZURE_OPENAI_CHUNK_TIMEOUT", "soon", "a number of seconds"),
+        ("AZURE_OPENAI_ENTRA", "magic", "managed_identity"),
+    ],
+)
+def test_resending_refused(variable: str, value: str, right: str) -> None:
+    """With what would be right."""
+    with pytest.raises(SettingsError, match=right):
+        settings(**{variable: value})
+
+
+def test_resending() -> None:
+    """As it is set."""
+    found = settings(AZURE_OPENAI_MAX_ATTEMPTS="2", AZURE_OPENAI_FIRST_BYTE_TIMEOUT="0.5", AZURE_OPENAI_ENTRA="cli", AZURE_OPENAI_TOKEN=KEY)
+    assert (2, 0.5, 10) == (found.max_attempts, found.timeouts.first_byte, found.timeouts.connect)
+    assert ("", "cli") == (found.token, found.backends[0].entra)
+    assert "Entra ID (cli)" in options.summary(found)
+
+
+async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
+    """A change takes effect by itself; one that cannot be used is told once and changes nothing; so does one that says the same."""
+    caplog.set_level(logging.INFO)
+    file, key = Path("mitm_config.yaml"), Path("key")
+    key.write_text("first")
+    file.write_text(f"azure_openai_backends: [{{name: a, endpoint: https://a.example, token_file: {key}}}]")
+    live = Live({}, [])
+    with taddons.context() as context:
+        live.load(SimpleNamespace(master=context.master, add_option=context.options.add_option))  # type: ignore[arg-type]
+        context.options.update(confdir="conf")
+        live.configure(context.options, options.NAMES)
+        watching = asyncio.create_task(live.watch(context.options, every=0))
+
+        async def until(done: Callable[[], bool]) -> None:
+            async with asyncio.timeout(30):
+                while not done():
+                    await asyncio.sleep(0.001)
+
+        assert "first" == live.settings.token
+        await asyncio.sleep(0.01)
+        key.write_text("second\n")
+        await until(lambda: live.settings.token == "second")
+        file.unlink()
+        await until(lambda: "settings stay as they were" in caplog.text)
+        caplog.clear()
+        file.write_text(f"azure_openai_backends: [{{name: a, endpoint: https://a.example, token_file: {key}}}]")
+        await asyncio.sleep(0.05)
+        assert ("second", "") == (live.settings.token, caplog.text)
+        watching.cancel()

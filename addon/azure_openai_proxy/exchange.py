@@ -243,8 +243,8 @@ class Exchange:
             if b'"code": "content_filter"' in shaped:
                 response.headers["x-should-retry"] = "false"  # the SDKs obey: the same prompt is filtered again
         else:
-            if self.attempts:
-                self.attempts.created(content)
+            assert self.attempts, "what was sent was an attempt"
+            self.attempts.created(content)
             shaped = to_openai.json_body(content) if self.settings.normalize else content
             shaped = links.in_body(shaped, self.sent.base, self.here, native=self._native)
         if shaped is not content:
