@@ -73,8 +73,7 @@ def test_a_request_without_a_key_gets_no_mask() -> None:
 
 def test_a_key_among_the_subprotocols_is_masked() -> None:
     """Where a browser put it; the others stay."""
-    request = Request.make(
-        "GET", "http://localhost/v1/realtime", headers={"sec-websocket-protocol": "realtime, openai-insecure-api-key.sk-1"}
-    )
+    offered = Headers(sec_websocket_protocol="realtime, openai-insecure-api-key.sk-1")
+    request = Request.make("GET", "http://localhost/v1/realtime", headers=offered)
     scrub(request)
     assert f"realtime, openai-insecure-api-key.{MASK}" == request.headers["sec-websocket-protocol"]
