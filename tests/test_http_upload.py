@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from typing import TYPE_CHECKING, Self
@@ -242,3 +243,10 @@ def test_a_slow_upload_is_not_late(proxy: Proxy, monkeypatch: pytest.MonkeyPatch
             assert server.began.wait(PATIENCE)
             clock.wait_for_looks(2)
         assert 200 == client.ask(b"!").status
+
+
+def test_mitmproxy_s_own_streaming_waits_for_the_hook(tmp_path: Path) -> None:
+    """With stream_large_bodies a request of ours would leave before it is translated."""
+    with Proxy(tmp_path, OnTheWay(), stream_large_bodies="1k") as proxy, proxy.dial() as client:
+        answer = client.ask(head("POST /echo HTTP/1.1", "Content-Length: 2048"), b"x" * 2048)
+    assert (200, 2048) == (answer.status, json.loads(answer.body)["length"])
