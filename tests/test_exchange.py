@@ -249,7 +249,7 @@ def test_a_websockets_handshake_is_left_alone() -> None:
 def test_probes(path: str, not_ready: str | None, status: int, mode: str) -> None:
     """Those who run the proxy need no key; a process that stops is alive and of no more use."""
     asked, request = exchange(mode=mode), http.Request.make("GET", f"http://localhost{path}")
-    asked.not_ready = not_ready
+    asked.not_ready = lambda: not_ready
     answer = asked.request(request) if mode == "azure" else asked.hand_over(request)
     assert answer
     assert status == answer.status_code

@@ -1,5 +1,6 @@
 """Where the proxy connects, and for whom."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ from azure_openai_proxy.options import Settings
 from azure_openai_proxy.safety import Guard, Relay, exposed, is_local, is_public
 
 if TYPE_CHECKING:
+    from mitmproxy.options import Options
     from mitmproxy.proxy.context import Context
 
 BACKEND = Backend(name="default", base=parse_base("http://10.0.0.7:9000")[0], apiversion="v1")
@@ -179,23 +181,37 @@ async def test_request() -> None:
 
 
 @pytest.mark.parametrize(
-    "modes, host, token, asked, warned",
+    "modes, host, where",
     [
-        (["regular"], "", "key", False, "any address"),
-        (["regular"], "0.0.0.0", "key", False, "0.0.0.0"),
-        (["socks5@192.0.2.1:1080"], "127.0.0.1", "key", False, "192.0.2.1"),
-        (["regular"], "", "", False, None),
-        (["regular"], "", "key", True, None),
-        (["regular"], "127.0.0.1", "key", False, None),
-        (["regular"], "::1", "key", False, None),
-        (["regular"], "localhost", "key", False, None),
-        (["wireguard", "local"], "", "key", False, None),
+        (["regular"], "", "any address of this machine"),
+        (["regular"], "0.0.0.0", "0.0.0.0"),
+        (["regular@127.0.0.1:1", "socks5@192.0.2.1:1080"], "127.0.0.1", "192.0.2.1"),
+        (["regular"], "127.0.0.1", None),
+        (["regular"], "::1", None),
+        (["regular"], "localhost", None),
+        (["wireguard", "local"], "", None),
     ],
 )
-def test_exposed(modes: list[str], host: str, token: str, asked: bool, warned: str | None) -> None:
-    """A key that anybody may use is worth a warning."""
-    said = exposed(modes, host, token=token, asked=asked)
-    assert (warned in said) if warned and said else (warned is None and said is None)
+def test_exposed(modes: list[str], host: str, where: str | None) -> None:
+    """Whether others than this machine's own clients are listened to."""
+    assert where == exposed(modes, host)
+
+
+@pytest.mark.parametrize(
+    "secret, proxyauth, host, warned",
+    [
+        ({"token": "key"}, None, "", True),
+        ({"entra": "default"}, None, "", True),
+        ({}, None, "", False),
+        ({"token": "key"}, "user:password", "", False),
+        ({"token": "key"}, None, "127.0.0.1", False),
+    ],
+)
+def test_warn(secret: dict[str, Any], proxyauth: str | None, host: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A key that anybody may use is worth a line, and so is an identity."""
+    chosen = Settings(backends=(dataclasses.replace(BACKEND, **secret),))
+    safety.warn(chosen, cast("Options", SimpleNamespace(mode=["regular"], listen_host=host, proxyauth=proxyauth)))
+    assert warned == ("uses the configured key" in caplog.text)
 
 
 async def test_resolve() -> None:

@@ -67,9 +67,7 @@ class AzureOpenAIProxy:
     def running(self) -> None:
         self.live.running(ctx.options)
         self.stopping.arm()
-        asked = bool(ctx.options.proxyauth)
-        if warning := safety.exposed(ctx.options.mode, ctx.options.listen_host, token=self.settings.token, asked=asked):
-            logger.warning(warning)
+        safety.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
 
@@ -115,9 +113,10 @@ class AzureOpenAIProxy:
             return self.guard.request(flow, self.settings)
         self.shared.use(self.settings.backends)
         upstream = ways.upstream(flow, ctx.options)
-        not_ready = "stopping" if self.stopping.began else None
         origin = flow.request.headers.get("origin")
-        self.exchanges[flow] = exchange = Exchange(self.settings, origin, upstream, not_ready, self.discovery.names, shared=self.shared)
+        self.exchanges[flow] = exchange = Exchange(
+            self.settings, origin, upstream, self._not_ready, self.discovery.names, shared=self.shared
+        )
         if exchange.unchanged:
             flow.response = exchange.hand_over(flow.request)
         return None
@@ -195,6 +194,9 @@ class AzureOpenAIProxy:
         if exchange.attempts:
             flow.metadata[ATTEMPTS] = exchange.attempts.seen()
             flow.comment = flow.comment or exchange.attempts.comment()
+
+    def _not_ready(self) -> str | None:
+        return "stopping" if self.stopping.began else self.shared.unusable()
 
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
         return not flow.is_replay and ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))

@@ -67,6 +67,11 @@ class Shared:
             self.learned.clear()
             self.tokens.use(backends)
 
+    def unusable(self) -> str | None:
+        """Why no request would do well now; None: at least one backend has not just failed."""
+        views = self.pool.views()
+        return "no backend is usable now" if views and all(view.state == "cooling" for view in views) else None
+
     def has_token(self, backend: Backend) -> bool:
         return not backend.entra or self.tokens.token(backend) is not None
 

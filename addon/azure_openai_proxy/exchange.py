@@ -12,7 +12,7 @@ from .pool import Pool
 from .repair import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mitmproxy import http
     from mitmproxy.websocket import WebSocketMessage
@@ -34,7 +34,7 @@ class Exchange:
     settings: Settings
     origin: str | None  # of a browser's page
     upstream: Upstream | None = None
-    not_ready: str | None = None  # why no more requests should come here
+    not_ready: Callable[[], str | None] = lambda: None  # why no more requests should come here
     discovered: Sequence[str] = ()  # deployments, beside the configured models
     here: str = ""  # the proxy's address, as the client has it
     shared: Shared = field(default_factory=lambda: Shared(Pool()), repr=False)

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     from mitmproxy import http
     from mitmproxy.connection import Address, Client, Server
+    from mitmproxy.options import Options
     from mitmproxy.proxy import server_hooks
     from mitmproxy.proxy.context import Context
 
     from .options import Settings
 
-__all__ = ["Guard", "Refused", "Relay", "exposed", "is_local", "is_public"]
+__all__ = ["Guard", "Refused", "Relay", "exposed", "is_local", "is_public", "warn"]
 
 type Relay = Literal["any", "local", "public", "off"]
 
@@ -144,17 +145,22 @@ def _reason(addresses: set[str]) -> str | None:
     return None
 
 
-def exposed(modes: Sequence[str], listen_host: str, *, token: str, asked: bool) -> str | None:
-    """What to say to an owner whose key anybody may use: listening beyond loopback, a key configured, and no client `asked` for one."""
-    if not token or asked:
-        return None
+def warn(settings: Settings, options: Options) -> None:
+    """Tell an owner whose key (or identity) anybody may use."""
+    keyed = any(backend.token or backend.entra for backend in settings.backends)
+    if keyed and not options.proxyauth and (host := exposed(options.mode, options.listen_host)):
+        logger.warning(
+            "Whoever reaches %s uses the configured key: listen on 127.0.0.1 (AZURE_OPENAI_PROXY_ADDRESS), or leave it to the clients.",
+            host,
+        )
+
+
+def exposed(modes: Sequence[str], listen_host: str) -> str | None:
+    """Where others than this machine's own clients are listened to; None: nowhere."""
     for mode in map(mode_specs.ProxyMode.parse, modes):
         if mode.type_name in ("wireguard", "local"):  # a device with its key; a process of this machine
             continue
         host = mode.listen_host(listen_host)
         if host != "localhost" and not (host and ipaddress.ip_address(host).is_loopback):
-            return (
-                f"Whoever reaches {host or 'any address of this machine'} uses the configured key: listen on 127.0.0.1 "
-                "(AZURE_OPENAI_PROXY_ADDRESS), or leave the key to the clients."
-            )
+            return host or "any address of this machine"
     return None

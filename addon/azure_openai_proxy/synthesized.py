@@ -32,13 +32,13 @@ def welcome() -> http.Response:
     return http.Response.make(200, _WELCOME, {"content-type": "text/plain; charset=utf-8"})
 
 
-def health(path: str, not_ready: str | None) -> http.Response | None:
+def health(path: str, not_ready: Callable[[], str | None]) -> http.Response | None:
     """What those who run the proxy ask: is the process alive, and is it of use now (or why not)? None: that is not the question."""
-    if path == "/healthz" or (path == "/readyz" and not_ready is None):
-        return http.Response.make(200, "ok\n", _FOR_PROBES)
-    if path == "/readyz":
-        return http.Response.make(503, f"{not_ready}\n", _FOR_PROBES)
-    return None
+    if path not in ("/healthz", "/readyz"):
+        return None
+    if path == "/readyz" and (reason := not_ready()):
+        return http.Response.make(503, f"{reason}\n", _FOR_PROBES)
+    return http.Response.make(200, "ok\n", _FOR_PROBES)
 
 
 def not_found() -> http.Response:

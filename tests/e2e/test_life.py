@@ -46,6 +46,15 @@ def test_probes(path: str, mode: str, azure: Simulator, proxy: Proxies) -> None:
     assert [] == azure.requests
 
 
+def test_without_a_backend_nobody_is_served(proxy: Proxies) -> None:
+    """While all backends have just failed, the proxy lives and is of no use."""
+    through = proxy(azure_openai_endpoint="http://127.0.0.1:9", azure_openai_token="key")
+    asked = httpx.post(f"{through.url}/v1/chat/completions", json=CHAT, timeout=PATIENCE, trust_env=False)
+    answers = [httpx.get(f"{through.url}{path}", trust_env=False) for path in ("/healthz", "/readyz")]
+    assert [502, 200, 503] == [asked.status_code, *(answer.status_code for answer in answers)]
+    assert "no backend is usable now\n" == answers[1].text
+
+
 def test_a_stop_cuts_nobody_off(mortal: Mitmdump, azure: Simulator) -> None:
     """SIGTERM in the middle of a stream: no new connection, alive and no longer ready, the stream comes to its end, exit 0."""
     gate = Gate(before=3)
