@@ -281,3 +281,14 @@ def test_what_goes_on_can_be_refused(addon: AzureOpenAIProxy) -> None:
     addon.requestheaders(flow)
     addon.begin(flow, b"--b")
     assert 401 == status(flow)
+
+
+async def test_a_proxy_that_stops_is_not_ready(addon: AzureOpenAIProxy) -> None:
+    """It says so as long as it lives."""
+    answers = []
+    for stopping in (False, True):
+        addon.stopping.began = stopping
+        flow = ask(addon, gateways("GET", "/readyz", b""))
+        assert flow.response
+        answers.append((flow.response.status_code, flow.response.text))
+    assert [(200, "ok\n"), (503, "stopping\n")] == answers

@@ -266,3 +266,14 @@ def test_before_anybody_was_asked() -> None:
     asking.created(b"{}")
     asking.answers(http.Headers(), streams=False)
     assert (None, []) == (asking.wait(), asking.seen())
+
+
+def test_while_all_backends_have_just_failed_no_request_would_do_well() -> None:
+    """One that has not is enough; nobody knows of none."""
+    of = shared()
+    assert of.unusable() is None
+    of.use((A, B))
+    of.pool.failed(of.pool.begin(A, "gpt-4o"))
+    assert of.unusable() is None
+    of.pool.failed(of.pool.begin(B, "gpt-4o"))
+    assert "no backend is usable now" == of.unusable()
