@@ -125,6 +125,12 @@ def test_lists_have_pages(http: httpx.Client) -> None:
     assert ([], None) == (last["data"], last["first_id"])
 
 
+@pytest.mark.parametrize("limit", ["null", "-1", "1.5", ""])
+def test_a_limit_is_a_number(limit: str, http: httpx.Client) -> None:
+    """What is none is refused."""
+    assert 400 == http.get(f"/v1/files?limit={limit}").status_code
+
+
 def test_objects_have_what_path_and_body_say(http: httpx.Client) -> None:
     """The ids of the path and the members of the body are the object's own."""
     message = http.post("/v1/threads/thread_7/messages/msg_8", json={"metadata": {"a": "b"}, "other": 1}).json()
@@ -166,6 +172,7 @@ def test_transcriptions_have_formats(format_: str, starts: str, http: httpx.Clie
         ("responses", Sample({"model": "o3-mini", "input": "hi", "temperature": 0}), "'temperature' is not supported"),
         ("responses", Sample({"model": "tts", "input": "hi"}), "does not work with the specified model"),
         ("batches", Sample([]), "[] is not of type 'object'"),
+        ("realtime/client_secrets", Sample({"session": "x"}), "'x' is not of type 'object'"),
         ("files", Sample(), None),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from . import errors
 from .answers import Answer, json_answer
 from .calls import Api, Call, Operation
 
@@ -42,7 +43,10 @@ def page(kind: Kind, call: Call) -> dict[str, Any]:
     both = [value(kind, call, id=f"{kind.prefix}{number}") for number in (1, 2)]
     after = call.received.query.get("after", [""])[0]
     left = both[1:] if after == both[0]["id"] else [] if after else both
-    shown = left[: int(call.received.query.get("limit", ["2"])[0])]
+    limit = call.received.query.get("limit", ["2"])[0]
+    if not limit.isdecimal():
+        raise errors.invalid(f"Invalid type for 'limit': expected an integer, but got {limit!r} instead.", param="limit")
+    shown = left[: int(limit[:4])]
     ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {"first_id": None, "last_id": None}
     return {"data": shown, **ends, "has_more": len(shown) < len(left), "object": "list"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import kept, kinds, models
+from . import errors, kept, kinds, models
 from .answers import DONE, Answer, event, json_answer
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def grade(call: Call, model: Model) -> Answer:
     names = ["formula_parse", "invalid_variable", "model_grader_parse", "model_grader_refusal", "model_grader_server", "other"]
     names += ["python_grader_runtime", "python_grader_server", "sample_parse", "truncated_observation", "unresponsive_reward"]
     details = ["model_grader_server_error_details", "python_grader_runtime_error_details", "python_grader_server_error_type"]
-    errors = {**{f"{name}_error": False for name in names}, **dict.fromkeys(details)}
-    metadata = {"errors": errors, "execution_time": 0.1, "name": "grader", "sampled_model_name": None, "scores": {}, "token_usage": None}
+    wrong = {**{f"{name}_error": False for name in names}, **dict.fromkeys(details)}
+    metadata = {"errors": wrong, "execution_time": 0.1, "name": "grader", "sampled_model_name": None, "scores": {}, "token_usage": None}
     return json_answer(
         {"metadata": {**metadata, "type": "string_check"}, "model_grader_token_usage_per_model": {}, "reward": 1.0, "sub_rewards": {}}
     )
@@ -188,17 +188,24 @@ def webhook(call: Call, model: Model) -> Answer:
 # -- realtime and live ----------------------------------------------------------------------------------------------------------------
 
 
+def _session(call: Call) -> dict[str, Any]:
+    given = call.asked.get("session") or {}
+    if not isinstance(given, dict):
+        raise errors.invalid(f"{given!r} is not of type 'object' - 'session'", param="session")
+    return given
+
+
 def _secret() -> dict[str, Any]:
     return {"expires_at": kinds.NOW + 60, "value": "ek_1"}
 
 
 def client_secret(call: Call, model: Model) -> Answer:
-    session = {"type": "realtime", **(call.asked.get("session") or {}), "id": "sess_1", "object": "realtime.session"}
+    session = {"type": "realtime", **_session(call), "id": "sess_1", "object": "realtime.session"}
     return json_answer({**_secret(), "session": session})
 
 
 def translation_secret(call: Call, model: Model) -> Answer:
-    session = {"audio": {}, "expires_at": kinds.NOW + 60, "id": "sess_1", "type": "translation", **(call.asked.get("session") or {})}
+    session = {"audio": {}, "expires_at": kinds.NOW + 60, "id": "sess_1", "type": "translation", **_session(call)}
     return json_answer({**_secret(), "session": session})
 
 
