@@ -15,6 +15,7 @@ from mitmproxy import ctx, http
 
 from . import credentials, errors, http_layer, options, safety, synthesized, ways
 from .attempts import ATTEMPTS, Shared
+from .backends_command import BackendsCommand
 from .discovery import Discovery
 from .exchange import Exchange
 from .pool import Pool
@@ -47,6 +48,7 @@ class AzureOpenAIProxy:
         self.stopping = Stopping(self.exchanges, lambda: self.settings.stop_timeout)
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
+        self.addons = [BackendsCommand(self.shared)]
 
     @property
     def settings(self) -> Settings:

@@ -1,0 +1,44 @@
+"""`azure.backends`: how the backends are, in mitmweb's command bar, or after `:` in the console."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence  # noqa: TC003 - mitmproxy reads the annotations of commands
+from typing import TYPE_CHECKING
+
+from mitmproxy import command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .attempts import Shared
+    from .pool import View
+
+__all__ = ["BackendsCommand"]
+
+
+class BackendsCommand:
+    name = "azure_openai_backends"
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    @command.command("azure.backends")
+    def backends(self) -> Sequence[str]:
+        """Each backend: its state, requests in flight, what is left of a cool-down, and what was learned to change for its deployments."""
+        return [line for view in self._shared.pool.views() for line in self._lines(view)]
+
+    def _lines(self, view: View) -> Iterator[str]:
+        backend = view.backend
+        parts = [view.state, f"{view.in_flight} in flight", f"priority {backend.priority}", f"weight {backend.weight}"]
+        if view.cooling:
+            parts.append(f"{view.cooling:.1f} s to go")
+        if view.first_byte is not None:
+            parts.append(f"first byte after {view.first_byte:.2f} s")
+        if backend.entra:
+            parts.append("token there" if self._shared.has_token(backend) else "no token")
+        yield f"{backend.name} {backend.base}: {', '.join(parts)}"
+        for deployment, seconds in view.refused.items():
+            yield f"  {deployment or 'what has no deployment'}: refuses for {seconds:.1f} s"
+        for (name, deployment), changes in self._shared.learned.all().items():
+            if name == backend.name:
+                yield f"  {deployment}: {', '.join(map(str, changes))}"

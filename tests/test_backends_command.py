@@ -1,0 +1,42 @@
+"""How the backends are, as a person sees it."""
+
+from __future__ import annotations
+
+import random
+
+from mitmproxy.test import taddons
+
+from azure_openai_proxy.attempts import Shared
+from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.backends_command import BackendsCommand
+from azure_openai_proxy.pool import Pool
+from azure_openai_proxy.repair import Drop
+
+A, B, C = (Backend(name=name, base=Base("https", f"{name}.example", 443), apiversion="v1", token="sesame") for name in "abc")
+ENTRA = Backend(name="d", base=Base("https", "d.example", 443), apiversion="v1", entra="cli", weight=2)
+
+
+def test_how_the_backends_are() -> None:
+    """State, requests in flight, what is left of a cool-down, and what was learned; no key."""
+    now = [0.0]
+    shared = Shared(Pool(lambda: now[0], random.Random(1)))
+    shared.pool.update((A, B, C, ENTRA))
+    ticket = shared.pool.begin(A, "gpt-4o")
+    now[0] = 0.25
+    shared.pool.answers(ticket, {})
+    shared.pool.refused(shared.pool.begin(B, "gpt-4o"), 10)
+    shared.pool.refused(shared.pool.begin(B, ""), 5)
+    shared.pool.failed(shared.pool.begin(C, "gpt-4o"), 7)
+    shared.learned.add("a", "o1", [Drop("user"), Drop("seed")])
+    with taddons.context() as context:
+        context.master.addons.add(BackendsCommand(shared))
+        lines = context.master.commands.execute("azure.backends")
+    assert [
+        "a https://a.example: healthy, 1 in flight, priority 0, weight 1, first byte after 0.25 s",
+        "  o1: user left out, seed left out",
+        "b https://b.example: healthy, 0 in flight, priority 0, weight 1",
+        "  gpt-4o: refuses for 10.0 s",
+        "  what has no deployment: refuses for 5.0 s",
+        "c https://c.example: cooling, 0 in flight, priority 0, weight 1, 7.0 s to go",
+        "d https://d.example: healthy, 0 in flight, priority 0, weight 2, no token",
+    ] == lines

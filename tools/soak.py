@@ -1,0 +1,187 @@
+"""Load with trouble: 64 clients on a proxy with three backends, two of which are killed, throttled, cut and confused at any time.
+
+One backend is well at each moment, and another is well for a while before it breaks in turn: so every request can be answered, and must
+be. Each carries a word of its own, which must come back. A stream that has begun and then breaks must say so. It ends with the figures, and
+with an error if one of them is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import httpx
+from mitmproxy.certs import CertStore
+
+from azure_simulator import Cut, Delay, Fault, Simulator, reshape, status
+from support import Mitmdump
+
+CLIENTS = 64
+PAUSE = 0.2  # seconds between two requests of one client
+WELL = 3.0  # seconds for which the next backend is well before the last one breaks
+MOST_GROWTH = 64  # megabytes that the proxy may be larger at the end than after the warm-up
+
+TROUBLE: dict[str, list[Fault]] = {
+    "throttled": [status(429, retry_after=1)],
+    "busy": [status(503)],
+    "broken": [status(500)],
+    "closed": [Cut()],
+    "reset": [Cut(reset=True)],
+    "cut": [Cut(after=4)],
+    "half": [Cut(byte=30)],
+    "error event": [reshape.error_event(0)],
+    "slow, then closed": [Delay(0.3), Cut()],
+}
+
+
+class Trouble:
+    """Takes care that one backend is always well."""
+
+    def __init__(self, simulators: list[Simulator], seed: int) -> None:
+        self.simulators = simulators
+        self.random = random.Random(seed)  # noqa: S311 - no secret
+        self.down: set[Simulator] = set()
+        self.counts: Counter[str] = Counter()
+
+    def heal(self, simulator: Simulator) -> None:
+        simulator.faults.clear()
+        if simulator in self.down:
+            simulator.start()
+            self.down.discard(simulator)
+
+    def harm(self, simulator: Simulator) -> None:
+        self.heal(simulator)
+        kind = self.random.choice([*TROUBLE, "killed", "killed"])
+        self.counts[kind] += 1
+        if kind == "killed":
+            simulator.stop()
+            self.down.add(simulator)
+        else:
+            simulator.faults.always(*TROUBLE[kind])
+
+    async def run(self) -> None:
+        well = self.simulators[0]
+        for turn in itertools.count():
+            for simulator in self.simulators:
+                if simulator is not well:
+                    await asyncio.to_thread(self.harm, simulator)
+            await asyncio.sleep(self.random.uniform(0.5, 2))
+            if turn % 3 == 2:
+                following = self.random.choice([simulator for simulator in self.simulators if simulator is not well])
+                await asyncio.to_thread(self.heal, following)
+                await asyncio.sleep(WELL)
+                well = following
+
+
+class Figures:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.slowest = 0.0
+
+
+async def client(number: int, url: str, key: str, until: float, figures: Figures) -> None:
+    async with httpx.AsyncClient(base_url=url, headers={"api-key": key}, timeout=60, trust_env=False) as http:
+        for turn in itertools.count():
+            if time.monotonic() > until:
+                return
+            word, stream = f"word-{number}-{turn}", bool(turn % 2)
+            began = time.monotonic()
+            outcome = await ask(http, word, stream=stream)
+            figures.slowest = max(figures.slowest, time.monotonic() - began)
+            figures.counts[outcome] += 1
+            if outcome not in ("JSON", "stream", "stream that broke off and said so"):
+                figures.wrong.append(f"{word}: {outcome}")
+            await asyncio.sleep(PAUSE)
+
+
+async def ask(http: httpx.AsyncClient, word: str, *, stream: bool) -> str:
+    body = {"model": "gpt-4o", "stream": stream, "messages": [{"role": "user", "content": word}]}
+    text, ended, told = "", False, False
+    try:
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                return f"{response.status_code} {(await response.aread())[:200]!r}"
+            if not stream:
+                text = json.loads(await response.aread())["choices"][0]["message"]["content"]
+                return "JSON" if text == f"You said: {word}" else f"another's answer: {text}"
+            async for line in response.aiter_lines():
+                data = line.removeprefix("data: ")
+                if data == "[DONE]":
+                    ended = True
+                elif line.startswith("data: "):
+                    event = json.loads(data)
+                    told |= "error" in event
+                    text += "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
+    except httpx.HTTPError as error:
+        if not stream or not text:
+            return f"{type(error).__name__}: {error}"
+        told = True
+    if not f"You said: {word}".startswith(text):
+        return f"another's answer: {text}"
+    if ended and not told:
+        return "stream" if text == f"You said: {word}" else f"half an answer: {text}"
+    return "stream that broke off and said so" if told else "half an answer, and no error"
+
+
+def memory(pid: int) -> float:
+    """Megabytes that a process has in memory."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+async def load(proxy: Mitmdump, simulators: list[Simulator], seconds: float, seed: int) -> tuple[Figures, Trouble, float]:
+    figures, trouble = Figures(), Trouble(simulators, seed)
+    pid = proxy.pid
+    await asyncio.gather(*(client(number, proxy.url, simulators[0].key, time.monotonic() + 3, figures) for number in range(CLIENTS)))
+    before = await asyncio.to_thread(memory, pid)
+    troubling = asyncio.create_task(trouble.run())
+    until = time.monotonic() + seconds
+    await asyncio.gather(*(client(number, proxy.url, simulators[0].key, until, figures) for number in range(CLIENTS)))
+    troubling.cancel()
+    await asyncio.wait([troubling])
+    return figures, trouble, await asyncio.to_thread(memory, pid) - before
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=None)
+    asked = parser.parse_args()
+    seed = asked.seed if asked.seed is not None else int(time.time())
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
+        simulators = [stack.enter_context(Simulator()) for _ in range(3)]
+        entries = [
+            {"name": f"b{index}", "endpoint": simulator.http_url, "token": simulator.key} for index, simulator in enumerate(simulators)
+        ]
+        (home / "mitm_config.yaml").write_text(json.dumps({"azure_openai_backends": entries}), encoding="utf-8")
+        CertStore.from_store(home, "mitmproxy", 2048)
+        quiet = {"flow_detail": 0, "termlog_verbosity": "warn"}
+        with Mitmdump(home, home, options=quiet) as proxy:
+            figures, trouble, growth = asyncio.run(load(proxy, simulators, asked.seconds, seed))
+        for simulator in list(trouble.down):
+            trouble.heal(simulator)
+    print(f"{asked.seconds:g} seconds, {CLIENTS} clients, seed {seed}")
+    print("trouble:", ", ".join(f"{count} {kind}" for kind, count in trouble.counts.most_common()))
+    for outcome, count in figures.counts.most_common():
+        print(f"{count:8} {outcome}")
+    print(f"slowest {figures.slowest:.1f} s, memory {growth:+.1f} MB (at most {MOST_GROWTH})")
+    for line in figures.wrong[:20]:
+        print("WRONG", line)
+    return 1 if figures.wrong or growth > MOST_GROWTH else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
