@@ -292,3 +292,50 @@ async def test_a_proxy_that_stops_is_not_ready(addon: AzureOpenAIProxy) -> None:
         assert flow.response
         answers.append((flow.response.status_code, flow.response.text))
     assert [(200, "ok\n"), (503, "stopping\n")] == answers
+
+
+def test_a_key_is_on_the_wire_alone(addon: AzureOpenAIProxy) -> None:
+    """From its first moment the flow shows a mask; upstream gets the key; what is not ours goes as it is."""
+    flow = gateways()
+    addon.requestheaders(flow)
+    before = flow.request.headers["authorization"]
+    addon.request(flow)
+    other = somebody_elses()
+    assert ("Bearer [key]", MASK, "client") == (before, flow.request.headers["api-key"], addon.on_the_wire(flow).headers["api-key"])
+    assert addon.on_the_wire(other) is other.request
+
+
+def test_a_mitmproxy_that_is_not_known_gets_the_key_on_the_flow(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the wire needs it: there is nobody who could put it in later."""
+    monkeypatch.setattr(http_layer, "mended", lambda _: False)
+    flow = ask(addon, gateways())
+    before = flow.request.headers["api-key"]
+    flow.response = http.Response.make(200, b"{}")
+    addon.responseheaders(flow)
+    assert ("client", MASK) == (before, flow.request.headers["api-key"])
+
+
+def test_a_flow_sent_again_gets_the_configured_key(addon: AzureOpenAIProxy) -> None:
+    """In place of the mask that it was saved with."""
+    ctx.options.update(azure_openai_token="k-configured")
+    flow = gateways(path="/openai/deployments/prod/chat/completions?api-version=2024-10-21", authorization="Bearer [key]")
+    flow.metadata["azure_openai_deployment"] = "prod"
+    flow.is_replay = "request"
+    ask(addon, flow)
+    assert ("k-configured", "/openai/deployments/prod/chat/completions?api-version=2024-10-21") == (
+        flow.request.headers["api-key"],
+        flow.request.path,
+    )
+
+
+def test_a_flow_tells_what_it_was(addon: AzureOpenAIProxy) -> None:
+    """When its answer is there, when it fails, when its WebSocket closes; what is not ours tells nothing."""
+    answered, talked, other = ask(addon, gateways()), ask(addon, gateways()), ask(addon, somebody_elses())
+    answered.response = http.Response.make(200, b'{"usage":{"prompt_tokens":1}}')
+    addon.responseheaders(answered)
+    addon.response(answered)
+    addon.websocket_end(talked)
+    addon.websocket_end(other)
+    assert answered.comment.startswith("gpt-4o · 1+0 tokens · ")
+    assert "gpt-4o · 0 messages" == talked.comment
+    assert "" == other.comment

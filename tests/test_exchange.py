@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from mitmproxy import http
+from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
@@ -17,6 +19,9 @@ from azure_openai_proxy.options import Settings
 from azure_openai_proxy.peek import Peek
 from azure_openai_proxy.to_openai import Stream
 from azure_openai_proxy.ways import Upstream
+
+if TYPE_CHECKING:
+    from azure_openai_proxy.playback import Replay
 
 KEY = {"authorization": "Bearer client"}
 JSON = {"content-type": "application/json"}
@@ -466,3 +471,24 @@ def test_a_filtered_prompt_is_not_to_be_sent_again() -> None:
     asked.response_head(response)
     asked.response_body(response)
     assert "false" == response.headers["x-should-retry"]
+
+
+def test_a_recording_answers_instead_of_azure() -> None:
+    """Without a key; what the player gives in its own pace streams."""
+    recorded = tflow.tflow(resp=True)
+
+    class Recorded:
+        def find(self, *_: object) -> http.HTTPFlow:
+            return recorded
+
+        def answer(self, *_: object) -> http.Response | None:
+            return None
+
+    one = exchange()
+    one.replay = cast("Replay", Recorded())
+    assert one.request(asking("POST", "/v1/chat/completions", chat())) is None
+    played, at_once = answering(200, b""), answering(200, b"{}")
+    played.raw_content = None
+    one.response_head(played)
+    one.response_head(at_once)
+    assert (None, recorded, True, False) == (one.sent, one.recorded, played.stream, at_once.stream)

@@ -61,6 +61,9 @@ class Rules:
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = None
 
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
+        return flow.request
+
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         self.hooks.append("requestheaders")
         flow.metadata["ours"] = not flow.request.path.startswith("/foreign")

@@ -801,3 +801,18 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
         await asyncio.sleep(0.05)
         assert ("second", "") == (live.settings.token, caplog.text)
         watching.cancel()
+
+
+def test_offline_there_need_be_no_azure() -> None:
+    """Recorded answers are replayed; the line at the start says so."""
+    found, _ = gather()
+    assert "azure mode, offline: only what was recorded is answered" == options.summary(options.resolve(found, offline=True))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("auto", None), ("off", 0), ("0", 0), ("8m", 8 << 20)])
+def test_how_much_is_kept(text: str, expected: int | None) -> None:
+    """A size, nothing, or what suits who looks."""
+    kept = settings(AZURE_OPENAI_ENDPOINT="https://r.openai.azure.com", AZURE_OPENAI_KEEP_BODIES=text)
+    assert expected == kept.keep_bodies
+    for looked_at, suits in ((True, 64 << 20), (False, 0)):
+        assert options.kept_bodies(kept, Options(), looked_at=looked_at) == (suits if expected is None else expected)

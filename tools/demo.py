@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import openai  # noqa: E402 - for the simulator the tests must be on the path; the rest comes in one block
+from flows import of_each_kind  # noqa: E402
 
 from azure_simulator import Delay, Simulator  # noqa: E402
 
@@ -115,7 +116,7 @@ def for_a_browser() -> tuple[str, ...]:
     """mitmweb's options. It takes port 0, but does not tell what became of it: take one that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    return ("--no-web-open-browser", "--web-port", str(port), "--set", "store_streamed_bodies=true")
+    return ("--no-web-open-browser", "--web-port", str(port))
 
 
 def address(process: subprocess.Popen[str], printed: list[str]) -> str:
@@ -181,6 +182,8 @@ def main() -> None:
         with openai.OpenAI(base_url=f"{running.url}/v1", api_key=azure.key) as client:
             chat(client, azure)
             stream(client, azure)
+            if web:
+                of_each_kind(client.with_options(max_retries=0), azure)
         if web:
             title("In your browser, until Ctrl-C")
             say("\n  " + next(line.split()[-1] for line in running.printed if "Web server listening at" in line) + "\n")

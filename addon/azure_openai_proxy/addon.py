@@ -13,12 +13,15 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 
-from . import credentials, errors, http_layer, options, safety, synthesized, ways
+from . import again, errors, http_layer, options, redact, safety, synthesized, views, ways
 from .attempts import ATTEMPTS, Shared
 from .backends_command import BackendsCommand
+from .commands import Commands
 from .discovery import Discovery
 from .exchange import Exchange
+from .playback import Playback
 from .pool import Pool
+from .seeing import Seeing
 from .stopping import Stopping
 
 if TYPE_CHECKING:
@@ -48,7 +51,9 @@ class AzureOpenAIProxy:
         self.stopping = Stopping(self.exchanges, lambda: self.settings.stop_timeout)
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
-        self.addons = [BackendsCommand(self.shared)]
+        self.seeing = Seeing()
+        self.playback = Playback()
+        self.addons = [BackendsCommand(self.shared), Commands(lambda: self.settings)]
 
     @property
     def settings(self) -> Settings:
@@ -59,15 +64,19 @@ class AzureOpenAIProxy:
 
     def load(self, loader: Loader) -> None:
         self.live.load(loader)
+        views.register(ctx.options)
         ctx.options.connection_strategy = "lazy"  # eager would ask api.openai.com for a connection nobody needs
 
     def configure(self, updated: set[str]) -> None:
         self.live.configure(ctx.options, updated)
+        self.seeing.keep(options.kept_bodies(self.settings, ctx.options, looked_at=hasattr(ctx.master, "view")))
+        self.playback.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
 
     def running(self) -> None:
         self.live.running(ctx.options)
+        self.playback.running()
         self.stopping.arm()
         safety.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
@@ -100,10 +109,12 @@ class AzureOpenAIProxy:
             await self.guard.request(flow, self.settings)
 
     async def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
-        await self.guard.connecting(data, self.settings)
+        if not self.playback.plays_at(data.server.address):
+            await self.guard.connecting(data, self.settings)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
-        self.guard.connected(data, self.settings)
+        if not self.playback.plays_at(data.server.address):
+            self.guard.connected(data, self.settings)
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = None  # mitmproxy would give the same error to every later request of this client
@@ -116,11 +127,15 @@ class AzureOpenAIProxy:
         self.shared.use(self.settings.backends)
         upstream = ways.upstream(flow, ctx.options)
         origin = flow.request.headers.get("origin")
-        self.exchanges[flow] = exchange = Exchange(
-            self.settings, origin, upstream, self._not_ready, self.discovery.names, shared=self.shared
+        settings = again.prepare(flow, self.settings) if flow.is_replay else self.settings
+        exchange = Exchange(
+            settings, origin, upstream, self._not_ready, self.discovery.names, shared=self.shared, replay=self.playback.replay
         )
+        self.exchanges[flow] = exchange
+        self.seeing.asked(flow)
         if exchange.unchanged:
             flow.response = exchange.hand_over(flow.request)
+        exchange.hidden = redact.hide(flow.request)
         return None
 
     def request(self, flow: http.HTTPFlow) -> None:
@@ -130,26 +145,30 @@ class AzureOpenAIProxy:
 
     def _translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
         try:
-            flow.response = exchange.request(flow.request, start)
+            flow.response = exchange.request(redact.show(flow.request, exchange.hidden), start)
         except errors.ProxyError as error:
             flow.response = errors.response(error)
         except Exception:  # whatever it was: a request that is not translated must not leave
             logger.exception("A request could not be translated")
             flow.response = errors.response(errors.ProxyError("The proxy failed to translate this request: its log says why."))
-        if flow.response:
-            credentials.scrub(flow.request)
+        if flow.response or http_layer.mended(flow):
+            exchange.hidden = redact.hide(flow.request)
+        self.seeing.sent(flow, exchange)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
-            credentials.scrub(flow.request)
+            redact.hide(flow.request)
+            self.seeing.answered(flow, flow.response)
             exchange.response_head(flow.response)
+            self.seeing.streams(flow, flow.response)
 
     def response(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
+            azures = None if flow.response.stream else flow.response.get_content(strict=False)
             exchange.response_body(flow.response)
             if flow.request.method == "HEAD" and not flow.response.stream:
                 flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer
-            self._finish(flow, exchange)
+            self._finish(flow, exchange, azures)
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.websocket:
@@ -157,10 +176,18 @@ class AzureOpenAIProxy:
 
     def error(self, flow: http.HTTPFlow) -> None:
         if exchange := self.exchanges.get(flow):
-            credentials.scrub(flow.request)
+            redact.hide(flow.request)
             self._finish(flow, exchange)
 
-    # What http_layer asks: the limits and the shape of what goes wrong below the hooks
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        if exchange := self.exchanges.get(flow):
+            self.seeing.talked(flow, exchange)
+
+    # What http_layer asks: the keys on the wire, the limits and the shape of what goes wrong below the hooks
+
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
+        exchange = self.exchanges.get(flow)
+        return redact.show(flow.request.copy(), exchange.hidden) if exchange else flow.request
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         exchange = self.exchanges.get(flow)
@@ -189,16 +216,22 @@ class AzureOpenAIProxy:
         return self.exchanges[flow].holds(response) if flow in self.exchanges else "pass"
 
     def again(self, flow: http.HTTPFlow, what: http_layer.Failure | http.Response) -> bool | http.Response:
-        return flow in self.exchanges and self.exchanges[flow].again(flow.request, what)
+        if (exchange := self.exchanges.get(flow)) is None:
+            return False
+        found = exchange.again(flow.request, what)
+        exchange.hidden = redact.hide(flow.request) if found is True else exchange.hidden
+        return found
 
-    def _finish(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    def _finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
         exchange.finish()
+        self.seeing.ended(flow, exchange, azures)
         if exchange.attempts:
             flow.metadata[ATTEMPTS] = exchange.attempts.seen()
-            flow.comment = flow.comment or exchange.attempts.comment()
 
     def _not_ready(self) -> str | None:
         return "stopping" if self.stopping.began else self.shared.unusable()
 
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
-        return not flow.is_replay and ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))
+        if flow.is_replay:
+            return again.is_ours(flow)
+        return ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))

@@ -11,12 +11,11 @@ from .errors import NoKey
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["MASK", "Credential", "choose", "scrub", "seen", "without_key"]
+__all__ = ["MASK", "Credential", "choose", "seen", "without_key"]
 
 MASK = "[key]"
 """Stands where a key was, once it is no longer needed."""
 
-_SUBPROTOCOL = re.compile(r"(?<=openai-insecure-api-key\.)[^,\s]+")
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
@@ -57,17 +56,6 @@ def choose(token: str, headers: http.Headers, query: str = "", *, entra: str | N
 def seen(headers: http.Headers, query: str = "") -> tuple[str, ...]:
     """Every secret the client sent: none may be repeated in an answer or a log."""
     return tuple(filter(None, (headers.get("api-key", "").strip(), _bearer(headers), query)))
-
-
-def scrub(request: http.Request) -> None:
-    """Put a mask over every key in `request`, so that nobody who looks at the flow, now or later, finds one."""
-    for name in ("api-key", "authorization"):
-        if name in request.headers:
-            request.headers[name] = MASK
-    if _SUBPROTOCOL.search(protocols := request.headers.get("sec-websocket-protocol", "")):
-        request.headers["sec-websocket-protocol"] = _SUBPROTOCOL.sub(MASK, protocols)
-    if "?" in request.path:
-        request.path = without_key(request.path)
 
 
 def without_key(path: str) -> str:

@@ -9,6 +9,7 @@ from . import calls, credentials, errors, links, moderations, realtime, synthesi
 from .attempts import Attempts, Shared
 from .peek import Peek
 from .pool import Pool
+from .redact import Hidden
 from .repair import Route
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .calls import Call
     from .http_layer import Failure
     from .options import Settings
+    from .playback import Replay
     from .to_azure import Asked, Sent
     from .ways import Upstream
 
@@ -46,6 +48,9 @@ class Exchange:
     talked: int = 0  # bytes of its messages that are kept
     attempts: Attempts | None = field(default=None, repr=False)
     peek: Peek | None = field(default=None, repr=False)
+    replay: Replay | None = field(default=None, repr=False)  # recorded answers, instead of Azure's
+    recorded: http.HTTPFlow | None = field(default=None, repr=False)  # the one that answers
+    hidden: Hidden = field(default_factory=Hidden)  # the keys that the flow does not show
 
     @property
     def unchanged(self) -> bool:
@@ -64,7 +69,7 @@ class Exchange:
 
     def goes_on(self, request: http.Request) -> bool:
         """Can a large body go on before all of it has come?"""
-        return calls.goes_on(request.method, request.path.partition("?")[0], request.headers)
+        return self.replay is None and calls.goes_on(request.method, request.path.partition("?")[0], request.headers)
 
     @property
     def streamed(self) -> bool:
@@ -100,6 +105,9 @@ class Exchange:
             if self.call.endpoint.by == "moderations" and self.settings.moderations_unflagged:
                 return moderations.unflagged(content)
             return synthesized.answer(self.call, self.settings.listed, self.discovered)
+        if self.replay:
+            self.recorded = self.replay.find(self.call, request)
+            return self.replay.answer(self.recorded, request)
         self.here = f"{request.scheme}://{request.host_header or request.host}"
         self.asked = to_azure.Asked(request.headers, query, content, more=start is not None)
         self.attempts = Attempts(self.settings, self.shared, self.call, self.asked)
@@ -205,6 +213,8 @@ class Exchange:
                 response.stream = True
         if not self.sent:
             response.headers.setdefault("x-request-id", errors.request_id())
+        if self.recorded and response.raw_content is None and response.status_code != 101:
+            response.stream = True  # in its own pace
         if self.attempts and self.settings.debug_headers:
             response.headers.update(self.attempts.headers())
         synthesized.add_cors(response, self.origin)

@@ -20,7 +20,8 @@ What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compat
                      `handle_event`, `handle_protocol_error` and two states overridden, `_paused` read
     WebsocketLayer   the class of its two connections is replaced, for `send2`
     Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state`, `request_done` and `response_done` read and set
-    events           `ResponseProtocolError` to the client is where mitmproxy would write HTML; it is replaced there
+    events           `RequestHeaders` to upstream is given the keys that the flow does not show; `ResponseProtocolError` to the client is
+                     where mitmproxy would write HTML, and is replaced
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from .peek import Peek
 
-__all__ = ["Failure", "Rules", "Timeouts", "absolute_form", "attach", "compatible", "lift_limit"]
+__all__ = ["Failure", "Rules", "Timeouts", "absolute_form", "attach", "compatible", "lift_limit", "mended"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,9 @@ class Rules(Protocol):
 
     def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
         """Make the request the one for upstream, with `stream` set for its body, or give it a response. `start` is what has come so far."""
+
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
+        """The flow's request with what the flow does not show: its keys."""
 
     def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         """What the client is told. None: not ours, mitmproxy does what it always does."""
@@ -120,6 +124,11 @@ def lift_limit(client: connection.Client) -> None:
 def absolute_form(flow: http.HTTPFlow) -> bool:
     """Whether the request came in absolute form, a forward proxy's. False: in origin form, a gateway's, or inside a tunnel."""
     return bool(flow.metadata.get(ABSOLUTE_FORM, False))
+
+
+def mended(flow: http.HTTPFlow) -> bool:
+    """Whether `Rules.on_the_wire` is asked for what this flow does not show."""
+    return flow.is_replay != "request" and _usable()
 
 
 def compatible() -> str | None:

@@ -12,6 +12,7 @@ from mitmproxy.proxy import events
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
+    RequestHeaders,
     RequestProtocolError,
     ResponseData,
     ResponseProtocolError,
@@ -71,6 +72,8 @@ class Stream(Uploading, Upgrading):
             except StopIteration:
                 return
             reply = None
+            if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
+                command.event.request = self.rules.on_the_wire(self.flow)
             if not isinstance(command, SendHttp) or not isinstance(command.event, ResponseProtocolError):
                 reply = yield command
             elif command.connection != self.context.client or not (yield from self.tell(command.event)):

@@ -43,7 +43,7 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     """
     given = options.command_line(user, Options())
     found, file = options.gather(given, environ, (given.sets.get("confdir") or [CONF_DIR])[-1])
-    settings = options.resolve(found)
+    settings = options.resolve(found, offline="server_replay" in given.names)
     ours = ["-s", str(SCRIPT)]
     modes = given.modes
     for name, type in LISTENING.items():

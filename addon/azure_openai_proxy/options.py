@@ -28,7 +28,7 @@ from mitmproxy.utils import typecheck
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from . import backends_file
+from . import backends_file, recordings
 from .backends import EXAMPLE, Backend, Base, parse_apiversion, parse_base, parse_endpoint, parse_host
 from .endpoints import RETIRED
 from .errors import SettingsError
@@ -41,12 +41,27 @@ if TYPE_CHECKING:
 
     from .safety import Relay
 
-__all__ = ["OPTIONS", "Address", "Live", "Option", "Settings", "command_line", "gather", "listen_modes", "movable", "resolve", "summary"]
+__all__ = [
+    "OPTIONS",
+    "Address",
+    "Live",
+    "Option",
+    "Settings",
+    "command_line",
+    "gather",
+    "kept_bodies",
+    "listen_modes",
+    "movable",
+    "resolve",
+    "summary",
+]
 
 logger = logging.getLogger(__name__)
 
 API_VERSION = "2024-10-21"
 """Azure's newest dated version that is no preview."""
+KEEP = 64 << 20
+"""Bytes of streamed bodies that are kept where somebody may look at them."""
 OPENAI = Base("https", "api.openai.com", 443)
 FILE = "mitm_config.yaml"
 MASK = "(hidden)"
@@ -129,6 +144,10 @@ def _count(text: str) -> int:
     if not re.fullmatch("[1-9][0-9]?", text):
         raise SettingsError("write a whole number from 1 to 99")
     return int(text)
+
+
+def _kept(text: str) -> int | None:
+    return None if text.lower() == "auto" else 0 if text.lower() in ("off", "0") else _size(text)
 
 
 def _openai(text: str) -> Base:
@@ -327,6 +346,29 @@ OPTIONS = (
         "The scope of Entra ID's tokens. Empty: the one for the API version.",
     ),
     Option(
+        "azure_openai_keep_bodies",
+        str,
+        "auto",
+        _kept,
+        "How much of streamed answers to keep for mitmweb, the console and saved files: bytes, or with k, m or g; the oldest give way. "
+        "off: nothing. auto: 64m in mitmweb and mitmproxy, and in mitmdump while it saves to a file (-w).",
+    ),
+    Option(
+        "azure_openai_replay_ignore",
+        Sequence[str],
+        list(recordings.IGNORED),
+        tuple,
+        "With --server-replay: what may differ in a body that was recorded. Members by their place, as in metadata or messages.*.name, and "
+        "dates and uuids for those in any text.",
+    ),
+    Option(
+        "azure_openai_replay_paced",
+        bool,
+        False,  # noqa: FBT003 - the default of a row
+        lambda value: value,
+        "With --server-replay: give streams in the pace in which they were recorded. Off: at once.",
+    ),
+    Option(
         "azure_openai_openai_endpoint",
         str,
         str(OPENAI),
@@ -358,6 +400,9 @@ class Settings:
     hosts: frozenset[str] = frozenset({OPENAI.host})
     normalize: bool = True
     max_body: int = 256 << 20
+    keep_bodies: int | None = None  # bytes; None: it depends on who looks
+    replay_ignore: Sequence[str] = recordings.IGNORED
+    replay_paced: bool = False
     map_batch_files: bool = False
     discover_models: bool = False
     replace_apiversions: frozenset[str] = frozenset()
@@ -406,8 +451,8 @@ class Found(NamedTuple):
     where: str
 
 
-def resolve(found: Mapping[str, Found]) -> Settings:
-    """Make settings of what was found.
+def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
+    """Make settings of what was found. `offline`: recorded answers are replayed, and there need be no Azure.
 
     Raises:
         SettingsError: one line: which setting, where it was set, what would be right; the key is not in it.
@@ -438,7 +483,7 @@ def resolve(found: Mapping[str, Found]) -> Settings:
             scope=value["azure_openai_entra_scope"],
         )
         backends = (backend,)
-    elif value["azure_openai_proxy_mode"] == "azure":
+    elif value["azure_openai_proxy_mode"] == "azure" and not offline:
         raise SettingsError(
             f"azure_openai_endpoint is not set: set AZURE_OPENAI_ENDPOINT={EXAMPLE}, "
             f"--set azure_openai_endpoint={EXAMPLE}, or azure_openai_endpoint in {FILE}"
@@ -451,6 +496,9 @@ def resolve(found: Mapping[str, Found]) -> Settings:
         hosts=value["azure_openai_hosts"],
         normalize=value["azure_openai_normalize"],
         max_body=value["azure_openai_max_body"],
+        keep_bodies=value["azure_openai_keep_bodies"],
+        replay_ignore=value["azure_openai_replay_ignore"],
+        replay_paced=value["azure_openai_replay_paced"],
         map_batch_files=value["azure_openai_map_batch_files"],
         discover_models=value["azure_openai_discover_models"],
         replace_apiversions=value["azure_openai_replace_apiversions"],
@@ -467,12 +515,21 @@ def resolve(found: Mapping[str, Found]) -> Settings:
     )
 
 
+def kept_bodies(settings: Settings, options: OptManager, *, looked_at: bool) -> int:
+    """Bytes of streamed bodies to keep. `looked_at`: there is a list of flows that somebody may open."""
+    if settings.keep_bodies is not None:
+        return settings.keep_bodies
+    saved = any(name in options and getattr(options, name) for name in ("save_stream_file", "hardump"))
+    return KEEP if looked_at or saved else 0
+
+
 def summary(settings: Settings) -> str:
     """What is in force, in one line; never the key."""
     if settings.mode == "openai":
         parts = [f"openai mode: everything goes to {settings.openai_endpoint} unchanged"]
     else:
-        assert settings.backends, "azure mode has a backend: resolve sees to it"
+        if not settings.backends:
+            return "azure mode, offline: only what was recorded is answered"
         count = len(settings.mapper)
         several = len(settings.backends) > 1
         keys = {_key_of(backend) for backend in settings.backends}
@@ -826,7 +883,7 @@ class Live:
     def running(self, options: OptManager) -> None:
         """Listen where the settings and the file say (mitmproxy read its own options too early for either) and tell what is in force."""
         self._running = True
-        if self.settings.mode == "azure" and self.settings.backend is None:
+        if self.settings.mode == "azure" and self.settings.backend is None and not _offline(options):
             return  # the start has failed, and has said so
         modes = list(options.mode)
         if self.settings.address == (options.listen_host, options.listen_port):
@@ -842,7 +899,7 @@ class Live:
         changed = {**self._changed, **changed}
         found, file = gather(self._given, self._environ, options.confdir, deferred=self._deferred, changed=changed)
         check_names(file, options.keys())
-        settings = resolve(found)
+        settings = resolve(found, offline=_offline(options))
         runtime = "azure_openai_proxy_address" in changed
         if self._given.listens and not runtime and settings.address != (options.listen_host, options.listen_port):
             settings = dataclasses.replace(settings, address=None)  # the command line has the last word on where to listen
@@ -903,6 +960,10 @@ def _modified(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except OSError:
         return None
+
+
+def _offline(options: OptManager) -> bool:
+    return "server_replay" in options and bool(options.server_replay)
 
 
 def _current(options: OptManager) -> dict[str, Any]:

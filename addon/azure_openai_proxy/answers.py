@@ -1,0 +1,392 @@
+"""An answer's body → what the model said: a stream put together, or JSON told in words, and what the proxy took out of it.
+
+Pure, and safe on whatever comes, as `conversation` is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import conversation, readable, sse, to_openai
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from .readable import Section
+
+__all__ = ["Chunk", "answer", "dropped", "gaps", "is_stream", "usage"]
+
+READ_FIRST = 4 << 20  # bytes of a stream: a person reads no more, and a view must not keep mitmproxy waiting
+READ_LAST = 256 << 10
+COMPARED = 2 << 20
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 60  # characters
+
+
+class Chunk(NamedTuple):
+    """One piece of a streamed body, as it reached the client."""
+
+    at: float  # seconds after the request was sent
+    size: int
+
+
+def answer(body: bytes, content_type: str = "", *, chunks: Sequence[Chunk] = (), azures: bytes | None = None) -> str:
+    """The whole view. `azures` is what Azure sent, if that was something else; `chunks` tell how a stream arrived."""
+    shown = _events(body) if is_stream(body, content_type) else _whole(body, content_type)
+    return readable.page(itertools.chain(shown, gaps(chunks), dropped(azures, content_type) if azures else ()))
+
+
+def is_stream(body: bytes, content_type: str = "") -> bool:
+    return content_type.lower().startswith("text/event-stream") or body[:16].lstrip().startswith((b"data:", b"event:"))
+
+
+# A stream
+
+
+class _Told:
+    """What a stream has said so far."""
+
+    def __init__(self) -> None:
+        self.texts: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)  # in the order in which they began
+        self.names: dict[tuple[str, ...], str] = {}  # of tool calls
+        self.end: dict[str, object] = {}
+        self.final: Any = None  # the responses API repeats everything at the end
+        self.errors: list[object] = []
+
+    def sections(self) -> Iterator[Section]:
+        whole = self.final if isinstance(self.final, dict) and self.final.get("output") else None
+        if whole:
+            yield from _response(whole)
+        else:
+            for key, pieces in self.texts.items():
+                yield self.names.get(key, " ".join(key[:-1])).rstrip(), readable.text("".join(pieces))
+            yield from _end(self.end)
+        for error in self.errors:
+            yield from _error(error)
+
+
+def _events(body: bytes) -> Iterator[Section]:
+    pieces = [body] if len(body) <= READ_FIRST + READ_LAST else [body[:READ_FIRST], b"\n\n", body[-READ_LAST:]]
+    decoder, told = sse.Decoder(), _Told()
+    unread = 0
+    for event in itertools.chain(*map(decoder.feed, pieces), decoder.flush()):
+        if event.data is None or event.data.strip() in (b"[DONE]", b""):
+            continue
+        try:
+            value = readable.load(event.data)
+        except ValueError:
+            unread += 1
+            continue
+        if isinstance(value, dict):
+            _take(told, value, (event.event or b"").decode("utf-8", "replace"))
+    yield from told.sections()
+    if len(pieces) > 1:
+        yield "", f"… {readable.size(len(body) - READ_FIRST - READ_LAST)} in the middle of this stream are not shown"
+    if unread:
+        yield "", f"… {unread} event{'s are' if unread > 1 else ' is'} not JSON, or not all of it"
+
+
+def _take(told: _Told, value: dict[str, Any], name: str) -> None:
+    kind = value.get("type") if isinstance(value.get("type"), str) else name
+    if value.get("error") or kind == "error":
+        told.errors.append(value.get("error") or value)
+    elif "choices" in value:
+        _chunk(told, value)
+    elif kind:
+        _typed(told, value, str(kind))
+
+
+def _chunk(told: _Told, value: dict[str, Any]) -> None:
+    """Of a chat or a completion."""
+    for choice in readable.dicts(value["choices"]):
+        at = str(choice.get("index") or "")
+        if isinstance(choice.get("text"), str):
+            told.texts["text", at, ""].append(choice["text"])
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            for name, heading in _DELTAS.items():
+                if isinstance(delta.get(name), str) and delta[name]:
+                    told.texts[heading, at, ""].append(delta[name])
+            for call in [*readable.dicts(delta.get("tool_calls")), *readable.dicts([delta.get("function_call")])]:
+                _call_delta(told, call, at)
+        if choice.get("finish_reason"):
+            told.end["finish"] = choice["finish_reason"]
+    if isinstance(value.get("usage"), dict):
+        told.end["usage"] = value["usage"]
+    told.end["model"] = told.end.get("model") or value.get("model")
+
+
+_DELTAS = {"reasoning_content": "reasoning", "reasoning": "reasoning", "content": "assistant", "refusal": "assistant refuses"}
+
+
+def _call_delta(told: _Told, call: Mapping[str, Any], at: str) -> None:
+    function: Mapping[str, Any] = call["function"] if isinstance(call.get("function"), dict) else call
+    key = ("tool call", at, str(call.get("index", 0)))
+    if function.get("name"):
+        told.names[key] = " ".join(str(part) for part in ("tool call", function["name"], call.get("id")) if part)
+    arguments = function.get("arguments")
+    told.texts[key].append(arguments if isinstance(arguments, str) else "")
+
+
+def _typed(told: _Told, value: dict[str, Any], kind: str) -> None:
+    """Of the responses API, images, transcriptions, threads, realtime: `response.output_text.delta` and its kin."""
+    what = kind.removeprefix("response.").removeprefix("thread.")
+    item = value.get("item")
+    id = str(value.get("item_id") or (item.get("id") if isinstance(item, dict) else "") or value.get("output_index") or "")
+    if isinstance(item, dict) and item.get("name"):
+        told.names["function_call_arguments", id] = " ".join(str(part) for part in ("tool call", item["name"], item.get("call_id")) if part)
+    delta = value.get("delta")
+    if what.endswith(".delta") and isinstance(delta, str):
+        base = what.removesuffix(".delta")
+        told.texts[base, id].append(f"[{readable.encoded(delta, 'base64')}]\n" if "audio" in base and "transcript" not in base else delta)
+    elif what.endswith(".delta") and isinstance(delta, dict):
+        told.texts["assistant", id].append(_delta_text(delta))
+    for name in ("b64_json", "partial_image_b64"):
+        if isinstance(value.get(name), str):
+            told.texts[what, id].append(f"[{readable.encoded(value[name], 'image')}]\n")
+    if isinstance(value.get("response"), dict):
+        told.final = value["response"]
+        told.end["model"] = told.final.get("model")
+    if isinstance(value.get("usage"), dict):
+        told.end["usage"] = value["usage"]
+    if what in ("completed", "incomplete", "failed", "cancelled", "done"):
+        told.end["finish"] = what
+
+
+def _delta_text(delta: dict[str, Any]) -> str:
+    """Of a thread's message."""
+    texts = [part.get("text") for part in readable.dicts(delta.get("content"))]
+    return "".join(str(one.get("value", "")) for one in readable.dicts(texts))
+
+
+# JSON
+
+
+def _whole(body: bytes, content_type: str) -> Iterator[Section]:
+    try:
+        value = readable.load(body)
+    except ValueError as error:
+        told = body[:200_000].decode("utf-8", "replace")
+        if content_type.lower().startswith(("text/", "application/json")) or not content_type:
+            json = not content_type.lower().startswith("text/")
+            yield "", f"This is not JSON, or not all of it ({error}):" if json else ""
+            yield "", readable.text(told)
+        else:
+            yield "", f"[{content_type}, {readable.size(len(body))}]"
+        return
+    if not isinstance(value, dict):
+        yield "", readable.text(readable.indented(value))
+        return
+    yield from next(shown for test, shown in _KINDS if test(value))(value)
+
+
+def _is(**types: type) -> Callable[[dict[str, Any]], bool]:
+    return lambda value: all(isinstance(value.get(name), type) for name, type in types.items())
+
+
+def _chat(value: dict[str, Any]) -> Iterator[Section]:
+    choices = readable.dicts(value["choices"])
+    for choice in choices:
+        if isinstance(choice.get("message"), dict):
+            yield from conversation.item({"role": "assistant", **choice["message"]})
+        elif "text" in choice:
+            yield "text", readable.text(choice["text"])
+    finish = [str(choice["finish_reason"]) for choice in choices if choice.get("finish_reason")]
+    yield from _end({"finish": ", ".join(dict.fromkeys(finish)) or None, "usage": value.get("usage"), "model": value.get("model")})
+
+
+def _response(value: dict[str, Any]) -> Iterator[Section]:
+    for item in value["output"] if isinstance(value["output"], list) else []:
+        yield from conversation.item(item)
+    if value.get("error"):
+        yield from _error(value["error"])
+    yield from _end({"finish": value.get("status"), "usage": value.get("usage"), "model": value.get("model")})
+
+
+def _error(error: object) -> Iterator[Section]:
+    if not isinstance(error, dict):
+        yield "error", readable.text(error)
+        return
+    rest = {name: value for name, value in error.items() if name != "message"}
+    yield "error", "\n".join(filter(None, [readable.text(error.get("message") or ""), readable.text(readable.parameters(rest))]))
+
+
+def _embeddings(value: dict[str, Any]) -> Iterator[Section]:
+    items = readable.dicts(value["data"])
+    for item in items[:20]:
+        vector = item.get("embedding")
+        if isinstance(vector, list):
+            yield f"embedding {item.get('index', '')}", f"{len(vector):,} numbers: {', '.join(map(str, vector[:5]))}, …"
+        else:
+            yield f"embedding {item.get('index', '')}", f"[{readable.encoded(str(vector), 'base64')}]"
+    if len(items) > 20:
+        yield "", f"… and {len(items) - 20:,} more"
+    yield from _end({"usage": value.get("usage"), "model": value.get("model")})
+
+
+def _images(value: dict[str, Any]) -> Iterator[Section]:
+    for item in readable.dicts(value["data"]):
+        image = item.get("b64_json")
+        told = f"[{readable.encoded(image, 'image')}]" if isinstance(image, str) else str(item.get("url"))[:500]
+        yield "image", "\n".join(filter(None, [told, str(item.get("revised_prompt") or "")]))
+    yield from _end({"usage": value.get("usage")})
+
+
+def _frame(value: dict[str, Any]) -> Iterator[Section]:
+    """One message of a realtime session: an event that stands by itself."""
+    told = _Told()
+    _take(told, value, "")
+    said = list(told.sections())
+    rest = {name: part for name, part in value.items() if name not in ("type", "delta", "item", "response", "error", "event_id")}
+    yield "", " · ".join(filter(None, [value["type"], readable.parameters(rest)]))
+    yield from said or conversation.item(value["item"] if isinstance(value.get("item"), dict) else {"type": "", **value})
+
+
+def _text(value: dict[str, Any]) -> Iterator[Section]:
+    yield "transcript", readable.text(value["text"])
+    yield from _end({"usage": value.get("usage")})
+
+
+def _any(value: dict[str, Any]) -> Iterator[Section]:
+    yield "", readable.text(readable.indented(value))
+
+
+_KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Iterator[Section]]], ...] = (
+    (lambda value: bool(value.get("error")) and "type" not in value and "output" not in value, lambda value: _error(value["error"])),
+    (_is(choices=list), _chat),
+    (_is(output=list), _response),
+    (lambda value: any("embedding" in item for item in readable.dicts(value.get("data"))[:1]), _embeddings),
+    (lambda value: any("b64_json" in item or "url" in item for item in readable.dicts(value.get("data"))[:1]), _images),
+    (_is(type=str), _frame),
+    (_is(text=str), _text),
+    (lambda _: True, _any),
+)
+
+
+def _end(end: Mapping[str, object]) -> Iterator[Section]:
+    """`stop · 23 + 11 tokens (reasoning 5) · gpt-4o-2024-08-06`."""
+    parts = [end.get("finish"), _tokens(end.get("usage")), end.get("model")]
+    if any(parts):
+        yield "end", " · ".join(str(part) for part in parts if part)
+
+
+class Usage(NamedTuple):
+    input: int
+    output: int
+
+
+def usage(value: object) -> Usage | None:
+    """Tokens in and out, under either name; None where they are not told."""
+    if not isinstance(value, dict):
+        return None
+    told = [next((value[name] for name in names if isinstance(value.get(name), int)), None) for names in _TOKENS]
+    return None if told == [None, None] else Usage(told[0] or 0, told[1] or 0)
+
+
+_TOKENS = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+
+
+def _tokens(value: object) -> str:
+    counted = usage(value)
+    if counted is None or not isinstance(value, dict):
+        return ""
+    details = [part for name, part in value.items() if name.endswith("_details") and isinstance(part, dict)]
+    named = [
+        f"{name.removesuffix('_tokens')} {count}" for part in details for name, count in part.items() if isinstance(count, int) and count
+    ]
+    return f"{counted.input} + {counted.output} tokens" + (f" ({', '.join(named)})" if named else "")
+
+
+# How it came
+
+
+def gaps(chunks: Sequence[Chunk]) -> Iterator[Section]:
+    """The time before each chunk, as a bar; of a long stream each bar is the longest gap of several."""
+    if not chunks:
+        return
+    waits = [later.at - earlier.at for earlier, later in itertools.pairwise(chunks)]
+    lines = [f"first after {chunks[0].at:.2f} s"]
+    if waits:
+        longest = max(waits)
+        every = -(-len(waits) // _WIDTH)
+        bars = [max(waits[at : at + every]) for at in range(0, len(waits), every)]
+        lines[0] += f", {len(waits)} more in {chunks[-1].at - chunks[0].at:.2f} s, the longest gap {longest:.2f} s"
+        lines.append("".join(_BARS[round(bar / longest * (len(_BARS) - 1))] if longest > 0 else _BARS[0] for bar in bars))
+        if every > 1:
+            lines.append(f"each bar: the longest of {every} gaps")
+    yield "chunks", "\n".join(lines)
+
+
+# What the proxy took out
+
+
+def dropped(azures: bytes, content_type: str = "") -> Iterator[Section]:
+    """What Azure sent and the client did not get: the same rewriting again, event by event, compared."""
+    found: defaultdict[str, list[object]] = defaultdict(list)
+    events = 0
+    cut = azures[:COMPARED]
+    if is_stream(azures, content_type):
+        decoder, stream = sse.Decoder(), to_openai.Stream(normalize=True, encoding=None, done=b"data: [DONE]" in azures[-200:])
+        for event in decoder.feed(cut):
+            out = b"".join(stream(event.raw))
+            if out == event.raw or event.data is None:
+                continue
+            events += not out
+            after = next((one.data for one in sse.Decoder().feed(out) if one.data is not None), b"{}")
+            _compare(event.data, after, found)
+    else:
+        _compare(cut, to_openai.json_body(cut), found)
+    lines = [f"{events} whole event{'s' if events > 1 else ''}"] if events else []
+    for path, values in found.items():
+        count = f" ({len(values)} times)" if len(values) > 1 else ""
+        shown = next((value for value in values if value), values[0])
+        lines.append(f"{path}{count}: {_verdict(shown) or readable.compact(shown)[:2000]}")
+    if len(azures) > COMPARED:
+        lines.append(f"… only the first {readable.size(COMPARED)} were compared")
+    if lines:
+        yield "sent by Azure and dropped by the proxy", "\n".join(lines)
+
+
+def _verdict(value: object) -> str:
+    """Of a content filter, in words: `hate high (filtered), sexual safe, jailbreak no`."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0].get("content_filter_results")
+    if not isinstance(value, dict) or not all(isinstance(one, dict) and "filtered" in one for one in value.values()):
+        return ""
+    told = (
+        f"{name} {one.get('severity') or ('yes' if one.get('detected') else 'no')}{' (filtered)' * bool(one['filtered'])}"
+        for name, one in value.items()
+    )
+    return ", ".join(told)
+
+
+def _compare(before: bytes, after: bytes, found: defaultdict[str, list[object]]) -> None:
+    try:
+        old, new = readable.load(before), readable.load(after)
+        for path, value in _lost(old, new):
+            found[path].append(value)
+    except (ValueError, RecursionError):
+        return  # it could not be rewritten either
+
+
+def _lost(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, object]]:
+    """What `old` has and `new` has not, by its path; places in lists are not told apart."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name, value in old.items():
+            below = f"{path}.{name}" if path else str(name)
+            if name not in new:
+                yield from ((below, value),) if not _empty(value) else ()
+            else:
+                yield from _lost(value, new[name], below)
+    elif isinstance(old, list) and isinstance(new, list):
+        for value, other in itertools.zip_longest(old, new):
+            yield from _lost(value, other, path + "[]") if other is not None else ((path + "[]", value),)
+    elif old != new:
+        yield path, old
+
+
+def _empty(value: object) -> bool:
+    """Of an event that went as a whole, what says nothing: `"id": ""`, `"choices": []`."""
+    return value in ("", 0, None, [], {})

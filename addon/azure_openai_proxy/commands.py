@@ -1,0 +1,104 @@
+"""mitmproxy's commands for our flows: `azure.explain @focus` in mitmweb's command bar, or after `:` in the console.
+
+mitmweb knows letters and dots in a command's name, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence  # noqa: TC003 - mitmproxy reads the annotations of commands
+from typing import TYPE_CHECKING
+
+import mitmproxy.types
+from mitmproxy import command, ctx, exceptions, flow, hooks, http
+from mitmproxy.addons.clientplayback import ReplayHandler
+from mitmproxy.log import ALERT
+
+from . import again, explaining, exports, notes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .options import Settings
+
+__all__ = ["Commands"]
+
+logger = logging.getLogger(__name__)
+
+
+class Commands:
+    name = "azure_openai_commands"
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._running: set[asyncio.Task[None]] = set()
+
+    @command.command("azure.explain")
+    def explain(self, flows: Sequence[flow.Flow]) -> str:
+        """What was decided for each flow: operation, mapping, backend, version, and what changed on the way."""
+        return "\n\n".join(explaining.explain(one) for one in _http(flows))
+
+    @command.command("azure.export.formats")
+    def formats(self) -> Sequence[str]:
+        """What azure.export can write."""
+        return list(exports.FORMATS)
+
+    @command.command("azure.export")
+    @command.argument("format", type=mitmproxy.types.Choice("azure.export.formats"))
+    def export(self, format: str, flows: Sequence[flow.Flow], key: bool = False) -> str:  # noqa: FBT001, FBT002 - as commands are written
+        """The request as Azure got it, runnable as printed. The key stands as $AZURE_OPENAI_API_KEY; with `true` it is in the text."""
+        token = self._settings().token if key else ""
+        if key and not token:
+            raise exceptions.CommandError("There is no configured key to include: clients bring their own, which is not kept.")
+        try:
+            return "\n\n".join(exports.FORMATS[format](one.request, token) for one in _http(flows))
+        except ValueError as error:
+            raise exceptions.CommandError(f"This request cannot be exported so: {error}.") from error
+
+    @command.command("azure.models")
+    def models(self) -> Sequence[str]:
+        """The models that are configured, and the deployments that answer for them."""
+        mapper = self._settings().mapper
+        return [f"{model} → {mapper.deployment(model)}" for model in mapper.names()]
+
+    @command.command("azure.resend")
+    def resend(self, flows: Sequence[flow.Flow], deployment: str) -> str:
+        """Ask another deployment the same, and compare the two answers: in the log, and in azure.explain of the new flow."""
+        copies = [(one, _copy(one, deployment)) for one in _http(flows) if _sent(one)]
+        if not copies:
+            raise exceptions.CommandError("None of these requests was sent to a deployment, whole and without a WebSocket.")
+        if (view := ctx.master.addons.get("view")) is not None:  # an empty one is false
+            view.add([copy for _, copy in copies])
+        for one, copy in copies:
+            task = asyncio.create_task(self._again(one, copy))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return f"Asking {deployment} ({len(copies)})."
+
+    async def _again(self, one: http.HTTPFlow, copy: http.HTTPFlow) -> None:
+        await ReplayHandler(copy, ctx.options).replay()
+        compared = explaining.compare(one, copy)
+        copy.metadata[f"{notes.PREFIX}compared"] = compared
+        logger.log(ALERT, compared)
+        ctx.master.addons.trigger(hooks.UpdateHook([copy]))
+
+
+def _http(flows: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
+    found = [one for one in flows if isinstance(one, http.HTTPFlow)]
+    if not found:
+        raise exceptions.CommandError("Choose HTTP flows, as in @focus, @all or @marked.")
+    return found
+
+
+def _sent(one: http.HTTPFlow) -> bool:
+    return f"{notes.PREFIX}deployment" in one.metadata and one.request.raw_content is not None and one.websocket is None and not one.live
+
+
+def _copy(one: http.HTTPFlow, deployment: str) -> http.HTTPFlow:
+    copy: http.HTTPFlow = one.copy()
+    copy.response = copy.error = None
+    copy.is_replay, copy.comment, copy.marked = "request", "", ""
+    kept = {name: value for name, value in copy.metadata.items() if name == f"{notes.PREFIX}deployment"}
+    copy.metadata = {**kept, again.RESEND: deployment}
+    return copy

@@ -1,0 +1,289 @@
+"""A request's body → a conversation that a person can read: who said what, which tools there are, with which parameters.
+
+Pure, and safe on whatever comes: bodies here may be half, huge or broken, and people look at them because of that. What is not
+known is shown as short JSON rather than left out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from . import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from .readable import Section
+
+__all__ = ["conversation", "item"]
+
+_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
+_DISPOSITION = re.compile(rb'[;\s](name|filename)="?([^";\r\n]*)"?', re.IGNORECASE)
+_PART_TYPE = re.compile(rb"content-type:[ \t]*([^\r\n;]*)", re.IGNORECASE)
+
+
+def conversation(body: bytes, content_type: str = "") -> str:
+    """The whole view. `body` is without its content-encoding."""
+    if content_type.lower().startswith("multipart/"):
+        return readable.page(_form(body, content_type))
+    try:
+        value = readable.load(body)
+    except ValueError as error:
+        return readable.page(
+            [("", f"This is not JSON, or not all of it ({error}):"), ("", readable.text(body[:200_000].decode("utf-8", "replace")))]
+        )
+    try:
+        return readable.page(_request(value) if isinstance(value, dict) else [("", readable.text(readable.indented(value)))])
+    except RecursionError:
+        return "This nests too deeply to be shown."
+
+
+def _request(members: dict[str, Any]) -> Iterator[Section]:
+    """Everything a JSON request can hold. What is said comes last, in the order in which it was said."""
+    told = {name: members[name] for name in _SAID if members.get(name) is not None}
+    rest = {name: value for name, value in members.items() if name not in _SAID and name not in _TOOLS}
+    first = [str(rest.pop(name)) for name in ("type", "model") if isinstance(rest.get(name), str)]
+    yield "", " · ".join(filter(None, [*first, readable.parameters(rest)]))
+    for name in _TOOLS:
+        if members.get(name):
+            yield name, readable.text("\n".join(_tool(tool) for tool in _list(members[name])))
+    for name, value in told.items():
+        yield from _SAID[name](value)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _tool(tool: Any) -> str:
+    """`get_weather(city, unit): the weather somewhere`."""
+    if not isinstance(tool, dict):
+        return readable.compact(tool)
+    function = tool["function"] if isinstance(tool.get("function"), dict) else tool
+    if not isinstance(function.get("name"), str):
+        return readable.parameters(tool)
+    schema = function.get("parameters")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    names = ", ".join(map(str, properties)) if isinstance(properties, dict) else ""
+    description = f": {function['description']}" if function.get("description") else ""
+    return f"{function['name']}({names}){description}"
+
+
+# What was said
+
+
+def _messages(messages: Any) -> Iterator[Section]:
+    for message in _list(messages):
+        yield from item(message)
+
+
+def item(value: Any) -> Iterator[Section]:
+    """One message of a chat, or one item of a response's input or output: message, call, result, reasoning, anything newer."""
+    if not isinstance(value, dict):
+        yield "user", readable.text(value)
+        return
+    kind = value.get("type")
+    if isinstance(kind, str) and (shown := _ITEMS.get(kind)):
+        yield from shown(value)
+    elif "role" in value or "content" in value:
+        yield from _message(value)
+    else:
+        yield str(kind or "item"), readable.text(readable.parameters({name: part for name, part in value.items() if name != "type"}))
+
+
+def _message(message: Mapping[str, Any]) -> Iterator[Section]:
+    role = str(message["role"]) if "role" in message else "message"
+    role = f"{role} {message['name']}" if message.get("name") else role
+    if role in ("tool", "function") or "tool_call_id" in message:
+        role = f"tool result {message.get('tool_call_id', '')}".rstrip()
+    for name in ("reasoning_content", "reasoning"):
+        if message.get(name):
+            yield "reasoning", readable.text(message[name])
+    said = _content(message.get("content"))
+    calls = [*readable.dicts(message.get("tool_calls")), *readable.dicts([message.get("function_call")])]
+    if said or not (calls or message.get("refusal") or message.get("audio")):
+        yield role, said
+    if message.get("refusal"):
+        yield f"{role} refuses", readable.text(message["refusal"])
+    if isinstance(message.get("audio"), dict):
+        yield f"{role} (audio)", readable.text(_audio(message["audio"]))
+    for call in calls:
+        yield from _call(call)
+
+
+def _call(call: Mapping[str, Any]) -> Iterator[Section]:
+    """A tool call: of a chat (its function below `function` or `custom`), or of a response (all in one object)."""
+    inner = next((call[name] for name in ("function", "custom") if isinstance(call.get(name), dict)), call)
+    name, id = inner.get("name") or call.get("type"), call.get("call_id") or call.get("id")
+    yield " ".join(str(part) for part in ("tool call", name, id) if part), readable.text(inner.get("arguments") or inner.get("input") or "")
+
+
+def _result(value: Mapping[str, Any]) -> Iterator[Section]:
+    yield f"tool result {value.get('call_id', '')}".rstrip(), _content(value.get("output"))
+
+
+def _reasoning(value: Mapping[str, Any]) -> Iterator[Section]:
+    parts = [part.get("text") for name in ("summary", "content") for part in readable.dicts(value.get(name))]
+    said = "\n\n".join(str(part) for part in parts if part)
+    hidden = value.get("encrypted_content")
+    yield (
+        "reasoning",
+        readable.text(said or (f"[encrypted, {readable.size(len(hidden))}]" if isinstance(hidden, str) else "[not shown by Azure]")),
+    )
+
+
+def _content(content: Any) -> str:
+    """A text, or a list of parts of every kind."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        return readable.text("\n".join(_part(part) for part in content))
+    return readable.text(content)
+
+
+def _part(part: Any) -> str:
+    if not isinstance(part, dict):
+        return readable.text(part)
+    for name in ("text", "refusal", "transcript"):
+        if isinstance(part.get(name), str):
+            return readable.text(part[name])
+    kind = str(part.get("type", "part"))
+    for name, shown in _MEDIA.items():
+        if part.get(name):
+            return f"[{kind.removeprefix('input_')}: {shown(part[name])}]"
+    return readable.compact(part)
+
+
+def _image(image: Any) -> str:
+    """By type and size when it is in the body, by its address when it is not."""
+    detail = f", detail {image['detail']}" if isinstance(image, dict) and image.get("detail") else ""
+    url = image.get("url") if isinstance(image, dict) else image
+    if not isinstance(url, str):
+        return readable.compact(image)
+    return (readable.encoded(url) or url[:500]) + detail
+
+
+def _audio(audio: Any) -> str:
+    if not isinstance(audio, dict):
+        return readable.encoded(audio, "audio") if isinstance(audio, str) else readable.compact(audio)
+    said = [f"{audio['transcript']}"] if audio.get("transcript") else []
+    data = [readable.encoded(audio["data"], f"audio/{audio.get('format', 'unknown')}")] if isinstance(audio.get("data"), str) else []
+    return " · ".join([*said, *data]) or readable.compact(audio)
+
+
+def _file(file: Any) -> str:
+    if isinstance(file, str):
+        return readable.encoded(file) or file[:500]
+    if not isinstance(file, dict):
+        return readable.compact(file)
+    data = file.get("file_data")
+    return ", ".join(str(part) for part in (file.get("filename"), file.get("file_id"), _file(data) if data else None) if part)
+
+
+_MEDIA: dict[str, Callable[[Any], str]] = {
+    "image_url": _image,
+    "image": _image,
+    "input_audio": _audio,
+    "audio": _audio,
+    "file": _file,
+    "file_data": _file,
+    "file_url": _file,
+    "file_id": _file,
+}
+
+_ITEMS: dict[str, Callable[[Mapping[str, Any]], Iterator[Section]]] = {
+    "message": _message,
+    "function_call": _call,
+    "custom_tool_call": _call,
+    "mcp_call": _call,
+    "function_call_output": _result,
+    "custom_tool_call_output": _result,
+    "reasoning": _reasoning,
+}
+
+
+def _prompt(prompt: Any) -> Iterator[Section]:
+    """Of a completion, an image or a video: a text, or several; numbers are tokens."""
+    for number, one in enumerate(prompts := _texts(prompt), 1):
+        yield f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "prompt", readable.text(one)
+
+
+def _input(value: Any) -> Iterator[Section]:
+    """Of an embedding: texts; of a response: a text, or a list of items; of speech: what is to be said."""
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        yield from _messages(value)
+        return
+    for number, one in enumerate(inputs := _texts(value), 1):
+        if number > 200:
+            yield "", f"… and {len(inputs) - 200:,} more"
+            return
+        yield f"input {number} of {len(inputs)}" if len(inputs) > 1 else "input", readable.text(one)
+
+
+def _texts(value: Any) -> list[Any]:
+    if isinstance(value, list) and value and all(isinstance(one, int) for one in value):
+        return [f"[{len(value):,} tokens]"]
+    if isinstance(value, list):
+        return [f"[{len(one):,} tokens]" if isinstance(one, list) else one for one in value]
+    return [value]
+
+
+def _named(name: str) -> Callable[[Any], Iterator[Section]]:
+    def shown(value: Any) -> Iterator[Section]:
+        yield name, readable.text(value)
+
+    return shown
+
+
+def _session(session: Any) -> Iterator[Section]:
+    """Of a realtime session, and of a response asked for in it: they are requests of their own."""
+    if isinstance(session, dict):
+        yield from _request(session)
+    else:
+        yield "session", readable.text(session)
+
+
+def _sound(audio: Any) -> Iterator[Section]:
+    yield "audio", _audio(audio)
+
+
+_TOOLS = ("tools", "functions")
+_SAID: dict[str, Callable[[Any], Iterator[Section]]] = {
+    "instructions": _named("instructions"),
+    "prompt": _prompt,
+    "suffix": _named("suffix"),
+    "messages": _messages,
+    "input": _input,
+    "session": _session,
+    "response": _session,
+    "item": item,
+    "audio": _sound,
+}
+
+
+# Forms
+
+
+def _form(body: bytes, content_type: str) -> Iterator[Section]:
+    """Fields with their values, files by name, type and size."""
+    boundary = _BOUNDARY.search(content_type)
+    if not boundary:
+        yield "", f"A form without a boundary, {readable.size(len(body))}"
+        return
+    delimiter = b"--" + boundary[1].strip().encode()
+    parts = body.split(delimiter)[1:1001]
+    for part in parts:
+        head, blank, value = part.partition(b"\r\n\r\n")
+        if not blank:
+            continue
+        names = {match[1].lower(): match[2].decode("utf-8", "replace") for match in _DISPOSITION.finditer(head)}
+        value = value.removesuffix(b"\r\n")
+        kind = _PART_TYPE.search(head)
+        if b"filename" in names or (kind and not kind[1].startswith((b"text/", b"application/json"))):
+            told = ", ".join(filter(None, [names.get(b"filename"), kind[1].decode("latin-1") if kind else "", readable.size(len(value))]))
+            yield names.get(b"name", "part"), f"[{told}]"
+        else:
+            yield names.get(b"name", "part"), readable.text(value[:200_000].decode("utf-8", "replace"))
+    if not body.rstrip().endswith(delimiter + b"--"):
+        yield "", "… the form breaks off here"

@@ -1,0 +1,109 @@
+"""What was decided for a flow, and how two answers differ: in words, from what is written on the flows."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from . import answers, notes, readable
+from .notes import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mitmproxy import http
+
+    from .notes import Seen
+
+__all__ = ["compare", "explain"]
+
+_WIDTH = 9
+_UNTOLD = frozenset({"host", "content-length", "connection", "accept-encoding", "transfer-encoding"})
+
+
+def explain(flow: http.HTTPFlow) -> str:
+    """Every decision, one a line: operation, mapping, backend, version, what changed on either way."""
+    if not notes.is_ours(flow):
+        return f"{flow.request.method} {flow.request.pretty_url}: not an OpenAI call, it passed untouched"
+    lines = [f"{flow.metadata[PREFIX + 'operation']}"]
+    lines += (f"  {name:<{_WIDTH}}{text}" for name, text in _told(flow, notes.seen(flow)) if text)
+    return "\n".join(lines)
+
+
+def _told(flow: http.HTTPFlow, seen: Seen) -> Iterator[tuple[str, str]]:
+    known = notes.known(flow)
+    if seen.asked:
+        yield "client", f"{seen.asked.method} {seen.asked.path}"
+    if "model" in known:
+        deployment = known.get("deployment")
+        yield (
+            "mapping",
+            f"{known['model']} → {deployment}" if deployment not in (None, known["model"]) else f"{known['model']}, as it stands",
+        )
+    if "deployment" not in known and flow.response and not known.get("backend"):
+        yield "azure", "was not asked: the proxy answered by itself"
+    else:
+        yield "backend", f"{known.get('backend', '')} {flow.request.scheme}://{flow.request.host}:{flow.request.port}".strip()
+        yield "version", _version(flow.request.path)
+        yield "azure", f"{flow.request.method} {flow.request.path}"
+        if seen.asked:
+            yield "body", _body(flow.request, seen.asked)
+            yield from _headers(flow.request, seen.asked)
+    if flow.response:
+        yield "answer", " · ".join([f"{flow.response.status_code}", *([flow.comment] if flow.comment else [])])
+        yield "changed", _dropped(flow.response, seen)
+    if flow.error:
+        yield "error", flow.error.msg
+    yield "repairs", ", ".join(map(str, known.get("changed", [])))
+    yield "compared", "\n".join(f"\n  {line}" for line in str(known.get("compared", "")).splitlines())
+
+
+def _version(path: str) -> str:
+    bare, _, query = path.partition("?")
+    version = parse_qs(query).get("api-version", [""])[-1]
+    if "/openai/v1/" in bare:
+        return f"v1{f' ({version})' if version else ''}"
+    return f"{version}, dated" if version else ""
+
+
+def _body(request: http.Request, asked: notes.Asked) -> str:
+    content = request.raw_content or b""
+    if not asked.splice:
+        return f"the client's, byte for byte, {readable.size(len(content))}" if content else ""
+    now = content[asked.splice.start : len(content) - asked.splice.tail]
+    return f"{_text(asked.splice.old)} → {_text(now)} at byte {asked.splice.start}, the rest of {readable.size(len(content))} the client's"
+
+
+def _text(piece: bytes) -> str:
+    return readable.clean(piece[:200].decode("utf-8", "replace")) or "nothing"
+
+
+def _headers(request: http.Request, asked: notes.Asked) -> Iterator[tuple[str, str]]:
+    before = {name.lower(): value for name, value in asked.headers}
+    after = {name.lower(): value for name, value in request.headers.items()}
+    gone = [name for name in before if name not in after and name not in _UNTOLD]
+    new = [name for name in after if name not in before and name not in _UNTOLD]
+    yield "headers", "; ".join(filter(None, [f"left out {', '.join(gone)}" if gone else "", f"added {', '.join(new)}" if new else ""]))
+
+
+def _dropped(response: http.Response, seen: Seen) -> str:
+    if seen.answer is None:
+        return ""
+    told = [body for _, body in answers.dropped(seen.answer, response.headers.get("content-type", ""))]
+    return "\n".join(told).replace("\n", "\n" + " " * (_WIDTH + 2)) or "rewritten"
+
+
+def compare(one: http.HTTPFlow, other: http.HTTPFlow) -> str:
+    """Two answers to the same request."""
+    said = [_answer(flow).splitlines() for flow in (one, other)]
+    words = [" ".join(lines).partition("── end")[0].split() for lines in said]
+    same = difflib.SequenceMatcher(None, words[0], words[1], autojunk=False).ratio()
+    lines = [f"{one.comment}", f"{other.comment}", f"the words are {same:.0%} the same"]
+    return "\n".join([*lines, *list(difflib.unified_diff(said[0], said[1], lineterm="", n=1))[2:]])
+
+
+def _answer(flow: http.HTTPFlow) -> str:
+    if not flow.response:
+        return flow.error.msg if flow.error else ""
+    return answers.answer((flow.response.get_content(strict=False) or b"")[:100_000], flow.response.headers.get("content-type", ""))

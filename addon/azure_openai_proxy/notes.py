@@ -1,0 +1,206 @@
+"""What is written on a flow: the comment that stands in the list, and the metadata that views, commands and filters read.
+
+A flow holds its request as Azure got it and its answer as the client got it. The other side of both is here: the client's request
+as the few bytes that differ, Azure's answer compressed (a stream repeats itself: it takes a twentieth). All of it can be saved.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .answers import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mitmproxy.flow import Flow
+
+__all__ = [
+    "NOTHING",
+    "PREFIX",
+    "Asked",
+    "Facts",
+    "Seen",
+    "Splice",
+    "comment",
+    "is_ours",
+    "known",
+    "message",
+    "metadata",
+    "pack",
+    "packed_body",
+    "seen",
+    "unpack",
+]
+
+PREFIX = "azure_openai_"
+"""Of every name in the metadata: `~meta azure_openai_model:.gpt-4o` finds a model's flows."""
+
+LARGEST = 64 << 20
+"""Bytes of an answer of Azure's that are unpacked: a file can promise any number."""
+
+
+class Facts(NamedTuple):
+    """What is told of one request, in plain values; None and "" are what is not known."""
+
+    operation: str = ""  # POST /v1/chat/completions
+    model: str | None = None  # as the client named it
+    deployment: str | None = None
+    backend: str = ""
+    stream: bool = False
+    status: int | None = None
+    tokens: tuple[int, int] | None = None  # in, out
+    first: float | None = None  # seconds to the first chunk
+    total: float | None = None  # seconds to the end
+    changed: tuple[str, ...] = ()  # what was repaired, resent or given up
+
+
+def comment(facts: Facts) -> str:
+    """`gpt-4o → prod · 23+11 tokens · first chunk 0.32 s · max_tokens → max_completion_tokens`."""
+    where = [facts.model, facts.deployment if facts.deployment != facts.model else None]
+    named = " → ".join(part for part in where if part) or facts.operation
+    parts = [
+        named,
+        f"at {facts.backend}" if facts.backend not in ("", "default") else None,
+        str(facts.status) if facts.status and facts.status >= 400 else None,
+        f"{facts.tokens[0]}+{facts.tokens[1]} tokens" if facts.tokens else None,
+        f"first chunk {facts.first:.2f} s" if facts.stream and facts.first is not None else None,
+        f"{facts.total:.2f} s" if not facts.stream and facts.total is not None else None,
+        *facts.changed,
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def metadata(facts: Facts) -> dict[str, Any]:
+    """The same, for a flow's metadata: names to text, numbers and lists, what is not known left out."""
+    values = {
+        "operation": facts.operation or None,
+        "model": facts.model,
+        "deployment": facts.deployment,
+        "backend": facts.backend or None,
+        "stream": facts.stream or None,
+        "tokens": list(facts.tokens) if facts.tokens else None,
+        "first_chunk": round(facts.first, 4) if facts.first is not None else None,
+        "changed": list(facts.changed) or None,
+    }
+    return {PREFIX + name: value for name, value in values.items() if value is not None}
+
+
+# The other side
+
+
+class Splice(NamedTuple):
+    """How one body became another: all is the same but for one place. What stood there before, and where."""
+
+    start: int
+    tail: int  # bytes that are the same at the end
+    old: bytes
+
+    @classmethod
+    def between(cls, old: bytes, new: bytes) -> Splice | None:
+        """None: they are the same."""
+        if old == new:
+            return None
+        start = _common(old, new)
+        most = min(len(old), len(new)) - start
+        tail = _common_end(old, new, most)
+        return cls(start, tail, old[start : len(old) - tail])
+
+    def undo(self, new: bytes) -> bytes:
+        """The body before. Of one that somebody has changed since, what can be made of it."""
+        return new[: self.start] + self.old + new[max(self.start, len(new) - self.tail) :]
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """How many bytes both begin with: halving finds it with a few comparisons, however long they are."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _common_end(one: bytes, other: bytes, most: int) -> int:
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[len(one) - middle : len(one) - low] == other[len(other) - middle : len(other) - low]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class Asked(NamedTuple):
+    """The client's request, without its body and without keys."""
+
+    method: str
+    path: str
+    headers: Sequence[tuple[str, str]]
+    splice: Splice | None = None
+
+    def body(self, azures: bytes) -> bytes:
+        return self.splice.undo(azures) if self.splice else azures
+
+
+class Seen(NamedTuple):
+    """What a flow's metadata says."""
+
+    asked: Asked | None = None
+    chunks: Sequence[Chunk] = ()
+    status: str = ""  # of Azure's answer
+    headers: Sequence[tuple[str, str]] = ()
+    answer: bytes | None = None  # Azure's, where the client's is another
+
+
+NOTHING = Seen()
+
+
+def is_ours(flow: Flow | None) -> bool:
+    return flow is not None and f"{PREFIX}operation" in flow.metadata
+
+
+def packed_body(azures: bytes) -> bytes:
+    return zlib.compress(azures, 1)
+
+
+def pack(asked: Asked) -> list[Any]:
+    """For the metadata."""
+    return [asked.method, asked.path, [list(pair) for pair in asked.headers], list(asked.splice) if asked.splice else None]
+
+
+def unpack(packed: Any) -> Asked:
+    method, path, headers, splice = packed
+    return Asked(method, path, [(name, value) for name, value in headers], Splice(*splice) if splice else None)
+
+
+def known(flow: Flow) -> dict[str, Any]:
+    """Our part of the metadata, under the names of `Facts` and of what is packed."""
+    return {str(name).removeprefix(PREFIX): value for name, value in flow.metadata.items() if str(name).startswith(PREFIX)}
+
+
+def seen(flow: Flow) -> Seen:
+    """Read the metadata. It may come from a file that anybody wrote: what cannot be read is not there."""
+    values = known(flow)
+    try:
+        packed = values.get("asked")
+        status, headers = values.get("answered", ("", ()))
+        return Seen(
+            unpack(packed) if packed else None,
+            tuple(Chunk(at, size) for at, size in values.get("chunks", ())),
+            status,
+            tuple((name, value) for name, value in headers),
+            zlib.decompressobj().decompress(values["azures"], LARGEST) if "azures" in values else None,
+        )
+    except (ValueError, TypeError, zlib.error):
+        return NOTHING
+
+
+def message(first: str, headers: Iterable[tuple[str, str]], body: bytes) -> str:
+    """A request or an answer as text."""
+    head = "\n".join([*filter(None, [first]), *(f"{name}: {value}" for name, value in headers)])
+    return f"{head}\n\n{body.decode('utf-8', 'replace')}"

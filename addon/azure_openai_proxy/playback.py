@@ -1,0 +1,242 @@
+"""Recorded answers, given again: at once, or as they came, by a small server on loopback that plays Azure.
+
+mitmproxy sends an answer that an addon gives in one piece. What has a pace, and a WebSocket, need somebody upstream: `Player` is
+that somebody. It serves what it was told to serve, each under a name that nobody can guess, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+from mitmproxy import ctx, exceptions, http, io
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Message, Request, TextMessage
+
+from . import notes, realtime, recordings
+from .recordings import Recordings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mitmproxy import websocket
+    from mitmproxy.optmanager import OptManager
+
+    from .answers import Chunk
+    from .calls import Call
+    from .options import Settings
+
+__all__ = ["Playback", "Player", "Replay"]
+
+logger = logging.getLogger(__name__)
+
+_NAME = "x-azure-openai-recording"
+_MODELS = ("model", "session.model", "response.model")  # the client's names here, deployments there
+
+
+class Replay:
+    """Instead of Azure: what `Exchange` asks."""
+
+    def __init__(self, recorded: Recordings, player: Player, *, paced: bool) -> None:
+        self.recorded = recorded
+        self._player = player
+        self._paced = paced
+
+    def find(self, call: Call, request: http.Request) -> http.HTTPFlow:
+        """The recording that answers.
+
+        Raises:
+            NotFound: nobody recorded it, and nobody is asked.
+        """
+        content_type = request.headers.get("content-type", "")
+        wanted = recordings.key(call.operation, call.model, request.path, content_type, request.raw_content or b"", self.recorded.ignored)
+        return self.recorded.next(wanted)
+
+    def answer(self, found: http.HTTPFlow, request: http.Request) -> http.Response | None:
+        """What was recorded; None when the player gives it, to which `request` is aimed then."""
+        assert found.response, "only whole flows are recorded"
+        chunks = notes.seen(found).chunks
+        if found.websocket or (self._paced and chunks):
+            self._player.aim(request, found)
+            return None
+        response = found.response.copy()
+        response.stream = False
+        _whole(response.headers, len(response.raw_content or b""))
+        return response
+
+
+def _whole(headers: http.Headers, length: int) -> None:
+    headers.pop("transfer-encoding", None)
+    headers["content-length"] = str(length)
+
+
+class Piece(NamedTuple):
+    at: float
+    data: bytes
+
+
+def pieces(body: bytes, chunks: tuple[Chunk, ...]) -> list[Piece]:
+    """The body as it came."""
+    found, start = [], 0
+    for chunk in chunks:
+        found.append(Piece(chunk.at, body[start : start + chunk.size]))
+        start += chunk.size
+    return [*found, *([Piece(chunks[-1].at, body[start:])] if body[start:] and chunks else [])]
+
+
+class Player:
+    """Its port opens when it is first needed."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._server: asyncio.Task[asyncio.Server] | None = None
+        self._waiting: dict[str, http.HTTPFlow] = {}
+
+    @property
+    def opened(self) -> bool:
+        return self._socket is not None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        if self._socket is None:
+            self._socket = socket.create_server(("127.0.0.1", 0))  # who connects waits until the server is there
+            self._server = asyncio.create_task(asyncio.start_server(self._serve, sock=self._socket))
+        host, port = self._socket.getsockname()
+        return host, port
+
+    def aim(self, request: http.Request, recorded: http.HTTPFlow) -> None:
+        name = secrets.token_hex(16)
+        self._waiting[name] = recorded
+        host, port = self.address
+        request.scheme, request.port, request.host = "http", port, host
+        for key in ("authorization", "api-key"):
+            request.headers.pop(key, None)
+        if "sec-websocket-protocol" in request.headers:
+            request.headers["sec-websocket-protocol"] = ", ".join(realtime.offered(request.headers))
+        request.headers[_NAME] = name
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                headers = dict(_header(line) for line in head.decode("latin-1").split("\r\n")[1:] if line)
+                recorded = self._waiting.pop(headers.get(_NAME, ""), None)
+                if recorded is None:
+                    return
+                if recorded.websocket:
+                    await _talk(recorded.websocket, head, reader, writer)
+                    return
+                await reader.readexactly(int(headers.get("content-length", 0)))
+                await _stream(recorded, writer)
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
+            return  # the client left
+        finally:
+            writer.close()
+
+
+class Playback:
+    """`--server-replay`, for what is ours. mitmproxy's own replay keeps the rest: it compares byte by byte."""
+
+    def __init__(self) -> None:
+        self.replay: Replay | None = None
+        self._player = Player()
+        self._loaded: object = None
+
+    def configure(self, options: OptManager, settings: Settings) -> None:
+        files = list(options.server_replay) if "server_replay" in options else []
+        wanted = (files, settings.replay_ignore, settings.replay_paced)
+        if wanted == self._loaded or not (files or self.replay):
+            return
+        self._loaded = wanted
+        try:
+            recorded = Recordings(io.read_flows_from_paths(files), settings.replay_ignore)
+        except exceptions.FlowReadException:
+            return  # mitmproxy has read it too, and says so
+        self.replay = Replay(recorded, self._player, paced=settings.replay_paced) if files else None
+
+    def plays_at(self, address: object) -> bool:
+        """Whether this is the player's own address, where every client is led."""
+        return self._player.opened and address == self._player.address
+
+    def running(self) -> None:
+        if self.replay:
+            ctx.master.commands.call("replay.server", self.replay.recorded.others)
+            if "keepserving" in ctx.options:
+                ctx.options.keepserving = True  # mitmdump would leave: mitmproxy's own replay has nothing to do
+            logger.info("Replaying %d recorded answers: Azure is not asked.", len(self.replay.recorded))
+
+
+def _header(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name.strip().lower(), value.strip()
+
+
+async def _stream(recorded: http.HTTPFlow, writer: asyncio.StreamWriter) -> None:
+    response = recorded.response
+    assert response
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    left_out = ("content-length", "transfer-encoding", "connection")
+    fields = [(name, value) for name, value in response.headers.fields if name.decode().lower() not in left_out]
+    lines = [b"HTTP/1.1 %d %b" % (response.status_code, response.reason.encode()), *(name + b": " + value for name, value in fields)]
+    writer.write(b"\r\n".join([*lines, b"transfer-encoding: chunked", b"", b""]))
+    for piece in pieces(response.raw_content or b"", tuple(notes.seen(recorded).chunks)):
+        await writer.drain()
+        await asyncio.sleep(max(0.0, piece.at - (clock() - began)))
+        writer.write(b"%x\r\n%b\r\n" % (len(piece.data), piece.data))
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+async def _talk(recorded: websocket.WebSocketData, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say what was said, when the client has said what it had said before."""
+    connection = WSConnection(ConnectionType.SERVER)
+    connection.receive_data(head)
+    request = next(connection.events())
+    assert isinstance(request, Request)
+    writer.write(connection.send(AcceptConnection(subprotocol=next(iter(request.subprotocols), None))))
+    heard = _messages(connection, reader, writer)
+    for message in recorded.messages:
+        if not message.from_client:
+            writer.write(connection.send(TextMessage(message.content.decode()) if message.is_text else BytesMessage(message.content)))
+            continue
+        said = await anext(heard, None)
+        if said is None:
+            return
+        if not _same(said, message.content):
+            error = {"type": "invalid_request_error", "code": "not_recorded", "message": "This message is not the one that was recorded."}
+            writer.write(connection.send(TextMessage(json.dumps({"type": "error", "error": error}))))
+            writer.write(connection.send(CloseConnection(code=1008, reason="not recorded")))
+            return
+    if not recorded.closed_by_client:
+        writer.write(connection.send(CloseConnection(code=recorded.close_code or 1000)))
+    async for _ in heard:
+        pass
+
+
+def _same(said: bytes, recorded: bytes) -> bool:
+    ignored = (*recordings.IGNORED, *_MODELS)
+    return recordings.meaning(said, ignored=ignored) == recordings.meaning(recorded, ignored=ignored)
+
+
+async def _messages(connection: WSConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[bytes]:
+    """The client's messages, whole, until it closes."""
+    pending = b""
+    while data := await reader.read(65536):
+        connection.receive_data(data)
+        for event in connection.events():
+            if isinstance(event, Message):
+                pending += event.data.encode() if isinstance(event.data, str) else event.data
+                if event.message_finished:
+                    yield pending
+                    pending = b""
+            elif isinstance(event, CloseConnection):
+                if connection.state.name == "REMOTE_CLOSING":
+                    writer.write(connection.send(event.response()))
+                return
+            elif hasattr(event, "response"):
+                writer.write(connection.send(event.response()))  # a ping

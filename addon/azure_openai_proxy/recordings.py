@@ -1,0 +1,135 @@
+"""Answers that were recorded, and which of them answers a request: the one to the same operation, model and meaning.
+
+Two bodies mean the same when they differ in white space, in the order of members, or in what is ignored: members by their place, and
+in every text the dates and UUIDs, which change from run to run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from . import notes
+from .errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mitmproxy import flow, http
+
+__all__ = ["IGNORED", "Key", "Recordings", "key", "meaning"]
+
+IGNORED = (
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "event_id",
+    "messages.*.tool_call_id",
+    "messages.*.tool_calls.*.id",
+    "dates",
+    "uuids",
+)
+"""What is ignored by default: members by their place (`*` is any item of a list), and `dates` and `uuids` in texts."""
+
+_DATES = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
+_UUIDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
+_UNTOLD = frozenset({"api-version", "api-key"})
+
+
+class Key(NamedTuple):
+    operation: str  # POST /v1/chat/completions
+    model: str | None
+    query: tuple[tuple[str, str], ...]
+    meaning: bytes
+
+
+def key(operation: str, model: str | None, path: str, content_type: str, body: bytes, ignored: Sequence[str] = IGNORED) -> Key:
+    """What a request is found by."""
+    pairs = parse_qsl(path.partition("?")[2], keep_blank_values=True)
+    query = tuple(sorted(pair for pair in pairs if pair[0].lower() not in _UNTOLD))
+    return Key(operation, model, query, meaning(body, content_type, ignored))
+
+
+def meaning(body: bytes, content_type: str = "", ignored: Sequence[str] = IGNORED) -> bytes:
+    """Equal for bodies that mean the same."""
+    if boundary := _BOUNDARY.search(content_type):
+        return body.replace(boundary[1].strip().encode(), b"")
+    try:
+        value = json.loads(body)
+        for place in ignored:
+            _forget(value, place.split("."))
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return body
+    for word, pattern in (("dates", _DATES), ("uuids", _UUIDS)):
+        if word in ignored:
+            text = pattern.sub(f"<{word}>", text)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _forget(value: Any, place: list[str]) -> None:
+    name, *below = place
+    if isinstance(value, list) and name == "*":
+        for item in value:
+            _forget(item, below)
+    elif isinstance(value, dict) and name in value:
+        if below:
+            _forget(value[name], below)
+        else:
+            del value[name]
+
+
+class Recordings:
+    """Flows of ours, by their key. Asked for the same again, the next one answers, and the last one from then on."""
+
+    def __init__(self, flows: Iterable[flow.Flow], ignored: Sequence[str] = IGNORED) -> None:
+        self.ignored = ignored
+        self.others: list[flow.Flow] = []
+        self._found: dict[Key, list[http.HTTPFlow]] = {}
+        for one in flows:
+            if notes.is_ours(one) and (recorded := _key(one, ignored)):  # type: ignore[arg-type]
+                self._found.setdefault(recorded, []).append(one)  # type: ignore[arg-type]
+            else:
+                self.others.append(one)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._found.values()))
+
+    def next(self, wanted: Key) -> http.HTTPFlow:
+        """The recording for a request.
+
+        Raises:
+            NotFound: nobody recorded it.
+        """
+        flows = self._found.get(wanted)
+        if not flows:
+            raise NotFound(
+                f"No answer to this {wanted.operation}{f' for {wanted.model}' if wanted.model else ''} was recorded"
+                f"{self._nearest(wanted)}. Nothing was sent to Azure.",
+                code="not_recorded",
+            )
+        return flows.pop(0) if len(flows) > 1 else flows[0]
+
+    def _nearest(self, wanted: Key) -> str:
+        """What is different from those that come close."""
+        same = [one for one in self._found if one.operation == wanted.operation]
+        if not same:
+            return ": the recording has no such operation"
+        if not any(one.model == wanted.model for one in same):
+            return f": the recording has it for {', '.join(sorted({str(one.model) for one in same}))}"
+        return ": it has others, with another body or query"
+
+
+def _key(one: http.HTTPFlow, ignored: Sequence[str]) -> Key | None:
+    """None for a flow without a whole answer."""
+    known, seen = notes.known(one), notes.seen(one)
+    whole = one.response and (one.response.raw_content is not None or one.websocket) and not one.error
+    if not whole or not seen.asked:
+        return None
+    body = seen.asked.body(one.request.raw_content or b"")
+    content_type = one.request.headers.get("content-type", "")
+    return key(str(known["operation"]), known.get("model"), seen.asked.path, content_type, body, ignored)

@@ -1,0 +1,166 @@
+"""What is written on flows of ours while they happen, for those who look at them: now in mitmweb and the console, later in a file."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from . import decompress, error_shapes, notes, redact
+from .kept import Shelf, Tap
+from .notes import PREFIX, Asked, Facts, Splice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mitmproxy import http
+
+    from .exchange import Exchange
+
+__all__ = ["Seeing", "facts", "tokens"]
+
+FAILED = ":red_circle:"
+CHANGED = ":wrench:"
+
+_INPUT = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d{1,12})')
+_OUTPUT = re.compile(rb'"(?:completion|output)_tokens":\s*(\d{1,12})')
+
+
+def tokens(body: bytes) -> tuple[int, int] | None:
+    """The tokens that the end of an answer tells, without parsing it; None if it tells none."""
+    used = body[max(0, body.rfind(b'"usage"')) :]
+    read, written = _INPUT.search(used), _OUTPUT.search(used)
+    return (int(read[1]), int(written[1]) if written else 0) if read else None
+
+
+class Seeing:
+    """Hooks of the same moments as the addon's. Nothing here may fail a request, or hold it up."""
+
+    def __init__(self) -> None:
+        self.shelf: Shelf | None = None  # None: nobody looks, nothing is kept
+
+    def keep(self, limit: int) -> None:
+        """Keep so many bytes of streamed bodies from now on."""
+        if limit != (self.shelf.limit if self.shelf else 0):
+            self.shelf = Shelf(limit, _forget) if limit else None
+
+    def asked(self, flow: http.HTTPFlow) -> None:
+        """The head of a request is there, as the client sent it."""
+        request = flow.request
+        fields = redact.headers(request.headers.fields)
+        headers = [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in fields]
+        flow.metadata[f"{PREFIX}asked"] = notes.pack(Asked(request.method, redact.path(request.path), headers))
+        flow.metadata[f"{PREFIX}operation"] = f"{request.method} {request.path.partition('?')[0]}"
+
+    def sent(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """The request is translated, or answered."""
+        if exchange.sent and exchange.asked and not exchange.asked.more and self.shelf:
+            splice = Splice.between(exchange.asked.content, flow.request.raw_content or b"")
+            if splice and self.shelf.room(len(splice.old)):
+                self.shelf.keep(flow, len(splice.old))
+                flow.metadata[f"{PREFIX}asked"][3] = list(splice)
+        _write(flow, facts(flow, exchange))
+
+    def answered(self, flow: http.HTTPFlow, response: http.Response) -> None:
+        """The head of Azure's answer is there, as Azure sent it."""
+        if self.shelf:
+            headers = [[name, value] for name, value in response.headers.items(multi=True)]
+            flow.metadata[f"{PREFIX}answered"] = [f"{response.status_code} {response.reason}".rstrip(), headers]
+
+    def streams(self, flow: http.HTTPFlow, response: http.Response) -> None:
+        """It is decided whether the answer streams."""
+        if response.stream and response.raw_content is None:
+            inner = response.stream if callable(response.stream) else None
+            began = flow.request.timestamp_end or flow.request.timestamp_start
+            response.stream = Tap(inner, self.shelf, began)  # type: ignore[arg-type]
+
+    def ended(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
+        """The answer is over, or the way to one is. `azures`: its body as Azure sent it, if it was read whole."""
+        response = flow.response
+        tap = response.stream if response and isinstance(response.stream, Tap) else None
+        if response and tap:
+            if tap.chunks and self.shelf:
+                flow.metadata[f"{PREFIX}chunks"] = [[round(at, 4), size] for at, size in tap.chunks]
+            if (bodies := tap.bodies()) and self.shelf:
+                response.data.content = bodies[1]
+                tap.give_up()
+                self._keep(flow, _masked(_decoded(flow, bodies[0]), exchange.secrets), bodies[1], held=len(bodies[1]))
+        elif response and azures is not None and self.shelf:
+            self._keep(flow, _masked(azures, exchange.secrets), response.get_content(strict=False) or b"", held=0)
+        _write(flow, facts(flow, exchange, tap))
+
+    def talked(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """A WebSocket is closed."""
+        messages = flow.websocket.messages if flow.websocket else []
+        counted = [found for message in messages if not message.from_client and (found := tokens(message.content))]
+        summed = (sum(used for used, _ in counted), sum(used for _, used in counted)) if counted else None
+        _write(flow, facts(flow, exchange)._replace(tokens=summed, total=None, changed=(f"{len(messages)} messages",)))
+
+    def _keep(self, flow: http.HTTPFlow, azures: bytes, clients: bytes, *, held: int) -> None:
+        """`azures` on the metadata where it is something else; `held`: bytes that the flow holds already."""
+        assert self.shelf
+        packed = b"" if azures == clients else notes.packed_body(azures)
+        if self.shelf.room(held + len(packed)):
+            if packed:
+                flow.metadata[f"{PREFIX}azures"] = packed
+            self.shelf.keep(flow, held + len(packed))
+        elif held and flow.response:
+            flow.response.data.content = None
+
+
+def facts(flow: http.HTTPFlow, exchange: Exchange, tap: Tap | None = None) -> Facts:
+    """What there is to tell of a flow now."""
+    call, sent, response = exchange.call, exchange.sent, flow.response
+    tried = exchange.attempts.tried if exchange.attempts else []
+    failed = ("broke off",) if flow.error and response else (flow.error.msg,) if flow.error else ()
+    ended = response.timestamp_end if response else None
+    began = flow.request.timestamp_end or flow.request.timestamp_start
+    answer = tap.counted if tap else (response.raw_content or b"")[-4096:] if response else b""
+    return Facts(
+        operation=call.operation if call else flow.metadata.get(f"{PREFIX}operation", ""),
+        model=call.model if call else None,
+        deployment=sent.deployment if sent else None,
+        backend=tried[-1].backend if tried else "",
+        stream=tap is not None,
+        status=response.status_code if response else None,
+        tokens=tokens(answer),
+        first=tap.chunks[0].at if tap and tap.chunks else None,
+        total=ended - began if ended else None,
+        changed=(*(f"{one.backend}: {one.cause}" for one in tried if one.cause), *(tried[-1].repaired if tried else ()), *failed),
+    )
+
+
+def _write(flow: http.HTTPFlow, told: Facts) -> None:
+    """On the flow. A comment and a mark of the user's own stay."""
+    before = flow.metadata.get(f"{PREFIX}comment")
+    flow.metadata.update(notes.metadata(told))
+    if flow.comment in ("", before):
+        flow.comment = flow.metadata[f"{PREFIX}comment"] = notes.comment(told)
+    if not flow.marked:
+        failed = flow.error or (told.status and told.status >= 400)
+        flow.marked = FAILED if failed else CHANGED if told.changed and told.status != 101 else ""
+
+
+def _forget(flow: http.HTTPFlow) -> None:
+    """There is no more room for the body of `flow`."""
+    flow.metadata.pop(f"{PREFIX}azures", None)
+    if flow.response and flow.response.stream:
+        flow.response.data.content = None
+
+
+def _masked(azures: bytes, secrets: Sequence[str]) -> bytes:
+    """Azure may repeat the key in an error; the client's side is masked already."""
+    if b'"error"' not in azures and not any(secret.encode() in azures for secret in secrets):
+        return azures
+    return error_shapes.mask(azures.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+
+
+def _decoded(flow: http.HTTPFlow, azures: bytes) -> bytes:
+    """Azure's stream without its content-encoding; as far as it can be read."""
+    headers = dict(flow.metadata.get(f"{PREFIX}answered", ("", ()))[1])
+    decompressor = decompress.decompressor(next((value for name, value in headers.items() if name.lower() == "content-encoding"), None))
+    if decompressor is None:
+        return azures
+    try:
+        return decompressor.feed(azures)
+    except decompress.BrokenError:
+        return b""

@@ -1,0 +1,113 @@
+"""mitmproxy's content views of our flows: what was asked, what was said, and the other side of the translation.
+
+A flow holds its request as Azure got it and its answer as the client got it; what each was on the other side is in the flow's
+metadata (`notes`). The first two views choose themselves for flows of ours and can be chosen for any.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mitmproxy import contentviews, http
+from mitmproxy.contentviews import Contentview, Metadata
+
+from . import answers, conversation, notes
+
+if TYPE_CHECKING:
+    from mitmproxy.contentviews import SyntaxHighlight
+    from mitmproxy.optmanager import OptManager
+
+__all__ = ["VIEWS", "AnswerView", "AsAzureView", "AsClientView", "ConversationView", "register"]
+
+_NO = -1.0
+_OFFERED = 0.0
+_CHOSEN = 2.0  # above 1 beats JSON
+
+
+class ConversationView(Contentview):
+    name = "Conversation"
+    syntax_highlight: SyntaxHighlight = "none"
+
+    def prettify(self, data: bytes, metadata: Metadata) -> str:
+        return conversation.conversation(data, _content_type(metadata))
+
+    def render_priority(self, data: bytes, metadata: Metadata) -> float:
+        if not data or not _from_client(metadata):
+            return _NO
+        return _CHOSEN if notes.is_ours(metadata.flow) and _is_text(data, metadata) else _OFFERED
+
+
+class AnswerView(Contentview):
+    name = "Answer"
+    syntax_highlight: SyntaxHighlight = "none"
+
+    def prettify(self, data: bytes, metadata: Metadata) -> str:
+        if metadata.websocket_message or metadata.flow is None:
+            return answers.answer(data, _content_type(metadata))
+        seen = notes.seen(metadata.flow)
+        return answers.answer(data, _content_type(metadata), chunks=seen.chunks, azures=seen.answer)
+
+    def render_priority(self, data: bytes, metadata: Metadata) -> float:
+        if not data or _from_client(metadata):
+            return _NO
+        return _CHOSEN if notes.is_ours(metadata.flow) and _is_text(data, metadata) else _OFFERED
+
+
+class AsClientView(Contentview):
+    """A request before the proxy changed it."""
+
+    name = "As the client sent it"
+    syntax_highlight: SyntaxHighlight = "none"
+
+    def prettify(self, data: bytes, metadata: Metadata) -> str:
+        asked = notes.seen(metadata.flow).asked if metadata.flow else None
+        if asked is None:
+            raise ValueError("what the client sent is not on this flow")
+        return notes.message(f"{asked.method} {asked.path}", asked.headers, asked.body(data))
+
+    def render_priority(self, data: bytes, metadata: Metadata) -> float:  # noqa: ARG002 - as mitmproxy calls it
+        return _OFFERED if _from_client(metadata) and not metadata.websocket_message and notes.is_ours(metadata.flow) else _NO
+
+
+class AsAzureView(Contentview):
+    """An answer before the proxy changed it."""
+
+    name = "As Azure sent it"
+    syntax_highlight: SyntaxHighlight = "none"
+
+    def prettify(self, data: bytes, metadata: Metadata) -> str:
+        seen = notes.seen(metadata.flow) if metadata.flow else notes.NOTHING
+        return notes.message(seen.status, seen.headers, data if seen.answer is None else seen.answer)
+
+    def render_priority(self, data: bytes, metadata: Metadata) -> float:  # noqa: ARG002 - as mitmproxy calls it
+        return _OFFERED if not _from_client(metadata) and not metadata.websocket_message and notes.is_ours(metadata.flow) else _NO
+
+
+VIEWS = (ConversationView(), AnswerView(), AsClientView(), AsAzureView())
+
+
+def register(options: OptManager) -> None:
+    """For every tool; mitmweb's list gets its column of comments, unless somebody has chosen columns."""
+    for view in VIEWS:
+        contentviews.add(view)  # those of the same name are replaced: reloading the addon is safe
+    if "web_columns" in options and not options.has_changed("web_columns"):
+        options.web_columns = [*options.web_columns, "comment"]
+
+
+def _content_type(metadata: Metadata) -> str:
+    """With its parameters: a form's boundary is one."""
+    if metadata.http_message is not None:
+        return str(metadata.http_message.headers.get("content-type", ""))
+    return metadata.content_type or ""
+
+
+def _from_client(metadata: Metadata) -> bool:
+    if metadata.websocket_message:
+        return metadata.websocket_message.from_client
+    return isinstance(metadata.http_message, http.Request)
+
+
+def _is_text(data: bytes, metadata: Metadata) -> bool:
+    """JSON, events, a form: not speech or an image, which mitmproxy has views for."""
+    kind = _content_type(metadata).lower()
+    return kind.startswith(("application/json", "text/event-stream", "multipart/")) or data[:1] in (b"{", b"[")

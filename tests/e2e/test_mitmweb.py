@@ -1,0 +1,106 @@
+"""What a person finds in mitmweb, by the interface that its own pages use."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from azure_simulator import Delay, Gate
+from mitmweb import Web, mitmweb
+from support import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from azure_simulator import Simulator
+    from support import Decoy, Mitmdump
+
+KEY = "k-configured-by-the-owner-0123"
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one two three"}]
+CHAT = {"model": "gpt-4o", "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.fixture
+def web(azure: Simulator, decoy: Decoy, confdir: Path, tmp_path: Path) -> Iterator[Web]:
+    options = {"azure_openai_endpoint": azure.http_url, "azure_openai_token": azure.key, "azure_openai_model_mapper": "fast=gpt-4o"}
+    with mitmweb(tmp_path, confdir, decoy.port, **options) as web:
+        yield web
+
+
+def post(proxy: Mitmdump, path: str, body: dict[str, Any]) -> httpx.Response:
+    return httpx.post(
+        proxy.url + path, json=body, headers={"authorization": "Bearer sk-client-s-own-0123"}, timeout=PATIENCE, trust_env=False
+    )
+
+
+def test_a_stream_is_seen_as_a_conversation(azure: Simulator, web: Web) -> None:
+    """The comment tells what it was; both views choose themselves; the other side of each is there."""
+    azure.faults.next(Delay(0.01, chunk="each"))
+    assert 200 == post(web.proxy, "/v1/chat/completions", CHAT | {"model": "fast"}).status_code
+    flow = web.flows()[0]
+    asked, answered = web.view(flow["id"], "request"), web.view(flow["id"], "response")
+    assert flow["comment"].startswith("fast → gpt-4o · ")
+    assert " tokens · first chunk " in flow["comment"]
+    assert "── system\nBe brief.\n\n── user\none two three" in asked
+    assert "── assistant\nYou said: one two three" in answered
+    assert "── chunks\nfirst after " in answered
+    assert "── sent by Azure and dropped by the proxy\n1 whole event" in answered
+    assert '"model":"fast"' in web.view(flow["id"], "request", "As the client sent it")
+    assert "Bearer [key]" in web.view(flow["id"], "request", "As the client sent it")
+    assert "prompt_filter_results" in web.view(flow["id"], "response", "As Azure sent it")
+
+
+def test_a_request_never_shows_its_key(azure: Simulator, web: Web) -> None:
+    """Not even while Azure thinks: what mitmweb may show at that moment is masked."""
+    gate = Gate(before=None)
+    azure.faults.next(gate)
+    with httpx.Client(timeout=PATIENCE, trust_env=False) as client:
+        sending = threading.Thread(target=lambda: client.post(web.proxy.url + "/v1/chat/completions", json=CHAT, headers={"api-key": KEY}))
+        sending.start()
+        assert gate.reached.wait(PATIENCE)
+        shown = json.dumps(web.flows())
+        gate.release()
+        sending.join()
+    assert "[key]" in shown
+    assert [] == [key for key in (KEY, azure.key) if key in shown]
+    assert azure.key == azure.requests[-1].header("api-key")
+
+
+def test_commands(azure: Simulator, web: Web) -> None:
+    """Each says what it is asked for, for a flow or for all."""
+    post(web.proxy, "/v1/chat/completions", CHAT | {"model": "fast", "stream": False, "stream_options": None})
+    explained = web.command("azure.explain", "@all")
+    assert "fast → gpt-4o" in explained
+    assert "2024-10-21, dated" in explained
+    assert ["fast → gpt-4o"] == web.command("azure.models")
+    assert "$AZURE_OPENAI_API_KEY" in web.command("azure.export", "curl", "@all")
+    assert azure.key in web.command("azure.export", "curl", "@all", "true")
+
+
+def test_another_deployment_is_asked_the_same(azure: Simulator, web: Web) -> None:
+    """The configured key is put back, the new flow says how the answers differ, and both stay in the list."""
+    post(web.proxy, "/v1/chat/completions", CHAT)
+    web.command("azure.resend", "@all", "gpt-4o-mini")
+    web.proxy.wait_for_log("the words are 100% the same")
+    _, other = web.flows()
+    assert "/openai/deployments/gpt-4o-mini/chat/completions?api-version=2024-10-21" == azure.requests[-1].path
+    assert azure.key == azure.requests[-1].header("api-key")
+    assert "gpt-4o-mini · " in other["comment"]
+    assert "the words are 100% the same" in web.command("azure.explain", "@all")
+    assert "── assistant\nYou said: one two three" in web.view(other["id"], "response")
+
+
+def test_a_flow_is_replayed_with_the_configured_key(azure: Simulator, web: Web) -> None:
+    """mitmweb's own replay: what is masked on the flow is the owner's key again at Azure."""
+    post(web.proxy, "/v1/chat/completions", CHAT)
+    flow = web.flows()[0]
+    web.http.post(f"/flows/{flow['id']}/replay").raise_for_status()
+    again = azure.wait_for_request(2)
+    assert again.done.wait(PATIENCE)
+    assert (azure.key, 200) == (again.header("api-key"), again.status)
+    assert "api-key: [key]" in "\n".join(f"{name}: {value}" for name, value in web.flows()[0]["request"]["headers"])

@@ -1,0 +1,47 @@
+"""A flow sent again is one of a client that speaks Azure's own API."""
+
+from __future__ import annotations
+
+from mitmproxy import http
+from mitmproxy.test import tflow
+
+from azure_openai_proxy import again, options
+from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.models import Entry, Mapper
+
+SETTINGS = options.Settings(
+    backends=(Backend(name="a", base=Base("https", "front.example", 443, "/apim"), token="k-0123", apiversion="v1"),),
+    mapper=Mapper.parse("gpt-4o=prod,prod=other"),
+)
+
+
+def replayed() -> http.HTTPFlow:
+    flow = tflow.tflow(req=http.Request.make("POST", "https://front.example/apim/openai/v1/x", b"", http.Headers(api_key="[key]")))
+    flow.is_replay = "request"
+    flow.metadata = {"azure_openai_deployment": "prod"}
+    return flow
+
+
+def test_only_what_went_to_azure_is_ours() -> None:
+    """And only when it is sent again."""
+    ours, live, foreign = replayed(), replayed(), replayed()
+    live.is_replay = None
+    foreign.metadata = {}
+    assert [True, False, False] == [again.is_ours(flow) for flow in (ours, live, foreign)]
+
+
+def test_its_masks_and_its_prefix_go() -> None:
+    """Both come back with the backend that is asked; without one the path stays."""
+    flow = replayed()
+    settings = again.prepare(flow, SETTINGS)
+    assert ("/openai/v1/x", False, "prod") == (flow.request.path, "api-key" in flow.request.headers, settings.mapper.configured("prod"))
+    other = replayed()
+    again.prepare(other, options.Settings())
+    assert "/apim/openai/v1/x" == other.request.path
+
+
+def test_another_deployment() -> None:
+    """Is the answer to every name."""
+    flow = replayed()
+    flow.metadata[again.RESEND] = "new"
+    assert (Entry("*", "new"),) == again.prepare(flow, SETTINGS).mapper.entries

@@ -1,0 +1,109 @@
+"""mitmproxy's commands. That another deployment really answers is an end-to-end test's matter."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mitmproxy import exceptions, http
+from mitmproxy.addons import view
+from mitmproxy.test import taddons, tflow
+
+from azure_openai_proxy import again, commands, options
+from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.commands import Commands
+from azure_openai_proxy.models import Mapper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BACKEND = Backend(name="a", base=Base("https", "r.openai.azure.com", 443), token="k-0123", apiversion="v1")
+SETTINGS = options.Settings(backends=(BACKEND,), mapper=Mapper.parse("gpt-4o=prod"))
+
+
+def ours(path: str = "/openai/v1/chat/completions") -> http.HTTPFlow:
+    flow = tflow.tflow(
+        req=http.Request.make("POST", f"https://r.openai.azure.com{path}", b'{"model":"prod"}', http.Headers(api_key="[key]"))
+    )
+    flow.metadata = {"azure_openai_operation": "POST /v1/chat/completions", "azure_openai_deployment": "prod"}
+    flow.comment, flow.marked = "the first", ":star:"
+    return flow
+
+
+@pytest.fixture
+def context() -> Iterator[taddons.context]:
+    with taddons.context(Commands(lambda: SETTINGS), view.View()) as context:
+        yield context
+
+
+def call(context: taddons.context, name: str, *arguments: object) -> Any:
+    return context.master.commands.call(name, *arguments)
+
+
+def test_they_complete_and_explain_themselves(context: taddons.context) -> None:
+    """Each has its help, and a name that mitmweb routes."""
+    known = {name: command for name, command in context.master.commands.commands.items() if name.startswith("azure.")}
+    assert {"azure.explain", "azure.export", "azure.export.formats", "azure.models", "azure.resend"} <= set(known)
+    assert all(command.help for command in known.values())
+    assert ["curl", "httpx", "openai"] == call(context, "azure.export.formats")
+
+
+def test_several_flows(context: taddons.context) -> None:
+    """One after the other."""
+    told = call(context, "azure.explain", [ours(), tflow.ttcpflow(), ours()])
+    assert 2 == told.count("POST /v1/chat/completions\n")
+
+
+def test_models(context: taddons.context) -> None:
+    """With the deployments that answer."""
+    assert ["gpt-4o → prod"] == call(context, "azure.models")
+
+
+def test_an_export_has_the_key_for_those_who_ask(context: taddons.context) -> None:
+    """Else its variable."""
+    assert "$AZURE_OPENAI_API_KEY" in call(context, "azure.export", "curl", [ours()])
+    assert "k-0123" in call(context, "azure.export", "httpx", [ours()], True)
+
+
+def test_what_cannot_be_done_is_said(context: taddons.context) -> None:
+    """As mitmproxy's own commands say it."""
+    with pytest.raises(exceptions.CommandError, match="cannot be exported so: /nothing is none"):
+        call(context, "azure.export", "openai", [ours("/nothing")])
+    with pytest.raises(exceptions.CommandError, match="Choose HTTP flows"):
+        call(context, "azure.explain", [tflow.ttcpflow()])
+    with pytest.raises(exceptions.CommandError, match="None of these requests"):
+        call(context, "azure.resend", [tflow.tflow()], "other")
+    with taddons.context(Commands(options.Settings)) as other, pytest.raises(exceptions.CommandError, match="no configured key"):
+        call(other, "azure.export", "curl", [ours()], True)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["mitmweb", "mitmdump"])
+async def test_a_copy_asks_another_deployment(listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow stays; its copy has nothing of the first answer, and both are compared."""
+    ended = asyncio.Event()
+
+    class Replayed:
+        def __init__(self, flow: http.HTTPFlow, _: object) -> None:
+            self.flow = flow
+
+        async def replay(self) -> None:
+            asked = (self.flow.is_replay, self.flow.response, self.flow.comment, self.flow.marked, self.flow.metadata)
+            assert ("request", None, "", "", {"azure_openai_deployment": "prod", again.RESEND: "other"}) == asked
+            self.flow.response = http.Response.make(200, b'{"choices":[{"message":{"content":"hello"}}]}')
+            ended.set()
+
+    monkeypatch.setattr(commands, "ReplayHandler", Replayed)
+    first = ours()
+    first.response, first.live = http.Response.make(200, b"{}"), False
+    added = Commands(lambda: SETTINGS)
+    shown = view.View()
+    with taddons.context(added, *([shown] if listed else [])):
+        assert "Asking other (1)." == added.resend([first], "other")
+        tasks = list(added._running)
+        await ended.wait()
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(0)
+    assert "the first" == first.comment
+    assert [listed] == [len(shown) == 1]
+    assert set() == added._running

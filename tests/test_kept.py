@@ -1,0 +1,92 @@
+"""Streamed bodies are kept within bounds, and no stream is changed by it."""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from mitmproxy.test import tflow
+
+from azure_openai_proxy.answers import Chunk
+from azure_openai_proxy.kept import Shelf, Tap
+
+if TYPE_CHECKING:
+    import pytest
+    from mitmproxy import http
+
+
+def test_the_oldest_give_way() -> None:
+    """A shelf that is full forgets what it got first."""
+    forgotten: list[http.HTTPFlow] = []
+    shelf = Shelf(10, forgotten.append)
+    flows = [tflow.tflow() for _ in range(3)]
+    for flow in flows:
+        assert shelf.room(4)
+        shelf.keep(flow, 4)
+    assert (flows[:1], 8) == (forgotten, shelf.used)
+
+
+def test_what_is_larger_than_the_shelf_is_not_kept() -> None:
+    """Nothing is taken for it."""
+    shelf = Shelf(10, lambda _: None)
+    assert not shelf.room(11)
+    assert 0 == shelf.used
+
+
+def test_a_flow_that_goes_makes_room() -> None:
+    """A person deletes it, or mitmdump is through with it."""
+    shelf = Shelf(10, lambda _: None)
+    flow = tflow.tflow()
+    shelf.room(4)
+    shelf.keep(flow, 4)
+    del flow
+    gc.collect()
+    assert 0 == shelf.used
+
+
+def test_a_flow_that_went_while_room_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shelf lists flows that are gone for a moment."""
+    forgotten: list[http.HTTPFlow] = []
+    shelf = Shelf(10, forgotten.append)
+    shelf.room(8)
+    monkeypatch.setattr(shelf, "_sizes", OrderedDict({lambda: None: 8}))  # a reference to a flow that is gone
+    assert shelf.room(8)
+    assert [] == forgotten
+
+
+def tap(inner: bool, shelf: Shelf | None) -> Tap:
+    ticks = iter(range(100))
+    return Tap((lambda data: [data[:2], data[2:]] if data else []) if inner else None, shelf, 0, lambda: next(ticks) / 10)
+
+
+def test_both_sides_are_kept() -> None:
+    """What went in and what came out, with the time of each piece; nothing else happens to it."""
+    one = tap(inner=True, shelf=Shelf(1000, lambda _: None))
+    assert [[b"ab", b"c"], []] == [one(b"abc"), one(b"")]
+    assert ((b"abc", b"abc"), [Chunk(0.0, 3)]) == (one.bodies(), one.chunks)
+
+
+def test_what_passes_as_it_is_is_kept_once() -> None:
+    """A download has no other side."""
+    shelf = Shelf(1000, lambda _: None)
+    one = tap(inner=False, shelf=shelf)
+    assert [[b"abc"], []] == [one(b"abc"), one(b"")]
+    assert ((b"abc", b"abc"), 3) == (one.bodies(), shelf.used)
+
+
+def test_one_body_takes_a_quarter_at_most() -> None:
+    """Then it is not kept at all, goes on all the same, and gives its room back."""
+    shelf = Shelf(16, lambda _: None)
+    one = tap(inner=False, shelf=shelf)
+    assert [[b"abc"], [b"def"], [b"g"]] == [one(b"abc"), one(b"def"), one(b"g")]
+    assert (None, 0) == (one.bodies(), shelf.used)
+
+
+def test_where_nobody_looks_nothing_is_kept() -> None:
+    """But for the time of the first piece, and what tells the tokens."""
+    one = tap(inner=False, shelf=None)
+    for piece in (b"a", b'"prompt_tokens":1', b',"completion', b""):
+        one(piece)
+    one.give_up()
+    assert (None, [Chunk(0.0, 1)], b'"prompt_tokens":1,"completion') == (one.bodies(), one.chunks, one.counted)

@@ -1,0 +1,90 @@
+"""What is written on a flow."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mitmproxy.io import tnetstring
+from mitmproxy.test import tflow
+
+from azure_openai_proxy import notes
+from azure_openai_proxy.answers import Chunk
+from azure_openai_proxy.notes import NOTHING, Asked, Facts, Splice
+
+COMMENTS = {
+    "gpt-4o → prod · 23+11 tokens · first chunk 0.32 s": Facts(
+        model="gpt-4o", deployment="prod", tokens=(23, 11), stream=True, first=0.321, backend="default"
+    ),
+    "gpt-4o · at west · 1.50 s · max_tokens → max_completion_tokens": Facts(
+        model="gpt-4o", deployment="gpt-4o", backend="west", status=200, total=1.5, changed=("max_tokens → max_completion_tokens",)
+    ),
+    "GET /v1/models · 404": Facts(operation="GET /v1/models", status=404),
+    "m": Facts(model="m", stream=True),
+}
+
+
+@pytest.mark.parametrize(("expected", "facts"), COMMENTS.items())
+def test_a_comment_is_one_line(expected: str, facts: Facts) -> None:
+    """What it was, without what is not known."""
+    assert expected == notes.comment(facts)
+
+
+def test_metadata_can_be_saved() -> None:
+    """Names to plain values: mitmproxy's own format takes them and gives them back."""
+    told = notes.metadata(Facts(operation="POST /v1/x", model="m", tokens=(1, 2), first=0.12345, changed=("a",)))
+    expected = {
+        "azure_openai_operation": "POST /v1/x",
+        "azure_openai_model": "m",
+        "azure_openai_tokens": [1, 2],
+        "azure_openai_first_chunk": 0.1235,
+        "azure_openai_changed": ["a"],
+    }
+    assert expected == told == tnetstring.loads(tnetstring.dumps(told))
+
+
+@given(st.binary(max_size=60), st.binary(max_size=30), st.binary(max_size=30), st.binary(max_size=60))
+def test_a_splice_gives_the_body_back(head: bytes, old: bytes, new: bytes, tail: bytes) -> None:
+    """Whatever was replaced by whatever."""
+    before, after = head + old + tail, head + new + tail
+    splice = Splice.between(before, after)
+    assert before == (splice.undo(after) if splice else after)
+
+
+def test_a_splice_holds_only_what_differs() -> None:
+    """Not the body."""
+    assert Splice(10, 3, b"gpt-4o") == Splice.between(b'{"model":"gpt-4o"}' + b" \n", b'{"model":"prod"}' + b" \n")._replace(tail=3)  # type: ignore[union-attr]
+
+
+def test_what_is_written_is_read_again() -> None:
+    """The client's side and Azure's, through a saved flow's state."""
+    flow = tflow.tflow()
+    asked = Asked("POST", "/v1/x", [("a", "b")], Splice(1, 2, b"x"))
+    flow.metadata = {
+        "azure_openai_operation": "POST /v1/x",
+        "azure_openai_asked": notes.pack(asked),
+        "azure_openai_chunks": [[0.5, 10]],
+        "azure_openai_answered": ["200 OK", [["c", "d"]]],
+        "azure_openai_azures": notes.packed_body(b"azure's"),
+    }
+    seen = notes.seen(flow)
+    assert (asked, (Chunk(0.5, 10),), "200 OK", (("c", "d"),), b"azure's") == seen
+    assert notes.is_ours(flow)
+    assert b"1x23" == asked.body(b"1y23")
+    assert b"same" == asked._replace(splice=None).body(b"same")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"azure_openai_azures": b"no zlib"}, {"azure_openai_chunks": 3}, {"azure_openai_asked": ["a"]}])
+def test_what_cannot_be_read_is_not_there(metadata: dict[str, object]) -> None:
+    """A file may hold anything."""
+    flow = tflow.tflow()
+    flow.metadata = metadata
+    assert NOTHING == notes.seen(flow)
+    assert not notes.is_ours(flow)
+    assert not notes.is_ours(None)
+
+
+def test_a_message_as_text() -> None:
+    """First line, headers, a blank line, the body."""
+    assert "GET /\na: b\n\nbody" == notes.message("GET /", [("a", "b")], b"body")
+    assert "\n\nbody" == notes.message("", [], b"body")

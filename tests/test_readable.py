@@ -1,0 +1,49 @@
+"""Pieces that are never longer than anybody reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from azure_openai_proxy import readable
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("x" * 300, '"' + "x" * 200 + '… (300 characters)"'),
+        ("data:image/png;base64,AAAA", '"[image/png, 3 bytes]"'),
+        ({"a": {"b": [1, None]}}, '{"a": {"b": [1, null]}}'),
+        ([1] * 52, "[" + "1, " * 50 + '"… 2 more"]'),
+        ([[[[[[[[[[[[[[[1]]]]]]]]]]]]]]], "[" * 13 + '"…"' + "]" * 13),
+    ],
+)
+def test_json_in_one_line(value: object, expected: str) -> None:
+    """Strings are cut, data is named, nesting ends somewhere."""
+    assert expected == readable.compact(value)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(999, "999 bytes"), (12_345, "12.3 kB"), (5_000_000, "5.0 MB")])
+def test_sizes_are_for_people(count: int, expected: str) -> None:
+    """Three digits and a unit."""
+    assert expected == readable.size(count)
+
+
+def test_parameters_leave_out_what_is_off() -> None:
+    """What is false or null says nothing."""
+    told = readable.parameters({"stream": True, "store": False, "user": None, "n": 2, "stop": "a\nb", "long": "x" * 300})
+    assert f'stream, n 2, stop "a\\nb", long {"x" * 200}…' == told
+
+
+def test_a_page_begins_with_its_first_heading() -> None:
+    """Headings have a line of their own, with a blank one before."""
+    assert "── a\none\n\n── b\ntwo" == readable.page([("a", "one"), ("b", "two"), ("", "")])
+
+
+def test_data_urls() -> None:
+    """The type stands in the URL; base64 alone has the type that its place gives it; a text is no data."""
+    assert ["a/b, 3 bytes", "data, 3 bytes", "audio, 3 bytes", ""] == [
+        readable.encoded("data:a/b;base64,AAAA"),
+        readable.encoded("data:;base64,AAAA"),
+        readable.encoded("AAAA", "audio"),
+        readable.encoded("AAAA"),
+    ]

@@ -1,0 +1,100 @@
+"""Which recording answers a request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from mitmproxy import flow as flows
+from mitmproxy import http
+from mitmproxy.test import tflow
+
+from azure_openai_proxy import notes, recordings
+from azure_openai_proxy.errors import NotFound
+from azure_openai_proxy.notes import Asked
+from azure_openai_proxy.recordings import Key, Recordings
+
+OPERATION = "POST /v1/chat/completions"
+
+
+def recorded(body: Any = None, *, answer: str = "a", model: str | None = "m", operation: str = OPERATION) -> http.HTTPFlow:
+    made = tflow.tflow(req=http.Request.make("POST", "https://r/openai/x", json.dumps(body), http.Headers(content_type="application/json")))
+    made.response = http.Response.make(200, answer)
+    made.metadata = {"azure_openai_operation": operation, "azure_openai_asked": notes.pack(Asked("POST", "/v1/x?a=b&api-version=1", []))}
+    if model:
+        made.metadata["azure_openai_model"] = model
+    return made
+
+
+def wanted(body: Any = None, *, model: str | None = "m", operation: str = OPERATION, path: str = "/v1/x?api-key=k&a=b") -> Key:
+    return recordings.key(operation, model, path, "application/json", json.dumps(body).encode())
+
+
+SAME = {
+    "order": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    "the user": ({"a": 1, "user": "x"}, {"a": 1}),
+    "ids of calls": (
+        {"messages": [{"tool_calls": [{"id": "call_1", "type": "function"}]}, {"tool_call_id": "call_1"}]},
+        {"messages": [{"tool_calls": [{"id": "call_2", "type": "function"}]}, {"tool_call_id": "call_2"}]},
+    ),
+    "dates": ({"a": "today is 2026-11-23, 2026-11-23T10:00:00Z"}, {"a": "today is 2031-01-01, 2026-11-23T11:00:00.123+01:00"}),
+    "UUIDs": ({"a": "id 0B9D3E2C-7c1d-4e55-9d3f-0123456789ab"}, {"a": "id 11111111-2222-3333-4444-555555555555"}),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
+def test_these_mean_the_same(one: Any, other: Any) -> None:
+    """What changes from run to run is ignored."""
+    assert recordings.meaning(json.dumps(one).encode()) == recordings.meaning(json.dumps(other, indent=2).encode())
+
+
+def test_these_do_not() -> None:
+    """Another text, a member at another place, dates where they are not ignored."""
+    assert recordings.meaning(b'{"a": "x"}') != recordings.meaning(b'{"a": "y"}')
+    assert recordings.meaning(b'{"a": {"user": "x"}}') != recordings.meaning(b'{"a": {"user": "y"}}')
+    assert recordings.meaning(b'{"a": "2026-11-23"}', ignored=["a.b"]) != recordings.meaning(b'{"a": "2026-11-24"}', ignored=["a.b"])
+
+
+def test_bodies_that_are_no_json() -> None:
+    """A form means the same whatever its boundary; other bytes mean themselves."""
+    form = "multipart/form-data; boundary="
+    assert recordings.meaning(b"--X1\r\na\r\n--X1--", form + "X1") == recordings.meaning(b"--Y22\r\na\r\n--Y22--", form + "Y22")
+    assert b"\x00" == recordings.meaning(b"\x00")
+
+
+def test_the_next_answer_and_then_the_last() -> None:
+    """Recorded twice, asked three times."""
+    found = Recordings([recorded(answer="a"), recorded(answer="b")])
+    assert 2 == len(found)
+    assert ["a", "b", "b"] == [str(found.next(wanted()).response.text) for _ in range(3)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (
+            wanted(operation="POST /v1/embeddings", model=None),
+            "This|No answer to this POST /v1/embeddings was recorded: the recording has no such operation",
+        ),
+        (wanted(model="n"), "for n was recorded: the recording has it for m"),
+        (wanted({"other": 1}), "it has others, with another body or query"),
+    ],
+    ids=["operation", "model", "body"],
+)
+def test_a_miss_says_what_is_different(key: Key, said: str) -> None:
+    """And that nobody was asked."""
+    with pytest.raises(NotFound, match=said) as error:
+        Recordings([recorded()]).next(key)
+    assert (404, "not_recorded") == (error.value.status, error.value.code)
+
+
+def test_what_cannot_answer_is_left_to_others() -> None:
+    """Flows that are not ours, failed, or were not kept."""
+    broken, lost, plain = recorded(), recorded(), recorded()
+    broken.error = flows.Error("gone")
+    assert lost.response
+    lost.response.raw_content = None
+    del plain.metadata["azure_openai_asked"]
+    others = [broken, lost, plain, tflow.tflow(resp=True)]
+    assert (0, others) == (len(found := Recordings(others)), found.others)

@@ -1,0 +1,205 @@
+"""What is written on flows while they happen."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from mitmproxy import flow as flows
+from mitmproxy import http
+from mitmproxy.test import tflow
+from mitmproxy.websocket import WebSocketData, WebSocketMessage
+from wsproto.frame_protocol import Opcode
+
+from azure_openai_proxy import options, seeing
+from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.exchange import Exchange
+from azure_openai_proxy.kept import Tap
+from azure_openai_proxy.models import Mapper
+from azure_openai_proxy.seeing import Seeing
+
+KEY = "azure-key-0123456789"
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"content_filter_results":{}}]}\n\n'
+LAST = b'data: {"choices":[],"usage":{"prompt_tokens":23,"completion_tokens":11}}\n\ndata: [DONE]\n\n'
+
+
+def began(see: Seeing, body: bytes = b'{"model":"gpt-4o","stream":true}', apiversion: str = "v1") -> tuple[http.HTTPFlow, Exchange]:
+    """A request of ours on its way to Azure."""
+    backend = Backend(name="west", base=Base("https", "r.openai.azure.com", 443), token=KEY, apiversion=apiversion)
+    exchange = Exchange(options.Settings(backends=(backend,), mapper=Mapper.parse("gpt-4o=prod")), None)
+    request = http.Request.make("POST", "http://localhost/v1/chat/completions", body, http.Headers(authorization="Bearer client"))
+    request.timestamp_start = request.timestamp_end = 1.0
+    flow = tflow.tflow(req=request)
+    see.asked(flow)
+    exchange.request(flow.request)
+    see.sent(flow, exchange)
+    return flow, exchange
+
+
+def answered(see: Seeing, flow: http.HTTPFlow, exchange: Exchange, *pieces: bytes, encoding: str = "", ends: bool = True) -> None:
+    """Azure's answer, streamed."""
+    response = flow.response = http.Response.make(200, b"", http.Headers(content_type="text/event-stream"))
+    response.raw_content = None
+    if encoding:
+        response.headers["content-encoding"] = encoding
+    see.answered(flow, response)
+    exchange.response_head(response)
+    see.streams(flow, response)
+    assert isinstance(response.stream, Tap)
+    for piece in pieces:
+        response.stream(piece)
+    if ends:
+        response.stream(b"")
+        response.timestamp_end = 3.0
+
+
+@pytest.fixture
+def see() -> Seeing:
+    """Where somebody looks."""
+    made = Seeing()
+    made.keep(1_000_000)
+    return made
+
+
+def test_a_stream_is_kept(see: Seeing) -> None:
+    """What the client got as the flow's content, what Azure sent beside it, when each piece came, and what it was."""
+    flow, exchange = began(see)
+    answered(see, flow, exchange, CHUNK, LAST)
+    see.ended(flow, exchange)
+    assert flow.response
+    assert flow.comment.startswith("gpt-4o → prod · at west · 23+11 tokens · first chunk ")
+    assert b"content_filter" not in (flow.response.raw_content or b"content_filter")
+    assert CHUNK + LAST == zlib.decompress(flow.metadata["azure_openai_azures"])
+    assert 2 == len(flow.metadata["azure_openai_chunks"])
+    assert [10, 16, b"gpt-4o"] == flow.metadata["azure_openai_asked"][3]
+    assert ["200 OK", [["content-type", "text/event-stream"], ["content-length", "0"]]] == flow.metadata["azure_openai_answered"]
+
+
+def test_a_compressed_stream_is_kept_readable(see: Seeing) -> None:
+    """Azure's side too, or as nothing when it cannot be read."""
+    for sent, kept in ((zlib.compress(CHUNK + LAST), CHUNK + LAST), (b"no zlib", b"")):
+        flow, exchange = began(see)
+        answered(see, flow, exchange, sent, encoding="deflate")
+        see.ended(flow, exchange)
+        assert kept == zlib.decompress(flow.metadata["azure_openai_azures"])
+
+
+def test_where_nobody_looks_nothing_is_kept() -> None:
+    """But for the comment and the plain facts, which cost nothing."""
+    see = Seeing()
+    flow, exchange = began(see)
+    answered(see, flow, exchange, CHUNK, LAST)
+    see.ended(flow, exchange)
+    kept = {"azure_openai_azures", "azure_openai_chunks", "azure_openai_answered"} & set(flow.metadata)
+    assert (None, set(), [23, 11]) == (flow.response and flow.response.raw_content, kept, flow.metadata["azure_openai_tokens"])
+
+
+def test_a_whole_answer(see: Seeing) -> None:
+    """Azure's side is kept where it was another, and the key in it is masked; its tokens are told."""
+    azures = b'{"error":{"message":"no %s"},"usage":{"input_tokens":5}}' % KEY.encode()
+    flow, exchange = began(see)
+    flow.response = http.Response.make(401, b'{"usage":{"input_tokens":5}}')
+    see.streams(flow, flow.response)
+    flow.response.timestamp_end = 2.5
+    see.ended(flow, exchange, azures)
+    assert azures.replace(KEY.encode(), b"[key]") == zlib.decompress(flow.metadata["azure_openai_azures"])
+    assert ("gpt-4o → prod · at west · 401 · 5+0 tokens · 1.50 s", ":red_circle:") == (flow.comment, flow.marked)
+
+
+def test_an_answer_that_was_not_changed(see: Seeing) -> None:
+    """Has no other side."""
+    flow, exchange = began(see)
+    flow.response = http.Response.make(200, b"{}")
+    see.ended(flow, exchange, b"{}")
+    assert "azure_openai_azures" not in flow.metadata
+
+
+def test_a_stream_that_broke_off(see: Seeing) -> None:
+    """What came is kept, and the flow says so."""
+    flow, exchange = began(see)
+    answered(see, flow, exchange, CHUNK, ends=False)
+    flow.error = flows.Error("gone")
+    see.ended(flow, exchange)
+    assert flow.response
+    assert b"hi" in (flow.response.raw_content or b"")
+    assert ("broke off", ":red_circle:") == (flow.comment.rpartition(" · ")[2], flow.marked)
+
+
+def test_a_request_without_an_answer(see: Seeing) -> None:
+    """Says why."""
+    flow, exchange = began(see)
+    flow.response, flow.error = None, flows.Error("refused")
+    see.ended(flow, exchange)
+    assert "gpt-4o → prod · at west · refused" == flow.comment
+
+
+def test_what_a_person_wrote_stays(see: Seeing) -> None:
+    """A comment, and a mark."""
+    flow, exchange = began(see)
+    flow.comment, flow.marked = "mine", ":star:"
+    flow.error = flows.Error("refused")
+    see.ended(flow, exchange)
+    assert ("mine", ":star:") == (flow.comment, flow.marked)
+
+
+def test_a_realtime_session(see: Seeing) -> None:
+    """Its messages are counted, and the tokens of all its answers."""
+    flow, exchange = began(see)
+    done = b'{"type":"response.done","response":{"usage":{"input_tokens":2,"output_tokens":3}}}'
+    see.talked(flow, exchange)
+    assert "gpt-4o → prod · at west · 0 messages" == flow.comment
+    flow.websocket = WebSocketData(messages=[WebSocketMessage(Opcode.TEXT, who, done) for who in (True, False, False)])
+    flow.response = http.Response.make(101)
+    see.talked(flow, exchange)
+    assert ("gpt-4o → prod · at west · 4+6 tokens · 3 messages", True) == (flow.comment, flow.marked in ("", ":wrench:"))
+
+
+def test_a_full_shelf_forgets(see: Seeing) -> None:
+    """The oldest body goes, the flow stays."""
+    see.keep(4 * len(CHUNK + LAST) * 2)
+    made = [began(see, apiversion="2024-10-21") for _ in range(12)]
+    for flow, exchange in made:
+        answered(see, flow, exchange, CHUNK, LAST)
+        see.ended(flow, exchange)
+    kept = [flow.response is not None and flow.response.raw_content is not None for flow, _ in made]
+    assert (False, True) == (kept[0], kept[-1])
+    assert "azure_openai_azures" not in made[0][0].metadata
+
+
+def test_what_finds_no_room_is_not_kept(see: Seeing) -> None:
+    """Not by half."""
+    flow, exchange = began(see)
+    answered(see, flow, exchange, CHUNK, LAST)
+    assert see.shelf
+    see.shelf.limit = 10
+    see.ended(flow, exchange)
+    assert flow.response
+    assert None is flow.response.raw_content
+    other, exchange = began(see)
+    other.response = http.Response.make(200, b"{}")
+    see.ended(other, exchange, b'{"long": "answer"}')
+    assert "azure_openai_azures" not in other.metadata
+    assert None is other.metadata["azure_openai_asked"][3] or see.shelf.limit
+
+
+def test_the_shelf_changes_with_its_limit(see: Seeing) -> None:
+    """The same limit keeps it, none takes it away."""
+    before = see.shelf
+    see.keep(1_000_000)
+    assert before is see.shelf
+    see.keep(0)
+    assert None is see.shelf
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'"usage":{"prompt_tokens": 3}', (3, 0)),
+        (b'"input_tokens":1,"output_tokens":2', (1, 2)),
+        (b"", None),
+        (b'{"completion_tokens":1}', None),
+    ],
+)
+def test_tokens(body: bytes, expected: tuple[int, int] | None) -> None:
+    """Under both names, and none where none are told."""
+    assert expected == seeing.tokens(body)
