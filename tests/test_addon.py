@@ -339,3 +339,13 @@ def test_a_flow_tells_what_it_was(addon: AzureOpenAIProxy) -> None:
     assert answered.comment.startswith("gpt-4o · 1+0 tokens · ")
     assert "gpt-4o · 0 messages" == talked.comment
     assert "" == other.comment
+
+
+async def test_the_player_of_recordings_is_no_strangers_destination(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every client is led there, wherever it comes from."""
+    monkeypatch.setattr(addon.playback, "plays_at", lambda _: True)
+    data = cast("server_hooks.ServerConnectionHookData", SimpleNamespace(server=SimpleNamespace(address=("127.0.0.1", 1)), client=None))
+    before = vars(data).copy()
+    await addon.server_connect(data)
+    addon.server_connected(data)
+    assert before == vars(data)
