@@ -41,6 +41,11 @@ class Decoder:
         self._first = True
         self._returns = False  # a `\r` was seen: most streams have none, and a plain find does for them
 
+    @property
+    def idle(self) -> bool:
+        """Between two events, and no line ended with a return so far."""
+        return not self._held and not self._returns
+
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes."""
         self._returns = self._returns or b"\r" in chunk

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import decompress, sse
+from . import cut, decompress, sse
 from .answer_headers import headers
 from .error_shapes import error_body, mask, shape
 
@@ -60,6 +60,7 @@ class Stream:
         self._secrets = secrets
         self._events = sse.Decoder()
         self._content: Literal["delta", "text"] | None = None  # where this stream's choices have it, once that is known
+        self._pattern: cut.Pattern | None = None  # of its events with text, once one was seen
         self._finished = False  # a finish_reason went by
         self._failed = False  # an error went by
         self._over = False  # nothing more goes out
@@ -88,6 +89,8 @@ class Stream:
         return [out] if out else []
 
     def _normalized(self, data: bytes, *, at_end: bool) -> bytes:
+        if self._pattern and not at_end and self._events.idle and (event := self._pattern.cut(data)) is not None:
+            return event
         out = [self._event(event) for event in self._events.feed(data)]
         if at_end:
             out.append(self._end())
@@ -126,6 +129,9 @@ class Stream:
             return b"" if self._failed else _DONE
         if not self._finished:
             self._finished = _FINISHED[0] in data or _FINISHED[1] in data
+        if self._content == "delta" and (chunk := cut.without_filter(data)) and not self._suspect(event, chunk.content):
+            self._pattern = chunk.pattern or self._pattern
+            return event.raw if chunk.content is data else sse.encode(chunk.content, of=event)
         if not self._suspect(event, data):
             return event.raw
         try:

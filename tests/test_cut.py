@@ -1,0 +1,154 @@
+"""What is cut by bytes is what the parser would have left out, on anything that a server could send."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from azure_openai_proxy import cut, to_openai
+
+TEXT = st.one_of(
+    st.text(max_size=12), st.sampled_from(["content_filter_results", "}]}", '{"', '"},{"', "\\", '\\"', "\u2028", "error", "_filter"])
+)
+PLAIN = st.one_of(TEXT, st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False))
+ANY = st.recursive(PLAIN, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)), max_leaves=8)
+FILTER = st.dictionaries(
+    st.sampled_from(["hate", "violence"]), st.one_of(ANY, st.just({"filtered": False, "severity": "safe"})), max_size=2
+)
+DELTA = st.one_of(
+    st.fixed_dictionaries({"content": TEXT}),
+    st.fixed_dictionaries({}, optional={"content": PLAIN, "role": TEXT, "tool_calls": ANY}),
+    st.just({"tool_calls": [{"function": {"arguments": '{"a"'}, "index": 0}]}),
+)
+REST = st.fixed_dictionaries(
+    {}, optional={"finish_reason": st.sampled_from([None, "stop"]), "index": st.integers(0, 1), "logprobs": ANY, "text": TEXT}
+)
+CHOICE = st.tuples(
+    st.one_of(st.just({}), FILTER.map(lambda found: {"content_filter_results": found})),
+    st.one_of(st.just({}), DELTA.map(lambda found: {"delta": found})),
+    REST,
+).map(lambda parts: parts[0] | parts[1] | parts[2])
+TAIL = st.fixed_dictionaries(
+    {},
+    optional={
+        "created": st.integers(),
+        "id": TEXT,
+        "model": st.sampled_from(["gpt-4o", "gpt-35-turbo", "gpt-35-turbo-16k"]),
+        "usage": ANY,
+        "error": ANY,
+        "prompt_filter_results": ANY,
+        "latency_checkpoint": ANY,
+        "choices": ANY,
+    },
+)
+CHUNK = st.builds(lambda choices, tail: {"choices": choices} | tail, st.lists(CHOICE, min_size=1, max_size=2), TAIL)
+
+
+def written(value: Any, *, spaced: bool, ascii_only: bool) -> bytes:
+    return json.dumps(value, separators=None if spaced else (",", ":"), ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+
+
+SENT = st.builds(written, CHUNK, spaced=st.booleans(), ascii_only=st.booleans())
+# Pieces of two chunks put together anyhow, repeated names and broken JSON among them.
+SPLICED = st.builds(
+    lambda one, other, a, b: one[: a % (len(one) + 1)] + other[b % (len(other) + 1) :], SENT, SENT, st.integers(0), st.integers(0)
+)
+FIRST = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
+
+
+def read(chunk: bytes) -> Any:
+    return json.loads(chunk.decode())
+
+
+def by_parser(chunk: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    with monkeypatch.context() as patch:
+        patch.setattr(cut, "_CHUNK", re.compile(rb"(?!)"))
+        stream = to_openai.Stream(normalize=True, encoding=None)
+        stream(FIRST)
+        return b"".join(stream(b"data: " + chunk + b"\n\n"))
+
+
+@example(chunk=b'{"choices":[{"content_filter_results":{},"delta":{"content":""},"delta":null}]}')
+@example(chunk=b'{"choices":[{"content_filter_results":{},"delta":{"content":""}}],"choices":[{"content_filter_results":{}}]}')
+@example(chunk=b'{"choices":[{"content_filter_results":{},"delta":{"content":"\xff"}}]}')
+@example(chunk=b'{"choices":[{"content_filter_results":{},"delta":{"content":"\\ud83d"}}]}')
+@example(chunk=b'{"choices":[{"content_filter_results":{},"delta":{"content":"\\q"}}]}')
+@example(chunk=b'{"choices":[{"content_filter_results":{"hate":01},"delta":{"content":""}}]}')
+@example(chunk=b'{"choices":[{"content_filter_results":{},"delta":{"content":"a\nb"}}]}')
+@example(chunk=b'{"choices":[{"content_filter_results":{},"delta":{"content":""}}],"\\u0065rror":"no"}')
+@given(chunk=st.one_of(SENT, SPLICED))
+def test_as_the_parser(chunk: bytes) -> None:
+    """A stream says the same with and without the cut, to anyone who reads JSON; and what it passes unread it passes as it came."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        expected = by_parser(chunk, monkeypatch)
+    stream = to_openai.Stream(normalize=True, encoding=None)
+    stream(FIRST)
+    first = b"".join(stream(b"data: " + chunk + b"\n\n"))
+    again = b"".join(stream(b"data: " + chunk + b"\n\n"))  # by the pattern of the first, if there is one
+    for actual in (first, again):
+        if expected != actual:
+            assert read(expected.removeprefix(b"data: ")) == read(actual.removeprefix(b"data: "))
+
+
+@given(chunk=st.one_of(SENT, SPLICED))
+def test_only_json_is_cut(chunk: bytes) -> None:
+    """What is recognised is JSON, and nothing but its one choice's filter results is gone."""
+    found = cut.without_filter(chunk)
+    if found:
+        before = json.loads(chunk.decode(), object_pairs_hook=list)
+        after = json.loads(found.content.decode(), object_pairs_hook=list)
+        if found.content is not chunk:
+            assert "content_filter_results" == before[0][1][0][0][0]
+            del before[0][1][0][0]
+        assert before == after
+
+
+@given(one=CHUNK, text=TEXT, other=st.one_of(SENT, SPLICED))
+def test_the_pattern(one: dict[str, Any], text: str, other: bytes) -> None:
+    """What the pattern of one event takes, a closer look takes too, with the same outcome."""
+    one["choices"] = [{"content_filter_results": {}, "delta": {"content": text}, "index": 0}]
+    found = cut.without_filter(written(one, spaced=False, ascii_only=True))
+    if found and found.pattern:
+        for chunk in (other, written(one | {"id": "another"}, spaced=False, ascii_only=False)):
+            by_pattern = found.pattern.cut(b"data: " + chunk + b"\n\n")
+            if by_pattern is not None:
+                closer = cut.without_filter(chunk)
+                assert closer
+                assert b"data: " + closer.content + b"\n\n" == by_pattern
+
+
+CHOICES = b'{"choices":[{"content_filter_results":{"hate":{"filtered":false}},"delta":%b,"index":0}],"id":"1"}'
+
+
+def test_the_pattern_of_a_stream() -> None:
+    """Events that differ in their text alone share a pattern; without filter results they pass as the same object."""
+    found = cut.without_filter(CHOICES % b'{"content":"a"}')
+    assert found
+    assert found.pattern
+    assert b'{"choices":[{"delta":{"content":"a"},"index":0}],"id":"1"}' == found.content
+    event = b"data: " + CHOICES % '{"content":"ä\\"\\u00e4"}'.encode() + b"\n\n"
+    assert 'data: {"choices":[{"delta":{"content":"ä\\"\\u00e4"},"index":0}],"id":"1"}\n\n'.encode() == found.pattern.cut(event)
+    for other in (b'{"content":"\xff"}', b'{"content":1}', b'{"role":"a"}', b'{"content":"a"},"x":"b"'):
+        assert found.pattern.cut(b"data: " + CHOICES % other + b"\n\n") is None
+    assert found.pattern.cut(event + event) is None
+    plain = cut.without_filter(found.content)
+    assert plain
+    assert plain.content is found.content
+    assert plain.pattern
+    assert plain.pattern.cut(same := b"data: " + found.content + b"\n\n") is same
+
+
+@pytest.mark.parametrize(
+    "delta", [b'{"tool_calls":[{"function":{"arguments":"{"},"index":0}]}', b'{"role":"assistant","content":null}', b"{}"]
+)
+def test_other_deltas(delta: bytes) -> None:
+    """A delta without text is cut, and makes no pattern."""
+    found = cut.without_filter(CHOICES % delta)
+    assert found
+    assert found.content == b'{"choices":[{"delta":%b,"index":0}],"id":"1"}' % delta
+    assert found.pattern is None
