@@ -51,6 +51,7 @@ class Rules:
         self.hooks: list[str] = []
         self.requests: list[http.Request] = []
         self.ready = threading.Event()
+        self.shortcuts = True
 
     def running(self) -> None:
         self.ready.set()
@@ -342,10 +343,11 @@ def shared(confdir: Path) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture
-def proxy(shared: Proxy) -> Proxy:
+@pytest.fixture(params=[True, False], ids=["shortcuts", "no shortcuts"])
+def proxy(shared: Proxy, request: pytest.FixtureRequest) -> Proxy:
     shared.rules.hooks.clear()
     shared.rules.requests.clear()
+    shared.rules.shortcuts = request.param
     return shared
 
 

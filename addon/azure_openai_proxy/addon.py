@@ -73,6 +73,7 @@ class AzureOpenAIProxy:
         self.playback.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
+        http_layer.hasten(ctx.master, on=self.settings.shortcuts)
 
     def running(self) -> None:
         self.live.running(ctx.options)
@@ -83,6 +84,7 @@ class AzureOpenAIProxy:
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
 
     def done(self) -> None:
+        http_layer.hasten(ctx.master, on=False)
         self.shared.tokens.close()
         if self.watcher:
             self.watcher.cancel()
@@ -188,6 +190,10 @@ class AzureOpenAIProxy:
     def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
         exchange = self.exchanges.get(flow)
         return redact.show(flow.request.copy(), exchange.hidden) if exchange else flow.request
+
+    @property
+    def shortcuts(self) -> bool:
+        return self.settings.shortcuts
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         exchange = self.exchanges.get(flow)

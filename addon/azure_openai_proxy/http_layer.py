@@ -1,8 +1,10 @@
 """Mends for mitmproxy's HTTP layer, one connection at a time; together with its rooms the only user of mitmproxy's internals.
 
 mitmproxy answers what it cannot serve in HTML and closes the connection. With these mends a client is told in the shape that `Rules`
-gives, on HTTP/1.1 and HTTP/2, and its connection goes on wherever the two sides still agree on where a request ends. Nothing is
-patched globally: `attach` gives the HTTP layer of one connection another class.
+gives, on HTTP/1.1 and HTTP/2, and its connection goes on wherever the two sides still agree on where a request ends. Nothing of
+that is patched globally: `attach` gives the HTTP layer of one connection another class.
+
+The rooms called fast_ save processor time and change nothing else. The rules' `shortcuts` turns them off.
 
     http_layer       what the rest of the project sees
     http_stream      one request and its answer: a body over the limit, a body cut short, no way upstream, a stream that breaks off
@@ -10,6 +12,7 @@ patched globally: `attach` gives the HTTP layer of one connection another class.
     http_websocket   a WebSocket after its upgrade
     http_resend      one request, sent until it is answered: a failed answer held back, another asked for, time-outs
     http1_server     one HTTP/1 client connection: heads that cannot be read, connections that are left with care
+    fast_hooks       an index of who has which hook, in place of asking every addon
 
 What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):
 
@@ -36,11 +39,12 @@ from mitmproxy import ctx
 
 if TYPE_CHECKING:
     from mitmproxy import connection, http
+    from mitmproxy.master import Master
     from mitmproxy.proxy import layer
 
     from .peek import Peek
 
-__all__ = ["Failure", "Rules", "Timeouts", "absolute_form", "attach", "compatible", "lift_limit", "mended"]
+__all__ = ["Failure", "Rules", "Timeouts", "absolute_form", "attach", "compatible", "hasten", "hastens", "lift_limit", "mended"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +73,10 @@ class Timeouts(NamedTuple):
 
 class Rules(Protocol):
     """What the mends ask. The flow may be one that no hook has seen, and may lack a host; None is for a head that nobody can read."""
+
+    @property
+    def shortcuts(self) -> bool:
+        """Whether to take shorter ways than mitmproxy's."""
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         """Bytes that the request's body may have. None: not ours, mitmproxy's own rules hold."""
@@ -121,6 +129,14 @@ def lift_limit(client: connection.Client) -> None:
             handler.max_conns = collections.defaultdict(lambda: asyncio.Semaphore(MOST_CONNECTIONS))
 
 
+def hasten(master: Master, *, on: bool) -> None:
+    """Take the shorter ways through what all connections share, or mitmproxy's own again."""
+    if hastens():
+        from . import fast_hooks  # noqa: PLC0415 - see attach
+
+        (fast_hooks.shorten if on else fast_hooks.restore)(master.addons)
+
+
 def absolute_form(flow: http.HTTPFlow) -> bool:
     """Whether the request came in absolute form, a forward proxy's. False: in origin form, a gateway's, or inside a tunnel."""
     return bool(flow.metadata.get(ABSOLUTE_FORM, False))
@@ -138,6 +154,18 @@ def compatible() -> str | None:
     except (ImportError, AttributeError) as error:
         return str(error)
     return http_stream.compatible()
+
+
+@cache
+def hastens() -> bool:
+    """Whether the shorter ways can be taken. Cached, as the next ones."""
+    if not _usable():
+        return False
+    from . import http_stream  # noqa: PLC0415 - see attach
+
+    if reason := http_stream.compatible(http_stream.HASTY):
+        logger.warning("This mitmproxy is not one of those known (%s): no shortcuts are taken through it.", reason)
+    return not reason
 
 
 @cache

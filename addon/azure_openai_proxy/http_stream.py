@@ -9,6 +9,7 @@ from mitmproxy import flow
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import url
 from mitmproxy.proxy import events
+from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
@@ -22,8 +23,9 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
 
+from . import fast_hooks
 from .http1_server import Server, Unreadable
-from .http_layer import ABSOLUTE_FORM, Failure, Rules
+from .http_layer import ABSOLUTE_FORM, Failure, Rules, hastens
 from .http_upload import HELD, OverHttp1, Uploading
 from .http_websocket import Upgrading
 
@@ -61,6 +63,7 @@ class Stream(Uploading, Upgrading):
     def __init__(self, context: Context, stream_id: int, rules: Rules) -> None:
         super().__init__(context, stream_id)
         self.rules = rules
+        self.shortcuts = rules.shortcuts and hastens()
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """All that mitmproxy does with an event, but for the errors that it would send to the client."""
@@ -72,6 +75,8 @@ class Stream(Uploading, Upgrading):
             except StopIteration:
                 return
             reply = None
+            if isinstance(command, StartHook) and self.shortcuts and command.blocking is True and fast_hooks.in_place(command):
+                continue
             if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
                 command.event.request = self.rules.on_the_wire(self.flow)
             if not isinstance(command, SendHttp) or not isinstance(command.event, ResponseProtocolError):
@@ -206,6 +211,7 @@ class Connection(HttpLayer):
     """mitmproxy's HTTP layer with our streams, and our server for HTTP/1 clients."""
 
     rules: Rules
+    shortcuts: bool
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         client = self.context.client
@@ -238,7 +244,8 @@ def mend(layers: Iterable[Layer], rules: Rules, connection: type[Connection] = C
     for layer in layers:
         if type(layer) is HttpLayer:
             layer.__class__ = connection
-            cast("Connection", layer).rules = rules
+            ours = cast("Connection", layer)
+            ours.rules, ours.shortcuts = rules, rules.shortcuts and hastens()
 
 
 # Every method that is overridden or called, with its parameters, and every state that is read or set.
@@ -280,6 +287,9 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "response_done": None,
     },
 }
+
+
+HASTY = fast_hooks.KNOWN
 
 
 def compatible(known: Mapping[type, Mapping[str, str | None]] = KNOWN) -> str | None:
