@@ -12,6 +12,7 @@ The rooms called fast_ save processor time and change nothing else. The rules' `
     http_websocket   a WebSocket after its upgrade
     http_resend      one request, sent until it is answered: a failed answer held back, another asked for, time-outs
     http1_server     one HTTP/1 client connection: heads that cannot be read, connections that are left with care
+    fast_messages    headers with an index, messages whose types are not checked again
     fast_hooks       an index of who has which hook, in place of asking every addon
 
 What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):
@@ -132,9 +133,10 @@ def lift_limit(client: connection.Client) -> None:
 def hasten(master: Master, *, on: bool) -> None:
     """Take the shorter ways through what all connections share, or mitmproxy's own again."""
     if hastens():
-        from . import fast_hooks  # noqa: PLC0415 - see attach
+        from . import fast_hooks, fast_messages  # noqa: PLC0415 - see attach
 
         (fast_hooks.shorten if on else fast_hooks.restore)(master.addons)
+        fast_messages.trust(on=on)
 
 
 def absolute_form(flow: http.HTTPFlow) -> bool:

@@ -16,6 +16,7 @@ from mitmproxy.proxy.layers.http._events import (
     RequestHeaders,
     RequestProtocolError,
     ResponseData,
+    ResponseHeaders,
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
@@ -23,7 +24,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
 
-from . import fast_hooks
+from . import fast_hooks, fast_messages
 from .http1_server import Server, Unreadable
 from .http_layer import ABSOLUTE_FORM, Failure, Rules, hastens
 from .http_upload import HELD, OverHttp1, Uploading
@@ -67,6 +68,8 @@ class Stream(Uploading, Upgrading):
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """All that mitmproxy does with an event, but for the errors that it would send to the client."""
+        if isinstance(event, (RequestHeaders, ResponseHeaders)) and self.shortcuts:
+            fast_messages.quicken(event)
         doing = self.dispatch(event)
         reply: Any = None
         while True:
@@ -289,7 +292,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
 }
 
 
-HASTY = fast_hooks.KNOWN
+HASTY = {**fast_hooks.KNOWN, **fast_messages.KNOWN}
 
 
 def compatible(known: Mapping[type, Mapping[str, str | None]] = KNOWN) -> str | None:

@@ -6,13 +6,13 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus
 
-from mitmproxy import http
-
 from . import bodies, realtime, uploads
 from .endpoints import NEWEST_GA, Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mitmproxy import http
 
     from .backends import Backend, Base
     from .calls import Call
@@ -133,7 +133,7 @@ def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
     """The headers for Azure: the client's in their order, less what is not Azure's business, with the key."""
     dropped = _NOT_FOR_AZURE | {name.strip().lower().encode(errors="surrogateescape") for name in client.get("connection", "").split(",")}
-    result = http.Headers([(name, value) for name, value in client.fields if name.lower() not in dropped])
+    result = type(client)([(name, value) for name, value in client.fields if name.lower() not in dropped])
     if websocket:
         result["connection"], result["upgrade"] = "Upgrade", "websocket"
         if "sec-websocket-protocol" in result:
