@@ -13,6 +13,7 @@ The rooms called fast_ save processor time and change nothing else. The rules' `
     http_resend      one request, sent until it is answered: a failed answer held back, another asked for, time-outs
     http1_server     one HTTP/1 client connection: heads that cannot be read, connections that are left with care
     fast_messages    headers with an index, messages whose types are not checked again
+    fast_stream      the chunks of a stream, straight from the connection upstream to the client's
     fast_hooks       an index of who has which hook, in place of asking every addon
 
 What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):

@@ -123,6 +123,10 @@ class Stream(http_stream.Stream):
         self.deadline = time.monotonic() + seconds
         self.why = f"{why} for {seconds:g} seconds"
 
+    def passes(self) -> None:
+        if self.timeouts:
+            self.deadline = time.monotonic() + self.timeouts.chunk
+
     def look(self, wakeup: events.Wakeup) -> CommandGenerator[events.Event | None]:
         """What a timer brings: the event to go on with, or nothing."""
         if wakeup.command.delay == 0:

@@ -24,7 +24,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
 
-from . import fast_hooks, fast_messages
+from . import fast_hooks, fast_messages, fast_stream
 from .http1_server import Server, Unreadable
 from .http_layer import ABSOLUTE_FORM, Failure, Rules, hastens
 from .http_upload import HELD, OverHttp1, Uploading
@@ -56,7 +56,7 @@ FAILURES = {
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t"})
 
 
-class Stream(Uploading, Upgrading):
+class Stream(Uploading, Upgrading, fast_stream.Streaming):
     rules: Rules
     max_body: int | None = None
     large = False  # by mitmproxy's stream_large_bodies
@@ -169,6 +169,11 @@ class Stream(Uploading, Upgrading):
 
     # The answer
 
+    def start_response_stream(self) -> CommandGenerator[None]:
+        yield from super().start_response_stream()
+        if self.shortcuts:
+            fast_stream.arm(self)
+
     @property
     def waiting(self) -> bool:
         """Nothing of an answer has been sent to the client."""
@@ -220,7 +225,8 @@ class Connection(HttpLayer):
         client = self.context.client
         if isinstance(event, events.Start) and client.alpn != b"h2" and not is_h3_alpn(client.alpn):
             self.connections[client] = Server(self.context.fork(), self.rules)
-        return cast("CommandGenerator[None]", super()._handle_event(event))
+        doing = cast("CommandGenerator[None]", super()._handle_event(event))
+        return fast_stream.joined(doing) if self.shortcuts else doing
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
         before = set(self.connections)
@@ -292,7 +298,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
 }
 
 
-HASTY = {**fast_hooks.KNOWN, **fast_messages.KNOWN}
+HASTY = {**fast_hooks.KNOWN, **fast_messages.KNOWN, **fast_stream.KNOWN}
 
 
 def compatible(known: Mapping[type, Mapping[str, str | None]] = KNOWN) -> str | None:

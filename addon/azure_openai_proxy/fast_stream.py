@@ -1,0 +1,136 @@
+"""A shorter way for the chunks of a stream; a room of `http_layer`, for it reaches from one of mitmproxy's layers into another.
+
+mitmproxy carries each chunk from the connection upstream to the request's stream and on to the client's connection, as an event
+that every layer between hands to the next. Between two HTTP/1 connections, once the head of the answer is out, none of them
+has anything to say: here the reader of the upstream connection asks the answer's `stream` and writes for the client. What one
+read brought is written at once. Ends, errors, HTTP/2 and whatever else is unusual go mitmproxy's way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import h11
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers.http import HttpStream
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection, Http1Server
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+    from mitmproxy.proxy.layer import CommandGenerator, Layer
+    from mitmproxy.proxy.layers.http import HttpLayer
+
+__all__ = ["KNOWN", "Streaming", "arm", "joined"]
+
+SMALL = 1 << 16
+"""Bytes of a write that are copied to save another one."""
+
+KNOWN: dict[type, dict[str, str | None]] = {
+    Http1Connection: {"read_body": "self event"},
+    HttpStream: {"start_response_stream": "self"},
+}
+
+
+class Streaming(HttpStream):
+    def passes(self) -> None:
+        """A piece of the answer goes by."""
+
+
+class Client(Http1Client):
+    """A connection upstream that writes what it reads of an answer's body to the client."""
+
+    stream: Streaming
+    server: Http1Server
+    chunked: bool  # so the client gets it
+    number: int  # of the stream, as this connection has it
+    stored: bool  # the flow keeps it
+
+    def read_body(self, event: events.Event) -> CommandGenerator[None]:
+        stream = self.stream
+        if (
+            isinstance(event, events.DataReceived)
+            and self.number == self.stream_id
+            and stream.server_state == stream.state_stream_response_body
+            and not stream._paused  # noqa: SLF001 - the layers have no other name for it
+            and not self.server._paused  # noqa: SLF001
+        ):
+            return self.pass_on(event)
+        return super().read_body(event)
+
+    def pass_on(self, event: events.DataReceived) -> CommandGenerator[None]:
+        pieces: list[bytes] = []
+        reader = self.body_reader
+        error: h11.ProtocolError | None = None
+        found: Any = None
+        try:
+            while isinstance(found := reader(self.buf), h11.Data):
+                pieces.append(bytes(found.data))
+        except h11.ProtocolError as e:
+            error = e
+        if data := b"".join(pieces):
+            yield from self.write(data)
+        if found is not None or error:
+
+            def again(_: object) -> Any:
+                """What the reader said, for mitmproxy to hear."""
+                if error:
+                    raise error
+                return found
+
+            self.body_reader = cast("Any", again)
+            yield from super().read_body(event)
+
+    def write(self, data: bytes) -> CommandGenerator[None]:
+        stream = self.stream
+        stream.passes()
+        transform = cast("http.Response", stream.flow.response).stream
+        chunks = transform(data) if callable(transform) else [data]
+        if isinstance(chunks, bytes):
+            chunks = [chunks]
+        written = []
+        for chunk in chunks:
+            if self.stored:
+                stream.response_body_buf += chunk
+            written.append(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.chunked else chunk)
+        if out := written[0] if len(written) == 1 else b"".join(written):
+            yield commands.SendData(self.server.conn, out)
+
+
+def joined(doing: CommandGenerator[None]) -> CommandGenerator[None]:
+    """The same commands, but what one event has to say to a peer is one write: a head and its body, for one."""
+    held: commands.SendData | None = None
+    for command in doing:
+        if type(command) is not commands.SendData:
+            if held:
+                yield held
+                held = None
+            yield command
+        elif not held:
+            held = command
+        elif held.connection is command.connection and len(held.data) < SMALL and len(command.data) < SMALL:
+            held.data += command.data
+        else:
+            yield held
+            held = command
+    if held:
+        yield held
+
+
+def arm(stream: Streaming) -> None:
+    """From here on the chunks of this stream take the shorter way, if they can."""
+    layers = stream.context.layers
+    connections = cast("HttpLayer", layers[layers.index(stream) - 1]).connections
+    server = connections.get(stream.context.client)
+    upstream: Layer | None = connections.get(stream.flow.server_conn)
+    while upstream is not None and not isinstance(upstream, Http1Client):
+        upstream = getattr(upstream, "child_layer", None)
+    if upstream is None or not isinstance(server, Http1Server) or stream.debug is not None:
+        return
+    waited = upstream.state == upstream.read_body  # for a hook: the head is done with
+    client = cast("Client", upstream)
+    client.__class__ = Client
+    client.stream, client.server, client.number = stream, server, upstream.stream_id or 0
+    client.chunked = "chunked" in cast("http.Response", stream.flow.response).headers.get("transfer-encoding", "").lower()
+    client.stored = stream.context.options.store_streamed_bodies
+    if waited:
+        client.state = client.read_body
