@@ -18,6 +18,7 @@ JWT = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhIn0.c2ln"
         ("", {}, "asked", Credential("api-key", "asked")),
         ("", {"authorization": "Bearer client"}, "asked", Credential("api-key", "client")),
         ("", {"authorization": f"Bearer {JWT}"}, "", Credential("authorization", f"Bearer {JWT}")),
+        ("", {"authorization": "Bearer ek_68af"}, "", Credential("authorization", "Bearer ek_68af")),
         ("configured", {"authorization": f"Bearer {JWT}"}, "", Credential("api-key", "configured")),
         ("configured", {"api-key": "own", "authorization": "Bearer client"}, "asked", Credential("api-key", "configured")),
         ("configured", {}, "", Credential("api-key", "configured")),

@@ -16,7 +16,8 @@ __all__ = ["MASK", "Credential", "choose", "seen", "without_key"]
 MASK = "[key]"
 """Stands where a key was, once it is no longer needed."""
 
-_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+# Tokens that Azure takes as a Bearer alone: Entra ID's (a JWT), and those that a realtime session hands to a browser.
+_BEARERS = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|ek_[\w-]+")
 
 
 class Credential(NamedTuple):
@@ -42,7 +43,7 @@ def choose(token: str, headers: http.Headers, query: str = "", *, entra: str | N
         return Credential("authorization", f"Bearer {entra}")
     own = token or headers.get("api-key", "").strip()
     bearer = _bearer(headers)
-    if not own and _JWT.fullmatch(bearer):
+    if not own and _BEARERS.fullmatch(bearer):
         return Credential("authorization", f"Bearer {bearer}")
     key = own or bearer or query
     if not key:
