@@ -175,6 +175,10 @@ async def test_request() -> None:
     await Guard().request(flow, settings())
     assert flow.response is None
 
+    flow.request.host = "mitm.it"
+    await Guard().request(flow, settings("off"))
+    assert flow.response is None
+
     flow.request.host, flow.is_replay = "127.0.0.1", "request"
     await Guard().request(flow, settings())
     assert flow.response is None

@@ -67,9 +67,10 @@ def test_other_hosts_keep_working(azure: Simulator, proxy: Proxies, monkeypatch:
     assert "" == answer.error
 
 
-def test_the_ca_comes_from_the_proxy(proxy: Proxies, tmp_path: Path) -> None:
-    """Where the client is on another machine, there is no CA yet."""
-    through = proxy(**MAPPER)
+@pytest.mark.parametrize("relay", ["local", "off"])
+def test_the_ca_comes_from_the_proxy(relay: str, proxy: Proxies, tmp_path: Path) -> None:
+    """Where the client is on another machine, there is no CA yet; a proxy that leads nobody on has it too."""
+    through = proxy(**MAPPER, azure_openai_relay=relay)
     printed = run("env", "--proxy", through.url, "--ca", str(tmp_path / "ca.pem"))
     assert 0 == printed.returncode, printed.stderr
     assert through.ca.read_bytes().strip() == (tmp_path / "ca.pem").read_bytes().strip()
