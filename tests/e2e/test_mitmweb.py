@@ -104,3 +104,42 @@ def test_a_flow_is_replayed_with_the_configured_key(azure: Simulator, web: Web) 
     assert again.done.wait(PATIENCE)
     assert (azure.key, 200) == (again.header("api-key"), again.status)
     assert "api-key: [key]" in "\n".join(f"{name}: {value}" for name, value in web.flows()[0]["request"]["headers"])
+
+
+def test_a_request_is_edited_before_it_goes(azure: Simulator, web: Web) -> None:
+    """It waits, without its key; a person changes its body; it goes with the key, and its answer comes back."""
+    web.http.put("/options", json={"intercept": "~u chat/completions & ~q"}).raise_for_status()
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(post(web.proxy, "/v1/chat/completions", CHAT | {"stream": False, "stream_options": None}))
+    )
+    asking.start()
+    waiting: list[dict[str, Any]] = []
+    while not waiting:  # mitmweb tells of it as soon as it is asked
+        waiting = [flow for flow in web.flows() if flow["intercepted"]]
+    assert azure.key not in json.dumps(waiting)
+    assert [] == azure.requests
+    edited = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "edited"}]})
+    web.http.put(f"/flows/{waiting[0]['id']}", json={"request": {"content": edited}}).raise_for_status()
+    web.http.post(f"/flows/{waiting[0]['id']}/resume").raise_for_status()
+    asking.join(PATIENCE)
+    assert (azure.key, edited) == (azure.requests[0].header("api-key"), azure.requests[0].body.decode())
+    assert "You said: edited" == answers[0].json()["choices"][0]["message"]["content"]
+
+
+def test_an_answer_is_edited_before_it_returns(azure: Simulator, web: Web) -> None:
+    """One that is read whole waits for a person too."""
+    web.http.put("/options", json={"intercept": "~u chat/completions & ~s"}).raise_for_status()
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(post(web.proxy, "/v1/chat/completions", CHAT | {"stream": False, "stream_options": None}))
+    )
+    asking.start()
+    assert azure.wait_for_request().done.wait(PATIENCE)
+    waiting: list[dict[str, Any]] = []
+    while not waiting:
+        waiting = [flow for flow in web.flows() if flow["intercepted"] and flow.get("response")]
+    web.http.put(f"/flows/{waiting[0]['id']}", json={"response": {"content": '{"edited": true}'}}).raise_for_status()
+    web.http.post(f"/flows/{waiting[0]['id']}/resume").raise_for_status()
+    asking.join(PATIENCE)
+    assert {"edited": True} == answers[0].json()
