@@ -356,10 +356,10 @@ asyncio.run(main())
 
 
 def test_names_of_the_tools() -> None:
-    """What is known as an option of one tool only is exactly what the three tools do not share."""
+    """What is known as an option of one tool only is what the three tools do not share, in this version and in newer ones."""
     # a process of its own: mitmproxy's console brings modules that warn at whoever looks at them
     done = subprocess.run([sys.executable, "-c", TOOLS_OPTIONS], capture_output=True, text=True, check=True, timeout=60)
-    assert options.TOOLS == set(done.stdout.split())
+    assert set() == set(done.stdout.split()) - options.TOOLS
 
 
 # The command line
