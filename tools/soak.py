@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -45,6 +46,9 @@ TROUBLE: dict[str, list[Fault]] = {
 }
 
 
+GOOD = ("JSON", "stream", "stream that broke off and said so", "failure, and no backend was well all the while")
+
+
 class Trouble:
     """Takes care that one backend is always well."""
 
@@ -53,6 +57,11 @@ class Trouble:
         self.random = random.Random(seed)  # noqa: S311 - no secret
         self.down: set[Simulator] = set()
         self.counts: Counter[str] = Counter()
+        self.well_since = dict.fromkeys(simulators, time.monotonic())
+
+    def well_all_the_while(self, began: float) -> bool:
+        """Whether some backend could have taken a request since then, at any time."""
+        return any(since <= began for since in self.well_since.values())
 
     def heal(self, simulator: Simulator) -> None:
         simulator.faults.clear()
@@ -61,6 +70,7 @@ class Trouble:
             self.down.discard(simulator)
 
     def harm(self, simulator: Simulator) -> None:
+        self.well_since.pop(simulator, None)
         self.heal(simulator)
         kind = self.random.choice([*TROUBLE, "killed", "killed"])
         self.counts[kind] += 1
@@ -80,6 +90,7 @@ class Trouble:
             if turn % 3 == 2:
                 following = self.random.choice([simulator for simulator in self.simulators if simulator is not well])
                 await asyncio.to_thread(self.heal, following)
+                self.well_since[following] = time.monotonic()
                 await asyncio.sleep(WELL)
                 well = following
 
@@ -91,8 +102,9 @@ class Figures:
         self.slowest = 0.0
 
 
-async def client(number: int, url: str, key: str, until: float, figures: Figures) -> None:
-    async with httpx.AsyncClient(base_url=url, headers={"api-key": key}, timeout=60, trust_env=False) as http:
+async def client(number: int, proxy: Mitmdump, trouble: Trouble, until: float, figures: Figures) -> None:
+    key = trouble.simulators[0].key
+    async with httpx.AsyncClient(base_url=proxy.url, headers={"api-key": key}, timeout=60, trust_env=False) as http:
         for turn in itertools.count():
             if time.monotonic() > until:
                 return
@@ -100,8 +112,10 @@ async def client(number: int, url: str, key: str, until: float, figures: Figures
             began = time.monotonic()
             outcome = await ask(http, word, stream=stream)
             figures.slowest = max(figures.slowest, time.monotonic() - began)
+            if outcome[0].isdigit() and not trouble.well_all_the_while(began):
+                outcome = "failure, and no backend was well all the while"
             figures.counts[outcome] += 1
-            if outcome not in ("JSON", "stream", "stream that broke off and said so"):
+            if outcome not in GOOD:
                 figures.wrong.append(f"{word}: {outcome}")
             await asyncio.sleep(PAUSE)
 
@@ -144,11 +158,11 @@ def memory(pid: int) -> float:
 async def load(proxy: Mitmdump, simulators: list[Simulator], seconds: float, seed: int) -> tuple[Figures, Trouble, float]:
     figures, trouble = Figures(), Trouble(simulators, seed)
     pid = proxy.pid
-    await asyncio.gather(*(client(number, proxy.url, simulators[0].key, time.monotonic() + 3, figures) for number in range(CLIENTS)))
+    await asyncio.gather(*(client(number, proxy, trouble, time.monotonic() + 3, figures) for number in range(CLIENTS)))
     before = await asyncio.to_thread(memory, pid)
     troubling = asyncio.create_task(trouble.run())
     until = time.monotonic() + seconds
-    await asyncio.gather(*(client(number, proxy.url, simulators[0].key, until, figures) for number in range(CLIENTS)))
+    await asyncio.gather(*(client(number, proxy, trouble, until, figures) for number in range(CLIENTS)))
     troubling.cancel()
     await asyncio.wait([troubling])
     return figures, trouble, await asyncio.to_thread(memory, pid) - before
@@ -159,6 +173,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=None)
     asked = parser.parse_args()
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # of the simulators: connections that are gone
     seed = asked.seed if asked.seed is not None else int(time.time())
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
