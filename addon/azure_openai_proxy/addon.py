@@ -7,18 +7,17 @@ A request's life: `requestheaders` tells whether it is ours, `request` turns it 
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, errors, http_layer, options, redact, safety, synthesized, views, ways
-from .attempts import ATTEMPTS, Shared
+from . import again, http_layer, options, redact, safety, views, ways
+from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
 from .discovery import Discovery
 from .exchange import Exchange
+from .exchanges import Exchanges
 from .playback import Playback
 from .pool import Pool
 from .seeing import Seeing
@@ -31,34 +30,23 @@ if TYPE_CHECKING:
     from mitmproxy.addonmanager import Loader
     from mitmproxy.proxy import layer, server_hooks
 
-    from .options import Settings
-    from .peek import Peek
 
 __all__ = ["AzureOpenAIProxy"]
 
-logger = logging.getLogger(__name__)
 
-
-class AzureOpenAIProxy:
+class AzureOpenAIProxy(Exchanges):
     """Any OpenAI client talks to Azure OpenAI."""
 
     def __init__(self) -> None:
-        self.live = options.Live()
-        self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        super().__init__(options.Live(), Seeing())
         self.discovery = Discovery()
         self.guard = safety.Guard()
         self.hindrances = ways.Hindrances()
         self.stopping = Stopping(self.exchanges, lambda: self.settings.stop_timeout)
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
-        self.seeing = Seeing()
         self.playback = Playback()
         self.addons = [BackendsCommand(self.shared), Commands(lambda: self.settings)]
-
-    @property
-    def settings(self) -> Settings:
-        """Those in force now; a request keeps the ones it came under."""
-        return self.live.settings
 
     # Its life
 
@@ -124,7 +112,7 @@ class AzureOpenAIProxy:
     # Requests
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if not self._is_ours(flow):
+        if not self.is_ours(flow):
             return self.guard.request(flow, self.settings)
         self.shared.use(self.settings.backends)
         upstream = ways.upstream(flow, ctx.options)
@@ -143,19 +131,7 @@ class AzureOpenAIProxy:
     def request(self, flow: http.HTTPFlow) -> None:
         exchange = self.exchanges.get(flow)
         if exchange and not (exchange.unchanged or exchange.streamed or flow.response):
-            self._translate(flow, exchange)
-
-    def _translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
-        try:
-            flow.response = exchange.request(redact.show(flow.request, exchange.hidden), start)
-        except errors.ProxyError as error:
-            flow.response = errors.response(error)
-        except Exception:  # whatever it was: a request that is not translated must not leave
-            logger.exception("A request could not be translated")
-            flow.response = errors.response(errors.ProxyError("The proxy failed to translate this request: its log says why."))
-        if flow.response or http_layer.mended(flow):
-            exchange.hidden = redact.hide(flow.request)
-        self.seeing.sent(flow, exchange)
+            self.translate(flow, exchange)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
@@ -170,7 +146,7 @@ class AzureOpenAIProxy:
             exchange.response_body(flow.response)
             if flow.request.method == "HEAD" and not flow.response.stream:
                 flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer
-            self._finish(flow, exchange, azures)
+            self.finish(flow, exchange, azures)
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.websocket:
@@ -179,65 +155,11 @@ class AzureOpenAIProxy:
     def error(self, flow: http.HTTPFlow) -> None:
         if exchange := self.exchanges.get(flow):
             redact.hide(flow.request)
-            self._finish(flow, exchange)
+            self.finish(flow, exchange)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         if exchange := self.exchanges.get(flow):
             self.seeing.talked(flow, exchange)
 
-    # What http_layer asks: the keys on the wire, the limits and the shape of what goes wrong below the hooks
-
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
-        exchange = self.exchanges.get(flow)
-        return redact.show(flow.request.copy(), exchange.hidden) if exchange else flow.request
-
-    @property
-    def shortcuts(self) -> bool:
-        return self.settings.shortcuts
-
-    def max_body(self, flow: http.HTTPFlow) -> int | None:
-        exchange = self.exchanges.get(flow)
-        return None if exchange is None or exchange.unchanged else exchange.settings.max_body
-
-    def goes_on(self, flow: http.HTTPFlow) -> bool:
-        exchange = self.exchanges.get(flow)
-        return exchange is not None and not exchange.unchanged and exchange.goes_on(flow.request)
-
-    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
-        self._translate(flow, self.exchanges[flow], start)
-
-    def answer(self, failure: http_layer.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
-        if flow and flow not in self.exchanges and not self._is_ours(flow):
-            return None  # (a head that nobody can read has no flow; it reached the gateway)
-        response = errors.response(errors.Failed(*failure))
-        if flow and (exchange := self.exchanges.get(flow)) and exchange.attempts:
-            exchange.attempts.say_when(response.headers, failure.status)
-        synthesized.add_cors(response, flow.request.headers.get("origin") if flow else None)
-        return response
-
-    def timeouts(self, flow: http.HTTPFlow) -> http_layer.Timeouts | None:
-        return self.exchanges[flow].settings.timeouts if flow in self.exchanges else None
-
-    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
-        return self.exchanges[flow].holds(response) if flow in self.exchanges else "pass"
-
-    def again(self, flow: http.HTTPFlow, what: http_layer.Failure | http.Response) -> bool | http.Response:
-        if (exchange := self.exchanges.get(flow)) is None:
-            return False
-        found = exchange.again(flow.request, what)
-        exchange.hidden = redact.hide(flow.request) if found is True else exchange.hidden
-        return found
-
-    def _finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
-        exchange.finish()
-        self.seeing.ended(flow, exchange, azures)
-        if exchange.attempts:
-            flow.metadata[ATTEMPTS] = exchange.attempts.seen()
-
     def _not_ready(self) -> str | None:
         return "stopping" if self.stopping.began else self.shared.unusable()
-
-    def _is_ours(self, flow: http.HTTPFlow) -> bool:
-        if flow.is_replay:
-            return again.is_ours(flow)
-        return ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))

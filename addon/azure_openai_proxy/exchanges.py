@@ -1,0 +1,102 @@
+"""What is done with an exchange whichever way it is asked for: by a hook, or from mitmproxy's HTTP layer between two hooks."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+from . import again, errors, http_layer, redact, synthesized, ways
+from .attempts import ATTEMPTS
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+
+    from .exchange import Exchange
+    from .options import Live, Settings
+    from .peek import Peek
+    from .seeing import Seeing
+
+__all__ = ["Exchanges"]
+
+logger = logging.getLogger(__name__)
+
+
+class Exchanges:
+    """Every request of ours that lives, and `http_layer.Rules` for it."""
+
+    def __init__(self, live: Live, seeing: Seeing) -> None:
+        self.live = live
+        self.seeing = seeing
+        self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force now; a request keeps the ones it came under."""
+        return self.live.settings
+
+    def is_ours(self, flow: http.HTTPFlow) -> bool:
+        if flow.is_replay:
+            return again.is_ours(flow)
+        return ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))
+
+    def translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
+        try:
+            flow.response = exchange.request(redact.show(flow.request, exchange.hidden), start)
+        except errors.ProxyError as error:
+            flow.response = errors.response(error)
+        except Exception:  # whatever it was: a request that is not translated must not leave
+            logger.exception("A request could not be translated")
+            flow.response = errors.response(errors.ProxyError("The proxy failed to translate this request: its log says why."))
+        if flow.response or http_layer.mended(flow):
+            exchange.hidden = redact.hide(flow.request)
+        self.seeing.sent(flow, exchange)
+
+    def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
+        exchange.finish()
+        self.seeing.ended(flow, exchange, azures)
+        if exchange.attempts:
+            flow.metadata[ATTEMPTS] = exchange.attempts.seen()
+
+    # What http_layer asks: the keys on the wire, the limits, and the shape of what goes wrong below the hooks
+
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
+        exchange = self.exchanges.get(flow)
+        return redact.show(flow.request.copy(), exchange.hidden) if exchange else flow.request
+
+    @property
+    def shortcuts(self) -> bool:
+        return self.settings.shortcuts
+
+    def max_body(self, flow: http.HTTPFlow) -> int | None:
+        exchange = self.exchanges.get(flow)
+        return None if exchange is None or exchange.unchanged else exchange.settings.max_body
+
+    def goes_on(self, flow: http.HTTPFlow) -> bool:
+        exchange = self.exchanges.get(flow)
+        return exchange is not None and not exchange.unchanged and exchange.goes_on(flow.request)
+
+    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
+        self.translate(flow, self.exchanges[flow], start)
+
+    def answer(self, failure: http_layer.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
+        if flow and flow not in self.exchanges and not self.is_ours(flow):
+            return None  # (a head that nobody can read has no flow; it reached the gateway)
+        response = errors.response(errors.Failed(*failure))
+        if flow and (exchange := self.exchanges.get(flow)) and exchange.attempts:
+            exchange.attempts.say_when(response.headers, failure.status)
+        synthesized.add_cors(response, flow.request.headers.get("origin") if flow else None)
+        return response
+
+    def timeouts(self, flow: http.HTTPFlow) -> http_layer.Timeouts | None:
+        return self.exchanges[flow].settings.timeouts if flow in self.exchanges else None
+
+    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
+        return self.exchanges[flow].holds(response) if flow in self.exchanges else "pass"
+
+    def again(self, flow: http.HTTPFlow, what: http_layer.Failure | http.Response) -> bool | http.Response:
+        if (exchange := self.exchanges.get(flow)) is None:
+            return False
+        found = exchange.again(flow.request, what)
+        exchange.hidden = redact.hide(flow.request) if found is True else exchange.hidden
+        return found
