@@ -22,7 +22,7 @@ def ours(path: str = "/openai/deployments/prod/chat/completions?api-version=2024
 
 def test_every_decision() -> None:
     """Operation, mapping, backend, version, and what changed on either way."""
-    flow = ours(azures=notes.packed_body(b'{"choices":[],"prompt_filter_results":[1]}'), changed=["max_tokens"], compared="a\nb")
+    flow = ours(azures=b'{"choices":[],"prompt_filter_results":[1]}', changed=["max_tokens"], compared="a\nb")
     flow.response, flow.comment = http.Response.make(200, b"{}"), "the comment"
     expected = """\
 POST /v1/chat/completions
@@ -70,7 +70,7 @@ def test_what_azure_was_not_asked() -> None:
 
 def test_rewritten_for_no_reason_that_is_known() -> None:
     """What Azure sent cannot be compared."""
-    flow = ours(azures=notes.packed_body(b"<html>"))
+    flow = ours(azures=b"<html>")
     flow.response = http.Response.make(500, b"{}")
     assert "  changed  rewritten" in explaining.explain(flow)
 

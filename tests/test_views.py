@@ -32,7 +32,7 @@ def flow() -> http.HTTPFlow:
         "azure_openai_operation": "POST /v1/chat/completions",
         "azure_openai_asked": notes.pack(asked),
         "azure_openai_answered": ["200 OK", [["x-ms-region", "Norway"]]],
-        "azure_openai_azures": notes.packed_body(b'{"choices":[],"prompt_filter_results":[1]}'),
+        "azure_openai_azures": b'{"choices":[],"prompt_filter_results":[1]}',
     }
     return made
 

@@ -7,14 +7,16 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from .answers import Chunk
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mitmproxy import http
 
 __all__ = ["Shelf", "Tap"]
+
+
+BLOCK = 64 << 10
+"""Bytes of room that a stream takes at once."""
 
 
 class Shelf:
@@ -59,9 +61,10 @@ class Tap:
     def __init__(
         self, inner: Callable[[bytes], list[bytes]] | None, shelf: Shelf | None, began: float, clock: Callable[[], float] = time.time
     ) -> None:
-        self.chunks: list[Chunk] = []
+        self.chunks: list[list[float]] = []  # seconds, bytes
         self.counted = b""  # the end of what the client got, in which the tokens are told
         self.taken = 0  # bytes of the shelf's room
+        self._left = 0  # of them
         self._inner = inner
         self._shelf = shelf
         self._began = began
@@ -77,22 +80,30 @@ class Tap:
         if self._shelf:
             self._keep(data, out)
         elif out and not self.chunks:
-            self.chunks.append(Chunk(self._clock() - self._began, len(out[0])))
+            self.chunks.append([self._clock() - self._began, len(out[0])])
         return out
 
     def _keep(self, data: bytes, out: list[bytes]) -> None:
-        assert self._shelf
-        size = sum(map(len, out))
+        size = len(out[0]) if len(out) == 1 else sum(map(len, out))
         if size:
-            self.chunks.append(Chunk(self._clock() - self._began, size))
-        more = size + (len(data) if self._inner else 0)
-        if self.taken + more > self._shelf.limit // 4 or not self._shelf.room(more):
+            self.chunks.append([self._clock() - self._began, size])
+        self._left -= size + len(data) if self._inner else size
+        if self._left < 0 and not self._more(-self._left):
             self.give_up()
             return
-        self.taken += more
         self._clients += out
         if self._inner:
             self._azures.append(data)
+
+    def _more(self, needed: int) -> bool:
+        """Take room for more than the next piece: it comes in small ones."""
+        assert self._shelf
+        needed += min(BLOCK, self._shelf.limit // 16)
+        if self.taken + needed > self._shelf.limit // 4 or not self._shelf.room(needed):
+            return False
+        self.taken += needed
+        self._left += needed
+        return True
 
     def give_up(self) -> None:
         if self._shelf:

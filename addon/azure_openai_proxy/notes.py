@@ -1,12 +1,11 @@
 """What is written on a flow: the comment that stands in the list, and the metadata that views, commands and filters read.
 
 A flow holds its request as Azure got it and its answer as the client got it. The other side of both is here: the client's request
-as the few bytes that differ, Azure's answer compressed (a stream repeats itself: it takes a twentieth). All of it can be saved.
+as the few bytes that differ, Azure's answer as it came. All of it can be saved.
 """
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .answers import Chunk
@@ -29,16 +28,12 @@ __all__ = [
     "message",
     "metadata",
     "pack",
-    "packed_body",
     "seen",
     "unpack",
 ]
 
 PREFIX = "azure_openai_"
 """Of every name in the metadata: `~meta azure_openai_model:.gpt-4o` finds a model's flows."""
-
-LARGEST = 64 << 20
-"""Bytes of an answer of Azure's that are unpacked: a file can promise any number."""
 
 
 class Facts(NamedTuple):
@@ -164,10 +159,6 @@ def is_ours(flow: Flow | None) -> bool:
     return flow is not None and f"{PREFIX}operation" in flow.metadata
 
 
-def packed_body(azures: bytes) -> bytes:
-    return zlib.compress(azures, 1)
-
-
 def pack(asked: Asked) -> list[Any]:
     """For the metadata."""
     return [asked.method, asked.path, [list(pair) for pair in asked.headers], list(asked.splice) if asked.splice else None]
@@ -194,9 +185,9 @@ def seen(flow: Flow) -> Seen:
             tuple(Chunk(at, size) for at, size in values.get("chunks", ())),
             status,
             tuple((name, value) for name, value in headers),
-            zlib.decompressobj().decompress(values["azures"], LARGEST) if "azures" in values else None,
+            bytes(values["azures"]) if "azures" in values else None,
         )
-    except (ValueError, TypeError, zlib.error):
+    except (ValueError, TypeError):
         return NOTHING
 
 

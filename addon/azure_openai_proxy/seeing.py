@@ -79,7 +79,7 @@ class Seeing:
         tap = response.stream if response and isinstance(response.stream, Tap) else None
         if response and tap:
             if tap.chunks and self.shelf:
-                flow.metadata[f"{PREFIX}chunks"] = [[round(at, 4), size] for at, size in tap.chunks]
+                flow.metadata[f"{PREFIX}chunks"] = tap.chunks
             if (bodies := tap.bodies()) and self.shelf:
                 response.data.content = bodies[1]
                 tap.give_up()
@@ -98,11 +98,11 @@ class Seeing:
     def _keep(self, flow: http.HTTPFlow, azures: bytes, clients: bytes, *, held: int) -> None:
         """`azures` on the metadata where it is something else; `held`: bytes that the flow holds already."""
         assert self.shelf
-        packed = b"" if azures == clients else notes.packed_body(azures)
-        if self.shelf.room(held + len(packed)):
-            if packed:
-                flow.metadata[f"{PREFIX}azures"] = packed
-            self.shelf.keep(flow, held + len(packed))
+        other = None if azures == clients else azures
+        if self.shelf.room(held + len(other or b"")):
+            if other is not None:
+                flow.metadata[f"{PREFIX}azures"] = other
+            self.shelf.keep(flow, held + len(other or b""))
         elif held and flow.response:
             flow.response.data.content = None
 
@@ -123,7 +123,7 @@ def facts(flow: http.HTTPFlow, exchange: Exchange, tap: Tap | None = None) -> Fa
         stream=tap is not None,
         status=response.status_code if response else None,
         tokens=tokens(answer),
-        first=tap.chunks[0].at if tap and tap.chunks else None,
+        first=tap.chunks[0][0] if tap and tap.chunks else None,
         total=ended - began if ended else None,
         changed=(*(f"{one.backend}: {one.cause}" for one in tried if one.cause), *(tried[-1].repaired if tried else ()), *failed),
     )

@@ -41,6 +41,7 @@ _SETTINGS = (("AZURE_OPENAI_ENDPOINT", "{upstream}"), ("AZURE_OPENAI_TOKEN", "be
 _OPTIONS = {
     "ours, no normalising": "azure_openai_normalize=false",
     "ours, bodies stored": "store_streamed_bodies=true",
+    "ours, bodies kept": "azure_openai_keep_bodies=64m",
     "ours, v1": "azure_openai_apiversion=v1",
 }
 
