@@ -1,7 +1,11 @@
-"""A client with one realtime session: `talk.py BASE KEY CA [PROXY]`. It prints the type of the first event."""
+"""A client with one realtime session: `talk.py BASE KEY CA [PROXY]`. It prints the type of the first event.
+
+In one thread: two that read and write one TLS connection at once are not safe in every Python.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -9,7 +13,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
 
 PATIENCE = 30
 
@@ -22,10 +26,11 @@ def by_socks(proxy: str, host: str, port: int) -> socket.socket:
     assert connection.recv(2) == b"\x05\x00"
     connection.sendall(b"\x05\x01\x00\x03" + bytes([len(host)]) + host.encode() + port.to_bytes(2, "big"))
     assert connection.recv(10)[:2] == b"\x05\x00"
+    connection.setblocking(False)
     return connection
 
 
-def main() -> None:
+async def main() -> None:
     Path("/proc/self/comm").write_text("talk")  # what local capture knows it by
     base, key, ca, *proxies = sys.argv[1:]
     trust = ssl.create_default_context(cafile=ca)
@@ -39,8 +44,8 @@ def main() -> None:
         options["ssl"] = trust
     headers = {"Authorization": f"Bearer {key}"}
     address = base.replace("http", "ws", 1) + "/v1/realtime?model=gpt-realtime"
-    with connect(address, additional_headers=headers, open_timeout=PATIENCE, **options) as session:
-        print(json.loads(session.recv(PATIENCE))["type"])
+    async with connect(address, additional_headers=headers, open_timeout=PATIENCE, **options) as session, asyncio.timeout(PATIENCE):
+        print(json.loads(await session.recv())["type"])
 
 
-main()
+asyncio.run(main())
