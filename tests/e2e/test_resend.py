@@ -408,3 +408,25 @@ def test_what_lives_on_one_backend(cloud: Cloud) -> None:
         failed = http.post("/v1/responses", json=follow_up)
         assert 503 == failed.status_code
         assert before == (len(a.requests), len(c.requests))
+
+
+def test_the_command_and_the_flow(cloud: Cloud) -> None:
+    """`azure.backends` tells how the backends are, and a flow whom it asked; no key in either."""
+    asking = cloud.home / "asking.py"
+    asking.write_text(
+        "import json, logging\nfrom mitmproxy import ctx\n"
+        "def response(flow):\n"
+        "    told = [ctx.master.commands.execute('azure.backends'), flow.metadata['azure_openai_attempts']]\n"
+        "    logging.warning('TOLD %s', json.dumps(told))\n"
+    )
+    cloud.simulators[0].faults.next(status(429, retry_after=30))
+    proxy = cloud.start(cloud.entry(0), cloud.entry(1))
+    proxy.scripts = (*proxy.scripts, asking)
+    with proxy, client(proxy) as http:
+        assert 200 == http.post("/v1/chat/completions", json=CHAT).status_code
+        told = proxy.wait_for_log("TOLD (.*)")[1]
+    backends, attempts = json.loads(told)
+    assert [{"backend": "a", "cause": "429", "repaired": []}, {"backend": "b", "cause": "", "repaired": []}] == attempts
+    assert any(line.startswith("  gpt-4o: refuses for ") for line in backends)
+    assert any(line.startswith(f"b {cloud.simulators[1].http_url}: healthy, 0 in flight") for line in backends)
+    assert cloud.simulators[0].key not in told
