@@ -31,6 +31,7 @@ from support import Mitmdump
 CLIENTS = 64
 PAUSE = 0.2  # seconds between two requests of one client
 WELL = 3.0  # seconds for which the next backend is well before the last one breaks
+WARM_UP = 30.0  # seconds, until Python collects as much as is left behind
 MOST_GROWTH = 64  # megabytes that the proxy may be larger at the end than after the warm-up
 
 TROUBLE: dict[str, list[Fault]] = {
@@ -158,7 +159,7 @@ def memory(pid: int) -> float:
 async def load(proxy: Mitmdump, simulators: list[Simulator], seconds: float, seed: int) -> tuple[Figures, Trouble, float]:
     figures, trouble = Figures(), Trouble(simulators, seed)
     pid = proxy.pid
-    await asyncio.gather(*(client(number, proxy, trouble, time.monotonic() + 3, figures) for number in range(CLIENTS)))
+    await asyncio.gather(*(client(number, proxy, trouble, time.monotonic() + WARM_UP, figures) for number in range(CLIENTS)))
     before = await asyncio.to_thread(memory, pid)
     troubling = asyncio.create_task(trouble.run())
     until = time.monotonic() + seconds
