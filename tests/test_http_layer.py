@@ -344,11 +344,13 @@ def shared(confdir: Path) -> Iterator[Proxy]:
 
 
 @pytest.fixture(params=[True, False], ids=["shortcuts", "no shortcuts"])
-def proxy(shared: Proxy, request: pytest.FixtureRequest) -> Proxy:
+def proxy(shared: Proxy, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     shared.rules.hooks.clear()
     shared.rules.requests.clear()
     shared.rules.shortcuts = request.param
-    return shared
+    http_layer.hasten(shared._master, on=request.param)
+    yield shared
+    http_layer.hasten(shared._master, on=False)
 
 
 def head(line: str = "POST /echo HTTP/1.1", *headers: str, host: str | None = "localhost") -> bytes:
@@ -893,3 +895,19 @@ def test_more_connections_than_mitmproxy_allows(proxy: Proxy, monkeypatch: pytes
     http_layer.lift_limit(cast("connection.Client", one.client))
     assert None is other.max_conns
     assert http_layer.MOST_CONNECTIONS == one.max_conns["anywhere"]._value
+
+
+def test_no_shortcuts_through_what_differs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A mitmproxy in which only the shorter ways cannot be taken is told of once, and the mends stay; without mends there are none."""
+    monkeypatch.setattr(http_stream, "HASTY", {http.HTTPFlow: {"nonsense": None}})
+    http_layer.hastens.cache_clear()
+    assert (False, False) == (http_layer.hastens(), http_layer.hastens())
+    assert [True] == ["no shortcuts" in record.message for record in caplog.records]
+    assert http_layer._usable()
+    http_layer.hasten(cast("DumpMaster", None), on=True)  # does nothing
+    monkeypatch.setattr(http_layer, "_usable", lambda: False)
+    http_layer.hastens.cache_clear()
+    assert not http_layer.hastens()
+    monkeypatch.undo()
+    http_layer.hastens.cache_clear()
+    assert http_layer.hastens()

@@ -306,3 +306,15 @@ def test_a_mitmproxy_that_differs(monkeypatch: pytest.MonkeyPatch, caplog: pytes
     http_layer._resends.cache_clear()
     monkeypatch.undo()
     assert http_layer._resends()
+
+
+def test_time_goes_on_in_the_shorter_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece that passes by the events puts off the deadline too, where there is one."""
+    stream = http_resend.Stream.__new__(http_resend.Stream)
+    stream.deadline = None
+    stream.passes()
+    assert stream.deadline is None
+    monkeypatch.setattr("time.monotonic", lambda: 5.0)
+    stream.timeouts = http_layer.Timeouts(1.0, 1.0, 100.0)
+    stream.passes()
+    assert 105.0 == stream.deadline
