@@ -16,7 +16,7 @@ from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData
 
-from azure_openai_proxy import http_layer, options
+from azure_openai_proxy import http_layer, live, settings
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.credentials import MASK
 from azure_openai_proxy.exchange import Exchange
@@ -34,7 +34,7 @@ CHAT = b'{"model":"gpt-4o"}'
 async def addon() -> AsyncIterator[AzureOpenAIProxy]:
     """The addon, loaded with an endpoint, in a mitmproxy that serves nobody."""
     addon = AzureOpenAIProxy()
-    addon.live = options.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
+    addon.live = live.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
     with taddons.context(Proxyserver(), ProxyAuth(), UpstreamAuth(), addon):
         addon.configure(set(ctx.options.keys()))
         yield addon
@@ -140,7 +140,7 @@ def test_no_key_stays_on_the_flow(addon: AzureOpenAIProxy) -> None:
 
 def test_openai_mode_hands_over(addon: AzureOpenAIProxy) -> None:
     """Before the body comes, and nothing is done to it later."""
-    addon.live.settings = options.Settings(mode="openai")
+    addon.live.settings = settings.Settings(mode="openai")
     flow = ask(addon, gateways())
     assert ("api.openai.com", True, None) == (flow.request.host, flow.request.stream, addon.max_body(flow))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import again, options
+from azure_openai_proxy import again, settings
 from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.models import Entry, Mapper
+from azure_openai_proxy.settings import Settings
 
-SETTINGS = options.Settings(
+SETTINGS = settings.Settings(
     backends=(Backend(name="a", base=Base("https", "front.example", 443, "/apim"), token="k-0123", apiversion="v1"),),
     mapper=Mapper.parse("gpt-4o=prod,prod=other"),
 )
@@ -36,7 +37,7 @@ def test_its_masks_and_its_prefix_go() -> None:
     settings = again.prepare(flow, SETTINGS)
     assert ("/openai/v1/x", False, "prod") == (flow.request.path, "api-key" in flow.request.headers, settings.mapper.configured("prod"))
     other = replayed()
-    again.prepare(other, options.Settings())
+    again.prepare(other, Settings())
     assert "/apim/openai/v1/x" == other.request.path
 
 

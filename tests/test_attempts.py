@@ -16,9 +16,9 @@ from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.errors import NotFound, Unavailable
 from azure_openai_proxy.http_layer import Failure
 from azure_openai_proxy.models import Mapper
-from azure_openai_proxy.options import Settings
 from azure_openai_proxy.pool import Pool
 from azure_openai_proxy.repair import Rename, Route
+from azure_openai_proxy.settings import Settings
 from azure_openai_proxy.to_azure import Asked, Query
 
 A, B, C = (

@@ -10,7 +10,7 @@ from mitmproxy import exceptions, http
 from mitmproxy.addons import view
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy import again, commands, options
+from azure_openai_proxy import again, commands, settings
 from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.commands import Commands
 from azure_openai_proxy.models import Mapper
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BACKEND = Backend(name="a", base=Base("https", "r.openai.azure.com", 443), token="k-0123", apiversion="v1")
-SETTINGS = options.Settings(backends=(BACKEND,), mapper=Mapper.parse("gpt-4o=prod"))
+SETTINGS = settings.Settings(backends=(BACKEND,), mapper=Mapper.parse("gpt-4o=prod"))
 
 
 def ours(path: str = "/openai/v1/chat/completions") -> http.HTTPFlow:
@@ -74,7 +74,7 @@ def test_what_cannot_be_done_is_said(context: taddons.context) -> None:
         call(context, "azure.explain", [tflow.ttcpflow()])
     with pytest.raises(exceptions.CommandError, match="None of these requests"):
         call(context, "azure.resend", [tflow.tflow()], "other")
-    with taddons.context(Commands(options.Settings)) as other, pytest.raises(exceptions.CommandError, match="no configured key"):
+    with taddons.context(Commands(settings.Settings)) as other, pytest.raises(exceptions.CommandError, match="no configured key"):
         call(other, "azure.export", "curl", [ours()], True)
 
 

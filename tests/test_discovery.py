@@ -13,7 +13,7 @@ from mitmproxy.options import Options
 from azure_openai_proxy import discovery
 from azure_openai_proxy.backends import Backend, parse_endpoint
 from azure_openai_proxy.discovery import Discovery, fetch, parse
-from azure_openai_proxy.options import Settings
+from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

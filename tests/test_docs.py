@@ -9,7 +9,7 @@ import pytest
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_specs import ProxyMode
 
-from azure_openai_proxy import client, options
+from azure_openai_proxy import client, sources
 from support import ROOT
 
 WAYS_IN = (ROOT / "docs" / "ways-in.md").read_text()
@@ -31,7 +31,7 @@ def test_the_command_is_one_of_mitmproxy_s(line: str) -> None:
     """Its modes and options exist."""
     arguments = shlex.split(line, comments=True)
     arguments = arguments[arguments.index("azure-openai-proxy") + 1 :]
-    given = options.command_line(arguments, Options())
+    given = sources.command_line(arguments, Options())
     assert given.names or not arguments
     assert all(ProxyMode.parse(mode) for mode in given.modes)
 

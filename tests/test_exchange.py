@@ -15,8 +15,8 @@ from azure_openai_proxy.errors import BadRequest, NoKey, NotFound
 from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.http_layer import Failure
 from azure_openai_proxy.models import Mapper
-from azure_openai_proxy.options import Settings
 from azure_openai_proxy.peek import Peek
+from azure_openai_proxy.settings import Settings
 from azure_openai_proxy.to_openai import Stream
 from azure_openai_proxy.ways import Upstream
 

@@ -18,12 +18,17 @@ from mitmproxy import exceptions
 from mitmproxy.options import Options
 from ruamel.yaml import YAML
 
-from azure_openai_proxy import options
+from azure_openai_proxy import live, options, sources
+from azure_openai_proxy import settings as values
 from azure_openai_proxy.backends import Base
 from azure_openai_proxy.endpoints import RETIRED
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.live import Live
 from azure_openai_proxy.models import Mapper
-from azure_openai_proxy.options import OPTIONS, Address, ConfigFile, Found, Given, Live, Settings
+from azure_openai_proxy.option_values import Address
+from azure_openai_proxy.options import OPTIONS
+from azure_openai_proxy.settings import Found, Settings
+from azure_openai_proxy.sources import ConfigFile, Given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,11 +56,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def gather(
     *arguments: str, environ: Mapping[str, str] | None = None, changed: Mapping[str, Found] | None = None
 ) -> tuple[dict[str, Found], ConfigFile]:
-    return options.gather(options.command_line(arguments, Options()), environ or {}, "conf", changed=changed)
+    return sources.gather(sources.command_line(arguments, Options()), environ or {}, "conf", changed=changed)
 
 
 def settings(*arguments: str, **environ: str) -> Settings:
-    return options.resolve(gather(*arguments, environ={"AZURE_OPENAI_ENDPOINT": ENDPOINT, **environ})[0])
+    return values.resolve(gather(*arguments, environ={"AZURE_OPENAI_ENDPOINT": ENDPOINT, **environ})[0])
 
 
 # Precedence
@@ -77,7 +82,7 @@ def test_precedence(strongest: int, folder: Path) -> None:
         environ={"AZURE_OPENAI_ENDPOINT": ENDPOINT} | {variable: level for level, variable in variables.items() if level in there},
         changed={"azure_openai_token": Found("changed", "set while running")} if "changed" in there else {},
     )
-    assert LEVELS[strongest] == options.resolve(found).token
+    assert LEVELS[strongest] == values.resolve(found).token
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_apiversion(folder: Path) -> None:
 def test_defaults() -> None:
     """With an endpoint alone everything has a value, and it is the table's."""
     chosen = settings()
-    assert Settings() == dataclasses.replace(options.resolve({"azure_openai_proxy_mode": Found("openai", "")}), mode="azure")
+    assert Settings() == dataclasses.replace(values.resolve({"azure_openai_proxy_mode": Found("openai", "")}), mode="azure")
     assert (Base("https", "r.openai.azure.com", 443), "") == (getattr(chosen.backend, "base", None), chosen.token)
     assert ("azure", None, frozenset({"api.openai.com"}), True, 256 * 1024 * 1024) == (
         chosen.mode,
@@ -224,7 +229,7 @@ def test_refused(name: str, text: str, right: str, folder: Path) -> None:
     where: dict[str, Callable[[], Settings]] = {
         "--set": lambda: settings("--set", f"{name}={text}"),
         f"environment variable {name.upper()}": lambda: settings(**{name.upper(): text}),
-        "mitm_config.yaml": lambda: options.resolve(gather()[0]),
+        "mitm_config.yaml": lambda: values.resolve(gather()[0]),
     }
     for place, read in where.items():
         if place == "mitm_config.yaml":
@@ -240,8 +245,8 @@ def test_refused(name: str, text: str, right: str, folder: Path) -> None:
 def test_no_endpoint() -> None:
     """Without an endpoint the line names all three places for it; in openai mode none is needed."""
     with pytest.raises(SettingsError, match=r"AZURE_OPENAI_ENDPOINT=https://RESOURCE\.openai\.azure\.com, --set .* mitm_config\.yaml"):
-        options.resolve({})
-    assert options.resolve({"azure_openai_proxy_mode": Found("openai", "--set")}).backend is None
+        values.resolve({})
+    assert values.resolve({"azure_openai_proxy_mode": Found("openai", "--set")}).backend is None
 
 
 def test_key_in_the_wrong_place() -> None:
@@ -289,7 +294,7 @@ def test_file_of_wrong_types(folder: Path) -> None:
     for text in ("azure_openai_proxy_mode: {a: b}", "azure_openai_hosts: [1]", "azure_openai_token: true"):
         (folder / "mitm_config.yaml").write_text(f"azure_openai_endpoint: {ENDPOINT}\n{text}")
         with pytest.raises(SettingsError, match=r"\(mitm_config.yaml\): write text"):
-            options.resolve(gather()[0])
+            values.resolve(gather()[0])
 
 
 def test_file_unreadable(folder: Path) -> None:
@@ -298,7 +303,7 @@ def test_file_unreadable(folder: Path) -> None:
     with pytest.raises(SettingsError, match=r"mitm_config.yaml cannot be read: it is not UTF-8"):
         gather()
     with pytest.raises(SettingsError, match="conf cannot be read: Is a directory"):
-        options._read(folder / "conf")
+        sources._read(folder / "conf")
 
 
 def test_file_named(folder: Path) -> None:
@@ -328,14 +333,14 @@ def test_file_named(folder: Path) -> None:
 def test_unknown_name(name: str, hint: str) -> None:
     """A name that no option has is refused with the nearest one that is; what may be a key is not shown."""
     with pytest.raises(SettingsError) as caught:
-        options.check_names(ConfigFile(Path("f.yaml"), {name: 1}), Options().keys())
+        sources.check_names(ConfigFile(Path("f.yaml"), {name: 1}), Options().keys())
     assert str(caught.value).startswith("f.yaml: ")
     assert str(caught.value).endswith(hint)
 
 
 def test_known_names() -> None:
     """Ours, mitmproxy's, and those of its three tools may all stand in one file."""
-    options.check_names(
+    sources.check_names(
         ConfigFile(Path("f"), dict.fromkeys(["azure_openai_token", "listen_port", "web_port", "flow_detail"])), Options().keys()
     )
 
@@ -359,7 +364,7 @@ def test_names_of_the_tools() -> None:
     """What is known as an option of one tool only is what the three tools do not share, in this version and in newer ones."""
     # a process of its own: mitmproxy's console brings modules that warn at whoever looks at them
     done = subprocess.run([sys.executable, "-c", TOOLS_OPTIONS], capture_output=True, text=True, check=True, timeout=60)
-    assert set() == set(done.stdout.split()) - options.TOOLS
+    assert set() == set(done.stdout.split()) - sources.TOOLS
 
 
 # The command line
@@ -384,7 +389,7 @@ def test_names_of_the_tools() -> None:
 )
 def test_command_line(arguments: list[str], names: set[str], listens: bool) -> None:
     """mitmproxy's own flags are read as mitmproxy reads them; what is no command line of its own is nothing."""
-    given = options.command_line(arguments, Options())
+    given = sources.command_line(arguments, Options())
     assert names == given.names
     assert listens == given.listens
 
@@ -402,13 +407,13 @@ def test_command_line(arguments: list[str], names: set[str], listens: bool) -> N
 )
 def test_listen_modes(modes: list[str], address: Address, result: list[str]) -> None:
     """The first mode that has no address of its own, and is a way for OpenAI clients to come, gets the address."""
-    assert result == options.listen_modes(modes, address)
+    assert result == live.listen_modes(modes, address)
 
 
 @pytest.mark.parametrize("modes, result", [(["regular"], True), (["regular", "socks5"], False), (["wireguard"], False)])
 def test_movable(modes: list[str], result: bool) -> None:
     """--listen-port does what is meant only when there is one mode, and that listens."""
-    assert result == options.movable(modes)
+    assert result == live.movable(modes)
 
 
 # The table and what is told of it
@@ -431,11 +436,11 @@ def test_sample_file() -> None:
     lines = [line.removeprefix("#") for line in text.splitlines() if not line.startswith("# ")]
     Path("mitm_config.yaml").write_text("\n".join(lines))
     found, file = gather()
-    options.check_names(file, [*Options().keys(), "store_streamed_bodies"])
-    assert "my-gpt-4o" == options.resolve(found).mapper.deployment("gpt-4o")
+    sources.check_names(file, [*Options().keys(), "store_streamed_bodies"])
+    assert "my-gpt-4o" == values.resolve(found).mapper.deployment("gpt-4o")
     for option in OPTIONS:
         if option.default and option.name != "azure_openai_config":
-            assert option.default == options._typed(option, found), option.name
+            assert option.default == values._typed(option, found), option.name
 
 
 @pytest.mark.parametrize(
@@ -463,7 +468,7 @@ def test_sample_file() -> None:
 )
 def test_summary(environ: dict[str, str], line: str) -> None:
     """One line says what is in force, never the key."""
-    assert line == options.summary(settings(**environ))
+    assert line == values.summary(settings(**environ))
 
 
 def test_settings_hide_the_key() -> None:
@@ -494,7 +499,7 @@ class Mitmproxy:
         self.master.addons.add(Proxyserver(), ProxyAuth(), ScriptLoader())
 
     def start(self, *arguments: str, **environ: str) -> Live:
-        given = options.command_line(arguments, self.options)
+        given = sources.command_line(arguments, self.options)
         self.options.set(*(f"{name}={value}" for name, values in given.sets.items() for value in values), defer=True)
         addon = Addon({"AZURE_OPENAI_ENDPOINT": ENDPOINT, **environ}, arguments)
         addon.configure = lambda updated: addon.live.configure(self.options, updated)  # type: ignore[attr-defined]
@@ -723,7 +728,7 @@ def test_given_by_default() -> None:
 
 def backends(text: str, *arguments: str, **environ: str) -> Settings:
     Path("mitm_config.yaml").write_text("azure_openai_backends:\n" + text)
-    return options.resolve(gather(*arguments, environ=environ)[0])
+    return values.resolve(gather(*arguments, environ=environ)[0])
 
 
 TWO = "- {name: a, endpoint: https://a.example, token: '${KEY}', models: {gpt-4o: mine}}\n- {name: b, endpoint: https://b.example}\n"
@@ -736,7 +741,7 @@ def test_several_backends() -> None:
     assert (KEY, "shared") == found.tokens
     assert {("a.example", 443), ("b.example", 443)} == found.destinations
     assert ["gpt-4o"] == found.listed.names()
-    line = options.summary(found)
+    line = values.summary(found)
     assert "azure mode: a https://a.example, b https://b.example, API version v1" in line
     assert KEY not in line
 
@@ -769,7 +774,7 @@ def test_resending() -> None:
     found = settings(AZURE_OPENAI_MAX_ATTEMPTS="2", AZURE_OPENAI_FIRST_BYTE_TIMEOUT="0.5", AZURE_OPENAI_ENTRA="cli", AZURE_OPENAI_TOKEN=KEY)
     assert (2, 0.5, 10) == (found.max_attempts, found.timeouts.first_byte, found.timeouts.connect)
     assert ("", "cli") == (found.token, found.backends[0].entra)
-    assert "Entra ID (cli)" in options.summary(found)
+    assert "Entra ID (cli)" in values.summary(found)
 
 
 async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
@@ -806,7 +811,7 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
 def test_offline_there_need_be_no_azure() -> None:
     """Recorded answers are replayed; the line at the start says so."""
     found, _ = gather()
-    assert "azure mode, offline: only what was recorded is answered" == options.summary(options.resolve(found, offline=True))
+    assert "azure mode, offline: only what was recorded is answered" == values.summary(values.resolve(found, offline=True))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", None), ("off", 0), ("0", 0), ("8m", 8 << 20)])
@@ -815,4 +820,4 @@ def test_how_much_is_kept(text: str, expected: int | None) -> None:
     kept = settings(AZURE_OPENAI_ENDPOINT="https://r.openai.azure.com", AZURE_OPENAI_KEEP_BODIES=text)
     assert expected == kept.keep_bodies
     for looked_at, suits in ((True, 64 << 20), (False, 0)):
-        assert options.kept_bodies(kept, Options(), looked_at=looked_at) == (suits if expected is None else expected)
+        assert values.kept_bodies(kept, Options(), looked_at=looked_at) == (suits if expected is None else expected)

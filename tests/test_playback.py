@@ -17,11 +17,12 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import calls, notes, options
+from azure_openai_proxy import calls, notes
 from azure_openai_proxy.answers import Chunk
 from azure_openai_proxy.notes import Asked
 from azure_openai_proxy.playback import Playback, Player, Replay, pieces
 from azure_openai_proxy.recordings import Recordings
+from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,7 +195,7 @@ def test_what_is_ours_is_taken_from_mitmproxys_own_replay(tmp_path: Path) -> Non
     playback, theirs = Playback(), ServerPlayback()
     with taddons.context(theirs, KeepServing()) as context:
         context.options.update(server_replay=[str(file)])
-        settings = options.Settings()
+        settings = Settings()
         for _ in range(2):
             playback.configure(context.options, settings)
         replay = playback.replay
@@ -216,9 +217,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         file = tmp_path / "flows"
         file.write_bytes(b"no flows")
         object.__setattr__(context.options._options["server_replay"], "value", [str(file)])
-        playback.configure(context.options, options.Settings())
+        playback.configure(context.options, Settings())
         assert None is playback.replay
-    playback.configure(mitmproxy_options.Options(), options.Settings())
+    playback.configure(mitmproxy_options.Options(), Settings())
     playback.replay = Replay(Recordings([]), Player(), paced=False)
     with taddons.context(ServerPlayback()) as context:
         playback.running()

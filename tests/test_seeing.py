@@ -11,7 +11,7 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import options, seeing
+from azure_openai_proxy import seeing, settings
 from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.kept import Tap
@@ -26,7 +26,7 @@ LAST = b'data: {"choices":[],"usage":{"prompt_tokens":23,"completion_tokens":11}
 def began(see: Seeing, body: bytes = b'{"model":"gpt-4o","stream":true}', apiversion: str = "v1") -> tuple[http.HTTPFlow, Exchange]:
     """A request of ours on its way to Azure."""
     backend = Backend(name="west", base=Base("https", "r.openai.azure.com", 443), token=KEY, apiversion=apiversion)
-    exchange = Exchange(options.Settings(backends=(backend,), mapper=Mapper.parse("gpt-4o=prod")), None)
+    exchange = Exchange(settings.Settings(backends=(backend,), mapper=Mapper.parse("gpt-4o=prod")), None)
     request = http.Request.make("POST", "http://localhost/v1/chat/completions", body, http.Headers(authorization="Bearer client"))
     request.timestamp_start = request.timestamp_end = 1.0
     flow = tflow.tflow(req=request)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, http_layer, options, redact, safety, views, ways
+from . import again, http_layer, live, redact, safety, settings, views, ways
 from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
@@ -38,7 +38,7 @@ class AzureOpenAIProxy(Exchanges):
     """Any OpenAI client talks to Azure OpenAI."""
 
     def __init__(self) -> None:
-        super().__init__(options.Live(), Seeing())
+        super().__init__(live.Live(), Seeing())
         self.discovery = Discovery()
         self.guard = safety.Guard()
         self.hindrances = ways.Hindrances()
@@ -57,7 +57,7 @@ class AzureOpenAIProxy(Exchanges):
 
     def configure(self, updated: set[str]) -> None:
         self.live.configure(ctx.options, updated)
-        self.seeing.keep(options.kept_bodies(self.settings, ctx.options, looked_at=hasattr(ctx.master, "view")))
+        self.seeing.keep(settings.kept_bodies(self.settings, ctx.options, looked_at=hasattr(ctx.master, "view")))
         self.playback.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)

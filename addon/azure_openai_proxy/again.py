@@ -15,7 +15,7 @@ from .models import Entry, Mapper
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from .options import Settings
+    from .settings import Settings
 
 __all__ = ["RESEND", "is_ours", "prepare"]
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from .backends import Backend
     from .calls import Call
     from .http_layer import Failure
-    from .options import Settings
     from .pool import Pool, Ticket
+    from .settings import Settings
     from .to_azure import Asked
 
 __all__ = ["ATTEMPTS", "Attempt", "Attempts", "Shared"]

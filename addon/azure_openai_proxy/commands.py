@@ -20,7 +20,7 @@ from . import again, explaining, exports, notes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .options import Settings
+    from .settings import Settings
 
 __all__ = ["Commands"]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mitmproxy.optmanager import OptManager
 
     from .backends import Backend
-    from .options import Settings
+    from .settings import Settings
 
 __all__ = ["Discovery", "fetch", "parse"]
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from .backends import Base
     from .calls import Call
     from .http_layer import Failure
-    from .options import Settings
     from .playback import Replay
+    from .settings import Settings
     from .to_azure import Asked, Sent
     from .ways import Upstream
 

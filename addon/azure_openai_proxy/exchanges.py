@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from mitmproxy import http
 
     from .exchange import Exchange
-    from .options import Live, Settings
+    from .live import Live
     from .peek import Peek
     from .seeing import Seeing
+    from .settings import Settings
 
 __all__ = ["Exchanges"]
 

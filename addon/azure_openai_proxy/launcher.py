@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from mitmproxy.options import CONF_DIR, Options
 from mitmproxy.tools import main as tools
 
-from . import client, options
+from . import client, live, sources
 from .errors import SettingsError
+from .settings import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,9 +42,9 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     Raises:
         SettingsError: a setting that cannot be used.
     """
-    given = options.command_line(user, Options())
-    found, file = options.gather(given, environ, (given.sets.get("confdir") or [CONF_DIR])[-1])
-    settings = options.resolve(found, offline="server_replay" in given.names)
+    given = sources.command_line(user, Options())
+    found, file = sources.gather(given, environ, (given.sets.get("confdir") or [CONF_DIR])[-1])
+    settings = resolve(found, offline="server_replay" in given.names)
     ours = ["-s", str(SCRIPT)]
     modes = given.modes
     for name, type in LISTENING.items():
@@ -54,7 +55,7 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         ours += [text for item in items for text in (f"--{name.replace('_', '-')}", str(item))]
         modes = list(map(str, items)) if name == "mode" else modes
     # --listen-port is for all modes at once: with several, the addon moves the one that it is meant for
-    if settings.address and not given.listens and options.movable(modes or ["regular"]):
+    if settings.address and not given.listens and live.movable(modes or ["regular"]):
         ours += ["--listen-host", settings.address.host, "--listen-port", str(settings.address.port)]
     return [*ours, *user]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .answers import Chunk
     from .calls import Call
-    from .options import Settings
+    from .settings import Settings
 
 __all__ = ["Playback", "Player", "Replay"]
 

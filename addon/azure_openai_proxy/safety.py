@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy import server_hooks
     from mitmproxy.proxy.context import Context
 
-    from .options import Settings
+    from .settings import Settings
 
 __all__ = ["Guard", "Refused", "Relay", "exposed", "is_local", "is_public", "warn"]
 

@@ -1,0 +1,239 @@
+"""What is in force: one frozen value, made from what was found.
+
+A setting comes from `--set` (or a change while running), the environment, `mitm_config.yaml`, mitmproxy's own
+`config.yaml`, or the table's default; the strongest comes first. `sources` reads each of those into `{name: Found}` and lays
+them over each other, `resolve` makes `Settings` of what is left: pure, so that precedence is a matter of dicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from . import backends_file, recordings
+from .backends import EXAMPLE, Backend, Base
+from .errors import SettingsError
+from .http_layer import Timeouts
+from .models import Mapper
+from .option_values import OPENAI, Address
+from .options import API_VERSION, FILE, MASK, OPTIONS, Option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mitmproxy.optmanager import OptManager
+
+    from .safety import Relay
+
+__all__ = ["Found", "Settings", "kept_bodies", "resolve", "shown", "summary"]
+
+KEEP = 64 << 20
+"""Bytes of streamed bodies that are kept where somebody may look at them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a request needs to know of the configuration. A request keeps the one it came under."""
+
+    backends: tuple[Backend, ...] = ()  # none in openai mode, and in azure mode only while no start has succeeded
+    mapper: Mapper = dataclasses.field(default_factory=Mapper)
+    mode: Literal["azure", "openai"] = "azure"
+    address: Address | None = None  # None: mitmproxy's own
+    hosts: frozenset[str] = frozenset({OPENAI.host})
+    normalize: bool = True
+    max_body: int = 256 << 20
+    keep_bodies: int | None = None  # bytes; None: it depends on who looks
+    replay_ignore: Sequence[str] = recordings.IGNORED
+    replay_paced: bool = False
+    map_batch_files: bool = False
+    discover_models: bool = False
+    replace_apiversions: frozenset[str] = frozenset()
+    moderations_unflagged: bool = False
+
+    relay: Relay = "local"
+    stop_timeout: float = 30.0  # seconds
+    shortcuts: bool = True
+    openai_endpoint: Base = OPENAI
+    max_attempts: int = 4
+    repair: bool = True
+    timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
+    debug_headers: bool = False
+
+    @property
+    def backend(self) -> Backend | None:
+        """The first of them."""
+        return self.backends[0] if self.backends else None
+
+    @property
+    def token(self) -> str:
+        """The configured key, "" if there is none."""
+        return self.backend.token if self.backend else ""
+
+    @property
+    def destinations(self) -> frozenset[tuple[str, int]]:
+        """Host and port of everyone that our own requests go to."""
+        bases = [self.openai_endpoint] if self.mode == "openai" else [backend.base for backend in self.backends]
+        return frozenset((base.host, base.port) for base in bases)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The configured keys of all backends."""
+        return tuple(dict.fromkeys(backend.token for backend in self.backends if backend.token))
+
+    @property
+    def listed(self) -> Mapper:
+        """All mappings, those of single backends too: what `/v1/models` lists, and an error names."""
+        own = (entry for backend in self.backends if backend.models for entry in backend.models.entries)
+        return Mapper(tuple({entry.model: entry for entry in (*own, *self.mapper.entries)}.values()))
+
+
+class Found(NamedTuple):
+    """A value as somebody wrote it, and where: for the error it may cause."""
+
+    raw: object
+    where: str
+
+
+def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
+    """Make settings of what was found. `offline`: recorded answers are replayed, and there need be no Azure.
+
+    Raises:
+        SettingsError: one line: which setting, where it was set, what would be right; the key is not in it.
+    """
+    value = {option.name: _parsed(option, found) for option in OPTIONS}
+    backends: tuple[Backend, ...] = ()
+    listed = found.get(backends_file.NAME)
+    version = value["azure_openai_apiversion"] if "azure_openai_apiversion" in found else None
+    if listed and "azure_openai_endpoint" in found:
+        raise SettingsError(
+            f"azure_openai_endpoint ({found['azure_openai_endpoint'].where}): {backends_file.NAME} ({listed.where}) is set too: "
+            "write the endpoint as one of the backends, or take the backends away"
+        )
+    if listed:
+        try:
+            backends = backends_file.parse(listed.raw, apiversion=version, default_version=API_VERSION, token=value["azure_openai_token"])
+        except SettingsError as error:
+            raise SettingsError(f"{backends_file.NAME} ({listed.where}): {error}") from None
+    elif endpoint := value["azure_openai_endpoint"]:
+        base, pasted = endpoint
+        entra = value["azure_openai_entra"]
+        backend = Backend(
+            name="default",
+            base=base,
+            token="" if entra else value["azure_openai_token"],
+            apiversion=version or pasted or API_VERSION,
+            entra=entra,
+            scope=value["azure_openai_entra_scope"],
+        )
+        backends = (backend,)
+    elif value["azure_openai_proxy_mode"] == "azure" and not offline:
+        raise SettingsError(
+            f"azure_openai_endpoint is not set: set AZURE_OPENAI_ENDPOINT={EXAMPLE}, "
+            f"--set azure_openai_endpoint={EXAMPLE}, or azure_openai_endpoint in {FILE}"
+        )
+    return Settings(
+        backends=backends,
+        mapper=value["azure_openai_model_mapper"],
+        mode=value["azure_openai_proxy_mode"],
+        address=value["azure_openai_proxy_address"],
+        hosts=value["azure_openai_hosts"],
+        normalize=value["azure_openai_normalize"],
+        max_body=value["azure_openai_max_body"],
+        keep_bodies=value["azure_openai_keep_bodies"],
+        replay_ignore=value["azure_openai_replay_ignore"],
+        replay_paced=value["azure_openai_replay_paced"],
+        map_batch_files=value["azure_openai_map_batch_files"],
+        discover_models=value["azure_openai_discover_models"],
+        replace_apiversions=value["azure_openai_replace_apiversions"],
+        moderations_unflagged=value["azure_openai_moderations_unflagged"],
+        relay=value["azure_openai_relay"],
+        stop_timeout=value["azure_openai_stop_timeout"],
+        shortcuts=value["azure_openai_shortcuts"],
+        openai_endpoint=value["azure_openai_openai_endpoint"],
+        max_attempts=value["azure_openai_max_attempts"],
+        repair=value["azure_openai_repair"],
+        timeouts=Timeouts(
+            value["azure_openai_connect_timeout"], value["azure_openai_first_byte_timeout"], value["azure_openai_chunk_timeout"]
+        ),
+        debug_headers=value["azure_openai_debug_headers"],
+    )
+
+
+def kept_bodies(settings: Settings, options: OptManager, *, looked_at: bool) -> int:
+    """Bytes of streamed bodies to keep. `looked_at`: there is a list of flows that somebody may open."""
+    if settings.keep_bodies is not None:
+        return settings.keep_bodies
+    saved = any(name in options and getattr(options, name) for name in ("save_stream_file", "hardump"))
+    return KEEP if looked_at or saved else 0
+
+
+def summary(settings: Settings) -> str:
+    """What is in force, in one line; never the key."""
+    if settings.mode == "openai":
+        parts = [f"openai mode: everything goes to {settings.openai_endpoint} unchanged"]
+    else:
+        if not settings.backends:
+            return "azure mode, offline: only what was recorded is answered"
+        count = len(settings.mapper)
+        several = len(settings.backends) > 1
+        keys = {_key_of(backend) for backend in settings.backends}
+        parts = [
+            "azure mode: " + ", ".join(f"{backend.name} {backend.base}" if several else str(backend.base) for backend in settings.backends),
+            "API version " + ", ".join(dict.fromkeys(backend.apiversion for backend in settings.backends)),
+            f"{count or 'no'} mapping{'' if count == 1 else 's'} beside the default",
+            " and ".join(sorted(keys)),
+        ]
+    return ", ".join([*parts, f"address {settings.address}" if settings.address else "mitmproxy's own address"])
+
+
+def _key_of(backend: Backend) -> str:
+    if backend.entra:
+        return f"Entra ID ({backend.entra})"
+    return "key configured" if backend.token else "the clients' own keys"
+
+
+def shown(found: Mapping[str, Found], settings: Settings, config: Path | None) -> dict[str, Any]:
+    """What is in force as option values, for mitmweb: all but the key."""
+    values = {option.name: _typed(option, found) for option in OPTIONS}
+    values["azure_openai_config"] = str(config.absolute()) if config else ""
+    if "azure_openai_token" in found:
+        values["azure_openai_token"] = MASK
+    if settings.backend and backends_file.NAME not in found:
+        values["azure_openai_endpoint"] = str(settings.backend.base)  # what else was pasted is of no use, and may hold a key
+        values["azure_openai_apiversion"] = settings.backend.apiversion
+    return values
+
+
+def _parsed(option: Option, found: Mapping[str, Found]) -> Any:
+    entry = found.get(option.name)
+    try:
+        return option.parse(_typed(option, found))
+    except SettingsError as error:
+        token = found.get("azure_openai_token")
+        text = str(error).replace(str(token.raw).strip(), MASK) if token else str(error)  # pasted where it does not belong
+        raise SettingsError(f"{option.name} ({entry.where if entry else 'default'}): {text}") from None
+
+
+def _typed(option: Option, found: Mapping[str, Found]) -> Any:
+    """The value in the option's own type: --set and the environment hold text, YAML may hold more."""
+    entry = found.get(option.name)
+    if entry is None:
+        return option.default
+    raw = entry.raw
+    if option.type is bool:
+        words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        if (value := words.get(str(raw).strip().lower())) is None:
+            raise SettingsError("write true or false")
+        return value
+    if isinstance(raw, Mapping) and option.parse == Mapper.parse:
+        raw = [f"{model}={deployment}" for model, deployment in raw.items()]
+    if isinstance(raw, dt.date) or (isinstance(raw, int | float) and not isinstance(raw, bool)):
+        raw = str(raw)  # YAML has types of its own for 2024-10-21 and 8080
+    items = [raw] if isinstance(raw, str) else raw
+    if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
+        raise SettingsError("write text; in YAML, between quotes")
+    if option.type is str:
+        return ",".join(items).strip()
+    return [part.strip() for item in items for part in item.split(",") if part.strip()]

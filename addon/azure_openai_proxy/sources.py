@@ -1,0 +1,186 @@
+"""Where settings come from: the command line, the environment, and the files."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from mitmproxy.tools import cmdline
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from . import backends_file
+from .errors import SettingsError
+from .options import BY_NAME, FILE, MASK, NAMES, OPTIONS
+from .settings import Found
+
+if TYPE_CHECKING:
+    from mitmproxy.optmanager import OptManager
+
+
+__all__ = ["ConfigFile", "Given", "check_names", "command_line", "gather"]
+
+
+class Given(NamedTuple):
+    """The command line, as far as it sets options."""
+
+    sets: Mapping[str, Sequence[str]] = {}  # --set name=value: all values of a name
+    names: frozenset[str] = frozenset()  # every option that it sets, mitmproxy's own flags too
+    modes: Sequence[str] = ()  # --mode
+
+    @property
+    def listens(self) -> bool:
+        """Whether it says where to listen."""
+        return not self.names.isdisjoint({"listen_host", "listen_port"}) or any("@" in mode for mode in self.modes)
+
+
+class ConfigFile(NamedTuple):
+    path: Path | None = None
+    values: Mapping[str, object] = {}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def command_line(arguments: Sequence[str], options: OptManager) -> Given:
+    """Read mitmproxy's arguments. What is no command line of mitmproxy's (a program that embeds it) gives nothing."""
+    parser = _Parser(add_help=False)
+    cmdline.common_options(parser, options)
+    for name in ("web_open_browser", "web_port", "web_host", "flow_detail", "console_layout", "intercept", "view_filter"):
+        options.make_parser(parser, name)
+    try:
+        found, _ = parser.parse_known_args(list(arguments))
+    except SettingsError:
+        return Given()
+    sets: dict[str, list[str]] = {}
+    for text in found.setoptions:
+        name, equals, value = text.partition("=")
+        sets.setdefault(name, []).extend([value] if equals else [])
+    flags = {name for name, value in vars(found).items() if value is not None and name in options}
+    if found.quiet or found.verbose:
+        flags |= {"termlog_verbosity", "flow_detail"}
+    return Given(sets, frozenset(sets) | flags, [*(found.mode or []), *sets.get("mode", [])])
+
+
+def gather(
+    given: Given,
+    environ: Mapping[str, str],
+    confdir: str,
+    *,
+    deferred: Mapping[str, object] | None = None,
+    changed: Mapping[str, Found] | None = None,
+) -> tuple[dict[str, Found], ConfigFile]:
+    """Lay the levels over each other. An option set to nothing by --set is its default, whatever weaker levels say.
+
+    `deferred` are values that mitmproxy was given in other ways before our options existed; `changed` those set while running.
+    """
+    weak = dict(deferred or {})
+    weak_where = "mitmproxy's config.yaml"
+    for name in ("config.yaml", "config.yml"):
+        if (path := Path(confdir).expanduser() / name).is_file():
+            weak |= _read(path)
+            weak_where = str(path)
+    levels = [_from_file(weak, weak_where), _from_environment(environ), _from_command_line(given), changed or {}]
+    config = _over(*levels).get("azure_openai_config")
+    path = Path(str(config.raw).strip()).expanduser() if config else Path(FILE)
+    if config and not path.is_file():
+        raise SettingsError(f"azure_openai_config ({config.where}): there is no file {path}")
+    file = ConfigFile(path, _read(path)) if path.is_file() else ConfigFile()
+    if "azure_openai_config" in file.values:
+        raise SettingsError(f"azure_openai_config ({path}): it names this file: set AZURE_OPENAI_CONFIG or --set azure_openai_config=FILE")
+    return _over(levels[0], _from_file(file.values, str(path)), _backends(file, environ), *levels[1:]), file
+
+
+def _backends(file: ConfigFile, environ: Mapping[str, str]) -> dict[str, Found]:
+    """The one setting that only the file can hold."""
+    raw = file.values.get(backends_file.NAME)
+    where = str(file.path)
+    return {} if raw is None else {backends_file.NAME: Found(backends_file.expand(raw, environ, where), where)}
+
+
+def _over(*levels: Mapping[str, Found]) -> dict[str, Found]:
+    """The weakest first."""
+    merged: dict[str, Found] = {}
+    for level in levels:
+        merged |= level
+    return {name: found for name, found in merged.items() if not _is_unset(found.raw)}
+
+
+def _is_unset(raw: object) -> bool:
+    text = raw.strip() if isinstance(raw, str) else raw
+    return text is None or text in ("", MASK) or text in ([], (), {})
+
+
+def _from_file(values: Mapping[str, object], where: str) -> dict[str, Found]:
+    return {name: Found(values[name], where) for name in NAMES & set(values) if not _is_unset(values[name])}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Found]:
+    return {
+        option.name: Found(environ[variable], f"environment variable {variable}")
+        for option in OPTIONS
+        for variable in reversed(option.variables)  # the last one stays: our own name beats the aliases
+        if not _is_unset(environ.get(variable))
+    }
+
+
+def _from_command_line(given: Given) -> dict[str, Found]:
+    found = {}
+    for name in NAMES & set(given.sets):
+        option, values = BY_NAME[name], given.sets[name]
+        raw: object = list(values)
+        if option.type is bool and values in ([], ["toggle"]):
+            raw = "true" if not values else str(not option.default)
+        elif option.type != Sequence[str]:
+            if len(values) != 1:
+                raise SettingsError(f"{name} (--set): write it once, with a value: --set {name}=VALUE")
+            raw = values[0]
+        found[name] = Found(raw, "--set")
+    return found
+
+
+def _read(path: Path) -> dict[str, object]:
+    """A YAML mapping. Of a file that is none, errors show the place and not the text: a key may stand there."""
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: a date that is none
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        right = "write `name: value` lines, each name once, and values with : # [ { * & in quotes"
+        raise SettingsError(f"{place}: not YAML: {right}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise SettingsError(f"{path} is not a mapping: write `name: value` lines")
+    return values
+
+
+TOOLS = frozenset(
+    """
+    console_default_contentview console_eventlog_verbosity console_flowlist_layout console_focus_follow console_layout
+    console_layout_headers console_mouse console_palette console_palette_transparent console_quickhelp_visible
+    console_strip_trailing_newlines dumper_default_contentview dumper_filter flow_detail intercept intercept_active keepserving
+    termlog_verbosity view_filter view_order view_order_reversed web_columns web_debug web_host web_open_browser web_password
+    web_port web_static_viewer
+    """.split()  # noqa: SIM905 - a list of words reads best as one
+)
+"""Options that only mitmdump, only mitmweb or only mitmproxy has: one file serves all three."""
+
+
+def check_names(file: ConfigFile, known: Iterable[str]) -> None:
+    """Raises SettingsError for a name that no option has, with the nearest one that is."""
+    known = {*known, *NAMES, *TOOLS, backends_file.NAME}
+    for name in file.values:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(known), 1, 0.5)
+            # what was meant as a value may have ended up as a name, and be a key
+            what = f"{name} is" if re.fullmatch("[A-Za-z_-]{1,40}", name) else "one of its names is"
+            raise SettingsError(f"{file.path}: {what} no option" + (f": did you mean {near[0]}?" if near else ""))
