@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -204,6 +205,7 @@ def main() -> None:
     args.turns = args.turns or (3 if args.quick else 5)
     args.seconds = args.seconds or (1.5 if args.quick else 2.0)
     args.tls = not args.quick
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop what was started
     result = measure(args)
     print(table(result))
     if args.save:
