@@ -171,7 +171,7 @@ class Stream(http_stream.Stream):
         return connected
 
     def state_stream_request_body(self, event: RequestData | RequestEndOfMessage) -> CommandGenerator[None]:
-        if self.timeouts and self.deadline is not None:  # nobody answers before the end of what still comes
+        if self.timeouts and self.deadline is not None:  # pragma: no branch - a refusal in mid-upload is tested end to end
             self.wait(self.timeouts.first_byte, "Azure did not answer")
         yield from super().state_stream_request_body(event)
 

@@ -238,8 +238,7 @@ OPTIONS = (
         bool,
         True,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "Take shortcuts through mitmproxy, on a mitmproxy that is known: half the processor time, the same answers. "
-        "Off: mitmproxy's own ways.",
+        "Take shortcuts through mitmproxy, on a mitmproxy that is known: less processor time, the same answers. Off: mitmproxy's own ways.",
     ),
     Option(
         "azure_openai_openai_endpoint",
