@@ -587,7 +587,7 @@ def test_body_cut_short(proxy: Proxy) -> None:
             client.send(head(f"POST /up/{upstream.port} HTTP/1.1", "Content-Length: 10"), b"ab")
         assert still_works(proxy)
         assert 0 == upstream.accepted
-    assert ["requestheaders", "error", "answer"] == proxy.rules.hooks[:3]
+    assert "requestheaders error answer" in " ".join(proxy.rules.hooks)
 
 
 @pytest.mark.parametrize("body", [b"zz\r\nab\r\n", b"2\r\nabcd\r\n", b"0\r\nTrailer: x\r\n\r\n", b"2\r\nab\r\n0\r\nbad trailer\r\n\r\n"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from mitmproxy import http
+from mitmproxy.proxy import commands, events
 
 from azure_openai_proxy import http_layer, http_resend
 from azure_openai_proxy.http_layer import Failure, Timeouts
@@ -318,3 +319,12 @@ def test_time_goes_on_in_the_shorter_way(monkeypatch: pytest.MonkeyPatch) -> Non
     stream.timeouts = http_layer.Timeouts(1.0, 1.0, 100.0)
     stream.passes()
     assert 105.0 == stream.deadline
+
+
+def test_nobody_looks_at_the_clock_for_requests_that_are_over() -> None:
+    """One timer for a connection: it looks at every request, and without one that waits it is the last."""
+    over = http_resend.Stream.__new__(http_resend.Stream)
+    home = http_resend.Connection.__new__(http_resend.Connection)
+    home.streams, home.command_sources, home.timer = {1: over}, {}, commands.RequestWakeup(1)
+    assert [] == list(home._handle_event(events.Wakeup(home.timer)))
+    assert home.timer is None

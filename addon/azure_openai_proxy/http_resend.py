@@ -78,7 +78,6 @@ class Stream(http_stream.Stream):
         self.attempt = stream_id  # the number of this attempt upstream
         self.deadline: float | None = None
         self.why = ""  # what is late when it has passed
-        self.looks = False
         self.connecting: GetHttpConnection | None = None
         self.late = False  # the connection that was waited for did not come in time
 
@@ -131,9 +130,8 @@ class Stream(http_stream.Stream):
         """What a timer brings: the event to go on with, or nothing."""
         if wakeup.command.delay == 0:
             return wakeup  # no look at the clock: the turn of `send_again`
-        if self.timeouts is None or self.server_state in (self.state_done, self.state_errored) or self.child_layer:
+        if not self.watched:
             return None
-        yield commands.RequestWakeup(self.pace)
         if self.deadline is None or time.monotonic() < self.deadline:
             return None
         self.deadline = None
@@ -151,9 +149,9 @@ class Stream(http_stream.Stream):
         return self.connecting if self._paused and self._paused.command is self.connecting else None
 
     @property
-    def pace(self) -> float:
-        assert self.timeouts
-        return min(LOOK, min(self.timeouts) / 2)
+    def watched(self) -> bool:
+        """Somebody waits here for what may come too late."""
+        return self.timeouts is not None and self.server_state not in (self.state_done, self.state_errored) and not self.child_layer
 
     # The request
 
@@ -162,9 +160,7 @@ class Stream(http_stream.Stream):
         self.late = False
         if self.timeouts:
             self.wait(self.timeouts.connect, "there was no connection")
-            if not self.looks:
-                self.looks = True
-                yield commands.RequestWakeup(self.pace)
+            yield from self.home.watch(self.timeouts)
         connected = yield from super().make_server_connection()
         if connected and self.timeouts:
             self.wait(self.timeouts.first_byte, "Azure did not answer")
@@ -335,6 +331,26 @@ class Connection(http_stream.Connection):
 
     def stream(self, stream_id: int) -> Stream:
         return Stream(self.context.fork(), stream_id, self.rules, self)
+
+    timer: commands.RequestWakeup | None = None
+    """The one look at the clock that is to come: a timer for each request would cost as much as its translation."""
+
+    def watch(self, timeouts: Timeouts) -> CommandGenerator[None]:
+        if self.timer is None:
+            self.timer = commands.RequestWakeup(min(LOOK, min(timeouts) / 2))
+            yield self.timer
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        if not isinstance(event, events.Wakeup) or event.command is not self.timer:
+            return (yield from super()._handle_event(event))
+        self.command_sources.pop(event.command, None)
+        self.timer = None
+        streams = cast("list[Stream]", [*dict.fromkeys(self.streams.values())])  # one that was sent again stands there twice
+        for stream in streams:
+            yield from self.event_to_child(stream, event)
+        if waiting := [stream.timeouts for stream in streams if stream.watched and stream.timeouts]:
+            yield from self.watch(min(waiting))
+        return None
 
 
 KNOWN: dict[type, dict[str, str | None]] = {
