@@ -16,7 +16,7 @@ from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData
 
-from azure_openai_proxy import http_layer, live, settings
+from azure_openai_proxy import http_layer, http_rules, live, settings
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.credentials import MASK
 from azure_openai_proxy.exchange import Exchange
@@ -51,7 +51,7 @@ def gateways(method: str = "POST", path: str = "/v1/chat/completions", body: byt
 
 def somebody_elses() -> http.HTTPFlow:
     flow = gateways()
-    flow.metadata[http_layer.ABSOLUTE_FORM] = True
+    flow.metadata[http_rules.ABSOLUTE_FORM] = True
     flow.request.host = "other.example"
     return flow
 

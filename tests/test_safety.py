@@ -11,7 +11,8 @@ from mitmproxy.test import tflow
 
 from azure_openai_proxy import connections, safety
 from azure_openai_proxy.backends import Backend, parse_base
-from azure_openai_proxy.safety import Guard, Relay, exposed, is_local, is_public
+from azure_openai_proxy.option_values import Relay
+from azure_openai_proxy.safety import Guard, exposed, is_local, is_public
 from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:

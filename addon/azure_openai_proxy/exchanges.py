@@ -67,7 +67,7 @@ class Exchanges:
 
     @property
     def shortcuts(self) -> bool:
-        return self.settings.shortcuts
+        return self.settings.shortcuts and http_layer.hastens()
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         exchange = self.exchanges.get(flow)

@@ -7,6 +7,7 @@ that is patched globally: `attach` gives the HTTP layer of one connection anothe
 The rooms called fast_ save processor time and change nothing else. The rules' `shortcuts` turns them off.
 
     http_layer       what the rest of the project sees
+    http_rules       what the rooms ask of it
     http_stream      one request and its answer: a body over the limit, a body cut short, no way upstream, a stream that breaks off
     http_upload      a large body that is sent on as it comes
     http_websocket   a WebSocket after its upgrade
@@ -35,16 +36,16 @@ import asyncio
 import collections
 import logging
 from functools import cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
+
+from .http_rules import ABSOLUTE_FORM, Failure, Rules, Timeouts
 
 if TYPE_CHECKING:
     from mitmproxy import connection, http
     from mitmproxy.master import Master
     from mitmproxy.proxy import layer
-
-    from .peek import Peek
 
 __all__ = ["Failure", "Rules", "Timeouts", "absolute_form", "attach", "compatible", "hasten", "hastens", "lift_limit", "mended"]
 
@@ -52,57 +53,6 @@ logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 1000
 """To one backend for one client connection."""
-
-ABSOLUTE_FORM = "azure_openai_absolute_form"
-"""The name in a flow's metadata, which a saved flow keeps."""
-
-
-class Failure(NamedTuple):
-    """Why a request gets no answer from upstream."""
-
-    status: int
-    code: str
-    message: str
-
-
-class Timeouts(NamedTuple):
-    """Seconds: until a connection is there, until an answer begins, between two pieces of it."""
-
-    connect: float = 10
-    first_byte: float = 600
-    chunk: float = 300
-
-
-class Rules(Protocol):
-    """What the mends ask. The flow may be one that no hook has seen, and may lack a host; None is for a head that nobody can read."""
-
-    @property
-    def shortcuts(self) -> bool:
-        """Whether to take shorter ways than mitmproxy's."""
-
-    def max_body(self, flow: http.HTTPFlow) -> int | None:
-        """Bytes that the request's body may have. None: not ours, mitmproxy's own rules hold."""
-
-    def goes_on(self, flow: http.HTTPFlow) -> bool:
-        """Whether a large body may be sent on before all of it has come; then `max_body` does not hold."""
-
-    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
-        """Make the request the one for upstream, with `stream` set for its body, or give it a response. `start` is what has come so far."""
-
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
-        """The flow's request with what the flow does not show: its keys."""
-
-    def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
-        """What the client is told. None: not ours, mitmproxy does what it always does."""
-
-    def timeouts(self, flow: http.HTTPFlow) -> Timeouts | None:
-        """How long to wait for what. None: not ours."""
-
-    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
-        """Whether this answer is passed on, or kept from the client until it is there, or until its beginning says what it is."""
-
-    def again(self, flow: http.HTTPFlow, what: Failure | http.Response) -> bool | http.Response:
-        """After a failure: True when the flow's request has become another that is to be sent; an answer to give instead; or False."""
 
 
 def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:

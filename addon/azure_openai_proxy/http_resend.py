@@ -36,7 +36,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from . import http_stream
-from .http_layer import Failure
+from .http_rules import Failure
 from .peek import Peek, error_response
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layer import CommandGenerator
     from mitmproxy.proxy.layers.http._base import HttpEvent
 
-    from .http_layer import Rules, Timeouts
+    from .http_rules import Rules, Timeouts
 
 __all__ = ["Connection", "Stream", "compatible"]
 

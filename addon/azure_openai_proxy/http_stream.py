@@ -26,7 +26,7 @@ from mitmproxy.utils import human
 
 from . import fast_hooks, fast_messages, fast_stream
 from .http1_server import Server, Unreadable
-from .http_layer import ABSOLUTE_FORM, Failure, Rules, hastens
+from .http_rules import ABSOLUTE_FORM, Failure, Rules
 from .http_upload import HELD, OverHttp1, Uploading
 from .http_websocket import Upgrading
 
@@ -64,7 +64,7 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
     def __init__(self, context: Context, stream_id: int, rules: Rules) -> None:
         super().__init__(context, stream_id)
         self.rules = rules
-        self.shortcuts = rules.shortcuts and hastens()
+        self.shortcuts = rules.shortcuts
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """All that mitmproxy does with an event, but for the errors that it would send to the client."""
@@ -254,7 +254,7 @@ def mend(layers: Iterable[Layer], rules: Rules, connection: type[Connection] = C
         if type(layer) is HttpLayer:
             layer.__class__ = connection
             ours = cast("Connection", layer)
-            ours.rules, ours.shortcuts = rules, rules.shortcuts and hastens()
+            ours.rules, ours.shortcuts = rules, rules.shortcuts
 
 
 # Every method that is overridden or called, with its parameters, and every state that is read or set.

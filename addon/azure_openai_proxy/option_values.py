@@ -12,11 +12,11 @@ from .errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .safety import Relay
 
 __all__ = [
     "OPENAI",
     "Address",
+    "Relay",
     "address",
     "count",
     "endpoint",
@@ -31,6 +31,7 @@ __all__ = [
     "versions",
 ]
 
+type Relay = Literal["any", "local", "public", "off"]
 OPENAI = Base("https", "api.openai.com", 443)
 
 

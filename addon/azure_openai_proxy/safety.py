@@ -15,7 +15,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from mitmproxy.proxy import mode_specs
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
     from mitmproxy.proxy import server_hooks
     from mitmproxy.proxy.context import Context
 
+    from .option_values import Relay
     from .settings import Settings
 
-__all__ = ["Guard", "Refused", "Relay", "exposed", "is_local", "is_public", "warn"]
-
-type Relay = Literal["any", "local", "public", "off"]
+__all__ = ["Guard", "Refused", "exposed", "is_local", "is_public", "warn"]
 
 logger = logging.getLogger(__name__)
 

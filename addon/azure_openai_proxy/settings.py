@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from . import backends_file, recordings
 from .backends import EXAMPLE, Backend, Base
 from .errors import SettingsError
-from .http_layer import Timeouts
+from .http_rules import Timeouts
 from .models import Mapper
-from .option_values import OPENAI, Address
+from .option_values import OPENAI, Address, Relay
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from mitmproxy.optmanager import OptManager
 
-    from .safety import Relay
 
 __all__ = ["Found", "Settings", "kept_bodies", "resolve", "shown", "summary"]
 

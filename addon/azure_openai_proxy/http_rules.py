@@ -1,0 +1,63 @@
+"""What the mends of mitmproxy's HTTP layer ask of the rest of the project, and in which words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+
+    from .peek import Peek
+
+__all__ = ["ABSOLUTE_FORM", "Failure", "Rules", "Timeouts"]
+
+ABSOLUTE_FORM = "azure_openai_absolute_form"
+"""The name in a flow's metadata, which a saved flow keeps."""
+
+
+class Failure(NamedTuple):
+    """Why a request gets no answer from upstream."""
+
+    status: int
+    code: str
+    message: str
+
+
+class Timeouts(NamedTuple):
+    """Seconds: until a connection is there, until an answer begins, between two pieces of it."""
+
+    connect: float = 10
+    first_byte: float = 600
+    chunk: float = 300
+
+
+class Rules(Protocol):
+    """What the mends ask. The flow may be one that no hook has seen, and may lack a host; None is for a head that nobody can read."""
+
+    @property
+    def shortcuts(self) -> bool:
+        """Whether to take shorter ways than mitmproxy's."""
+
+    def max_body(self, flow: http.HTTPFlow) -> int | None:
+        """Bytes that the request's body may have. None: not ours, mitmproxy's own rules hold."""
+
+    def goes_on(self, flow: http.HTTPFlow) -> bool:
+        """Whether a large body may be sent on before all of it has come; then `max_body` does not hold."""
+
+    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
+        """Make the request the one for upstream, with `stream` set for its body, or give it a response. `start` is what has come so far."""
+
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
+        """The flow's request with what the flow does not show: its keys."""
+
+    def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
+        """What the client is told. None: not ours, mitmproxy does what it always does."""
+
+    def timeouts(self, flow: http.HTTPFlow) -> Timeouts | None:
+        """How long to wait for what. None: not ours."""
+
+    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
+        """Whether this answer is passed on, or kept from the client until it is there, or until its beginning says what it is."""
+
+    def again(self, flow: http.HTTPFlow, what: Failure | http.Response) -> bool | http.Response:
+        """After a failure: True when the flow's request has become another that is to be sent; an answer to give instead; or False."""
