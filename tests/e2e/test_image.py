@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 TOOLS = ("debootstrap", "buildah", "podman", "runc", "tar")
 BASE = "localhost/debian-python"
 IMAGE = "localhost/azure-openai-proxy"
-MIRROR = "http://deb.debian.org/debian"
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 # pip takes the wheels of the image's machine, not of this one
 PLATFORMS = ("manylinux_2_36_x86_64", "manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_12_x86_64")
@@ -63,7 +62,9 @@ class Containers:
 
     def build(self) -> None:
         root, wheels = self.folder / "base", self.folder / "wheels"
-        run("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "trixie", str(root), MIRROR)
+        run(
+            "debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "trixie", str(root)
+        )  # from its own mirror
         run("sh", "-c", f"tar -C '{root}' -c . | podman {' '.join(self._storage)} import - {BASE}")
         shutil.rmtree(root)
         tags = [part for platform in PLATFORMS for part in ("--platform", platform)]
