@@ -148,7 +148,7 @@ def test_a_long_event_in_small_pieces_is_searched_once(end: bytes, monkeypatch: 
         (b"data: old\n\n", b"n\new", b"data: n\ndata: ew\n\n"),
         (b"event: e\nid: 1\ndata: old\n:c\n\n", b"new", b"event: e\nid: 1\ndata: new\n:c\n\n"),
         (b"data: old\r\nretry: 3\r\n\r\n", b"new", b"data: new\r\nretry: 3\r\n\r\n"),
-        (b"data: old\r\r", b"new", b"data: new\r\r"),
+        (b"data: old\r\r", b"new", b"data: new\n\n"),
         (b"event: e\n\n", b"new", b"event: e\ndata: new\n\n"),
         (b"\n", b"new", b"data: new\n\n"),
         (b"data: old\n", b"new", b"data: new\n"),
@@ -158,7 +158,7 @@ def test_a_long_event_in_small_pieces_is_searched_once(end: bytes, monkeypatch: 
     ],
 )
 def test_encode(raw: bytes, data: bytes, expected: bytes) -> None:
-    """Only the data changes: other fields, their order and the line ends stay."""
+    """Only the data changes: other fields and their order stay, and the line ends unless they are lone returns."""
     assert expected == sse.encode(data, of=decode(raw)[0])
 
 

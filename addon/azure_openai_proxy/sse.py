@@ -92,7 +92,7 @@ class Decoder:
 
 
 def encode(data: bytes, *, of: Event) -> bytes:
-    """`of` again with other data: its other fields and its line ends stay."""
+    """`of` again with other data: its other fields stay, and its line ends, unless they are lone returns."""
     raw = of.raw
     plain = of.data is not None and len(raw) == len(of.data) + 8 and raw.startswith(b"data: ") and raw.endswith(b"\n\n")
     if plain and b"\n" not in data and b"\r" not in data:
@@ -100,7 +100,8 @@ def encode(data: bytes, *, of: Event) -> bytes:
     fields = []
     new = [b"data: " + line for line in _LINE_END.split(data)]
     pieces = _LINE_END.split(raw.removeprefix(BOM))
-    end = match[0] if (match := _LINE_END.search(raw)) else b"\n"
+    # A lone \r would become half of a \r\n where the next event begins with \n.
+    end = b"\r\n" if (match := _LINE_END.search(raw)) and match[0] == b"\r\n" else b"\n"
     for line in pieces:
         if _field(line)[0] == b"data":
             fields += new
