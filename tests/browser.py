@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -35,31 +35,36 @@ class Browser:
     def run(self, page: str, script: str) -> Any:
         """What the promise that `script` gives comes to, on that page."""
         connection = http.client.HTTPConnection(str(self._at.hostname), self._at.port, timeout=PATIENCE)
-        connection.request("PUT", f"/json/new?{quote(page, safe='')}")
+        connection.request("PUT", "/json/new?about:blank")
         target = json.loads(connection.getresponse().read())["webSocketDebuggerUrl"]
         connection.close()
         with connect(target, proxy=None, max_size=None) as tab:
-            ready = "new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))"
-            self._evaluate(tab, f"location.href == 'about:blank' ? null : {ready}")
+            self._call(tab, "Page.navigate", url=page)  # answered when the page has begun: no script runs in the blank one before it
+            self._evaluate(tab, "new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))")
             return self._evaluate(tab, script)
 
     def _evaluate(self, tab: Any, expression: str) -> Any:
-        params = {"expression": expression, "awaitPromise": True, "returnByValue": True}
-        tab.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": params}))
+        result = self._call(tab, "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def _call(self, tab: Any, method: str, **params: Any) -> Any:
+        tab.send(json.dumps({"id": 1, "method": method, "params": params}))
         answer = json.loads(tab.recv(PATIENCE))
-        assert "exceptionDetails" not in answer["result"], answer["result"]
-        return answer["result"]["result"].get("value")
+        assert "result" in answer, answer
+        return answer["result"]
 
 
 @contextmanager
-def browser(folder: Path, ca: Path) -> Iterator[Browser]:
+def browser(folder: Path, ca: Path, *arguments: str) -> Iterator[Browser]:
     """One that trusts `ca`, with `folder` for its own."""
     key = x509.load_pem_x509_certificate(ca.read_bytes()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     pin = base64.b64encode(hashlib.sha256(key).digest()).decode()
     command = [
         str(CHROMIUM),
         *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"),
-        *("--remote-debugging-port=0", f"--user-data-dir={folder}", f"--ignore-certificate-errors-spki-list={pin}", "about:blank"),
+        *("--remote-debugging-port=0", f"--user-data-dir={folder}", f"--ignore-certificate-errors-spki-list={pin}"),
+        *(*arguments, "about:blank"),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from azure_simulator import Simulator
     from conftest import Proxies
+    from support import Decoy
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 
@@ -62,6 +63,17 @@ SCRIPT = """
 })(%s, %s)
 """
 
+SEEN = {
+    "said": "You said: one two three",
+    "id": True,
+    "streamed": "You said: one two three",
+    "last": "[DONE]",
+    "refused": [404, "unknown_url"],
+    "list": "list",
+    "first": "session.created",
+    "protocol": "realtime",
+}
+
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[str]:
@@ -97,13 +109,14 @@ def test_a_page_of_another_origin(scheme: str, page: str, chromium: Browser, azu
 
     seen = chromium.run(page, SCRIPT % (json.dumps(base), json.dumps(azure.key)))
 
-    assert {
-        "said": "You said: one two three",
-        "id": True,
-        "streamed": "You said: one two three",
-        "last": "[DONE]",
-        "refused": [404, "unknown_url"],
-        "list": "list",
-        "first": "session.created",
-        "protocol": "realtime",
-    } == seen
+    assert SEEN == seen
+
+
+def test_a_page_that_asks_openai_itself(page: str, confdir: Path, tmp_path: Path, azure: Simulator, decoy: Decoy, proxy: Proxies) -> None:
+    """A browser with a proxy set: its requests and its WebSocket come by CONNECT, and api.openai.com is asked for nothing."""
+    through = proxy("--mode", "regular")
+    with browser(tmp_path, through.ca, f"--proxy-server={through.url}") as chromium:
+        seen = chromium.run(page, SCRIPT % (json.dumps("https://api.openai.com"), json.dumps(azure.key)))
+
+    assert SEEN == seen
+    assert 0 == decoy.accepted
