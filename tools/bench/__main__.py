@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .large import BOUND, grown
 from .load import Job
 from .targets import ROOT, Running, start, targets
 
@@ -27,6 +28,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 CORES = sorted(os.sched_getaffinity(0))
 PEDESTAL = "bare mitmdump"
+OURS = "ours"
+LARGE = (PEDESTAL, OURS)  # who gets a gigabyte; with bodies stored it would be kept
 PAUSE = 0.15  # seconds between two runs: what one left to do is not the next one's
 
 
@@ -120,6 +123,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     rows.setdefault(case.name, {}).setdefault(running.target.name, []).append(result)
             print(f"turn {turn + 1} of {args.turns}", file=sys.stderr, flush=True)
         processes = {one.target.name: {"start-up": one.started_in, "peak": one.cost().peak} for one in plain if one.process}
+        large = {one.target.name: grown(one) for one in plain if one.target.name in LARGE and not args.quick and args.only in "large"}
     return {
         "machine": f"{_processor()}, {len(CORES)} cores, Python {platform.python_version()}",
         "date": time.strftime("%Y-%m-%d"),
@@ -129,6 +133,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             name: {target: _middle(runs) | _against(runs, row.get(PEDESTAL)) for target, runs in row.items()} for name, row in rows.items()
         },
         "processes": processes,
+        "large": large,
     }
 
 
@@ -172,6 +177,12 @@ def table(result: dict[str, Any]) -> str:
             lines.append(f"| {name}{unit} | {target} | {' | '.join(shown)} |")
     lines += ["", "| process | start-up s | peak memory MB |", "|---|--:|--:|"]
     lines += [f"| {name} | {one['start-up']:.2f} | {one['peak']:.0f} |" for name, one in result["processes"].items()]
+    if result["large"]:
+        lines += ["", "| process | a large body | seconds | growth of memory MB | bound | bytes lost |", "|---|---|--:|--:|--:|--:|"]
+    for name, moves in result["large"].items():
+        for move, seen in moves.items():
+            bound = BOUND if name == OURS else ""
+            lines.append(f"| {name} | {move} | {seen['seconds']:.1f} | {seen['grown']:.1f} | {bound} | {seen['lost']:.0f} |")
     return "\n".join(lines)
 
 
@@ -196,7 +207,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute, and only what to steer by")
     parser.add_argument("--turns", type=int, help="how often each case is measured; the median counts")
     parser.add_argument("--seconds", type=float, help="of each turn")
-    parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--only", default="", help="cases with this in their name; `large`: a gigabyte each way")
     parser.add_argument("--targets", default="", help="these alone, `;` between them")
     parser.add_argument("--save", type=Path, help="write the result here, as JSON")
     parser.add_argument("--against", type=Path, help="compare with a result that was saved")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from .upstream import STAMP
 
-__all__ = ["Job", "run"]
+__all__ = ["KEY", "Job", "run"]
 
 KEY = "bench-key"
 

@@ -81,6 +81,11 @@ class Running:
             return Cost(0.0, 0.0, 0.0)
         return Cost(*map(sum, zip(*(_cost(pid) for pid in _family(self.process.pid)), strict=True)))
 
+    def forget_peak(self) -> None:
+        """The peak of memory begins anew."""
+        for pid in _family(self.process.pid) if self.process else ():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
     def stop(self) -> None:
         if self.process:
             self.process.terminate()

@@ -1,7 +1,8 @@
 """What stands in for Azure under load: bytes made once, on a bare asyncio protocol. It judges nothing; the simulator does that.
 
 A chat's body may ask for a stream: `"bench": "200 0.02"` is 200 chunks, 20 ms between them. Each chunk carries the moment it was
-written (CLOCK_MONOTONIC, which all processes share), so that the reader knows how long it was on the way.
+written (CLOCK_MONOTONIC, which all processes share), so that the reader knows how long it was on the way. The content of `file-1000`
+is 1000 bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import cast
 __all__ = ["STAMP", "Upstream", "main"]
 
 _LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
+_CONTENT = re.compile(rb"GET [^ ]*/file-([0-9]+)/content")
 _STREAM = re.compile(rb'"bench": ?"([0-9]+) ([0-9.]+)"')
 STAMP = re.compile(rb'"content":"t([0-9.]+)"')
 
@@ -58,7 +60,11 @@ def _whole(body: bytes) -> bytes:
 
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n%btransfer-encoding: chunked\r\n\r\n" % _AZURES
+_FILE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n%bcontent-length: %%d\r\n\r\n" % _AZURES
 _ANSWERS = {b"/embeddings": _whole(_EMBEDDING), b"/files": _whole(_FILE), b"/completions": _whole(_CHAT)}
+
+
+_BLOCK = bytes(1 << 18)
 
 
 def _framed(data: bytes) -> bytes:
@@ -75,6 +81,8 @@ class Upstream(asyncio.Protocol):
         self.answer = b""
         self.missing = 0  # bytes of a long body
         self.gone = False
+        self.left = 0  # bytes of a file that are still to be written
+        self.full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -82,6 +90,13 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.gone = True
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self.content()
 
     def data_received(self, data: bytes) -> None:
         if self.missing:
@@ -105,8 +120,18 @@ class Upstream(asyncio.Protocol):
         if stream := _STREAM.search(body):
             self.transport.write(_STREAM_HEAD + _framed(_FIRST))
             self.chunk(int(stream[1]), float(stream[2]))
+        elif file := _CONTENT.match(head):
+            self.left = int(file[1])
+            self.transport.write(_FILE_HEAD % self.left)
+            self.content()
         else:
             self.transport.write(self.answer)
+
+    def content(self) -> None:
+        while self.left and not self.full and not self.gone:
+            block = _BLOCK[: self.left]
+            self.left -= len(block)
+            self.transport.write(block)
 
     def chunk(self, left: int, gap: float, due: float = 0.0) -> None:
         if self.gone:

@@ -1,0 +1,64 @@
+"""A gigabyte each way through a target that has served before: how far its process grows. Bare sockets, which hold one block."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from .load import KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .targets import Running
+
+__all__ = ["BOUND", "grown"]
+
+BOUND = 40
+"""MB that a process may grow by; `tests/e2e/test_large_bodies.py` asserts it at 200 MB."""
+
+_SIZE = 1_000_000_000
+_BLOCK = bytes(1_000_000)
+_PATIENCE = 120.0  # seconds without a byte
+_START = b'--bench\r\nContent-Disposition: form-data; name="file"; filename="large.bin"\r\n\r\n'
+_END = b"\r\n--bench--\r\n"
+_HEAD = b"%b HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n%b\r\n"
+_FORM = b"Content-Type: multipart/form-data; boundary=bench\r\nContent-Length: %d\r\n" % (len(_START) + _SIZE + len(_END))
+
+
+def grown(running: Running) -> dict[str, dict[str, float]]:
+    """By its peak, in MB, and how long it took."""
+    return {name: _grown(running, move) for name, move in _MOVES.items()}
+
+
+def _grown(running: Running, move: Callable[[socket.socket], int]) -> dict[str, float]:
+    running.forget_peak()
+    before, begun = running.cost().memory, time.monotonic()
+    with closing(socket.create_connection(("127.0.0.1", running.port), _PATIENCE)) as connection:
+        moved = move(connection)
+    return {"grown": running.cost().peak - before, "seconds": time.monotonic() - begun, "lost": _SIZE - moved}
+
+
+def _upload(connection: socket.socket) -> int:
+    connection.sendall(_HEAD % (b"POST /v1/files", _FORM) + _START)
+    for _ in range(_SIZE // len(_BLOCK)):
+        connection.sendall(_BLOCK)
+    connection.sendall(_END)
+    return _SIZE if connection.recv(1 << 16).startswith(b"HTTP/1.1 200") else 0
+
+
+def _download(connection: socket.socket) -> int:
+    """What came of the file: its length is known, and chunks or a close would show as more or less."""
+    connection.sendall(_HEAD % (b"GET /v1/files/file-%d/content" % _SIZE, b"Connection: close\r\n"))
+    received = connection.recv(1 << 16)
+    while b"\r\n\r\n" not in received and (more := connection.recv(1 << 16)):
+        received += more
+    moved, into = len(received.partition(b"\r\n\r\n")[2]), bytearray(1 << 18)
+    while moved < _SIZE and (count := connection.recv_into(into)):
+        moved += count
+    return moved
+
+
+_MOVES = {"upload of 1 GB": _upload, "download of 1 GB": _download}
