@@ -99,6 +99,6 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
 @settings(max_examples=1000, deadline=None)
 @given(mutated())
 def test_no_body_is_too_broken(sample: tuple[str, bytes]) -> None:
-    """Mutated and truncated bodies give a text that can be written."""
+    """A thousand mutated and truncated bodies, as many as of requests, give a text that can be written."""
     content_type, body = sample
     assert isinstance(answer(body, content_type, azures=body).encode(), bytes)

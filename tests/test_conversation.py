@@ -30,6 +30,11 @@ def test_half_an_emoji_is_shown_as_a_question_mark() -> None:
     assert "── user\n?!" in conversation(rb'{"messages":[{"role":"user","content":"\ud83d!"}]}')
 
 
+def test_nothing_is_asked() -> None:
+    """An object without members is shown as one."""
+    assert "{}" == conversation(b"{}").strip()
+
+
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
     """A sample cut, with pieces moved, doubled or overwritten."""
@@ -45,6 +50,6 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
 @settings(max_examples=1000, deadline=None)
 @given(mutated())
 def test_no_body_is_too_broken(sample: tuple[str, bytes]) -> None:
-    """Mutated and truncated bodies give a text that can be written."""
+    """A thousand mutated and truncated bodies, as many as of answers, give a text that can be written."""
     content_type, body = sample
     assert isinstance(conversation(body, content_type).encode(), bytes)

@@ -34,7 +34,7 @@ def conversation(body: bytes, content_type: str = "") -> str:
             [("", f"This is not JSON, or not all of it ({error}):"), ("", readable.text(body[:200_000].decode("utf-8", "replace")))]
         )
     try:
-        return readable.page(_request(value) if isinstance(value, dict) else [("", readable.text(readable.indented(value)))])
+        return readable.page(_request(value) if value and isinstance(value, dict) else [("", readable.text(readable.indented(value)))])
     except RecursionError:
         return "This nests too deeply to be shown."
 
