@@ -8,9 +8,10 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -18,12 +19,15 @@ from asking import H1, H2, OPENAI, keeps_its_certificate, serves
 from azure_simulator import Simulator, tls
 from curl import Curl
 from network import Family, Network, inside, needs, run
-from support import MITMDUMP, ROOT, Decoy, Mitmdump
+from support import MITMDUMP, PATIENCE, ROOT, Decoy, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 BY = {"http": (H1, "http://api.openai.com", "1.1"), "https": (H1, OPENAI, "1.1"), "h2": (H2, OPENAI, "2")}
+
+
+type Upstream = Callable[[Simulator], dict[str, Any]]
 
 
 class World(NamedTuple):
@@ -76,18 +80,20 @@ def world(folder: Path, family: Family = "IPv4") -> Iterator[World]:
         network.close()
 
 
+@pytest.fixture(params=["http", "https"])
+def upstream(request: pytest.FixtureRequest) -> Upstream:
+    """The options that lead to Azure, plain and by TLS."""
+    if request.param == "http":
+        return lambda azure: {"azure_openai_endpoint": azure.http_url}
+    return lambda azure: {"azure_openai_endpoint": azure.https_url, "ssl_verify_upstream_trusted_ca": azure.ca}
+
+
 def proxy(world: World, home: Path, confdir: Path, mode: str, prefix: Sequence[str] = (), **options: object) -> Mitmdump:
     """In the gateway's namespace, on every interface."""
     return Mitmdump(
         home,
         confdir,
-        options={
-            "azure_openai_endpoint": world.azure.https_url,
-            "ssl_verify_upstream_trusted_ca": world.azure.ca,
-            "listen_host": None,
-            "listen_port": None,
-        }
-        | options,
+        options={"listen_host": None, "listen_port": None} | options,
         args=("--mode", mode),
         command=(*(prefix or world.network.command(world.network.gateway)), MITMDUMP),
     )
@@ -120,11 +126,11 @@ def with_nftables(network: Network) -> None:
         pytest.param(with_nftables, id="nftables", marks=needs("nft")),
     ],
 )
-def test_transparent(redirect: Callable[[Network], None], family: Family, tmp_path: Path, confdir: Path) -> None:
+def test_transparent(redirect: Callable[[Network], None], family: Family, upstream: Upstream, tmp_path: Path, confdir: Path) -> None:
     """A gateway that clients do not know of: their default route leads through it, and the kernel hands it their web traffic."""
     with world(tmp_path, family) as there:
         redirect(there.network)
-        with proxy(there, tmp_path / "home", confdir, "transparent", listen_port=8080) as through:
+        with proxy(there, tmp_path / "home", confdir, "transparent", listen_port=8080, **upstream(there.azure)) as through:
             check(there, through, there.network.command(there.network.client))
 
 
@@ -144,9 +150,9 @@ def no_cgroup() -> str | None:
 
 
 @needs("curl", "wg", "wireguard-go", but=no_tun())
-def test_wireguard(tmp_path: Path, confdir: Path) -> None:
+def test_wireguard(upstream: Upstream, tmp_path: Path, confdir: Path) -> None:
     """A device that knows the proxy as its VPN, names included: all it gets is the configuration that mitmproxy prints."""
-    with world(tmp_path) as there, proxy(there, tmp_path / "home", confdir, "wireguard") as through:
+    with world(tmp_path) as there, proxy(there, tmp_path / "home", confdir, "wireguard", **upstream(there.azure)) as through:
         printed = through.wait_for_log(r"(?s)(\[Interface\].*)Endpoint = \S+:(\d+)")
         client = there.network.client
         # `wg-quick up` does the following with it; Address and DNS are lines of its own
@@ -196,11 +202,20 @@ def confined() -> Iterator[Callable[[Network], tuple[str, ...]]]:
             subprocess.run(["unshare", "-m", "sh", "-c", remove, folder, name], check=False)
 
 
+def captured(curl: Curl) -> None:
+    """Wait until the kernel hands connections over, some time after the proxy says that it listens: nobody else is at that port."""
+    deadline = time.monotonic() + PATIENCE
+    while (answer := curl("http://third.example")).error:
+        assert time.monotonic() < deadline, answer
+    assert 502 == answer.status
+
+
 @needs("curl", "sudo", but=no_cgroup())
-def test_local_capture(confined: Callable[[Network], tuple[str, ...]], tmp_path: Path, confdir: Path) -> None:
+def test_local_capture(confined: Callable[[Network], tuple[str, ...]], upstream: Upstream, tmp_path: Path, confdir: Path) -> None:
     """One program of this machine, which knows of nothing: its connections are taken over in the kernel."""
     with world(tmp_path) as there:
         there.network.ip(there.network.gateway, "route", "add", "default", "via", there.network.at.client)
         prefix = confined(there.network)
-        with proxy(there, tmp_path / "home", confdir, "local:curl,talk", prefix) as through:
+        with proxy(there, tmp_path / "home", confdir, "local:curl,talk", prefix, **upstream(there.azure)) as through:
+            captured(Curl(prefix=prefix))
             check(there, through, prefix)
