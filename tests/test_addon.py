@@ -344,7 +344,10 @@ def test_a_flow_tells_what_it_was(addon: AzureOpenAIProxy) -> None:
 async def test_the_player_of_recordings_is_no_strangers_destination(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every client is led there, wherever it comes from."""
     monkeypatch.setattr(addon.playback, "plays_at", lambda _: True)
-    data = cast("server_hooks.ServerConnectionHookData", SimpleNamespace(server=SimpleNamespace(address=("127.0.0.1", 1)), client=None))
+    data = cast(
+        "server_hooks.ServerConnectionHookData",
+        SimpleNamespace(server=SimpleNamespace(address=("127.0.0.1", 1)), client=SimpleNamespace(id="")),
+    )
     before = vars(data).copy()
     await addon.server_connect(data)
     addon.server_connected(data)

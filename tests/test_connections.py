@@ -20,6 +20,14 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Any:
     return handler
 
 
+def test_handler(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client has one, but for those that mitmproxy did not accept."""
+    assert handler is connections.handler(cast("Client", SimpleNamespace(id="id")))
+    assert None is connections.handler(cast("Client", SimpleNamespace(id="another")))
+    monkeypatch.setattr(ctx, "master", SimpleNamespace(addons={}))
+    assert None is connections.handler(cast("Client", SimpleNamespace(id="id")))
+
+
 def test_cut(handler: Any) -> None:
     """The one connection is closed."""
     server, other = Server(address=("a", 1)), Server(address=("b", 1))

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from h11._readers import ChunkedReader, ContentLengthReader
+from h11._receivebuffer import ReceiveBuffer
+from hypothesis import given
+from hypothesis import strategies as st
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
@@ -16,7 +19,7 @@ from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessa
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy import fast_stream
+from azure_openai_proxy import fast_reads, fast_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -139,6 +142,82 @@ async def test_not_now(between: Between, who: str) -> None:
         case "another":
             cast("Any", between.upstream).number = 3
     assert [ResponseData] == between.receive(b"3\r\nabc\r\n")
+
+
+async def test_straight(between: Between) -> None:
+    """Whole chunks need no layer: what nobody changes is written as it came, what is changed as if it had come through them."""
+    between.arm()
+    straight = cast("fast_stream.Client", between.upstream).straight
+    assert b"2\r\nab\r\n" == straight(b"2\r\nab\r\n")
+    between.response.stream = lambda data: [] if data == b"no" else [data.upper()]
+    assert b"4\r\nABCD\r\n" == straight(b"2\r\nab\r\n002\r\ncd\r\n")
+    assert b"" == straight(b"2\r\nno\r\n")
+
+
+async def test_straight_without_chunks(between: Between) -> None:
+    """A client that gets no chunks gets none."""
+    del between.response.headers["transfer-encoding"]
+    between.arm()
+    assert b"ab" == cast("fast_stream.Client", between.upstream).straight(b"2\r\nab\r\n")
+
+
+async def test_straight_and_stored(between: Between) -> None:
+    """The flow keeps what went straight, too."""
+    between.stream.context.options.update(store_streamed_bodies=True)
+    assert b"1\r\na\r\n" == cast("fast_stream.Client", between.arm().upstream).straight(b"1\r\na\r\n")
+    assert b"a" == bytes(between.stream.response_body_buf)
+
+
+@pytest.mark.parametrize("who", ["stream", "server", "itself", "state", "another", "rest", "middle", "foot", "length"])
+async def test_not_straight(between: Between, who: str) -> None:
+    """Whatever is unusual is for the layers to see."""
+    client = cast("Any", between.arm().upstream)
+    match who:
+        case "stream":
+            between.stream._paused = cast("Any", True)
+        case "server":
+            between.server._paused = cast("Any", True)
+        case "itself":
+            client._paused = True
+        case "state":
+            between.stream.server_state = between.stream.state_consume_response_body
+        case "another":
+            client.number = 3
+        case "rest":
+            client.buf += b"1"
+        case "middle":
+            client.body_reader._bytes_in_chunk = 1
+        case "foot":
+            client.body_reader._bytes_to_discard = b"\n"
+        case "length":
+            client.body_reader = ContentLengthReader(6)
+    assert None is client.straight(b"1\r\na\r\n")
+
+
+@pytest.mark.parametrize("way", ["plain", "TLS upstream", "TLS client"])
+async def test_straight_between_plain_sockets_only(between: Between, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is encrypted on either side is no chunk yet."""
+    told: list[Any] = []
+    monkeypatch.setattr(fast_reads, "straight", lambda *arguments: told.append(arguments))
+    between.upstream.conn.tls = way == "TLS upstream"
+    between.server.conn.tls = way == "TLS client"
+    client = cast("fast_stream.Client", between.arm().upstream)
+    assert ([(between.server.conn, client.conn, client.straight)] if way == "plain" else []) == told
+
+
+@given(
+    st.lists(st.sampled_from([b"1\r\na\r\n", b"a\r\n0123456789\r\n", b"0\r\n\r\n", b"\r\n", b"1;x=y\r\na\r\n", b"0x1\r\na\r\n", b"2\r\na"]))
+)
+def test_unchunked(pieces: list[bytes]) -> None:
+    """It reads chunks as h11 does, or leaves them to it."""
+    data = b"".join(pieces)
+    body = fast_stream.unchunked(data)
+    if body is not None:
+        reader, buffer = ChunkedReader(), ReceiveBuffer()
+        buffer += data
+        assert body == b"".join(bytes(found.data) for found in iter(lambda: cast("Any", reader(buffer)), None))
+        assert not buffer
+        assert not reader._bytes_in_chunk
 
 
 async def test_armed_late(between: Between) -> None:

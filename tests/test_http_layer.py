@@ -25,7 +25,7 @@ from mitmproxy import http
 from mitmproxy.options import Options
 from mitmproxy.proxy.layers.http import HttpStream
 
-from azure_openai_proxy import http1_server, http_layer, http_stream
+from azure_openai_proxy import connections, http1_server, http_layer, http_stream
 from support import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
@@ -889,10 +889,10 @@ def test_without_resending(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_more_connections_than_mitmproxy_allows(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the client that asks, and for no other."""
-    one, other = (SimpleNamespace(client=object(), max_conns=None) for _ in range(2))
+    one, other = (SimpleNamespace(max_conns=None) for _ in range(2))
     server = SimpleNamespace(connections={1: one, 2: other})
-    monkeypatch.setattr(http_layer, "ctx", SimpleNamespace(master=SimpleNamespace(addons={"proxyserver": server})))
-    http_layer.lift_limit(cast("connection.Client", one.client))
+    monkeypatch.setattr(connections, "ctx", SimpleNamespace(master=SimpleNamespace(addons={"proxyserver": server})))
+    http_layer.lift_limit(cast("connection.Client", SimpleNamespace(id=1)))
     assert None is other.max_conns
     assert http_layer.MOST_CONNECTIONS == one.max_conns["anywhere"]._value
 

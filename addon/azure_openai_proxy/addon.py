@@ -81,6 +81,7 @@ class AzureOpenAIProxy(Exchanges):
 
     async def client_connected(self, client: connection.Client) -> None:
         http_layer.lift_limit(client)
+        http_layer.hand_over(client, client, self)
         await self.shared.tokens.first()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
@@ -103,6 +104,7 @@ class AzureOpenAIProxy(Exchanges):
             await self.guard.connecting(data, self.settings)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        http_layer.hand_over(data.client, data.server, self)
         if not self.playback.plays_at(data.server.address):
             self.guard.connected(data, self.settings)
 

@@ -11,8 +11,15 @@ from mitmproxy import ctx
 
 if TYPE_CHECKING:
     from mitmproxy.connection import Client, Connection
+    from mitmproxy.proxy.server import ConnectionHandler
 
-__all__ = ["cut", "unsent"]
+__all__ = ["cut", "handler", "unsent"]
+
+
+def handler(client: Client) -> ConnectionHandler | None:
+    """Who has that client's open connections; None: they are not mitmproxy's (a replay, a test)."""
+    known: dict[object, ConnectionHandler] = getattr(ctx.master.addons.get("proxyserver"), "connections", {})
+    return known.get(client.id)
 
 
 def cut(client: Client, connection: Connection) -> None:

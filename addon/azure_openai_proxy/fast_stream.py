@@ -8,12 +8,16 @@ read brought is written at once. Ends, errors, HTTP/2 and whatever else is unusu
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 import h11
+from h11._readers import ChunkedReader
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import HttpStream
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection, Http1Server
+
+from . import fast_reads
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -81,19 +85,63 @@ class Client(Http1Client):
             yield from super().read_body(event)
 
     def write(self, data: bytes) -> CommandGenerator[None]:
+        if out := self.written(data):
+            yield commands.SendData(self.server.conn, out)
+
+    def written(self, data: bytes, framed: bytes = b"") -> bytes:
+        """What goes to the client for a piece of the body; `framed` is that piece as Azure's chunks have it, if it came in whole ones."""
         stream = self.stream
         stream.passes()
         transform = cast("http.Response", stream.flow.response).stream
         chunks = transform(data) if callable(transform) else [data]
-        if isinstance(chunks, bytes):
-            chunks = [chunks]
+        chunks = [chunks] if isinstance(chunks, bytes) else list(chunks)
+        if framed and self.chunked and len(chunks) == 1 and chunks[0] is data and not self.stored:
+            return framed
         written = []
         for chunk in chunks:
             if self.stored:
                 stream.response_body_buf += chunk
             written.append(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.chunked else chunk)
-        if out := written[0] if len(written) == 1 else b"".join(written):
-            yield commands.SendData(self.server.conn, out)
+        return written[0] if len(written) == 1 else b"".join(written)
+
+    def straight(self, data: bytes) -> bytes | None:
+        """What goes to the client for what was read, past all layers; None when they must see it."""
+        stream, reader = self.stream, self.body_reader
+        if (
+            self.number != self.stream_id
+            or type(reader) is not ChunkedReader
+            or reader._bytes_in_chunk  # noqa: SLF001 - in the middle of one
+            or reader._bytes_to_discard  # noqa: SLF001
+            or self.buf
+            or stream.server_state != stream.state_stream_response_body
+            or stream._paused  # noqa: SLF001
+            or self.server._paused  # noqa: SLF001
+            or self._paused
+        ):
+            return None
+        if (body := unchunked(data)) is None:
+            return None
+        return self.written(body, data)
+
+
+_CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
+
+
+def unchunked(data: bytes) -> bytes | None:
+    """The body of whole chunks; None for anything else, the last one included."""
+    pieces = []
+    at, end = 0, len(data)
+    while at < end:
+        head = _CHUNK_HEAD.match(data, at)
+        size = int(head[1], 16) if head else 0
+        if not head or not size:
+            return None
+        start = head.end()
+        at = start + size + 2
+        if data[at - 2 : at] != b"\r\n":
+            return None
+        pieces.append(data[start : at - 2])
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def joined(doing: CommandGenerator[None]) -> CommandGenerator[None]:
@@ -134,3 +182,6 @@ def arm(stream: Streaming) -> None:
     client.stored = stream.context.options.store_streamed_bodies
     if waited:
         client.state = client.read_body
+    if client.conn.tls or server.conn.tls:
+        return
+    fast_reads.straight(stream.context.client, client.conn, client.straight)

@@ -15,6 +15,7 @@ The rooms called fast_ save processor time and change nothing else. The rules' `
     http1_server     one HTTP/1 client connection: heads that cannot be read, connections that are left with care
     fast_messages    headers with an index, messages whose types are not checked again
     fast_stream      the chunks of a stream, straight from the connection upstream to the client's
+    fast_reads       from a socket to the layers without a task
     fast_hooks       an index of who has which hook, in place of asking every addon
 
 What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):
@@ -40,6 +41,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
 
+from . import connections
 from .http_rules import ABSOLUTE_FORM, Failure, Rules, Timeouts
 
 if TYPE_CHECKING:
@@ -47,7 +49,19 @@ if TYPE_CHECKING:
     from mitmproxy.master import Master
     from mitmproxy.proxy import layer
 
-__all__ = ["Failure", "Rules", "Timeouts", "absolute_form", "attach", "compatible", "hasten", "hastens", "lift_limit", "mended"]
+__all__ = [
+    "Failure",
+    "Rules",
+    "Timeouts",
+    "absolute_form",
+    "attach",
+    "compatible",
+    "hand_over",
+    "hasten",
+    "hastens",
+    "lift_limit",
+    "mended",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +90,17 @@ def lift_limit(client: connection.Client) -> None:
 
     For the `client_connected` hook. mitmproxy has no option for it; where it keeps the limit elsewhere it stays.
     """
-    for handler in getattr(ctx.master.addons.get("proxyserver"), "connections", {}).values():
-        if getattr(handler, "client", None) is client and hasattr(handler, "max_conns"):
-            handler.max_conns = collections.defaultdict(lambda: asyncio.Semaphore(MOST_CONNECTIONS))
+    handler = connections.handler(client)
+    if handler and hasattr(handler, "max_conns"):
+        handler.max_conns = collections.defaultdict(lambda: asyncio.Semaphore(MOST_CONNECTIONS))
+
+
+def hand_over(client: connection.Client, connection: connection.Connection, rules: Rules) -> None:
+    """Take the shorter way from this connection of that client's; for the `client_connected` and `server_connected` hooks."""
+    if rules.shortcuts:
+        from . import fast_reads  # noqa: PLC0415 - see attach
+
+        fast_reads.hand_over(client, connection)
 
 
 def hasten(master: Master, *, on: bool) -> None:

@@ -24,7 +24,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
 
-from . import fast_hooks, fast_messages, fast_stream
+from . import fast_hooks, fast_messages, fast_reads, fast_stream
 from .http1_server import Server, Unreadable
 from .http_rules import ABSOLUTE_FORM, Failure, Rules
 from .http_upload import HELD, OverHttp1, Uploading
@@ -298,7 +298,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
 }
 
 
-HASTY = {**fast_hooks.KNOWN, **fast_messages.KNOWN, **fast_stream.KNOWN}
+HASTY = {**fast_hooks.KNOWN, **fast_messages.KNOWN, **fast_reads.KNOWN, **fast_stream.KNOWN}
 
 
 def compatible(known: Mapping[type, Mapping[str, str | None]] = KNOWN) -> str | None:

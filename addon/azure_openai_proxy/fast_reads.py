@@ -1,0 +1,78 @@
+"""A shorter way from a socket to whoever waits for what it brings; a room of `http_layer`, for it relies on how mitmproxy reads.
+
+mitmproxy has a task for each connection, which sleeps until asyncio's reader has something, wakes in the loop's next turn, hands it to
+the layers and then waits until every writer has room. Here the reader hands it over in the turn in which it came. That is done while
+the task sleeps and nobody's writer is full; whatever else is the case, the task is woken as ever, and so nothing overtakes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from mitmproxy.proxy import events
+from mitmproxy.proxy.server import ConnectionHandler, TimeoutWatchdog
+
+from . import connections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mitmproxy.connection import Client, Connection
+
+__all__ = ["KNOWN", "Reader", "hand_over", "straight"]
+
+KNOWN: dict[type, dict[str, str | None]] = {
+    ConnectionHandler: {"server_event": "self event", "handle_connection": "self connection", "drain_writers": "self"},
+    TimeoutWatchdog: {"register_activity": "self"},
+    asyncio.StreamReader: {"feed_data": "self data", "_wait_for_data": "self func_name"},
+}
+
+
+class Reader(asyncio.StreamReader):
+    handler: ConnectionHandler
+    connection: Connection
+    pass_on: Callable[[bytes], bytes | None] | None = None
+    """What is to be written to `to` for what came, past all layers; None: it must go through them."""
+    to: asyncio.StreamWriter
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override] # as asyncio calls it
+        waiter: asyncio.Future[None] | None = self._waiter  # type: ignore[attr-defined]
+        if waiter is None or waiter.done() or not data or self.full:
+            super().feed_data(data)
+        elif self.pass_on and (out := self.pass_on(data)) is not None:
+            self.handler.timeout_watchdog.register_activity()
+            if out:
+                self.to.write(out)
+        else:
+            # It runs to its end here, unless it must wait for what another one has begun.
+            loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[attr-defined]
+            asyncio.Task(self.handler.server_event(events.DataReceived(self.connection, data)), loop=loop, eager_start=True)
+
+    @property
+    def full(self) -> bool:
+        """Somebody reads more slowly than this is written: the task waits for that."""
+        for io in self.handler.transports.values():  # noqa: SIM110 - with a generator it takes twice the time
+            if io.writer is not None and io.writer._protocol._paused:  # type: ignore[union-attr] # noqa: SLF001
+                return True
+        return False
+
+
+def hand_over(client: Client, connection: Connection) -> None:
+    """From now on what comes of this connection of that client's takes the shorter way, if it can."""
+    handler = connections.handler(client)
+    io = handler and handler.transports.get(connection)
+    if handler and io and type(io.reader) is asyncio.StreamReader:
+        if not all(isinstance(one.writer, asyncio.StreamWriter | None) for one in handler.transports.values()):
+            return  # a client of a virtual network: only waiting tells whether it has room
+        reader = cast("Reader", io.reader)
+        cast("asyncio.StreamReader", reader).__class__ = Reader
+        reader.handler, reader.connection = handler, connection
+
+
+def straight(client: Client, upstream: Connection, pass_on: Callable[[bytes], bytes | None]) -> None:
+    """What comes of `upstream` is for that client's own connection; `pass_on` is asked for its form."""
+    transports = handler.transports if (handler := connections.handler(client)) else {}
+    read, written = transports.get(upstream), transports.get(client)  # none upstream: it is a tunnel through another connection
+    if read and written and isinstance(read.reader, Reader) and isinstance(written.writer, asyncio.StreamWriter):
+        read.reader.pass_on, read.reader.to = pass_on, written.writer

@@ -1,0 +1,163 @@
+"""What was read is handed over at once, in order, and nobody is written to faster than it reads."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from mitmproxy.proxy.server import ConnectionHandler
+from mitmproxy.test import tflow
+
+from azure_openai_proxy import connections, fast_reads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Handler(ConnectionHandler):
+    """mitmproxy's, with layers that only note what they get."""
+
+    async def handle_hook(self, hook: Any) -> None:
+        """Nobody has one."""
+
+
+class Between:
+    """A client and a connection upstream: two sockets in mitmproxy's hands, and the far ends of both."""
+
+    async def begin(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        self.client, self.upstream = tflow.tclient_conn(), tflow.tserver_conn()
+        options = SimpleNamespace(tcp_timeout=600)
+        self.handler = Handler(cast("Any", SimpleNamespace(client=self.client, options=options, layers=[], fork=lambda: None)))
+        self.seen: list[object] = []
+        self.handler.layer = cast("Any", SimpleNamespace(handle_event=self.handle))
+        self.tasks = [await self.connect(connection) for connection in (self.client, self.upstream)]
+        monkeypatch.setattr(connections, "handler", lambda client: self.handler if client is self.client else None)
+
+    async def connect(self, connection: Any) -> asyncio.Task[None]:
+        there: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.server = await asyncio.start_server(lambda *streams: there.set_result(streams), "127.0.0.1", 0)
+        address, port = self.server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(address, port)
+        self.server.close()
+        connection.far = await there
+        self.handler.transports[connection] = io = cast("Any", SimpleNamespace(reader=reader, writer=writer, handler=None))
+        io.handler = asyncio.create_task(self.handler.handle_connection(connection))
+        return cast("asyncio.Task[None]", io.handler)
+
+    def handle(self, event: Any) -> Any:
+        self.seen.append(getattr(event, "data", type(event).__name__))
+        return ()
+
+    async def until(self, *seen: object) -> None:
+        async with asyncio.timeout(10):
+            while self.seen != list(seen):
+                await asyncio.sleep(0)
+
+    def reader(self, connection: Any) -> fast_reads.Reader:
+        return cast("fast_reads.Reader", self.handler.transports[connection].reader)
+
+    async def end(self) -> None:
+        for connection in (self.client, self.upstream):
+            cast("Any", connection).far[1].close()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def between(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Between]:
+    between = Between()
+    await between.begin(monkeypatch)
+    for connection in (between.client, between.upstream):
+        fast_reads.hand_over(between.client, connection)
+    yield between
+    await between.end()
+
+
+async def test_at_once(between: Between) -> None:
+    """The layers have it in the turn in which it came; the task that waits for it sleeps on."""
+    between.reader(between.upstream).feed_data(b"a")
+    between.reader(between.upstream).feed_data(b"b")
+    assert [b"a", b"b"] == between.seen
+
+
+async def test_over_sockets(between: Between) -> None:
+    """What peers write comes as it was written, their end behind it."""
+    cast("Any", between.client).far[1].write(b"asked")
+    await between.until(b"asked")
+    cast("Any", between.upstream).far[1].write(b"answer")
+    await between.until(b"asked", b"answer")
+    cast("Any", between.upstream).far[1].close()
+    await between.until(b"asked", b"answer", "ConnectionClosed")
+
+
+async def test_nothing(between: Between) -> None:
+    """Of no byte nobody is told."""
+    between.reader(between.upstream).feed_data(b"")
+    assert [] == between.seen
+
+
+async def test_in_order(between: Between) -> None:
+    """Once something waits for the task, what comes after it waits too."""
+    reader = between.reader(between.upstream)
+    writer = cast("Any", between.handler.transports[between.client].writer)
+    writer._protocol.pause_writing()
+    reader.feed_data(b"a")
+    assert [] == between.seen
+    writer._protocol.resume_writing()
+    reader.feed_data(b"b")
+    await between.until(b"ab")
+    async with asyncio.timeout(10):
+        while cast("Any", reader)._waiter is None:  # the task is about to sleep again
+            await asyncio.sleep(0)
+    reader.feed_data(b"c")
+    assert [b"ab", b"c"] == between.seen
+
+
+async def test_in_the_middle(between: Between) -> None:
+    """While an event is being handled the next one waits for its turn, and none is lost."""
+    async with between.handler._server_event_lock:
+        between.reader(between.upstream).feed_data(b"a")
+        between.reader(between.client).feed_data(b"b")
+        assert [] == between.seen
+    await between.until(b"a", b"b")
+
+
+async def test_straight(between: Between) -> None:
+    """What has a form for the client is written in it; None goes through the layers."""
+    forms = {b"a": b"A", b"b": b"", b"c": None}
+    fast_reads.straight(between.client, between.upstream, lambda data: forms[data])
+    between.handler.timeout_watchdog.last_activity = 0
+    for data in forms:
+        between.reader(between.upstream).feed_data(data)
+    assert [b"c"] == between.seen
+    assert between.handler.timeout_watchdog.last_activity
+    assert b"A" == await cast("Any", between.client).far[0].read(10)
+
+
+async def test_not_straight(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection inside another one has no socket of its own, and a client of a replay has none at all."""
+    fast_reads.straight(between.client, tflow.tserver_conn(), lambda _: b"")
+    fast_reads.straight(tflow.tclient_conn(), between.upstream, lambda _: b"")
+    fast_reads.hand_over(tflow.tclient_conn(), between.upstream)
+    assert None is between.reader(between.upstream).pass_on
+    assert None is between.reader(between.client).pass_on
+
+
+async def test_virtual_network(between: Between) -> None:
+    """WireGuard's and a captured process's streams are not asyncio's: only waiting tells whether they have room."""
+    other = tflow.tserver_conn()
+    between.handler.transports[other] = cast("Any", SimpleNamespace(reader=asyncio.StreamReader(), writer=object()))
+    fast_reads.hand_over(between.client, other)
+    assert asyncio.StreamReader is type(between.handler.transports.pop(other).reader)
+
+
+async def test_not_yet_connected(between: Between) -> None:
+    """A connection that is being made is nobody that could be slow."""
+    between.handler.transports[tflow.tserver_conn()] = cast("Any", SimpleNamespace(reader=None, writer=None, handler=None))
+    between.reader(between.upstream).feed_data(b"a")
+    assert [b"a"] == between.seen
