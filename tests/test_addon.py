@@ -225,6 +225,25 @@ def test_what_the_http_layer_asks(addon: AzureOpenAIProxy) -> None:
     assert [{"backend": "default", "cause": "503", "repaired": []}] == ours.metadata["azure_openai_attempts"]
 
 
+def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next backend's key is on the wire alone, as the first one's was."""
+    ours = ask(addon, gateways())
+    monkeypatch.setattr(Exchange, "again", lambda _, request, __: not request.headers.update({"api-key": "another"}))
+    assert addon.again(ours, http.Response.make(503))
+    assert "[key]" == ours.request.headers["api-key"]
+    assert "another" == addon.on_the_wire(ours).headers["api-key"]
+    assert "[key]" == ours.request.headers["api-key"]
+
+
+def test_a_key_that_somebody_put_in_since_is_masked(addon: AzureOpenAIProxy) -> None:
+    """A person or another addon may edit a request on its way; the flow is kept longer than that."""
+    ours = ask(addon, gateways())
+    ours.request.headers["authorization"] = "Bearer mine"
+    ours.response = http.Response.make(200, b"{}")
+    addon.responseheaders(ours)
+    assert "Bearer [key]" == ours.request.headers["authorization"]
+
+
 async def test_its_end(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left running; before it was running there is nothing."""
     addon.done()

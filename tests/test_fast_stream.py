@@ -220,6 +220,12 @@ def test_unchunked(pieces: list[bytes]) -> None:
         assert not reader._bytes_in_chunk
 
 
+@pytest.mark.parametrize("data", [b"1\r\nabc", b"2\r\na", b"0\r\n\r\n", b"x", b"1\r\na\r\n1"])
+def test_not_whole(data: bytes) -> None:
+    """Half a chunk, the last one and what is none are h11's."""
+    assert None is fast_stream.unchunked(data)
+
+
 async def test_armed_late(between: Between) -> None:
     """It makes no difference whether the head was done with before; a connection is armed again for its next answer."""
     between.upstream.state = between.upstream.read_headers

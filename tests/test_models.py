@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from azure_openai_proxy import models
 from azure_openai_proxy.errors import SettingsError
 from azure_openai_proxy.models import Mapper
 
@@ -89,6 +90,15 @@ def test_mapped_tells_what_the_mapping_covers() -> None:
     """A name as it stands is no entry's."""
     mapper = Mapper.parse("gpt-4o=prod")
     assert ("prod", None) == (mapper.mapped("gpt-4o"), mapper.mapped("o1"))
+
+
+def test_answers_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is looked for once; neither long names nor many of them fill the memory."""
+    monkeypatch.setattr(models, "MOST_KNOWN", 2)
+    mapper, long = Mapper.parse("a*=b*"), "a" * (models.LONGEST_KNOWN + 1)
+    for _ in range(2):
+        assert ["bx", None, "by", "b" + long[1:]] == [mapper.mapped(model) for model in ("ax", "x", "ay", long)]
+    assert {"ax": "bx", "x": None} == mapper._known
 
 
 def test_mappers_compare_by_their_entries() -> None:

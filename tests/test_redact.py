@@ -48,6 +48,18 @@ def test_a_key_in_the_query() -> None:
     assert f"/v1/x?a=%20b&Api%2Dkey={KEY}&api-key=&c" == redact.show(asked, hidden).path
 
 
+def test_on_the_wire() -> None:
+    """What goes out is another request, with the keys; the one that is looked at keeps its masks."""
+    asked = request(f"/v1/x?api-key={KEY}", authorization=f"Bearer {KEY}", accept="*/*")
+    plain = asked.copy()
+    hidden = redact.hide(asked)
+    masked = asked.copy()
+    wire = redact.shown(asked, hidden)
+    assert plain.get_state() == wire.get_state()
+    assert masked.get_state() == asked.get_state()
+    assert "*/*" == wire.headers["accept"]
+
+
 def test_nothing_to_hide() -> None:
     """The very same headers stay."""
     asked = request("/v1/x?a=b")

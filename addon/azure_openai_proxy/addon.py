@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, http_layer, live, redact, safety, settings, views, ways
+from . import again, http_layer, live, safety, settings, views, ways
 from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
@@ -57,7 +57,9 @@ class AzureOpenAIProxy(Exchanges):
 
     def configure(self, updated: set[str]) -> None:
         self.live.configure(ctx.options, updated)
-        self.seeing.keep(settings.kept_bodies(self.settings, ctx.options, looked_at=hasattr(ctx.master, "view")))
+        looked_at = hasattr(ctx.master, "view")
+        kept = settings.kept_bodies(self.settings, ctx.options, looked_at=looked_at)
+        self.seeing.keep(kept, watched=looked_at or bool(getattr(ctx.options, "save_stream_file", None)))
         self.playback.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
@@ -124,10 +126,10 @@ class AzureOpenAIProxy(Exchanges):
             settings, origin, upstream, self._not_ready, self.discovery.names, shared=self.shared, replay=self.playback.replay
         )
         self.exchanges[flow] = exchange
+        self.hide(flow, exchange)
         self.seeing.asked(flow)
         if exchange.unchanged:
             flow.response = exchange.hand_over(flow.request)
-        exchange.hidden = redact.hide(flow.request)
         return None
 
     def request(self, flow: http.HTTPFlow) -> None:
@@ -137,7 +139,7 @@ class AzureOpenAIProxy(Exchanges):
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
-            redact.hide(flow.request)
+            self.hide_again(flow, exchange)
             self.seeing.answered(flow, flow.response)
             exchange.response_head(flow.response)
             self.seeing.streams(flow, flow.response)
@@ -156,7 +158,7 @@ class AzureOpenAIProxy(Exchanges):
 
     def error(self, flow: http.HTTPFlow) -> None:
         if exchange := self.exchanges.get(flow):
-            redact.hide(flow.request)
+            self.hide_again(flow, exchange)
             self.finish(flow, exchange)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:

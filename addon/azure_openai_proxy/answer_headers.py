@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 __all__ = ["headers"]
 
 # Those of RFC 9110, and Proxy-Connection. Not transfer-encoding, nor `connection: close`: mitmproxy acts on them.
-_HOP_BY_HOP = ("keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade")
+_HOP_BY_HOP = b"connection keep-alive proxy-authenticate proxy-connection te trailer upgrade"
 # Said of Azure's host, a browser would take it for the proxy's, and never again speak plain HTTP to anything on localhost.
-_OF_ANOTHER_HOST = ("strict-transport-security", "alt-svc", "set-cookie")
+_OF_ANOTHER_HOST = b"strict-transport-security alt-svc set-cookie"
+_DROPPED = frozenset((_HOP_BY_HOP + b" " + _OF_ANOTHER_HOST).split())
+_NEVER_DROPPED = frozenset({b"", b"close", b"transfer-encoding", b"content-length", b"content-type"})
 _REQUEST_IDS = ("apim-request-id", "x-ms-request-id", "x-ms-client-request-id")
-_RESETS = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
-_SECONDS = re.compile(r"[0-9]{1,9}")
-_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:h|m|s|ms|us|µs|ns))+")
+_RESETS = frozenset({b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens"})
+_SECONDS = re.compile(rb"[0-9]{1,9}")
+_DURATION = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)?(?:h|m|s|ms|us|\xc2\xb5s|ns))+")
 
 
 def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None:
@@ -29,17 +31,23 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
     `stream` says that a `Stream` rewrites the body, and `http1` that the answer came over HTTP/1, where a body whose length is
     no longer known must be chunked if the connection is to live.
     """
-    _drop_hop_by_hop(headers)
-    for name in _RESETS:
-        if name in headers:
-            value = headers[name].strip()
-            if _SECONDS.fullmatch(value):
-                headers[name] = _duration(int(value))
-            elif not _DURATION.fullmatch(value):
-                del headers[name]  # Azure's -1: it says nothing, and clients that parse durations break on it
+    named = [name.strip().lower().encode(errors="surrogateescape") for name in headers.get("connection", "").split(",")]
+    dropped = _DROPPED.union(named) - _NEVER_DROPPED if named != [b""] else _DROPPED
+    kept = []
+    for field in headers.fields:
+        name = field[0].lower()
+        if name in _RESETS:
+            if (told := _reset(field[1])) is not None:
+                kept.append((field[0], told))
+        elif name not in dropped:
+            kept.append(field)
+    if b"close" in named:
+        kept.append((b"connection", b"close"))
     if not headers.get("x-request-id"):
-        found = next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None)
-        headers["x-request-id"] = found or request_id()
+        found = next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None) or request_id()
+        kept = [field for field in kept if field[0].lower() != b"x-request-id"]
+        kept.append((b"x-request-id", found.encode(errors="surrogateescape")))
+    headers.fields = tuple(kept)
     if stream:
         _rewritten(headers, http1=http1)
 
@@ -57,15 +65,12 @@ def _rewritten(headers: http.Headers, *, http1: bool) -> None:
             headers["transfer-encoding"] = "chunked"
 
 
-def _drop_hop_by_hop(headers: http.Headers) -> None:
-    named = [name.strip().lower() for name in headers.get("connection", "").split(",")]
-    for name in (*_HOP_BY_HOP, *_OF_ANOTHER_HOST, *named):
-        if name not in ("", "close", "transfer-encoding", "content-length", "content-type"):
-            headers.pop(name, None)
-    if "close" in named:
-        headers["connection"] = "close"
-    else:
-        headers.pop("connection", None)
+def _reset(value: bytes) -> bytes | None:
+    """As OpenAI writes it; None for Azure's -1: it says nothing, and clients that parse durations break on it."""
+    value = value.strip()
+    if _SECONDS.fullmatch(value):
+        return _duration(int(value)).encode()
+    return value if _DURATION.fullmatch(value) else None
 
 
 def _duration(seconds: int) -> str:

@@ -9,7 +9,7 @@ from . import calls, credentials, errors, links, moderations, realtime, synthesi
 from .attempts import Attempts, Shared
 from .peek import Peek
 from .pool import Pool
-from .redact import Hidden
+from .redact import Fields, Hidden
 from .repair import Route
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Exchange:
     replay: Replay | None = field(default=None, repr=False)  # recorded answers, instead of Azure's
     recorded: http.HTTPFlow | None = field(default=None, repr=False)  # the one that answers
     hidden: Hidden = field(default_factory=Hidden)  # the keys that the flow does not show
+    masked: tuple[Fields, bytes] = ((), b"")  # headers and path that were last seen to show none
 
     @property
     def unchanged(self) -> bool:
@@ -62,6 +63,8 @@ class Exchange:
         if health := synthesized.health(request.path, self.not_ready):
             return health
         base = self.settings.openai_endpoint
+        if "host" in request.headers:
+            request.headers["host"] = base.netloc
         self._aim(request, base)
         request.path = base.prefix + request.path
         request.stream = True
@@ -143,13 +146,17 @@ class Exchange:
             if length is not None and sent.growth is not None:
                 request.headers["content-length"] = str(int(length) + sent.growth)
         elif sent.content or "content-length" in self.asked.headers or "transfer-encoding" in self.asked.headers:
-            request.raw_content = sent.content
-            request.headers["content-length"] = str(len(sent.content))
+            request.raw_content, length = sent.content, str(len(sent.content))
+            if request.headers.get("content-length") != length:
+                request.headers["content-length"] = length
         self._aim(request, sent.base)
 
     def _aim(self, request: http.Request, base: Base) -> None:
-        """Send `request` to `base` instead of where the client sent it."""
-        request.scheme, request.port, request.host = base.scheme, base.port, base.host
+        """Send `request` to `base` instead of where the client sent it. Its Host says so already."""
+        data = request.data
+        data.scheme, data.host, data.port = base.scheme.encode(), base.host, base.port  # through the request each would be told in full
+        if data.authority:
+            request.authority = base.netloc
         if self.upstream:
             self.upstream.prepare(request)
 

@@ -41,6 +41,17 @@ class Exchanges:
             return again.is_ours(flow)
         return ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))
 
+    def hide(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Mask the keys of the flow's request; the exchange has them."""
+        exchange.hidden = redact.hide(flow.request)
+        exchange.masked = flow.request.headers.fields, flow.request.data.path
+
+    def hide_again(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Mask what somebody else may have put in since."""
+        fields, path = exchange.masked
+        if flow.request.headers.fields is not fields or flow.request.data.path is not path:
+            redact.hide(flow.request)
+
     def translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
         try:
             flow.response = exchange.request(redact.show(flow.request, exchange.hidden), start)
@@ -50,7 +61,7 @@ class Exchanges:
             logger.exception("A request could not be translated")
             flow.response = errors.response(errors.ProxyError("The proxy failed to translate this request: its log says why."))
         if flow.response or http_layer.mended(flow):
-            exchange.hidden = redact.hide(flow.request)
+            self.hide(flow, exchange)
         self.seeing.sent(flow, exchange)
 
     def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
@@ -63,7 +74,7 @@ class Exchanges:
 
     def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
         exchange = self.exchanges.get(flow)
-        return redact.show(flow.request.copy(), exchange.hidden) if exchange else flow.request
+        return redact.shown(flow.request, exchange.hidden) if exchange else flow.request
 
     @property
     def shortcuts(self) -> bool:
@@ -99,5 +110,6 @@ class Exchanges:
         if (exchange := self.exchanges.get(flow)) is None:
             return False
         found = exchange.again(flow.request, what)
-        exchange.hidden = redact.hide(flow.request) if found is True else exchange.hidden
+        if found is True:
+            self.hide(flow, exchange)
         return found

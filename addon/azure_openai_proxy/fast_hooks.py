@@ -42,6 +42,8 @@ from mitmproxy.flow import Flow
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Mapping
 
+    from mitmproxy.http import HTTPFlow
+
     type Hook = Callable[[Any], Any]
     type Asking = Generator[Awaitable[Any], None, None]
 
@@ -173,8 +175,14 @@ def _hook(addon: object, name: str) -> Hook:
     if not callable(hook):
         return partial(_refuse, f"Addon handler {name} ({addon}) not callable")
     if type(addon) is onboarding.Onboarding:  # it is asynchronous, and has one host
-        return lambda flow: hook(flow) if addon.should_serve(flow) else None
+        return lambda flow: hook(flow) if _names(flow, addon.host) and addon.should_serve(flow) else None
     return cast("Hook", hook)
+
+
+def _names(flow: HTTPFlow, host: str) -> bool:
+    """Whether that host may be meant: telling which host is takes a while."""
+    data = flow.request.data
+    return host in data.host or host.encode() in data.authority or host in data.headers.get("host", "")
 
 
 def _refuse(message: str, _: object) -> None:

@@ -28,16 +28,17 @@ KNOWN: dict[type, dict[str, str | None]] = {
 
 class Headers(http.Headers):
     _of: tuple[tuple[bytes, bytes], ...] | None = None  # the fields that the index is of
-    _index: dict[bytes, str]
+    _index: dict[bytes, bytes]
 
     def _look(self, key: str | bytes) -> str | None:
         if self._of is not self.fields:
-            index: dict[bytes, str] = {}
+            index: dict[bytes, bytes] = {}
             for name, value in self.fields:
-                folded, text = name.lower(), value.decode("utf-8", "surrogateescape")
-                index[folded] = f"{index[folded]}, {text}" if folded in index else text
+                folded = name.lower()
+                index[folded] = b"%b, %b" % (index[folded], value) if folded in index else value
             self._index, self._of = index, self.fields
-        return self._index.get((key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key).lower())
+        found = self._index.get((key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key).lower())
+        return None if found is None else found.decode("utf-8", "surrogateescape")
 
     def get(self, key: str | bytes, default: Any = None) -> Any:
         found = self._look(key)

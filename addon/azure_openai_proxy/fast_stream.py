@@ -119,9 +119,8 @@ class Client(Http1Client):
             or self._paused
         ):
             return None
-        if (body := unchunked(data)) is None:
-            return None
-        return self.written(body, data)
+        body = unchunked(data)
+        return None if body is None else self.written(body, data)
 
 
 _CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")

@@ -113,7 +113,7 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
                     self.flow.request.stream = False  # it would go out as it came
                 limit = human.parse_size(self.context.options.body_size_limit)
                 self.max_body = min(self.max_body, self.max_body if limit is None else limit)
-                self.goes_on = self.rules.goes_on(self.flow)
+                self.may_go_on = None
                 return (yield from self.check_headers())
         return False
 
@@ -136,7 +136,7 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
             too_large = yield from super().check_body_size(request)
             self.large = request and self.flow.request.stream is True
             return too_large
-        if self.goes_on and len(self.request_body_buf) > HELD:
+        if len(self.request_body_buf) > HELD and self.goes_on:
             return (yield from self.go_on())
         return (yield from self.check_max_body(len(self.request_body_buf)))
 

@@ -54,12 +54,19 @@ class OverHttp1(GetHttpConnection):
 
 class Uploading(HttpStream):
     rules: Rules
-    goes_on = False
+    may_go_on: bool | None = False
+    """None: nobody has asked yet, for the answer takes a while, and most bodies are small."""
     over_http1 = False
+
+    @property
+    def goes_on(self) -> bool:
+        if self.may_go_on is None:
+            self.may_go_on = self.rules.goes_on(self.flow)
+        return self.may_go_on
 
     def go_on(self) -> CommandGenerator[bool]:
         """Send what has come and from now on what comes. True: the request is answered."""
-        self.goes_on = False
+        self.may_go_on = False
         start = bytes(self.request_body_buf)
         self.request_body_buf.clear()
         self.rules.begin(self.flow, start)

@@ -16,6 +16,8 @@ from .errors import SettingsError
 __all__ = ["DEFAULTS", "Entry", "Mapper", "family"]
 
 _DATED = re.compile(r"(?P<family>.+)-(?:\d{4}-\d{2}-\d{2}|\d{4})")
+MOST_KNOWN, LONGEST_KNOWN = 1000, 100
+"""Answers that a map remembers, and characters of the models in them: clients name whatever they like."""
 _PREFIX = "azure/"  # litellm's way to say "this one is Azure's": clients that came from there still send it
 
 
@@ -80,6 +82,7 @@ class Mapper:
     def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
         self.entries = entries
         self._tables = (_Table(entries), _DEFAULT_TABLE)
+        self._known: dict[str, str | None] = {}
 
     @classmethod
     def parse(cls, text: str) -> Mapper:
@@ -110,8 +113,13 @@ class Mapper:
 
     def mapped(self, model: str) -> str | None:
         """As `deployment`, but None where no entry covers the model."""
-        model = model.removeprefix(_PREFIX)
-        return next((found for table in self._tables if (found := table.deployment(model))), None)
+        if model in self._known:
+            return self._known[model]
+        named = model.removeprefix(_PREFIX)
+        found = self._tables[0].deployment(named) or self._tables[1].deployment(named) or None
+        if len(model) <= LONGEST_KNOWN and len(self._known) < MOST_KNOWN:
+            self._known[model] = found
+        return found
 
     def configured(self, model: str) -> str:
         """As `deployment`, for a client that names deployments: only the user's own entries count."""

@@ -28,6 +28,7 @@ __all__ = [
     "message",
     "metadata",
     "pack",
+    "pack_head",
     "seen",
     "unpack",
 ]
@@ -161,12 +162,22 @@ def is_ours(flow: Flow | None) -> bool:
 
 def pack(asked: Asked) -> list[Any]:
     """For the metadata."""
-    return [asked.method, asked.path, [list(pair) for pair in asked.headers], list(asked.splice) if asked.splice else None]
+    return [asked.method, asked.path, asked.headers, list(asked.splice) if asked.splice else None]
+
+
+def pack_head(method: str, path: str, fields: tuple[tuple[bytes, bytes], ...]) -> list[Any]:
+    """The same of a request whose body is still to come, its headers as they are: nobody may ever read them."""
+    return [method, path, fields, None]
 
 
 def unpack(packed: Any) -> Asked:
-    method, path, headers, splice = packed
-    return Asked(method, path, [(name, value) for name, value in headers], Splice(*splice) if splice else None)
+    method, path, fields, splice = packed
+    headers = [(_text(name), _text(value)) for name, value in fields]
+    return Asked(method, path, headers, Splice(*splice) if splice else None)
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
 def known(flow: Flow) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class Pool:
         First those that are well and have the tokens; then those that are well but said they have too few left; then those that
         failed of late, for they may be back. One that told when to come back is asked before only when it is the only one there is.
         """
+        if len(backends) == 1:  # there is no choice
+            return backends[0] if backends[0].name not in tried else None
         now = self._clock()
         ranks: dict[int, list[Candidate]] = {}
         for backend in backends:
@@ -108,13 +110,8 @@ class Pool:
             limit = known.limit(deployment(backend))
             state = known.health.state(now)
             if limit.refuses(now):
-                if len(backends) > 1:
-                    continue
-                rank = 3
-            elif state in ("cooling", "probing"):
-                rank = 2
-            else:
-                rank = 0 if limit.covers(tokens, now) else 1
+                continue
+            rank = 2 if state in ("cooling", "probing") else 0 if limit.covers(tokens, now) else 1
             first_byte = known.first_byte if now - known.heard < STALE else None
             ranks.setdefault(rank, []).append(Candidate(backend, known.in_flight, first_byte))
         return self._policy.choose(ranks[min(ranks)], self._rng).backend if ranks else None

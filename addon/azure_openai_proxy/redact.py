@@ -15,10 +15,11 @@ from .credentials import MASK
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["Hidden", "headers", "hide", "path", "show", "without_masks"]
+__all__ = ["Fields", "Hidden", "headers", "hide", "path", "show", "shown", "without_masks"]
 
 _HEADERS = frozenset(b"api-key authorization proxy-authorization x-api-key ocp-apim-subscription-key".split())
 _PROTOCOLS = b"sec-websocket-protocol"
+_WITH_KEYS = _HEADERS | {_PROTOCOLS}
 _IN_PROTOCOL = re.compile(rb"(openai-insecure-api-key\.)[^,\s]+")
 _SCHEME = re.compile(rb"(?i)^((?:bearer|basic)[ \t]+).*$", re.DOTALL)
 _IN_QUERY = frozenset({"api-key", "api_key", "key", "subscription-key", "token"})
@@ -38,25 +39,41 @@ class Hidden(NamedTuple):
 
 def hide(request: http.Request) -> Hidden:
     """Mask every key in `request`, in place. What is masked already stands for nothing new."""
-    masked = headers(request.headers.fields)
-    found = tuple((name, new, old) for (name, new), (_, old) in zip(masked, request.headers.fields, strict=True) if new != old)
-    if found:
+    plain = request.headers.fields
+    masked = headers(plain)
+    found: tuple[tuple[bytes, bytes, bytes], ...] = ()
+    if masked is not plain:
+        found = tuple((name, new, old) for (name, new), (_, old) in zip(masked, plain, strict=True) if new is not old)
         request.headers.fields = masked
-    plain = request.path
-    shown = path(plain)
-    if shown != plain:
+    if b"?" not in request.data.path:
+        return Hidden(found)
+    whole = request.path
+    shown = path(whole)
+    if shown != whole:
         request.path = shown
-    return Hidden(found, (shown, plain) if shown != plain else None)
+    return Hidden(found, (shown, whole) if shown != whole else None)
 
 
 def show(request: http.Request, hidden: Hidden) -> http.Request:
     """`request` itself, with what was hidden in it; what somebody has changed meanwhile stays as it is."""
     if hidden.headers:
-        plain = {(name, mask): old for name, mask, old in hidden.headers}
-        request.headers.fields = tuple((name, plain.get((name, value), value)) for name, value in request.headers.fields)
+        request.headers.fields = _shown(request.headers.fields, hidden)
     if hidden.path and request.path == hidden.path[0]:
         request.path = hidden.path[1]
     return request
+
+
+def shown(request: http.Request, hidden: Hidden) -> http.Request:
+    """The same as another request; `request` keeps its masks."""
+    twin, data = object.__new__(type(request)), object.__new__(type(request.data))
+    vars(twin).update(vars(request), data=data)
+    vars(data).update(vars(request.data), headers=type(request.headers)(request.headers.fields))
+    return show(twin, hidden)
+
+
+def _shown(fields: Fields, hidden: Hidden) -> Fields:
+    plain = {(name, mask): old for name, mask, old in hidden.headers}
+    return tuple([(field[0], plain[field]) if field in plain else field for field in fields])
 
 
 def without_masks(request: http.Request) -> None:
@@ -69,9 +86,17 @@ def without_masks(request: http.Request) -> None:
 
 def headers(fields: Fields) -> Fields:
     """Headers as they may be kept; the very same when there is nothing to hide."""
-    if not any(name.lower() in _HEADERS or name.lower() == _PROTOCOLS for name, _ in fields):
+    found = [at for at, (name, _) in enumerate(fields) if name.lower() in _WITH_KEYS]
+    if not found:
         return fields
-    return tuple((name, _value(name.lower(), value)) for name, value in fields)
+    masked = list(fields)
+    changed = False
+    for at in found:
+        name, value = fields[at]
+        if (mask := _value(name.lower(), value)) != value:
+            masked[at] = (name, mask)
+            changed = True
+    return tuple(masked) if changed else fields
 
 
 def _value(name: bytes, value: bytes) -> bytes:
@@ -85,8 +110,6 @@ def _value(name: bytes, value: bytes) -> bytes:
 def path(path: str) -> str:
     """A path as it may be kept."""
     bare, mark, query = path.partition("?")
-    if not query:
-        return path
     return bare + mark + "&".join(f"{pair.partition('=')[0]}={MASK}" if _is_key(pair) else pair for pair in query.split("&"))
 
 

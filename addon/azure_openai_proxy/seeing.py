@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from . import decompress, error_shapes, notes, redact
+from . import decompress, error_shapes, notes
 from .kept import Shelf, Tap
-from .notes import PREFIX, Asked, Facts, Splice
+from .notes import PREFIX, Facts, Splice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,20 +36,21 @@ class Seeing:
     """Hooks of the same moments as the addon's. Nothing here may fail a request, or hold it up."""
 
     def __init__(self) -> None:
-        self.shelf: Shelf | None = None  # None: nobody looks, nothing is kept
+        self.shelf: Shelf | None = None  # None: nothing is kept
+        self.watched = True  # somebody sees flows before they end
 
-    def keep(self, limit: int) -> None:
+    def keep(self, limit: int, *, watched: bool = True) -> None:
         """Keep so many bytes of streamed bodies from now on."""
+        self.watched = watched
         if limit != (self.shelf.limit if self.shelf else 0):
             self.shelf = Shelf(limit, _forget) if limit else None
 
     def asked(self, flow: http.HTTPFlow) -> None:
-        """The head of a request is there, as the client sent it."""
+        """The head of a request is there, as the client sent it, but for its keys."""
         request = flow.request
-        fields = redact.headers(request.headers.fields)
-        headers = [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in fields]
-        flow.metadata[f"{PREFIX}asked"] = notes.pack(Asked(request.method, redact.path(request.path), headers))
-        flow.metadata[f"{PREFIX}operation"] = f"{request.method} {request.path.partition('?')[0]}"
+        method, path = request.method, request.path
+        flow.metadata[f"{PREFIX}asked"] = notes.pack_head(method, path, request.headers.fields)
+        flow.metadata[f"{PREFIX}operation"] = f"{method} {path.partition('?')[0]}"
 
     def sent(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """The request is translated, or answered."""
@@ -58,7 +59,8 @@ class Seeing:
             if splice and self.shelf.room(len(splice.old)):
                 self.shelf.keep(flow, len(splice.old))
                 flow.metadata[f"{PREFIX}asked"][3] = list(splice)
-        _write(flow, facts(flow, exchange))
+        if self.watched:
+            _write(flow, facts(flow, exchange))
 
     def answered(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """The head of Azure's answer is there, as Azure sent it."""

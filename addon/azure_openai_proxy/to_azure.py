@@ -26,6 +26,7 @@ _NOT_FOR_AZURE = frozenset(
     b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade "
     b"openai-organization openai-project openai-beta authorization api-key cookie".split()
 )
+_ORDINARY = frozenset({"", "keep-alive", "close"})
 
 
 class Asked(NamedTuple):
@@ -132,15 +133,21 @@ def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> 
 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
     """The headers for Azure: the client's in their order, less what is not Azure's business, with the key."""
-    dropped = _NOT_FOR_AZURE | {name.strip().lower().encode(errors="surrogateescape") for name in client.get("connection", "").split(",")}
-    result = type(client)([(name, value) for name, value in client.fields if name.lower() not in dropped])
+    dropped = _NOT_FOR_AZURE
+    if (connection := client.get("connection", "").lower()) not in _ORDINARY:
+        dropped |= {name.strip().encode(errors="surrogateescape") for name in connection.split(",")}
+    kept = []
+    for field in client.fields:
+        if (name := field[0].lower()) == b"host":
+            kept.append((field[0], host.encode()))
+        elif name not in dropped:
+            kept.append(field)
+    kept.append((credential.header.encode(), credential.value.encode(errors="surrogateescape")))
+    result = type(client)(kept)
     if websocket:
         result["connection"], result["upgrade"] = "Upgrade", "websocket"
         if "sec-websocket-protocol" in result:
             result.set_all("sec-websocket-protocol", [", ".join(offered)] if (offered := realtime.offered(client)) else [])
-    if "host" in result:
-        result["host"] = host
-    result[credential.header] = credential.value
     return result
 
 
