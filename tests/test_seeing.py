@@ -72,7 +72,7 @@ def test_a_stream_is_kept(see: Seeing) -> None:
     assert CHUNK + LAST == flow.metadata["azure_openai_azures"]
     assert 2 == len(flow.metadata["azure_openai_chunks"])
     assert [10, 16, b"gpt-4o"] == flow.metadata["azure_openai_asked"][3]
-    assert ["200 OK", [["content-type", "text/event-stream"], ["content-length", "0"]]] == flow.metadata["azure_openai_answered"]
+    assert ["200 OK", ((b"content-type", b"text/event-stream"), (b"content-length", b"0"))] == flow.metadata["azure_openai_answered"]
 
 
 def test_a_compressed_stream_is_kept_readable(see: Seeing) -> None:

@@ -59,7 +59,7 @@ class AzureOpenAIProxy(Exchanges):
         self.live.configure(ctx.options, updated)
         looked_at = hasattr(ctx.master, "view")
         kept = settings.kept_bodies(self.settings, ctx.options, looked_at=looked_at)
-        self.seeing.keep(kept, watched=looked_at or bool(getattr(ctx.options, "save_stream_file", None)))
+        self.seeing.keep(kept, watched=looked_at or kept > 0)
         self.playback.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)

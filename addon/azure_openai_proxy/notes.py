@@ -30,6 +30,7 @@ __all__ = [
     "pack",
     "pack_head",
     "seen",
+    "texts",
     "unpack",
 ]
 
@@ -166,14 +167,18 @@ def pack(asked: Asked) -> list[Any]:
 
 
 def pack_head(method: str, path: str, fields: tuple[tuple[bytes, bytes], ...]) -> list[Any]:
-    """The same of a request whose body is still to come, its headers as they are: nobody may ever read them."""
+    """The same of a request whose body is still to come, its headers as they came."""
     return [method, path, fields, None]
 
 
 def unpack(packed: Any) -> Asked:
     method, path, fields, splice = packed
-    headers = [(_text(name), _text(value)) for name, value in fields]
-    return Asked(method, path, headers, Splice(*splice) if splice else None)
+    return Asked(method, path, texts(fields), Splice(*splice) if splice else None)
+
+
+def texts(fields: Iterable[tuple[bytes | str, bytes | str]]) -> list[tuple[str, str]]:
+    """Headers as they are kept, which is as they came: nobody may ever read them."""
+    return [(_text(name), _text(value)) for name, value in fields]
 
 
 def _text(value: bytes | str) -> str:
@@ -195,7 +200,7 @@ def seen(flow: Flow) -> Seen:
             unpack(packed) if packed else None,
             tuple(Chunk(at, size) for at, size in values.get("chunks", ())),
             status,
-            tuple((name, value) for name, value in headers),
+            tuple(texts(headers)),
             bytes(values["azures"]) if "azures" in values else None,
         )
     except (ValueError, TypeError):

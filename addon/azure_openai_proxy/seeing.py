@@ -65,8 +65,7 @@ class Seeing:
     def answered(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """The head of Azure's answer is there, as Azure sent it."""
         if self.shelf:
-            headers = [[name, value] for name, value in response.headers.items(multi=True)]
-            flow.metadata[f"{PREFIX}answered"] = [f"{response.status_code} {response.reason}".rstrip(), headers]
+            flow.metadata[f"{PREFIX}answered"] = [f"{response.status_code} {response.reason}".rstrip(), response.headers.fields]
 
     def streams(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """It is decided whether the answer streams."""
@@ -158,8 +157,8 @@ def _masked(azures: bytes, secrets: Sequence[str]) -> bytes:
 
 def _decoded(flow: http.HTTPFlow, azures: bytes) -> bytes:
     """Azure's stream without its content-encoding; as far as it can be read."""
-    headers = dict(flow.metadata.get(f"{PREFIX}answered", ("", ()))[1])
-    decompressor = decompress.decompressor(next((value for name, value in headers.items() if name.lower() == "content-encoding"), None))
+    headers = notes.texts(flow.metadata.get(f"{PREFIX}answered", ("", ()))[1])
+    decompressor = decompress.decompressor(next((value for name, value in headers if name.lower() == "content-encoding"), None))
     if decompressor is None:
         return azures
     try:
