@@ -26,6 +26,7 @@ def test_how_the_backends_are() -> None:
     shared.pool.answers(ticket, {})
     shared.pool.refused(shared.pool.begin(B, "gpt-4o"), 10)
     shared.pool.refused(shared.pool.begin(B, ""), 5)
+    shared.pool.missed(shared.pool.begin(B, "o1"), 30)
     shared.pool.failed(shared.pool.begin(C, "gpt-4o"), 7)
     shared.learned.add("a", "o1", [Drop("user"), Drop("seed")])
     with taddons.context() as context:
@@ -37,6 +38,7 @@ def test_how_the_backends_are() -> None:
         "b https://b.example: healthy, 0 in flight, priority 0, weight 1",
         "  gpt-4o: refuses for 10.0 s",
         "  what has no deployment: refuses for 5.0 s",
+        "  o1: not there when it was last asked; others are asked first for 30.0 s",
         "c https://c.example: cooling, 0 in flight, priority 0, weight 1, 7.0 s to go",
         "d https://d.example: healthy, 0 in flight, priority 0, weight 2, no token",
     ] == lines

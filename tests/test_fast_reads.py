@@ -139,6 +139,16 @@ async def test_straight(between: Between) -> None:
     assert b"A" == await cast("Any", between.client).far[0].read(10)
 
 
+async def test_straight_to_nobody(between: Between, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that is gone is not written to; it is mitmproxy's to end what comes for it."""
+    fast_reads.straight(between.client, between.upstream, bytes)
+    between.reader(between.upstream).to.close()
+    for _ in range(10):
+        between.reader(between.upstream).feed_data(b"a")
+    assert [] == between.seen
+    assert [] == caplog.records
+
+
 async def test_not_straight(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection inside another one has no socket of its own, and a client of a replay has none at all."""
     fast_reads.straight(between.client, tflow.tserver_conn(), lambda _: b"")

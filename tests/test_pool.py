@@ -91,6 +91,25 @@ def test_when_none_is_well(pool: Pool) -> None:
     assert None is pool.soonest((), lambda _: "d")
 
 
+def test_what_one_has_not(pool: Pool, clock: Clock) -> None:
+    """Others are asked first; while one of them is to be waited for, it is not asked; when nobody has it, that is for the client to see."""
+    pool.missed(pool.begin(A, "d"), 30)
+    assert ("b", "a") == (chosen(pool), chosen(pool, (A,)))
+    pool.refused(pool.begin(B, "d"), 10)
+    pool.refused(pool.begin(C, "d"), 20)
+    assert None is chosen(pool)
+    assert 10 == pool.soonest(ALL, lambda _: "d")
+    pool.missed(pool.begin(B, "d"), 30)
+    clock.now += 20
+    assert "c" == chosen(pool)
+    pool.missed(pool.begin(C, "d"), 30)
+    assert ("a", "b") == (chosen(pool), chosen(pool, tried=("a",)))
+    assert None is pool.soonest(ALL, lambda _: "d")
+    assert {"d": 10} == pool.views()[0].absent
+    pool.answers(pool.begin(A, "d"), {})
+    assert {} == pool.views()[0].absent
+
+
 def test_tokens(pool: Pool, clock: Clock) -> None:
     """One that has too few left is passed over until they are renewed, and asked when nobody has more."""
     ticket = pool.begin(A, "d")

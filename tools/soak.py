@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import httpx
+import steady
 from mitmproxy.certs import CertStore
 
 from azure_simulator import Cut, Delay, Fault, Simulator, reshape, status
@@ -150,30 +151,28 @@ async def ask(http: httpx.AsyncClient, word: str, *, stream: bool) -> str:
     return "stream that broke off and said so" if told else "half an answer, and no error"
 
 
-def memory(pid: int) -> float:
-    """Megabytes that a process has in memory."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
 async def load(proxy: Mitmdump, simulators: list[Simulator], seconds: float, seed: int) -> tuple[Figures, Trouble, float]:
     figures, trouble = Figures(), Trouble(simulators, seed)
     pid = proxy.pid
     await asyncio.gather(*(client(number, proxy, trouble, time.monotonic() + WARM_UP, figures) for number in range(CLIENTS)))
-    before = await asyncio.to_thread(memory, pid)
+    before = await asyncio.to_thread(steady.memory, pid)
     troubling = asyncio.create_task(trouble.run())
     until = time.monotonic() + seconds
     await asyncio.gather(*(client(number, proxy, trouble, until, figures) for number in range(CLIENTS)))
     troubling.cancel()
     await asyncio.wait([troubling])
-    return figures, trouble, await asyncio.to_thread(memory, pid) - before
+    return figures, trouble, await asyncio.to_thread(steady.memory, pid) - before
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--steady", action="store_true", help="without trouble, and every kind of request: does the memory grow?")
+    parser.add_argument("--rate", type=float, default=20, help="requests a second (with --steady)")
     asked = parser.parse_args()
+    if asked.steady:
+        return steady.main(asked.seconds, asked.rate)
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # of the simulators: connections that are gone
     seed = asked.seed if asked.seed is not None else int(time.time())
     with ExitStack() as stack:

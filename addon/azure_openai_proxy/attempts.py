@@ -33,8 +33,8 @@ ELSEWHERE = frozenset({408, 429, 500, 502, 503, 504})
 """Answers that another backend may not give."""
 THERE_ONLY = frozenset({401, 403, 404})
 """Answers that say something of one backend's key, rights or deployments."""
-REFUSED_FOR = 30.0
-"""Seconds for which a deployment is not asked after one of those."""
+ABSENT_FOR = 30.0
+"""Seconds for which others are asked first for a deployment after one of those."""
 SOONEST = 0.5
 """Seconds: a client that was just failed by every backend is told to come back no sooner."""
 UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout"})
@@ -207,7 +207,7 @@ class Attempts:
         elif status in ELSEWHERE:
             pool.failed(self.ticket, wait)
         elif status in THERE_ONLY and self._own_key() and not affinity.ids(self.call) and len(self._candidates) > 1:
-            pool.refused(self.ticket, REFUSED_FOR)
+            pool.missed(self.ticket, ABSENT_FOR)
         else:
             pool.declined(self.ticket)
 

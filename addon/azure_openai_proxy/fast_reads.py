@@ -42,7 +42,7 @@ class Reader(asyncio.StreamReader):
             super().feed_data(data)
         elif self.pass_on and (out := self.pass_on(data)) is not None:
             self.handler.timeout_watchdog.register_activity()
-            if out:
+            if out and not self.to.is_closing():
                 self.to.write(out)
         else:
             # It runs to its end here, unless it must wait for what another one has begun.

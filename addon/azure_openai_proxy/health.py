@@ -60,6 +60,7 @@ class Limit:
     """Of one deployment: until when it refuses, and what its last good answer said that remains."""
 
     until: float = -math.inf
+    absent: float = -math.inf  # until when others are asked first: it was not there, or not for this key
     tokens: int | None = None
     renewed: float = -math.inf  # when the tokens are whole again
 
@@ -70,14 +71,20 @@ class Limit:
         """Whether it should have enough left for a request of so many tokens."""
         return self.tokens is None or now >= self.renewed or tokens <= self.tokens
 
+    def is_absent(self, now: float) -> bool:
+        return now < self.absent
+
+    def missed(self, now: float, wait: float) -> Limit:
+        return replace(self, absent=now + wait)
+
     def refused(self, now: float, wait: float) -> Limit:
         return replace(self, until=max(self.until, now + wait))
 
     def answered(self, now: float, headers: Mapping[str, str]) -> Limit:
         remaining, reset = headers.get("x-ratelimit-remaining-tokens", ""), duration(headers.get("x-ratelimit-reset-tokens", ""))
         if not re.fullmatch("[0-9]{1,12}", remaining) or reset is None:
-            return replace(self, tokens=None)
-        return replace(self, tokens=int(remaining), renewed=now + reset)
+            return replace(self, absent=-math.inf, tokens=None)
+        return replace(self, absent=-math.inf, tokens=int(remaining), renewed=now + reset)
 
 
 def wait(headers: Mapping[str, str], wall: float) -> float | None:

@@ -25,6 +25,7 @@ __all__ = ["Pool", "Ticket", "View"]
 
 STALE = 60.0
 """Seconds after which a time to first byte says nothing any more."""
+ABSENT = 3  # the last rank
 MOST_LIMITS = 256
 """Deployments remembered for each backend; clients may ask for any name."""
 _SHARE = 0.3  # of the newest time to first byte in the running mean
@@ -69,6 +70,7 @@ class View(NamedTuple):
     cooling: float  # seconds left
     first_byte: float | None
     refused: Mapping[str, float]  # deployment to seconds left
+    absent: Mapping[str, float]  # the same, of what it had not when it was last asked
 
 
 class Pool:
@@ -97,12 +99,14 @@ class Pool:
         """Who should take a request of about so many tokens; None if it is of no use to ask any of those that are left.
 
         First those that are well and have the tokens; then those that are well but said they have too few left; then those that
-        failed of late, for they may be back. One that told when to come back is asked before only when it is the only one there is.
+        failed of late, for they may be back. One that told when to come back is asked before only when it is the only one there is, and
+        one that had no such deployment when none of the others is to be waited for: then it is the client's affair.
         """
         if len(backends) == 1:  # there is no choice
             return backends[0] if backends[0].name not in tried else None
         now = self._clock()
         ranks: dict[int, list[Candidate]] = {}
+        limited = False
         for backend in backends:
             if backend.name in tried:
                 continue
@@ -110,20 +114,26 @@ class Pool:
             limit = known.limit(deployment(backend))
             state = known.health.state(now)
             if limit.refuses(now):
+                limited = True
                 continue
-            rank = 2 if state in ("cooling", "probing") else 0 if limit.covers(tokens, now) else 1
+            well = 2 if state in ("cooling", "probing") else 0 if limit.covers(tokens, now) else 1
+            rank = ABSENT if limit.is_absent(now) else well
             first_byte = known.first_byte if now - known.heard < STALE else None
             ranks.setdefault(rank, []).append(Candidate(backend, known.in_flight, first_byte))
-        return self._policy.choose(ranks[min(ranks)], self._rng).backend if ranks else None
+        if not ranks or (limited and min(ranks) == ABSENT):
+            return None
+        return self._policy.choose(ranks[min(ranks)], self._rng).backend
 
     def soonest(self, backends: Sequence[Backend], deployment: Callable[[Backend], str]) -> float | None:
         """Seconds until the first of them is to be asked again; None if one may be now."""
         now = self._clock()
-        waits = []
+        waits: list[float] = []
+        elsewhere: list[float] = []
         for backend in backends:
             known = self._of(backend)
-            waits.append(max(known.health.until, known.limit(deployment(backend)).until) - now)
-        soonest = min(waits, default=0.0)
+            limit = known.limit(deployment(backend))
+            (elsewhere if limit.is_absent(now) else waits).append(max(known.health.until, limit.until) - now)
+        soonest = min(waits or elsewhere, default=0.0)
         return soonest if soonest > 0 else None
 
     # -- what happens to a request
@@ -157,6 +167,13 @@ class Pool:
         known.set(ticket.deployment, known.limit(ticket.deployment).refused(self._clock(), wait))
         self.end(ticket)
 
+    def missed(self, ticket: Ticket, wait: float) -> None:
+        """It had no such deployment, or not for this key: for so many seconds others are asked first. The backend is well."""
+        known = ticket.known
+        known.health = Health()
+        known.set(ticket.deployment, known.limit(ticket.deployment).missed(self._clock(), wait))
+        self.end(ticket)
+
     def failed(self, ticket: Ticket, wait: float | None = None) -> None:
         known = ticket.known
         # Of many that were under way when it broke, the first is a failure of the backend's; the others say the same.
@@ -184,6 +201,7 @@ class Pool:
                 max(0.0, known.health.until - now),
                 known.first_byte if now - known.heard < STALE else None,
                 {name: limit.until - now for name, limit in known.limits.items() if limit.refuses(now)},
+                {name: limit.absent - now for name, limit in known.limits.items() if limit.is_absent(now)},
             )
             for known in self._known.values()
         ]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
+import ssl
 import threading
+from collections import defaultdict
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import httpx
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
 
 from azure_simulator import Cut, Gate, Simulator, content_filter, reshape, status
 from azure_simulator.answers import json_answer
@@ -304,29 +310,62 @@ def test_a_stream_that_stops_ends_with_an_error_event(h2: bool, cloud: Cloud) ->
     assert [] == cloud.simulators[1].requests
 
 
-def test_many_streams_on_one_connection(cloud: Cloud) -> None:
+def test_what_nobody_has(cloud: Cloud) -> None:
+    """A name that no backend knows is told as that, the second time too: nobody is over a limit."""
+    with cloud.start(cloud.entry(0), cloud.entry(1)) as proxy, client(proxy) as http:
+        answers = [http.post("/v1/chat/completions", json=CHAT | {"model": "nobody-s"}) for _ in range(3)]
+        fine = http.post("/v1/chat/completions", json=CHAT)
+    assert [(404, "model_not_found")] * 3 == [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
+    assert 200 == fine.status_code
+
+
+async def test_many_streams_on_one_connection(cloud: Cloud) -> None:
     """Of an HTTP/2 client's twenty streams all are under way at once: mitmproxy by itself has five connections for them."""
     gate = Gate(before=3)
     cloud.simulators[0].faults.always(gate)
-    begun = threading.Barrier(21)
+    with cloud.start(cloud.entry(0)) as proxy:
+        async with asyncio.timeout(PATIENCE), Streams(proxy) as streams:
+            for _ in range(20):
+                streams.ask(CHAT | {"stream": True})
+            await streams.until(lambda: len(streams.received) == 20)
+            gate.release()
+            await streams.until(lambda: len(streams.ended) == 20)
+    assert all(text.endswith(b"data: [DONE]\n\n") for text in streams.received.values())
 
-    def read(http: httpx.Client) -> None:
-        with http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
-            lines = response.iter_lines()
-            next(lines)
-            begun.wait(PATIENCE)
-            said.append("data: [DONE]" in list(lines))
 
-    said: list[bool] = []
-    with cloud.start(cloud.entry(0)) as proxy, client(proxy, h2=True) as http:
-        readers = [threading.Thread(target=read, args=(http,)) for _ in range(20)]
-        for reader in readers:
-            reader.start()
-        begun.wait(PATIENCE)
-        gate.release()
-        for reader in readers:
-            reader.join()
-    assert [True] * 20 == said
+class Streams:
+    """Many requests on one HTTP/2 connection; httpx loses answers when it has many at once."""
+
+    def __init__(self, proxy: Mitmdump) -> None:
+        self.port, self.context = proxy.port, ssl.create_default_context(cafile=proxy.ca)
+        self.context.set_alpn_protocols(["h2"])
+        self.http = H2Connection(H2Configuration(client_side=True))
+        self.received: defaultdict[int, bytes] = defaultdict(bytes)
+        self.ended: set[int] = set()
+
+    async def __aenter__(self) -> Self:
+        self.reader, self.writer = await asyncio.open_connection("localhost", self.port, ssl=self.context)
+        self.http.initiate_connection()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def ask(self, body: dict[str, Any]) -> None:
+        number, content = self.http.get_next_available_stream_id(), json.dumps(body).encode()
+        head = {":method": "POST", ":scheme": "https", ":authority": "localhost", ":path": "/v1/chat/completions"}
+        self.http.send_headers(number, [*head.items(), ("content-type", "application/json"), ("authorization", "Bearer mine")])
+        self.http.send_data(number, content, end_stream=True)
+
+    async def until(self, there: Callable[[], bool]) -> None:
+        while not there():
+            self.writer.write(self.http.data_to_send())
+            for event in self.http.receive_data(await self.reader.read(65535)):
+                if isinstance(event, DataReceived) and event.data:
+                    self.received[event.stream_id] += event.data
+                    self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, StreamEnded):
+                    self.ended.add(event.stream_id)
 
 
 @pytest.mark.parametrize(
