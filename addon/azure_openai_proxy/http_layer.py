@@ -18,7 +18,7 @@ The rooms called fast_ save processor time and change nothing else. The rules' `
     fast_reads       from a socket to the layers without a task
     fast_hooks       an index of who has which hook, in place of asking every addon
 
-What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):
+What is touched, nearly all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):
 
     HttpLayer        its class is replaced; `make_stream`, `get_connection` and the `Start` of `_handle_event` overridden, `connections`
                      and `streams` filled
@@ -27,6 +27,8 @@ What is touched, all of it in `mitmproxy.proxy.layers.http` (`http_stream.compat
                      `handle_event`, `handle_protocol_error` and two states overridden, `_paused` read
     WebsocketLayer   the class of its two connections is replaced, for `send2`
     Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state`, `request_done` and `response_done` read and set
+    StreamReader     asyncio's, of a socket in mitmproxy's hands: its class is replaced, for `feed_data`; `ConnectionHandler.server_event`
+                     is called from there, and its `transports` and `timeout_watchdog` are read
     events           `RequestHeaders` to upstream is given the keys that the flow does not show; `ResponseProtocolError` to the client is
                      where mitmproxy would write HTML, and is replaced
 """
