@@ -18,13 +18,14 @@ from typing import IO, TYPE_CHECKING, NoReturn, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["MITMDUMP", "MITMWEB", "PATIENCE", "ROOT", "SCRIPT", "Decoy", "Mitmdump", "only_http2"]
+__all__ = ["MITMDUMP", "MITMPROXY", "MITMWEB", "PATIENCE", "ROOT", "SCRIPT", "Decoy", "Mitmdump", "only_http2"]
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "addon" / "azure_openai.py"
 RECORDER = ROOT / "tests" / "recorder"
 MITMDUMP = str(Path(sys.executable).with_name("mitmdump"))
 MITMWEB = str(Path(sys.executable).with_name("mitmweb"))
+MITMPROXY = str(Path(sys.executable).with_name("mitmproxy"))
 PATIENCE = 30.0
 """Seconds until a wait is given up. Only a failing test waits that long."""
 
