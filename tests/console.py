@@ -72,7 +72,7 @@ class Console:
         deadline = time.monotonic() + PATIENCE
         while not (found := re.search(pattern, seen := (look or self.screen)())):
             assert time.monotonic() < deadline, f"never showed {pattern!r}, but\n{seen}"
-            time.sleep(0.02)  # nobody tells when a screen changes
+            time.sleep(0.05)  # nobody tells when a screen changes
         return found
 
     def tmux(self, *arguments: str) -> str:
