@@ -27,8 +27,9 @@ class Web:
     def __init__(self, proxy: Mitmdump, port: int) -> None:
         self.proxy = proxy
         self.url = f"http://127.0.0.1:{port}/?token={PASSWORD}"
-        headers = {"authorization": f"Bearer {PASSWORD}", "x-xsrftoken": XSRF, "cookie": f"_mitmproxy_xsrf={XSRF}"}
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=PATIENCE, trust_env=False)
+        headers = {"x-xsrftoken": XSRF, "cookie": f"_mitmproxy_xsrf={XSRF}; _xsrf={XSRF}"}  # 12.0 has tornado's name for it
+        token = {"token": PASSWORD}  # mitmproxy 12.0 takes it in the query alone
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, params=token, timeout=PATIENCE, trust_env=False)
 
     def flows(self) -> list[dict[str, Any]]:
         return list(self.http.get("/flows").raise_for_status().json())
