@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from support import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["CHROMIUM", "Browser", "browser"]
@@ -56,17 +56,17 @@ class Browser:
 
 
 @contextmanager
-def browser(folder: Path, ca: Path, *arguments: str) -> Iterator[Browser]:
+def browser(folder: Path, ca: Path | None, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Browser]:
     """One that trusts `ca`, with `folder` for its own."""
-    key = x509.load_pem_x509_certificate(ca.read_bytes()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    pin = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    if ca:
+        key = x509.load_pem_x509_certificate(ca.read_bytes()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        arguments = (f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(key).digest()).decode()}", *arguments)
     command = [
         str(CHROMIUM),
         *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"),
-        *("--remote-debugging-port=0", f"--user-data-dir={folder}", f"--ignore-certificate-errors-spki-list={pin}"),
-        *(*arguments, "about:blank"),
+        *("--remote-debugging-port=0", f"--user-data-dir={folder}", *arguments, "about:blank"),
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr
         try:
             lines = iter(process.stderr)

@@ -1,28 +1,38 @@
 """What a client must set."""
 
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from azure_openai_proxy import client
+from azure_openai_proxy import client, truststore
 
 
 def test_a_base_url() -> None:
     """Plain HTTP needs no CA."""
-    assert {"OPENAI_BASE_URL": "http://p:1/v1", "OPENAI_API_BASE": "http://p:1/v1"} == client.variables(
-        "base-url", "http://p:1", None, None
-    )
+    assert {"OPENAI_BASE_URL": "http://p:1/v1", "OPENAI_API_BASE": "http://p:1/v1"} == client.variables("base-url", "http://p:1", None)
+
+
+def test_a_base_url_by_tls() -> None:
+    """A proxy is not set, not for Java either."""
+    found = client.variables("base-url", "https://p:1", Path("/ca.pem"))
+    assert "-Djavax.net.ssl.trustStore=/azure-openai-proxy-bundle.jks" == found["JAVA_TOOL_OPTIONS"]
+    assert "HTTPS_PROXY" not in found
 
 
 def test_a_proxy() -> None:
     """Every client has its own names for the same."""
-    found = client.variables("proxy", "http://p:1", Path("/ca.pem"), Path("/all.pem"))
+    found = client.variables("proxy", "http://p:1", Path("/a b/ca.pem"))
     assert {"http://p:1"} == {found[name] for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")}
-    assert "-Dhttps.proxyHost=p -Dhttps.proxyPort=1 -Dhttp.proxyHost=p -Dhttp.proxyPort=1" == found["JAVA_TOOL_OPTIONS"]
-    assert {"/all.pem"} == {found[name] for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")}
-    assert "/ca.pem" == found["NODE_EXTRA_CA_CERTS"]
+    assert [
+        *("-Dhttps.proxyHost=p", "-Dhttps.proxyPort=1", "-Dhttp.proxyHost=p", "-Dhttp.proxyPort=1"),
+        "-Djavax.net.ssl.trustStore=/a b/azure-openai-proxy-bundle.jks",
+    ] == shlex.split(found["JAVA_TOOL_OPTIONS"])
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    assert {"/a b/azure-openai-proxy-bundle.pem"} == {found[name] for name in names}
+    assert "/a b/ca.pem" == found["NODE_EXTRA_CA_CERTS"]
 
 
 @pytest.mark.parametrize("system", [True, False])
@@ -32,6 +42,7 @@ def test_bundle(system: bool, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("OURS")
     path = client.bundle(tmp_path / "ca.pem", tmp_path / "system.pem" if system else None)
     assert ("SYSTEM\nOURS" if system else "OURS") == path.read_text()
+    assert truststore.jks(path.read_text()) == (tmp_path / client.JAVA).read_bytes()
 
 
 def test_a_bundle_of_ours_is_not_taken_for_the_system_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

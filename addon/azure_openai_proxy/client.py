@@ -1,6 +1,7 @@
 """The client's side: `azure-openai-proxy env` prints what a client must set, ready for `eval`; `azure-openai-proxy doctor` tries it.
 
-Nothing here needs mitmproxy: with this file and `doctor.py` alone, `python -m azure_openai_proxy.client` works where the client is.
+Nothing here needs mitmproxy: with this file, `doctor.py` and `truststore.py` alone, `python -m azure_openai_proxy.client` works where
+the client is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from . import doctor
+from . import doctor, truststore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,15 +25,15 @@ __all__ = ["bundle", "fetch_ca", "main", "variables"]
 
 CA = Path("~/.mitmproxy/mitmproxy-ca-cert.pem")
 BUNDLE = "azure-openai-proxy-bundle.pem"
+JAVA = "azure-openai-proxy-bundle.jks"
+SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 LOCAL = "localhost,127.0.0.1,::1"
 
 
-def variables(way: str, proxy: str, ca: Path | None, everyone: Path | None) -> dict[str, str]:
-    """The environment of a client that comes this way. `ca` is the proxy's own, `everyone` the same with all others of the system.
-
-    A client that goes through the proxy still meets other hosts with certificates of their own, so it needs all of them.
-    """
+def variables(way: str, proxy: str, ca: Path | None) -> dict[str, str]:
+    """The environment of a client that comes this way and trusts `ca`, the proxy's own, and what `bundle` wrote beside it."""
     found: dict[str, str] = {}
+    java: list[str] = []
     if way == "base-url":
         found |= {"OPENAI_BASE_URL": f"{proxy}/v1", "OPENAI_API_BASE": f"{proxy}/v1"}  # the second is for openai 0.28
     else:
@@ -40,27 +41,31 @@ def variables(way: str, proxy: str, ca: Path | None, everyone: Path | None) -> d
             found |= {name: proxy, name.lower(): proxy}  # curl reads only the small http_proxy, others only capitals
         found |= {"NO_PROXY": LOCAL, "no_proxy": LOCAL, "NODE_USE_ENV_PROXY": "1"}
         at = urlsplit(proxy)
-        java = [f"-D{scheme}.proxy{what}" for scheme in ("https", "http") for what in (f"Host={at.hostname}", f"Port={at.port or 80}")]
-        found["JAVA_TOOL_OPTIONS"] = " ".join(java)
-    if ca and everyone:
+        java += [f"-D{scheme}.proxy{what}" for scheme in ("https", "http") for what in (f"Host={at.hostname}", f"Port={at.port or 80}")]
+    if ca:
         # Python and Go; requests; curl; Node adds to its own
-        found |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), str(everyone))
-        found["NODE_EXTRA_CA_CERTS"] = str(ca)
-    return found
+        names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+        found |= dict.fromkeys(names, str(ca.with_name(BUNDLE))) | {"NODE_EXTRA_CA_CERTS": str(ca)}
+        java.append(shlex.quote(f"-Djavax.net.ssl.trustStore={ca.with_name(JAVA)}"))  # Java takes quotes as a shell does
+    return found | ({"JAVA_TOOL_OPTIONS": " ".join(java)} if java else {})
 
 
 def bundle(ca: Path, system: Path | None) -> Path:
-    """A file beside `ca` with the system's certificates and that one."""
+    """A file beside `ca` with the system's certificates and that one, and the same for Java.
+
+    A client that goes through the proxy still meets other hosts with certificates of their own, so it needs all of them.
+    """
     path = ca.with_name(BUNDLE)
-    texts = [file.read_text(encoding="utf-8") for file in (system, ca) if file]
-    path.write_text("\n".join(texts), encoding="utf-8")
+    text = "\n".join(file.read_text(encoding="utf-8") for file in (system, ca) if file)
+    path.write_text(text, encoding="utf-8")
+    ca.with_name(JAVA).write_bytes(truststore.jks(text))
     return path
 
 
 def system_certificates() -> Path | None:
-    """What is in use so far (SSL_CERT_FILE, OpenSSL's own), or where Linux distributions keep them."""
+    """What is in use so far (SSL_CERT_FILE, OpenSSL's own), or where Linux distributions and macOS keep them."""
     paths = ssl.get_default_verify_paths()
-    places = [paths.cafile or "", paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"]
+    places = [paths.cafile or "", paths.openssl_cafile, *SYSTEM]
     return next((path for path in map(Path, places) if path.is_file() and path.name != BUNDLE), None)
 
 
@@ -81,9 +86,17 @@ def fetch_ca(proxy: str, path: Path) -> Path:
     return path
 
 
-NOTES = """\
-# Java: keytool -importcert -noprompt -cacerts -storepass changeit -alias azure-openai-proxy -file {ca}
-# Browsers: import {ca} as an authority (Firefox keeps its own list); Chromium takes --proxy-server={proxy}
+# What no variable can say. A command here is one to paste.
+OF_TRUST = """\
+# Chromium and Chrome on Linux (certutil is in libnss3-tools), then start it anew:
+#   mkdir -p ~/.pki/nssdb && certutil -d sql:$HOME/.pki/nssdb -A -n azure-openai-proxy -t C,, -i {ca}
+# Firefox, and programs on macOS and Windows that ask the system (Go, browsers): import {ca} as an authority
+"""
+OF_A_PROXY = """\
+# Chromium: --proxy-server={proxy}, where it does not read these variables. Firefox: its settings have the proxy
+# Node before 22.21 reads no proxy variables: give its program a base URL (--way base-url)
+"""
+OF_THE_KEY = """\
 # The key: export OPENAI_API_KEY=... (Azure's key, or anything where the proxy has one)
 """
 
@@ -92,14 +105,17 @@ def environment(asked: argparse.Namespace) -> str:
     """The lines that `env` prints."""
     proxy = asked.proxy.rstrip("/")
     ca: Path | None = None
-    everyone: Path | None = None
+    notes = OF_THE_KEY
+    if asked.way == "proxy":
+        notes = OF_A_PROXY.format(proxy=proxy) + notes
     if asked.way == "proxy" or proxy.startswith("https:"):
         ca = Path(asked.ca).expanduser().absolute()
         if asked.fetch or not ca.is_file():
             fetch_ca(proxy, ca)
-        everyone = bundle(ca, system_certificates())
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables(asked.way, proxy, ca, everyone).items()]
-    return "\n".join(exports) + "\n" + NOTES.format(ca=ca or asked.ca, proxy=proxy)
+        bundle(ca, system_certificates())
+        notes = OF_TRUST.format(ca=shlex.quote(str(ca))) + notes
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables(asked.way, proxy, ca).items()]
+    return "\n".join(exports) + "\n" + notes
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from browser import CHROMIUM, Browser, browser
+from shell import installed
+from support import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +120,29 @@ def test_a_page_that_asks_openai_itself(page: str, confdir: Path, tmp_path: Path
     """A browser with a proxy set: its requests and its WebSocket come by CONNECT, and api.openai.com is asked for nothing."""
     through = proxy("--mode", "regular")
     with browser(tmp_path, through.ca, f"--proxy-server={through.url}") as chromium:
+        seen = chromium.run(page, SCRIPT % (json.dumps("https://api.openai.com"), json.dumps(azure.key)))
+
+    assert SEEN == seen
+    assert 0 == decoy.accepted
+
+
+# Everything that is printed: the variables, and the commands among the comments.
+AS_PRINTED = """
+printed="$(azure-openai-proxy env --proxy "$0")" && eval "$printed" && eval "$(echo "$printed" | sed -n 's/^#   //p')" && exec env -0
+"""
+
+
+@pytest.mark.skipif(not shutil.which("certutil"), reason="certutil is not installed (libnss3-tools)")
+def test_a_browser_with_what_env_prints(page: str, tmp_path: Path, azure: Simulator, decoy: Decoy, proxy: Proxies) -> None:
+    """The command puts the CA where Chromium looks for it, and the variables lead it to the proxy: no argument is needed."""
+    through = proxy("--mode", "regular")
+    at = f"http://localhost:{through.port}"
+    done = subprocess.run(
+        ["sh", "-c", AS_PRINTED, at], env=installed(tmp_path / "home"), capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    environment = dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+
+    with browser(tmp_path / "profile", None, env=environment) as chromium:
         seen = chromium.run(page, SCRIPT % (json.dumps("https://api.openai.com"), json.dumps(azure.key)))
 
     assert SEEN == seen

@@ -1,0 +1,42 @@
+"""Java's form of a trust store."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from azure_openai_proxy import truststore
+from azure_simulator import tls
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.skipif(not shutil.which("keytool"), reason="keytool, which comes with Java, is not installed")
+def test_java_reads_it(tmp_path: Path) -> None:
+    """Each certificate is in it, unchanged, what stands between them is not, and the digest is right."""
+    pems = [tls.make(tmp_path, ["localhost"])[0].read_text() for _ in range(2)]
+    store = tmp_path / "store"
+    store.write_bytes(truststore.jks("# The first\n" + "# The second\n".join(pems)))
+
+    done = subprocess.run(
+        ["keytool", "-list", "-rfc", "-keystore", str(store), "-storepass", truststore.PASSWORD],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert 0 == done.returncode, done.stdout
+    assert [ssl.PEM_cert_to_DER_cert(pem) for pem in pems] == [
+        ssl.PEM_cert_to_DER_cert(found) for found in truststore.PEM.findall(done.stdout)
+    ]
+
+
+def test_nobody() -> None:
+    """A store of no certificates is a head and a digest."""
+    assert 12 + 20 == len(truststore.jks(""))
+    assert bytes.fromhex("feedfeed 00000002 00000000") == truststore.jks("")[:12]
