@@ -1,6 +1,6 @@
 """Two machines in one: a client and a gateway, in network namespaces of their own, for the ways in that a client knows nothing of.
 
-    client  10.99.1.2, fd99::2 ──► 10.99.1.1, fd99::1  gateway
+    client eth0  10.99.1.2, fd99::2 ──► 10.99.1.1, fd99::1  eth1 gateway
 
 The gateway is where the client's default route leads. All of the Internet is there too, on its loopback: api.openai.com (a decoy)
 and third.example, at addresses that are nobody's, and Azure.
@@ -99,14 +99,14 @@ class Network:
             names = "".join(f"{getattr(self.at, field)} {name}\n" for name, field in INTERNET.items())
             (folder / "hosts").write_text(f"127.0.0.1 localhost {socket.gethostname()}\n::1 localhost\n{names}")
             self.ip(name, "link", "set", "lo", "up")
-        self.ip(self.client, "link", "add", "eth0", "type", "veth", "peer", "name", "inside", "netns", self.gateway)
+        self.ip(self.client, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1", "netns", self.gateway)
         near, far = self.at.bits
         self.address(self.client, self.at.client, near, "eth0")
-        self.address(self.gateway, self.at.gateway, near, "inside")
+        self.address(self.gateway, self.at.gateway, near, "eth1")
         self.address(self.gateway, self.at.openai, far, "lo")
         self.address(self.gateway, self.at.third, far, "lo")
         self.ip(self.client, "link", "set", "eth0", "up")
-        self.ip(self.gateway, "link", "set", "inside", "up")
+        self.ip(self.gateway, "link", "set", "eth1", "up")
         self.ip(self.client, "route", "add", "default", "via", self.at.gateway)
 
     def ip(self, namespace: str, *arguments: str) -> None:

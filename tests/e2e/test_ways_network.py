@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import http.server
 import re
-import socket
 import subprocess
-import tempfile
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from asking import H1, H2, OPENAI, keeps_its_certificate, serves
-from azure_simulator import Simulator, tls
+from azure_simulator import Simulator
 from curl import Curl
-from network import Family, Network, inside, needs, run
-from support import MITMDUMP, PATIENCE, ROOT, Decoy, Mitmdump
+from network import Family, Network, needs, run
+from support import MITMDUMP, PATIENCE, ROOT, Mitmdump
+from world import World, confined, no_cgroup, no_tun, world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,56 +25,6 @@ BY = {"http": (H1, "http://api.openai.com", "1.1"), "https": (H1, OPENAI, "1.1")
 
 
 type Upstream = Callable[[Simulator], dict[str, Any]]
-
-
-class World(NamedTuple):
-    """The Internet, as far as a test needs one: it lives in the gateway's namespace."""
-
-    network: Network
-    azure: Simulator
-    decoys: Sequence[Decoy]  # api.openai.com
-    third_ca: Path
-
-
-class Teapot(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(418)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def world(folder: Path, family: Family = "IPv4") -> Iterator[World]:
-    network = Network(family)
-    try:
-        third_ca, context = tls.make(folder, ["third.example"])
-
-        def third_party() -> http.server.HTTPServer:
-            class Server(http.server.ThreadingHTTPServer):
-                address_family = socket.AF_INET6 if family == "IPv6" else socket.AF_INET
-
-            server = Server((network.at.third, 443), Teapot)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            return server
-
-        decoys = [inside(network.gateway, lambda port=port: Decoy(network.at.openai, port)) for port in (80, 443)]  # type: ignore[misc]
-        third = inside(network.gateway, third_party)
-        azure = Simulator()
-        inside(network.gateway, azure.__enter__)
-        try:
-            yield World(network, azure, decoys, third_ca)
-        finally:
-            azure.__exit__(None, None, None)
-            third.shutdown()
-            third.server_close()
-            for decoy in decoys:
-                decoy.close()
-    finally:
-        network.close()
 
 
 @pytest.fixture(params=["http", "https"])
@@ -109,12 +56,11 @@ def check(world: World, through: Mitmdump, prefix: Sequence[str]) -> None:
 
 
 def with_iptables(network: Network) -> None:
-    run(*network.command(network.gateway), str(ROOT / "deploy/transparent/redirect-iptables.sh"), "inside")
+    run(*network.command(network.gateway), str(ROOT / "deploy/transparent/redirect-iptables.sh"), "eth1")
 
 
 def with_nftables(network: Network) -> None:
-    rules = (ROOT / "deploy/transparent/redirect.nft").read_text()
-    run(*network.command(network.gateway), "nft", "-f", "-", input=rules.replace('"eth1"', '"inside"'))
+    run(*network.command(network.gateway), "nft", "-f", str(ROOT / "deploy/transparent/redirect.nft"))
 
 
 @needs("curl")
@@ -132,21 +78,6 @@ def test_transparent(redirect: Callable[[Network], None], family: Family, upstre
         redirect(there.network)
         with proxy(there, tmp_path / "home", confdir, "transparent", listen_port=8080, **upstream(there.azure)) as through:
             check(there, through, there.network.command(there.network.client))
-
-
-def no_tun() -> str | None:
-    return None if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"
-
-
-def no_cgroup() -> str | None:
-    """Why there can be no control group of our own."""
-    made = subprocess.run(
-        ["unshare", "-m", "sh", "-c", 'mount -t cgroup2 none "$0" && mkdir "$0/try-$$" && rmdir "$0/try-$$"', "/sys/fs/cgroup"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return f"no control group can be made here: {made.stderr.strip()}" if made.returncode else None
 
 
 @needs("curl", "wg", "wireguard-go", but=no_tun())
@@ -179,29 +110,6 @@ def wireguard(network: Network, config: Path) -> Iterator[None]:
         subprocess.run([*network.command(network.client), "ip", "link", "delete", "wg0"], check=False)
 
 
-# `--mode local` sees the processes of the control group that is mounted as the root: here, one that has only ours in it.
-CONFINED = """
-mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/$0 && mount --bind /sys/fs/cgroup/$0 /sys/fs/cgroup &&
-echo $$ > /sys/fs/cgroup/cgroup.procs && exec "$@"
-"""
-
-
-@pytest.fixture
-def confined() -> Iterator[Callable[[Network], tuple[str, ...]]]:
-    """What a command is run under to be alone, in the gateway's namespace, with those that are run under the same."""
-    names: list[str] = []
-
-    def command(network: Network) -> tuple[str, ...]:
-        names.append(network.gateway)
-        return (*network.command(network.gateway), "sh", "-c", CONFINED, network.gateway)
-
-    yield command
-    for name in set(names):
-        remove = 'mount -t cgroup2 none "$0" && rmdir "$0/$1"; umount "$0"'
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(["unshare", "-m", "sh", "-c", remove, folder, name], check=False)
-
-
 def captured(curl: Curl) -> None:
     """Wait until the kernel hands connections over, some time after the proxy says that it listens: nobody else is at that port."""
     deadline = time.monotonic() + PATIENCE
@@ -211,11 +119,10 @@ def captured(curl: Curl) -> None:
 
 
 @needs("curl", "sudo", but=no_cgroup())
-def test_local_capture(confined: Callable[[Network], tuple[str, ...]], upstream: Upstream, tmp_path: Path, confdir: Path) -> None:
+def test_local_capture(upstream: Upstream, tmp_path: Path, confdir: Path) -> None:
     """One program of this machine, which knows of nothing: its connections are taken over in the kernel."""
-    with world(tmp_path) as there:
+    with world(tmp_path) as there, confined(there.network) as prefix:
         there.network.ip(there.network.gateway, "route", "add", "default", "via", there.network.at.client)
-        prefix = confined(there.network)
         with proxy(there, tmp_path / "home", confdir, "local:curl,talk", prefix, **upstream(there.azure)) as through:
             captured(Curl(prefix=prefix))
             check(there, through, prefix)
