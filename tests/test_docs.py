@@ -19,7 +19,10 @@ DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 def blocks(text: str) -> list[str]:
     """The lines of the blocks for a shell, those that go on over several as one."""
     found = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    return [line for block in found for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in found for line in block.replace("\\\n", " ").splitlines()]
+    return [
+        line.replace('"$(command -v azure-openai-proxy)"', "azure-openai-proxy") for line in lines
+    ]  # for sudo, which has a path of its own
 
 
 STARTS = [line for line in blocks(WAYS_IN) if re.match(r"(sudo -E )?azure-openai-proxy\b", line)]

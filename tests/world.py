@@ -7,18 +7,21 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from azure_simulator import Simulator, tls
 from network import Family, Network, inside
-from support import Decoy
+from support import PATIENCE, Decoy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["World", "confined", "no_cgroup", "no_tun", "world"]
+    from curl import Curl
+
+__all__ = ["World", "captured", "confined", "no_cgroup", "no_tun", "world"]
 
 
 class World(NamedTuple):
@@ -100,3 +103,11 @@ def confined(network: Network) -> Iterator[tuple[str, ...]]:
         remove = 'mount -t cgroup2 none "$0" && rmdir "$0/$1"; umount "$0"'
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(["unshare", "-m", "sh", "-c", remove, folder, network.gateway], check=False)
+
+
+def captured(curl: Curl) -> None:
+    """Wait until the kernel hands connections over, some time after the proxy says that it listens: nobody else is at that port."""
+    deadline = time.monotonic() + PATIENCE
+    while (answer := curl("http://third.example")).error:
+        assert time.monotonic() < deadline, answer
+    assert 502 == answer.status

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -38,9 +38,9 @@ def main() -> int:
         sys.stderr.write("haproxy is not installed: apt install haproxy, or brew install haproxy\n")
         return 1
     ports = [asked.first_port + number for number in range(asked.n)]
-    stop = threading.Event()
+    stops: list[int] = []  # no Event: a signal that comes while another sets it would wait for its lock for ever
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: stops.append(number))
     environment = os.environ | {"PYTHONPATH": str(ROOT / "addon"), "PYTHONUNBUFFERED": "1"}
     with tempfile.TemporaryDirectory(prefix="azure-openai-proxy-") as folder:
         config = Path(folder, "haproxy.cfg")
@@ -50,8 +50,8 @@ def main() -> int:
         balancer = subprocess.Popen([haproxy, "-db", "-f", str(config)], start_new_session=True)
         print(f"{asked.n} processes behind {asked.bind}", flush=True)
         everyone = [balancer, *workers]
-        while not stop.wait(0.5) and all(process.poll() is None for process in everyone):
-            pass
+        while not stops and all(process.poll() is None for process in everyone):
+            time.sleep(0.5)
         ended = [code for process in everyone if (code := process.poll()) is not None]  # nobody asked it to
         balancer.send_signal(signal.SIGUSR1)  # no new connection; it ends when the last one has
         for worker in workers:

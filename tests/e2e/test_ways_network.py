@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ from asking import H1, H2, OPENAI, keeps_its_certificate, serves
 from azure_simulator import Simulator
 from curl import Curl
 from network import Family, Network, needs, run
-from support import MITMDUMP, PATIENCE, ROOT, Mitmdump
-from world import World, confined, no_cgroup, no_tun, world
+from support import MITMDUMP, ROOT, Mitmdump
+from world import World, captured, confined, no_cgroup, no_tun, world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -108,14 +107,6 @@ def wireguard(network: Network, config: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run([*network.command(network.client), "ip", "link", "delete", "wg0"], check=False)
-
-
-def captured(curl: Curl) -> None:
-    """Wait until the kernel hands connections over, some time after the proxy says that it listens: nobody else is at that port."""
-    deadline = time.monotonic() + PATIENCE
-    while (answer := curl("http://third.example")).error:
-        assert time.monotonic() < deadline, answer
-    assert 502 == answer.status
 
 
 @needs("curl", "sudo", but=no_cgroup())
