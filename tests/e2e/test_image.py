@@ -41,7 +41,10 @@ def why_not() -> str | None:
     return next((f"{tool} is not installed" for tool in TOOLS if not shutil.which(tool)), None)
 
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = [
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    pytest.mark.timeout(600),  # seconds: Debian's packages for the base come from a mirror, and a first test waits for all of it
+]
 
 
 def run(*command: str, input: bytes | None = None) -> str:

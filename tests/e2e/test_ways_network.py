@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BY = {"http": (H1, "http://api.openai.com", "1.1"), "https": (H1, OPENAI, "1.1"), "h2": (H2, OPENAI, "2")}
 
 
+METADATA = {"IPv4": "169.254.169.254", "IPv6": "[fd00:ec2::254]"}  # of a cloud
+
 type Upstream = Callable[[Simulator], dict[str, Any]]
 
 
@@ -62,6 +64,13 @@ def with_nftables(network: Network) -> None:
     run(*network.command(network.gateway), "nft", "-f", str(ROOT / "deploy/transparent/redirect.nft"))
 
 
+def leads_nowhere_inside(through: Mitmdump, curl: Curl, host: str) -> None:
+    """A client that is not of this machine asks for what only this machine should reach: no connection is tried."""
+    for scheme in ("http", "https"):
+        assert curl("-k", f"{scheme}://{host}/latest").status in (0, 403)
+    assert [] == [connection for connection in through.connections if host.strip("[]") in connection]
+
+
 @needs("curl")
 @pytest.mark.parametrize("family", ["IPv4", "IPv6"])
 @pytest.mark.parametrize(
@@ -77,6 +86,7 @@ def test_transparent(redirect: Callable[[Network], None], family: Family, upstre
         redirect(there.network)
         with proxy(there, tmp_path / "home", confdir, "transparent", listen_port=8080, **upstream(there.azure)) as through:
             check(there, through, there.network.command(there.network.client))
+            leads_nowhere_inside(through, Curl(prefix=there.network.command(there.network.client)), METADATA[family])
 
 
 @needs("curl", "wg", "wireguard-go", but=no_tun())
@@ -93,6 +103,7 @@ def test_wireguard(upstream: Upstream, tmp_path: Path, confdir: Path) -> None:
         Path("/etc/netns", client, "hosts").write_text(f"{there.network.at.openai} api.openai.com\n")
         with wireguard(there.network, tmp_path / "wg0.conf"):
             check(there, through, there.network.command(client))
+            leads_nowhere_inside(through, Curl(prefix=there.network.command(client)), METADATA["IPv4"])
 
 
 @contextmanager
