@@ -8,39 +8,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from .large import BOUND, grown
-from .load import Job
-from .targets import ROOT, Running, start, targets
+from . import growth, held, large, looks, many
+from .session import CORES, Bench, Case
+from .targets import PEDESTAL, UNSEEN, targets
 
-sys.path.insert(0, str(ROOT / "tests"))
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-CORES = sorted(os.sched_getaffinity(0))
-PEDESTAL = "bare mitmdump"
+    from .session import Row
+    from .targets import Running, Target
+
 OURS = "ours"
-LARGE = (PEDESTAL, OURS)  # who gets a gigabyte; with bodies stored it would be kept
-PAUSE = 0.15  # seconds between two runs: what one left to do is not the next one's
-
-
-class Case(NamedTuple):
-    """One row. `unit` is what the CPU time is divided by."""
-
-    name: str
-    job: dict[str, Any]
-    unit: str = "requests"
-    quick: bool = False
-
 
 CASES = (
     Case("chat, 1 client", {"kind": "chat", "clients": 1}),
@@ -49,92 +36,83 @@ CASES = (
     Case("chat, new connections", {"kind": "fresh", "clients": 8}),
     Case("chat, TLS both sides", {"kind": "chat", "clients": 32, "tls": True}),
     Case("streams at full speed", {"kind": "stream", "clients": 8, "chunks": 200}, "chunks", quick=True),
-    Case("50 paced streams", {"kind": "stream", "clients": 50, "seconds": 0, "chunks": 200, "gap": 0.02}, "chunks", quick=True),
+    Case(
+        "50 paced streams",
+        {"kind": "stream", "clients": 50, "seconds": 0, "chunks": 200, "gap": 0.02, "spread": 0.02},
+        "chunks",
+        quick=True,
+    ),
     Case("embeddings of 30 KB", {"kind": "embeddings", "clients": 16}),
     Case("uploads of 20 MB", {"kind": "upload", "clients": 2}),
 )
 
-
-class Bench:
-    """The processes of a run."""
-
-    def __init__(self, args: argparse.Namespace, stack: ExitStack) -> None:
-        self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
-        self.log = stack.enter_context(Path(self.folder, "log").open("wb"))  # noqa: SIM115 - the stack closes it
-        self.stack = stack
-        self.mitmdump = args.mitmdump
-        self.upstream = self.helper("upstream", *([self.certificate()] if args.tls else []))
-        assert self.upstream.stdout
-        self.ports = [int(port) for port in self.upstream.stdout.readline().split()]
-        self.load = self.helper("load")
-
-    def helper(self, module: str, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", f"bench.{module}", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT / "tools", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
-        os.sched_setaffinity(process.pid, {CORES[0]})
-        self.stack.callback(process.wait)
-        self.stack.callback(process.terminate)
-        return process
-
-    def certificate(self) -> str:
-        from azure_simulator import tls  # noqa: PLC0415 - only who measures TLS needs it
-
-        tls.make(Path(self.folder), ["127.0.0.1"])
-        return str(Path(self.folder, "server.pem"))
-
-    def start(self, target: Any, *, tls: bool = False) -> Running:
-        upstream = f"https://127.0.0.1:{self.ports[1]}" if tls else f"http://127.0.0.1:{self.ports[0]}"
-        running = start(target, self.mitmdump, upstream, self.log, CORES[-1])
-        self.stack.callback(running.stop)
-        return running
-
-    def run(self, case: Case, running: Running, seconds: float) -> dict[str, float]:
-        """One turn: what the load saw, and what it cost the target."""
-        job = Job(port=running.port, **({"seconds": seconds} | case.job))
-        before = running.cost()
-        assert self.load.stdin
-        assert self.load.stdout
-        print(json.dumps(job._asdict()), file=self.load.stdin, flush=True)
-        seen: dict[str, float] = json.loads(self.load.stdout.readline())
-        time.sleep(PAUSE)
-        after = running.cost()
-        seen["rate"] = seen[case.unit] / seen["seconds"]
-        seen["cpu"] = (after.cpu - before.cpu) / max(1, seen[case.unit])
-        seen["peak"] = after.peak
-        return seen
+# Tables of their own, by the name that `--only` knows. The first two are in every run but a quick one; the others take minutes.
+SHORT, LONG = ("views", "large"), ("growth", "held", "scale")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    cases = [case for case in CASES if (case.quick or not args.quick) and (args.tls or "tls" not in case.job) and args.only in case.name]
-    rows: dict[str, dict[str, list[dict[str, float]]]] = {}
+    alone = args.only in (*SHORT, *LONG)
+    cases = [
+        case
+        for case in CASES
+        if (case.quick or not args.quick) and (args.tls or "tls" not in case.job) and args.only in case.name and not alone
+    ]
     with ExitStack() as stack:
         bench = Bench(args, stack)
         chosen = [target for target in targets(options=not args.quick) if not args.targets or target.name in args.targets.split(";")]
-        plain = [bench.start(target) for target in chosen]
+        plain = [bench.start(target) for target in chosen] if cases or args.only == "large" else []
         secure = [bench.start(target, tls=True) for target in chosen if target.tls] if any("tls" in case.job for case in cases) else []
-        for case in cases:  # what is done for the first time is no measure
-            for running in secure if "tls" in case.job else plain:
-                bench.run(case, running, 0.3)
-        for turn in range(args.turns):
-            for case in cases:
-                pool = secure if "tls" in case.job else plain
-                for running in pool if turn % 2 else reversed(pool):
-                    result = bench.run(case, running, args.seconds)
-                    rows.setdefault(case.name, {}).setdefault(running.target.name, []).append(result)
-            print(f"turn {turn + 1} of {args.turns}", file=sys.stderr, flush=True)
+        runs = _side_by_side(args, bench, cases, plain, secure)
+        tables: dict[str, Callable[[], list[Row]]] = {
+            "views": looks.rows,
+            "large": lambda: [row for one in plain if one.target.name in (PEDESTAL, OURS) for row in large.rows(one)],
+            "growth": lambda: growth.rows(bench, args.turns, args.seconds),
+            "held": lambda: held.rows(bench, _plainly(chosen), args.hold),
+            "scale": lambda: many.rows(bench, [target for target in _plainly(chosen) if target.name != OURS], args.turns, args.seconds),
+        }
+        wanted = (args.only,) if alone else SHORT if not (args.only or args.quick) else ()
         processes = {one.target.name: {"start-up": one.started_in, "peak": one.cost().peak} for one in plain if one.process}
-        large = {one.target.name: grown(one) for one in plain if one.target.name in LARGE and not args.quick and args.only in "large"}
+        shown = {name: tables[name]() for name in wanted}
     return {
         "machine": f"{_processor()}, {len(CORES)} cores, Python {platform.python_version()}",
         "date": time.strftime("%Y-%m-%d"),
         "command": "make bench" + (f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""),
         "units": {case.name: case.unit for case in cases},
         "cases": {
-            name: {target: _middle(runs) | _against(runs, row.get(PEDESTAL)) for target, runs in row.items()} for name, row in rows.items()
+            name: {one.target.name: _middle(row[one.target.name]) | _against(one.target, row) for one in plain if one.target.name in row}
+            for name, row in runs.items()
         },
         "processes": processes,
-        "large": large,
+        "tables": shown,
     }
+
+
+def _plainly(chosen: list[Target]) -> list[Target]:
+    return [target for target in chosen if not target.option]
+
+
+def _side_by_side(
+    args: argparse.Namespace, bench: Bench, cases: list[Case], plain: list[Running], secure: list[Running]
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """In turns: what disturbs the machine meets all of them."""
+    rows: dict[str, dict[str, list[dict[str, float]]]] = {}
+
+    def who(case: Case) -> list[Running]:
+        pool = secure if "tls" in case.job else plain
+        return [running for running in pool if case.quick or not running.target.option]
+
+    for case in cases:  # what is done for the first time is no measure
+        for running in who(case):
+            seen = bench.run(case, running, 0.3)
+            if seen["failed"] + seen["lost"]:
+                print(f"{running.target.name} does not serve `{case.name}` well: {seen}", file=sys.stderr, flush=True)
+    for turn in range(args.turns if cases else 0):
+        for case in cases:
+            for running in who(case) if turn % 2 else reversed(who(case)):
+                result = bench.run(case, running, args.seconds)
+                rows.setdefault(case.name, {}).setdefault(running.target.name, []).append(result)
+        print(f"turn {turn + 1} of {args.turns}", file=sys.stderr, flush=True)
+    return rows
 
 
 def _processor() -> str:
@@ -149,11 +127,16 @@ def _middle(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: (sum if name in add else statistics.median)([run.get(name, 0.0) for run in runs]) for name in sorted(names)}
 
 
-def _against(runs: list[dict[str, float]], bare: list[dict[str, float]] | None) -> dict[str, float]:
-    """The CPU time against bare mitmdump's, turn by turn: what disturbs a turn disturbs both."""
-    if not bare or not runs[0]["cpu"]:
+def _against(target: Target, row: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+    """The CPU time against bare mitmdump's, turn by turn: what disturbs a turn disturbs both. What is seen, against unseen too."""
+    runs = row[target.name]
+    if not target.command:
         return {}
-    return {"of_bare": statistics.median(run["cpu"] / other["cpu"] for run, other in zip(runs, bare, strict=True))}
+    return {
+        name: statistics.median(run["cpu"] / other["cpu"] if other["cpu"] else 0.0 for run, other in zip(runs, row[against], strict=True))
+        for name, against in {"of_bare": PEDESTAL, "of_other": target.against}.items()
+        if against in row
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -177,13 +160,35 @@ def table(result: dict[str, Any]) -> str:
             lines.append(f"| {name}{unit} | {target} | {' | '.join(shown)} |")
     lines += ["", "| process | start-up s | peak memory MB |", "|---|--:|--:|"]
     lines += [f"| {name} | {one['start-up']:.2f} | {one['peak']:.0f} |" for name, one in result["processes"].items()]
-    if result["large"]:
-        lines += ["", "| process | a large body | seconds | growth of memory MB | bound | bytes lost |", "|---|---|--:|--:|--:|--:|"]
-    for name, moves in result["large"].items():
-        for move, seen in moves.items():
-            bound = BOUND if name == OURS else ""
-            lines.append(f"| {name} | {move} | {seen['seconds']:.1f} | {seen['grown']:.1f} | {bound} | {seen['lost']:.0f} |")
+    if not result["cases"]:
+        del lines[1:]
+    for seen in _seen(result), *result["tables"].values():
+        lines += ["", *_rows(seen)] if seen else []
     return "\n".join(lines)
+
+
+def _seen(result: dict[str, Any]) -> list[Row]:
+    """What views, comments and kept bodies cost."""
+    pairs = [(name, row.get("ours in mitmweb"), row.get(UNSEEN)) for name, row in result["cases"].items()]
+    return [
+        {"in mitmweb": name, "CPU µs each, unseen": off["cpu"] * 1e6, "seen": on["cpu"] * 1e6, "seen, of unseen": on["of_other"]}
+        for name, on, off in pairs
+        if on and off
+    ]
+
+
+def _rows(rows: list[Row]) -> list[str]:
+    """One table; a row may lack what others have."""
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    numbers = [any(isinstance(row.get(head), int | float) for row in rows) for head in heads]
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join('--:' if number else '---' for number in numbers)}|"]
+    return [*lines, *(f"| {' | '.join(_shown(row.get(head, '')) for head in heads)} |" for row in rows)]
+
+
+def _shown(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def compared(result: dict[str, Any], earlier: dict[str, Any]) -> str:
@@ -207,15 +212,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute, and only what to steer by")
     parser.add_argument("--turns", type=int, help="how often each case is measured; the median counts")
     parser.add_argument("--seconds", type=float, help="of each turn")
-    parser.add_argument("--only", default="", help="cases with this in their name; `large`: a gigabyte each way")
+    parser.add_argument("--only", default="", help=f"cases with this in their name; or one of {', '.join((*SHORT, *LONG))}")
+    parser.add_argument("--hold", type=float, default=20, help="seconds for which `held` keeps its streams open")
     parser.add_argument("--targets", default="", help="these alone, `;` between them")
     parser.add_argument("--save", type=Path, help="write the result here, as JSON")
     parser.add_argument("--against", type=Path, help="compare with a result that was saved")
     parser.add_argument("--mitmdump", default=str(Path(sys.executable).with_name("mitmdump")))
     args = parser.parse_args()
     args.turns = args.turns or (3 if args.quick else 5)
-    args.seconds = args.seconds or (1.5 if args.quick else 2.0)
-    args.tls = not args.quick
+    args.seconds = args.seconds or 1.5
+    args.tls = not args.quick and args.only in "chat, TLS both sides"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop what was started
     result = measure(args)
     print(table(result))

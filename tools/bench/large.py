@@ -12,9 +12,10 @@ from .load import KEY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .session import Row
     from .targets import Running
 
-__all__ = ["BOUND", "grown"]
+__all__ = ["BOUND", "rows"]
 
 BOUND = 40
 """MB that a process may grow by; `tests/e2e/test_large_bodies.py` asserts it at 200 MB."""
@@ -28,17 +29,18 @@ _HEAD = b"%b HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer " + KEY.encode
 _FORM = b"Content-Type: multipart/form-data; boundary=bench\r\nContent-Length: %d\r\n" % (len(_START) + _SIZE + len(_END))
 
 
-def grown(running: Running) -> dict[str, dict[str, float]]:
+def rows(running: Running) -> list[Row]:
     """By its peak, in MB, and how long it took."""
-    return {name: _grown(running, move) for name, move in _MOVES.items()}
+    return [{"process": running.target.name, "a large body": name, **_grown(running, move)} for name, move in _MOVES.items()]
 
 
-def _grown(running: Running, move: Callable[[socket.socket], int]) -> dict[str, float]:
+def _grown(running: Running, move: Callable[[socket.socket], int]) -> Row:
     running.forget_peak()
     before, begun = running.cost().memory, time.monotonic()
     with closing(socket.create_connection(("127.0.0.1", running.port), _PATIENCE)) as connection:
         moved = move(connection)
-    return {"grown": running.cost().peak - before, "seconds": time.monotonic() - begun, "lost": _SIZE - moved}
+    took, grown = time.monotonic() - begun, running.cost().peak - before
+    return {"seconds": took, "growth of memory MB": grown, "bound": BOUND, "bytes lost": _SIZE - moved}
 
 
 def _upload(connection: socket.socket) -> int:

@@ -1,4 +1,7 @@
-"""The load: bare asyncio protocols that know just enough HTTP to see where an answer ends. One job a line in, one result a line out."""
+"""The load: bare asyncio protocols that know just enough HTTP to see where an answer ends. One job a line in, one result a line out.
+
+A job of kind `hold` opens its streams, says so with a line, and keeps them until the next line comes; then it says what it saw.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,25 @@ class Job(NamedTuple):
     """What one run does."""
 
     port: int
-    kind: str  # chat, fresh, stream, embeddings, upload
+    kind: str  # chat, fresh, stream, hold, embeddings, upload
     clients: int
     seconds: float = 2.0  # how long new requests are begun; streams: 0 is one for each client
     chunks: int = 0
-    gap: float = 0.0  # seconds
+    gap: float = 0.0  # seconds between two chunks
+    spread: float = 0.0  # seconds between the beginnings of two clients
     tls: bool = False
     host: str = "127.0.0.1"
     prefix: str = "/v1"
+    headers: tuple[str, ...] = ()
 
 
 def _request(job: Job) -> bytes:
-    asked: dict[str, Any] = {
-        "model": "gpt-4o",
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello!"}],
-    }
+    streams = job.kind in ("stream", "hold")
+    said = f"bench {job.chunks} {job.gap}" if streams else "Hello!"  # in the conversation: some proxies leave out what they do not know
+    asked: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]}
     path, kind = "/chat/completions", "application/json"
-    if job.kind == "stream":
-        asked |= {"stream": True, "user": "", "bench": f"{job.chunks} {job.gap}"}
+    if streams:
+        asked |= {"stream": True, "user": ""}
     body = json.dumps(asked).encode()
     if job.kind == "embeddings":
         path, body = "/embeddings", json.dumps({"model": "text-embedding-3-small", "input": "The food was delicious."}).encode()
@@ -52,7 +56,7 @@ def _request(job: Job) -> bytes:
         f"Accept: application/json\r\nContent-Type: {kind}\r\nUser-Agent: OpenAI/Python 1.99.1\r\nX-Stainless-Lang: python\r\n"
         f"X-Stainless-Package-Version: 1.99.1\r\nX-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n"
         f"X-Stainless-Runtime-Version: 3.13.0\r\nAuthorization: Bearer {KEY}\r\nX-Stainless-Async: false\r\nx-stainless-retry-count: 0\r\n"
-        f"x-stainless-read-timeout: 600\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"x-stainless-read-timeout: 600\r\n{''.join(f'{header}\r\n' for header in job.headers)}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -67,6 +71,7 @@ class Seen:
         self.lost = 0
         self.took: list[float] = []  # a whole answer, or to the first chunk
         self.delays: list[float] = []  # of chunks
+        self.news = asyncio.Event()
 
 
 class Client(asyncio.Protocol):
@@ -91,12 +96,12 @@ class Client(asyncio.Protocol):
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
-        if self.job.kind == "stream":
+        if self.job.kind in ("stream", "hold"):
             self.streamed(data)
         else:
             self.received += data
             head, end, body = self.received.partition(b"\r\n\r\n")
-            if end and len(body) >= int(head[head.lower().index(b"content-length:") + 15 :].split(b"\r\n")[0]):
+            if end and _whole(head, body):
                 self.seen.took.append(time.monotonic() - self.begun)
                 self.answered(fine=head[9:12] == b"200")
 
@@ -107,13 +112,14 @@ class Client(asyncio.Protocol):
         for stamp in STAMP.findall(text, 0, whole):
             if not self.chunks:
                 self.seen.took.append(now - self.begun)
+                self.seen.news.set()
             self.chunks += 1
             self.seen.delays.append(now - float(stamp))
         self.tail = text[whole:] if whole > 1 else text
         if text.endswith(b"\r\n0\r\n\r\n"):
             self.seen.chunks += self.chunks
             self.seen.lost += self.job.chunks - self.chunks
-            self.answered(fine=True)
+            self.answered(fine=self.chunks > 0)
         elif not self.chunks and b"content-length" in text:
             self.answered(fine=False)
 
@@ -130,15 +136,35 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.seen.failed += self.waiting
+        self.seen.news.set()
         self.done.set()
+
+
+def _whole(head: bytes, body: bytes) -> bool:
+    """Whether an answer is all there: by its length, or its last chunk."""
+    _, named, length = head.lower().partition(b"content-length:")
+    return len(body) >= int(length.partition(b"\r\n")[0]) if named else body.endswith(b"0\r\n\r\n")
 
 
 async def _client(job: Job, request: bytes, seen: Seen, until: float, context: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
     while True:
         done = asyncio.Event()
-        await loop.create_connection(lambda: Client(job, request, seen, until, done), job.host, job.port, ssl=context)  # noqa: B023 - made now
-        await done.wait()
+        try:
+            transport, _ = await loop.create_connection(
+                lambda: Client(job, request, seen, until, done),  # noqa: B023 - made now
+                job.host,
+                job.port,
+                ssl=context,
+            )
+        except OSError:
+            seen.failed += 1
+            seen.news.set()
+            return
+        try:
+            await done.wait()
+        finally:
+            transport.close()
         if job.kind != "fresh" or time.monotonic() >= until:
             return
 
@@ -152,12 +178,22 @@ async def run(job: Job) -> dict[str, float]:
     seen, request = Seen(), _request(job)
     begun, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
     until = begun + job.seconds
-    spread = job.gap  # between the beginnings of paced streams
     clients = []
     for _ in range(job.clients):
         clients.append(asyncio.create_task(_client(job, request, seen, until, context)))
-        if spread:
-            await asyncio.sleep(spread)
+        if job.spread:
+            await asyncio.sleep(job.spread)
+    if job.kind == "hold":
+        while len(seen.took) + seen.failed < job.clients:
+            seen.news.clear()
+            await seen.news.wait()
+        print(len(seen.took), flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        lost = seen.failed
+        for client in clients:
+            client.cancel()
+        await asyncio.wait(clients)
+        return {"lost": lost}
     await asyncio.gather(*clients)
     took = time.monotonic() - begun
     now = resource.getrusage(resource.RUSAGE_SELF)
@@ -179,5 +215,5 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         print(json.dumps(asyncio.run(run(Job(**json.loads(line))))), flush=True)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
-__all__ = ["ROOT", "Cost", "Running", "Target", "peers", "start", "targets"]
+__all__ = ["PEDESTAL", "ROOT", "UNSEEN", "Cost", "Running", "Target", "free_ports", "ours", "peers", "scaled", "start", "targets"]
 
 ROOT = Path(__file__).parents[2]
+PEDESTAL = "bare mitmdump"
+UNSEEN = "ours in mitmweb, unseen"
 _TICKS = os.sysconf("SC_CLK_TCK")
-_STARTED_WITHIN = 60.0  # seconds
+_STARTED_WITHIN = 120.0  # seconds
 _VARIABLE = "BENCH_PEER_"
 
 
@@ -28,13 +33,20 @@ class Target(NamedTuple):
     name: str
     command: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    config: str = ""  # the text of a file, `{config}` in the command; filled in as well
     prefix: str = "/v1"
+    headers: tuple[str, ...] = ()  # of each request, beside the client's: "name: value", filled in
     tls: bool = True  # it serves TLS on the same port, in front of an upstream with TLS
+    option: bool = False  # ours with something else: measured in the cases to steer by
+    against: str = PEDESTAL  # the target that its processor time is held against
 
 
-_MITMDUMP = ("{mitmdump}", "-q", "--listen-host", "127.0.0.1", "--listen-port", "{port}", "--set", "confdir={confdir}", "-k")
+_COMMON = ("--listen-host", "127.0.0.1", "--listen-port", "{port}", "--set", "confdir={confdir}", "-k")
+_MITMDUMP = ("{mitmdump}", "-q", *_COMMON)
 _BARE = (*_MITMDUMP, "--mode", "reverse:{upstream}", "--set", "stream_large_bodies=1")
-_OURS = (*_MITMDUMP, "-s", str(ROOT / "addon" / "azure_openai.py"))
+_SCRIPT = ("-s", str(ROOT / "addon" / "azure_openai.py"))
+_OURS = (*_MITMDUMP, *_SCRIPT)
+_MITMWEB = ("{mitmweb}", "-q", *_COMMON, "--no-web-open-browser", "--web-port", "0", *_SCRIPT)
 _SETTINGS = (("AZURE_OPENAI_ENDPOINT", "{upstream}"), ("AZURE_OPENAI_TOKEN", "bench-azure-key"))
 
 # What may cost something, each alone. An option that this addon does not have is left out.
@@ -47,18 +59,63 @@ _OPTIONS = {
 
 
 def targets(*, options: bool = True) -> list[Target]:
-    found = [Target("direct"), Target("bare mitmdump", _BARE), Target("ours", _OURS, _SETTINGS)]
+    """In mitmweb views, comments and kept bodies are on, as they are for whoever looks there; beside it the same without them."""
+    found = [Target("direct"), Target(PEDESTAL, _BARE), ours()]
     if options:
-        found += [Target(name, (*_OURS, "--set", option), _SETTINGS) for name, option in _OPTIONS.items()]
+        found += [Target(name, (*_OURS, "--set", option), _SETTINGS, option=True) for name, option in _OPTIONS.items()]
+        blind = ("-s", str(Path(__file__).with_name("unseen.py")))
+        found += [
+            Target(UNSEEN, (*_MITMWEB, *blind), _SETTINGS, option=True),
+            Target("ours in mitmweb", _MITMWEB, _SETTINGS, option=True, against=UNSEEN),
+        ]
     return found + list(peers(os.environ))
 
 
-def peers(environ: os._Environ[str] | dict[str, str]) -> Iterator[Target]:
-    """BENCH_PEER_NAME="command with {port} and {upstream}": it gets AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_PROXY_ADDRESS too."""
-    for name, command in sorted(environ.items()):
-        if name.startswith(_VARIABLE) and command:
-            address = ("AZURE_OPENAI_PROXY_ADDRESS", "127.0.0.1:{port}")
-            yield Target(name.removeprefix(_VARIABLE).lower(), tuple(command.split()), (*_SETTINGS, address), tls=False)
+def ours(name: str = "ours", *, backends: int = 0, models: int = 0, against: str = PEDESTAL) -> Target:
+    """With so many backends, every second of which names its models, or so many models mapped, half of them by patterns."""
+    settings: dict[str, object] = {}
+    if backends:
+        named = {"models": {f"model-{number}": f"deployment-{number}" for number in range(4)} | {"gpt-4o": "gpt-4o"}}
+        settings["azure_openai_backends"] = [
+            {"name": f"b{number}", "endpoint": "{upstream}", "token": "bench-azure-key"} | (named if number % 2 else {})
+            for number in range(backends)
+        ]
+    if models:
+        settings["azure_openai_model_mapper"] = {
+            f"model-{number}{'-*' if number % 2 else ''}": f"deployment-{number}" for number in range(models)
+        }
+    variables = () if backends else _SETTINGS
+    if settings:
+        variables = (*variables, ("AZURE_OPENAI_CONFIG", "{config}"))
+    return Target(name, _OURS, variables, config=json.dumps(settings), against=against)
+
+
+def scaled(count: int, first_port: int) -> Target:
+    """So many processes behind HAProxy, as `make scale` starts them."""
+    command = (sys.executable, str(ROOT / "tools" / "scale.py"), "-n", str(count), "--bind", "127.0.0.1:{port}")
+    arguments = ("--first-port", str(first_port), "-q", "--set", "confdir={confdir}", "-k")
+    return Target(f"ours, {count} processes", (*command, *arguments), _SETTINGS, tls=False)
+
+
+def peers(environ: Mapping[str, str]) -> Iterator[Target]:
+    """BENCH_PEER_NAME="command with {port} and {upstream}": it gets AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_PROXY_ADDRESS too.
+
+    What else one needs: BENCH_PEER_NAME__CONFIG is the path of a file in which they are filled in, `{config}` in the command;
+    __PREFIX stands for /v1, and __HEADERS ("name: value; name: value", filled in) are sent with each request.
+    """
+    address = ("AZURE_OPENAI_PROXY_ADDRESS", "127.0.0.1:{port}")
+    for variable, command in sorted(environ.items()):
+        if variable.startswith(_VARIABLE) and "__" not in variable and command:
+            config, headers = environ.get(f"{variable}__CONFIG"), environ.get(f"{variable}__HEADERS", "")
+            yield Target(
+                variable.removeprefix(_VARIABLE).lower(),
+                tuple(command.split()),
+                (*_SETTINGS, address),
+                config=Path(config).read_text(encoding="utf-8") if config else "",
+                prefix=environ.get(f"{variable}__PREFIX", "/v1"),
+                headers=tuple(header.strip() for header in headers.split(";") if header.strip()),
+                tls=False,
+            )
 
 
 class Cost(NamedTuple):
@@ -72,8 +129,10 @@ class Cost(NamedTuple):
 class Running:
     """A target that serves."""
 
-    def __init__(self, target: Target, process: subprocess.Popen[bytes] | None, port: int, folder: str, took: float) -> None:
-        self.target, self.process, self.port, self.folder, self.started_in = target, process, port, folder, took
+    def __init__(
+        self, target: Target, process: subprocess.Popen[bytes] | None, port: int, folder: str, took: float, headers: tuple[str, ...] = ()
+    ) -> None:
+        self.target, self.process, self.port, self.folder, self.started_in, self.headers = target, process, port, folder, took, headers
 
     def cost(self) -> Cost:
         """Of the process and what it started."""
@@ -87,7 +146,7 @@ class Running:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def stop(self) -> None:
-        if self.process:
+        if self.process and self.process.returncode is None:
             self.process.terminate()
             self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -105,31 +164,50 @@ def _cost(pid: int) -> tuple[float, float, float]:
     return (int(fields[11]) + int(fields[12])) / _TICKS, peak, memory
 
 
-def start(target: Target, mitmdump: str, upstream: str, log: IO[bytes], core: int | None) -> Running:
-    """Start `target` on a free port, pinned to a core, and wait until it listens."""
-    port = free_port()
+def start(target: Target, mitmdump: str, upstream: str, log: IO[bytes], cores: Collection[int]) -> Running:
+    """Start `target` on a free port, on these cores, and wait until it listens."""
+    port = free_ports(1)[0]
     folder = tempfile.mkdtemp(prefix="bench-")
     if not target.command:
         return Running(target, None, int(upstream.rpartition(":")[2]), folder, 0.0)
-    fill = {"port": str(port), "upstream": upstream, "confdir": folder, "mitmdump": mitmdump}
+    config = Path(folder, "config.yaml")  # mitmproxy would read one of this name: it is in another folder
+    fill = {"port": str(port), "upstream": upstream, "confdir": str(Path(folder, "conf")), "config": str(config), "mitmdump": mitmdump}
+    fill["mitmweb"] = str(Path(mitmdump).with_name("mitmweb"))
+    config.write_text(_filled(target.config, fill), encoding="utf-8")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE_", "OPENAI_", _VARIABLE))}
-    environ |= {name: value.format(**fill) for name, value in target.variables}
-    begun = time.monotonic()
-    process = subprocess.Popen([part.format(**fill) for part in target.command], env=environ, stdout=log, stderr=log, cwd=folder)
-    if core is not None:
-        os.sched_setaffinity(process.pid, {core})
+    environ |= {name: _filled(value, fill) for name, value in target.variables}
+    command = [_filled(part, fill) for part in target.command]
+    begun, mine = time.monotonic(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # what it starts at once, threads too, has them from us
+    try:
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=folder)
+    finally:
+        os.sched_setaffinity(0, mine)
     while time.monotonic() < begun + _STARTED_WITHIN and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
             time.sleep(0.005)
         else:
-            return Running(target, process, port, folder, time.monotonic() - begun)
+            headers = tuple(_filled(header, fill) for header in target.headers)
+            return Running(target, process, port, folder, time.monotonic() - begun, headers)
     process.kill()
-    raise RuntimeError(f"{target.name} does not start: {' '.join(process.args if isinstance(process.args, list) else [])}")
+    log.flush()
+    raise RuntimeError(f"{target.name} does not start: {' '.join(command)}\n{Path(log.name).read_text(errors='replace')[-2000:]}")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    """Not `format`: other braces stay as they are."""
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def free_ports(count: int) -> list[int]:
+    """That many next to each other."""
+    while True:
+        with ExitStack() as stack, suppress(OSError):
+            first: int = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for port in range(first + 1, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return list(range(first, first + count))

@@ -1,6 +1,6 @@
 """What stands in for Azure under load: bytes made once, on a bare asyncio protocol. It judges nothing; the simulator does that.
 
-A chat's body may ask for a stream: `"bench": "200 0.02"` is 200 chunks, 20 ms between them. Each chunk carries the moment it was
+A chat's message may ask for a stream: `"bench 200 0.02"` is 200 chunks, 20 ms between them. Each chunk carries the moment it was
 written (CLOCK_MONOTONIC, which all processes share), so that the reader knows how long it was on the way. The content of `file-1000`
 is 1000 bytes.
 """
@@ -18,8 +18,8 @@ __all__ = ["STAMP", "Upstream", "main"]
 
 _LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 _CONTENT = re.compile(rb"GET [^ ]*/file-([0-9]+)/content")
-_STREAM = re.compile(rb'"bench": ?"([0-9]+) ([0-9.]+)"')
-STAMP = re.compile(rb'"content":"t([0-9.]+)"')
+_STREAM = re.compile(rb'"bench ([0-9]+) ([0-9.]+)"')
+STAMP = re.compile(rb'"content": ?"t([0-9.]+)"')
 
 _FILTER = b",".join(b'"%b":{"filtered":false,"severity":"safe"}' % kind for kind in (b"hate", b"self_harm", b"sexual", b"violence"))
 _AZURES = (

@@ -1,0 +1,116 @@
+"""The processes of a run, and one turn of a case with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .load import Job
+from .targets import ROOT, Running, start
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from contextlib import ExitStack
+
+    from .targets import Target
+
+__all__ = ["CORES", "Bench", "Case", "Row"]
+
+type Row = dict[str, str | float]
+"""Of a table: the head of each column and what stands below."""
+
+CORES = sorted(os.sched_getaffinity(0))
+PAUSE = 0.15  # seconds between two runs: what one left to do is not the next one's
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+class Case(NamedTuple):
+    """One row. `unit` is what the CPU time is divided by."""
+
+    name: str
+    job: dict[str, Any]
+    unit: str = "requests"
+    quick: bool = False
+
+
+class Bench:
+    """Upstream and load have one core, what is measured has another; its `mitmdump` may be one of another version."""
+
+    def __init__(self, args: argparse.Namespace, stack: ExitStack) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for all that is started here
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        self.files = hard
+        self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+        self.log = stack.enter_context(Path(self.folder, "log").open("wb"))  # noqa: SIM115 - the stack closes it
+        self.stack = stack
+        self.mitmdump = args.mitmdump
+        self.upstream = self.helper("upstream", *([self.certificate()] if args.tls else []))
+        assert self.upstream.stdout
+        self.ports = [int(port) for port in self.upstream.stdout.readline().split()]
+        self.load = self.helper("load")
+
+    def helper(self, module: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", f"bench.{module}", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT / "tools", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        os.sched_setaffinity(process.pid, {CORES[0]})
+        self.stack.callback(process.wait)
+        self.stack.callback(process.terminate)
+        return process
+
+    def certificate(self) -> str:
+        from azure_simulator import tls  # noqa: PLC0415 - only who measures TLS needs it
+
+        tls.make(Path(self.folder), ["127.0.0.1"])
+        return str(Path(self.folder, "server.pem"))
+
+    def start(self, target: Target, *, tls: bool = False, everywhere: bool = False) -> Running:
+        """On its core, or on all."""
+        upstream = f"https://127.0.0.1:{self.ports[1]}" if tls else f"http://127.0.0.1:{self.ports[0]}"
+        running = start(target, self.mitmdump, upstream, self.log, CORES if everywhere else CORES[-1:])
+        self.stack.callback(running.stop)
+        return running
+
+    def run(self, case: Case, running: Running, seconds: float) -> dict[str, float]:
+        """One turn: what the load saw, and what it cost the target."""
+        before = running.cost()
+        seen: dict[str, float] = _ask(self.load, _job(case.job, running, seconds))
+        time.sleep(PAUSE)
+        after = running.cost()
+        seen["rate"] = seen[case.unit] / seen["seconds"]
+        seen["cpu"] = (after.cpu - before.cpu) / max(1, seen[case.unit])
+        seen["peak"] = after.peak
+        return seen
+
+    @contextmanager
+    def hold(self, running: Running, count: int, spread: float) -> Iterator[dict[str, float]]:
+        """So many streams are open meanwhile, each of which had its first chunk; afterwards `lost` are those that were not any more."""
+        load, seen = self.helper("load"), dict[str, float]()
+        job = {"kind": "hold", "clients": count, "chunks": 2, "gap": 3600.0, "spread": spread}
+        seen["held"] = _ask(load, _job(job, running, 0.0))
+        yield seen
+        seen |= _ask(load, "")
+        load.terminate()
+        load.wait()
+
+
+def _job(job: dict[str, Any], running: Running, seconds: float) -> str:
+    target: dict[str, Any] = {"port": running.port, "prefix": running.target.prefix, "headers": running.headers}
+    return json.dumps(Job(**(target | {"seconds": seconds} | job))._asdict())
+
+
+def _ask(load: subprocess.Popen[str], line: str) -> Any:
+    assert load.stdin
+    assert load.stdout
+    print(line, file=load.stdin, flush=True)
+    return json.loads(load.stdout.readline())

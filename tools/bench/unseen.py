@@ -1,0 +1,33 @@
+"""For mitmproxy's `-s`, after the addon: nothing is noted on flows, and no body is kept. What seeing costs is measured against this."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mitmproxy import ctx
+
+from azure_openai_proxy.seeing import Seeing
+
+
+class Blind(Seeing):
+    def asked(self, *_: Any) -> None: ...
+
+    def sent(self, *_: Any) -> None: ...
+
+    def answered(self, *_: Any) -> None: ...
+
+    def streams(self, *_: Any) -> None: ...
+
+    def ended(self, *_: Any) -> None: ...
+
+    def talked(self, *_: Any) -> None: ...
+
+
+class Unseen:
+    def running(self) -> None:
+        addon = ctx.master.addons.get("azureopenaiproxy")
+        assert addon, "it is loaded before this"
+        addon.seeing = Blind()
+
+
+addons = [Unseen()]
