@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TOOLS = ("debootstrap", "buildah", "podman", "runc", "tar")
 BASE = "localhost/debian-python"
 IMAGE = "localhost/azure-openai-proxy"
+STATE = "/var/lib/azure-openai-proxy"
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 # pip takes the wheels of the image's machine, not of this one
 PLATFORMS = ("manylinux_2_36_x86_64", "manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_12_x86_64")
@@ -87,7 +88,8 @@ class Containers:
         limits = ("--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096")
         name = f"proxy-{port}"
         address = f"AZURE_OPENAI_PROXY_ADDRESS=127.0.0.1:{port}"
-        self.podman("run", "-d", "--name", name, "--network", "host", *hardened, *limits, "-e", address, *variables, IMAGE)
+        volume = ("-v", f"azure-openai-proxy-ca:{STATE}")
+        self.podman("run", "-d", "--name", name, "--network", "host", *hardened, *volume, *limits, "-e", address, *variables, IMAGE)
         try:
             follow = subprocess.Popen(
                 ["podman", *self._storage, "--runtime", "runc", "--cgroup-manager", "cgroupfs", "logs", "-f", name],
@@ -162,6 +164,16 @@ def test_a_stream_outlives_the_stop(containers: Containers, port: int, azure: Si
         gate.release()
         assert "[DONE]" == list(events)[-1]
         assert "0" == containers.podman("wait", name).strip()
+
+
+def test_clients_go_on_trusting_it(containers: Containers, port: int, azure: Simulator) -> None:
+    """The CA is in the volume: another container has the same."""
+    found = []
+    for _ in range(2):
+        with containers.running(port, AZURE_OPENAI_ENDPOINT=azure.http_url) as name:
+            found.append(containers.podman("exec", name, "cat", f"{STATE}/mitmproxy-ca-cert.pem"))
+    assert "BEGIN CERTIFICATE" in found[0]
+    assert found[0] == found[1]
 
 
 def test_it_says_what_is_missing(containers: Containers, port: int) -> None:
