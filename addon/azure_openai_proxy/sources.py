@@ -169,7 +169,7 @@ TOOLS = frozenset(
     console_layout_headers console_mouse console_palette console_palette_transparent console_quickhelp_visible
     console_strip_trailing_newlines dumper_default_contentview dumper_filter flow_detail intercept intercept_active keepserving
     termlog_verbosity view_filter view_order view_order_reversed web_columns web_debug web_host web_open_browser web_password
-    web_port web_static_viewer
+    web_port web_static_viewer web_theme
     """.split()  # noqa: SIM905 - a list of words reads best as one
 )
 """Options that only mitmdump, only mitmweb or only mitmproxy has: one file serves all three."""
