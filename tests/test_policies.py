@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
+
 from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.policies import BetterOfTwo, Candidate, Fastest, LowestPriority, RoundRobin
 
@@ -31,8 +33,19 @@ def test_the_better_of_two_drawn() -> None:
     taken = Counter(BetterOfTwo().choose(three, RNG).backend.name for _ in range(300))
     assert {"a", "b"} == set(taken)
     heavy = [candidate(name, weight=8 if name == "a" else 1) for name in "abcd"]
-    drawn = Counter(BetterOfTwo._draw(heavy, RNG).backend.name for _ in range(2000))
+    drawn = Counter(backend.name for _ in range(2000) for backend in BetterOfTwo().draw([one.backend for one in heavy], RNG)[:1])
     assert drawn["a"] > 3 * drawn["b"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 50])
+def test_what_is_drawn_is_enough(count: int) -> None:
+    """Two different ones of the lowest priority, whatever there is beside them; all of them, where chance has no part."""
+    backends = [candidate(str(number), priority=number >= count).backend for number in range(count + 10)]
+    for _ in range(100):
+        drawn = LowestPriority().draw(backends, RNG)
+        assert min(2, count) == len(set(drawn)) == len(drawn)
+        assert {0} == {backend.priority for backend in drawn}
+    assert backends == Fastest().draw(backends, RNG) == RoundRobin().draw(backends, RNG)
 
 
 def test_the_lowest_priority_first() -> None:

@@ -77,6 +77,25 @@ def test_failures_at_once_are_one(pool: Pool, clock: Clock) -> None:
     assert 1 <= pool.views()[0].cooling <= 2
 
 
+def test_of_many_only_two_are_looked_at(pool: Pool) -> None:
+    """While those are well; the one that is well is found among many that are not, each time."""
+    many = tuple(replace(A, name=str(number)) for number in range(50))
+    pool.update(many)
+    looked: list[str] = []
+
+    def deployment(backend: Backend) -> str:
+        looked.append(backend.name)
+        return "d"
+
+    assert pool.choose(many, deployment)
+    assert 2 == len(looked)
+    for backend in many[:25]:
+        pool.failed(pool.begin(backend, "d"))
+    for backend in many[25:49]:
+        pool.refused(pool.begin(backend, "d"), 60)
+    assert {"49"} == {chosen(pool, many) for _ in range(50)}
+
+
 def test_when_none_is_well(pool: Pool) -> None:
     """One that failed is asked all the same, one that said when to come back is not; a lone one is asked in any case."""
     pool.refused(pool.begin(A, "d"), 10)

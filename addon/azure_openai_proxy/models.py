@@ -82,6 +82,7 @@ class Mapper:
     def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
         self.entries = entries
         self._tables = (_Table(entries), _DEFAULT_TABLE)
+        self._deployments = frozenset(entry.deployment for entry in entries)
         self._known: dict[str, str | None] = {}
 
     @classmethod
@@ -131,7 +132,7 @@ class Mapper:
 
     def has(self, model: str) -> bool:
         """Whether the user's own entries know the model, or the deployment of that name."""
-        return self.own(model) is not None or any(model == entry.deployment for entry in self.entries)
+        return self.own(model) is not None or model in self._deployments
 
     def names(self) -> list[str]:
         """The models that `/v1/models` lists: the user's, or the defaults while there are none."""

@@ -25,9 +25,22 @@ class Policy(Protocol):
         """One of them; there is at least one."""
         ...
 
+    def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:
+        """Those between which it would choose if all were well: then nobody has to look at the others, however many they are."""
+        ...
+
+
+class _All:
+    """It chooses between all of them."""
+
+    __slots__ = ()
+
+    def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:  # noqa: ARG002 - chance has no part in it
+        return backends
+
 
 @dataclass(frozen=True, slots=True)
-class Fastest:
+class Fastest(_All):
     """The one with the least to do for its weight: requests in flight by time to first byte."""
 
     def choose(self, candidates: Sequence[Candidate], rng: random.Random) -> Candidate:
@@ -50,13 +63,19 @@ class BetterOfTwo:
     def choose(self, candidates: Sequence[Candidate], rng: random.Random) -> Candidate:
         if len(candidates) < 3:
             return self.better.choose(candidates, rng)
-        first = self._draw(candidates, rng)
-        second = self._draw([candidate for candidate in candidates if candidate is not first], rng)
-        return self.better.choose([first, second], rng)
+        return self.better.choose(_two(candidates, [candidate.backend.weight for candidate in candidates], rng), rng)
 
-    @staticmethod
-    def _draw(candidates: Sequence[Candidate], rng: random.Random) -> Candidate:
-        return rng.choices(candidates, [candidate.backend.weight for candidate in candidates])[0]
+    def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:
+        return backends if len(backends) < 3 else _two(backends, [backend.weight for backend in backends], rng)
+
+
+def _two[T](of: Sequence[T], weights: list[int], rng: random.Random) -> list[T]:
+    drawn = []
+    for _ in range(2):
+        at = rng.choices(range(len(of)), weights)[0]
+        weights[at] = 0
+        drawn.append(of[at])
+    return drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +88,13 @@ class LowestPriority:
         lowest = min(candidate.backend.priority for candidate in candidates)
         return self.then.choose([candidate for candidate in candidates if candidate.backend.priority == lowest], rng)
 
+    def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:
+        lowest = min(backend.priority for backend in backends)
+        return self.then.draw([backend for backend in backends if backend.priority == lowest], rng)
+
 
 @dataclass(slots=True)
-class RoundRobin:
+class RoundRobin(_All):
     """Each in turn, whatever it does: what the others are measured against."""
 
     turn: int = 0

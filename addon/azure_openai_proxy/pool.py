@@ -25,9 +25,10 @@ __all__ = ["Pool", "Ticket", "View"]
 
 STALE = 60.0
 """Seconds after which a time to first byte says nothing any more."""
-ABSENT = 3  # the last rank
+BEST, ABSENT = 0, 3  # the first rank and the last
 MOST_LIMITS = 256
 """Deployments remembered for each backend; clients may ask for any name."""
+_NO_LIMIT = Limit()
 _SHARE = 0.3  # of the newest time to first byte in the running mean
 
 
@@ -41,7 +42,7 @@ class _Known:
     heard: float = 0.0
 
     def limit(self, deployment: str) -> Limit:
-        return self.limits.get(deployment, Limit())
+        return self.limits.get(deployment, _NO_LIMIT)
 
     def set(self, deployment: str, limit: Limit) -> None:
         self.limits[deployment] = limit
@@ -104,25 +105,35 @@ class Pool:
         """
         if len(backends) == 1:  # there is no choice
             return backends[0] if backends[0].name not in tried else None
-        now = self._clock()
+        left = [backend for backend in backends if backend.name not in tried] if tried else backends
+        if not left:
+            return None
+        drawn, now = self._policy.draw(left, self._rng), self._clock()
+        ranks, limited = self._ranked(drawn, deployment, tokens, now)
+        if limited or max(ranks) > BEST:  # not all that were drawn are well: see what the others are
+            ranks, limited = self._ranked(left, deployment, tokens, now)
+        if not ranks or (limited and min(ranks) == ABSENT):
+            return None
+        return self._policy.choose(ranks[min(ranks)], self._rng).backend
+
+    def _ranked(
+        self, backends: Sequence[Backend], deployment: Callable[[Backend], str], tokens: int, now: float
+    ) -> tuple[dict[int, list[Candidate]], bool]:
+        """By how well they could take it, and whether one of them refuses for now and is left out."""
         ranks: dict[int, list[Candidate]] = {}
         limited = False
         for backend in backends:
-            if backend.name in tried:
-                continue
             known = self._of(backend)
             limit = known.limit(deployment(backend))
             state = known.health.state(now)
             if limit.refuses(now):
                 limited = True
                 continue
-            well = 2 if state in ("cooling", "probing") else 0 if limit.covers(tokens, now) else 1
+            well = 2 if state in ("cooling", "probing") else BEST if limit.covers(tokens, now) else 1
             rank = ABSENT if limit.is_absent(now) else well
             first_byte = known.first_byte if now - known.heard < STALE else None
             ranks.setdefault(rank, []).append(Candidate(backend, known.in_flight, first_byte))
-        if not ranks or (limited and min(ranks) == ABSENT):
-            return None
-        return self._policy.choose(ranks[min(ranks)], self._rng).backend
+        return ranks, limited
 
     def soonest(self, backends: Sequence[Backend], deployment: Callable[[Backend], str]) -> float | None:
         """Seconds until the first of them is to be asked again; None if one may be now."""
