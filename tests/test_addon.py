@@ -94,6 +94,21 @@ def test_a_replayed_request_passes(addon: AzureOpenAIProxy) -> None:
     assert "localhost" == ask(addon, flow).request.host
 
 
+def test_a_flow_from_a_file_stays_as_it_is(addon: AzureOpenAIProxy) -> None:
+    """Nobody asks anything: its comment, its answer and what it was are those of then, in a mode that serves whatever comes too."""
+    flow = gateways()
+    flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse("reverse:https://r.openai.azure.com")
+    ask(addon, flow)
+    flow.response = http.Response.make(200, b"{}")
+    addon.responseheaders(flow)
+    addon.response(flow)
+    before, flow.live = flow.get_state(), False
+    ask(addon, flow)
+    addon.responseheaders(flow)
+    addon.response(flow)
+    assert before == flow.get_state()
+
+
 def test_an_error_is_an_answer(addon: AzureOpenAIProxy) -> None:
     """In OpenAI's shape."""
     assert 400 == status(ask(addon, gateways(body=b"{")))

@@ -74,6 +74,22 @@ def test_what_is_written_is_read_again() -> None:
     assert b"same" == asked._replace(splice=None).body(b"same")
 
 
+def test_what_is_packed_is_not_written_out() -> None:
+    """The console shows all metadata as Python, which takes it seconds for a kept body; saved, it is what it was."""
+    flow = tflow.tflow()
+    flow.metadata = {
+        "azure_openai_asked": ["POST", "/x", [], None],
+        "azure_openai_chunks": 3,
+        "azure_openai_azures": b"x" * 5000,
+        "own": [1],
+    }
+    before = tnetstring.dumps(flow.metadata)
+    notes.repack(flow)
+    expected = "{'azure_openai_asked': …, 'azure_openai_chunks': 3, 'azure_openai_azures': … 5.0 kB, 'own': [1]}"
+    assert (expected, before) == (repr(flow.metadata), tnetstring.dumps(flow.metadata))
+    assert expected == repr(flow.copy().metadata)
+
+
 @pytest.mark.parametrize("metadata", [{}, {"azure_openai_azures": "text"}, {"azure_openai_chunks": 3}, {"azure_openai_asked": ["a"]}])
 def test_what_cannot_be_read_is_not_there(metadata: dict[str, object]) -> None:
     """A file may hold anything."""

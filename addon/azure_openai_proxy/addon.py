@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, http_layer, live, safety, settings, views, ways
+from . import again, http_layer, live, notes, safety, settings, views, ways
 from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
@@ -116,6 +116,9 @@ class AzureOpenAIProxy(Exchanges):
     # Requests
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        if not flow.live:  # from a file: nobody asks anything
+            notes.repack(flow)
+            return None
         if not self.is_ours(flow):
             return self.guard.request(flow, self.settings)
         self.shared.use(self.settings.backends)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import readable
 from .answers import Chunk
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ __all__ = [
     "PREFIX",
     "Asked",
     "Facts",
+    "Packed",
+    "PackedBytes",
     "Seen",
     "Splice",
     "comment",
@@ -29,6 +32,7 @@ __all__ = [
     "metadata",
     "pack",
     "pack_head",
+    "repack",
     "seen",
     "texts",
     "unpack",
@@ -157,18 +161,43 @@ class Seen(NamedTuple):
 NOTHING = Seen()
 
 
+class Packed(list[Any]):
+    """What is for `seen` to read. The console writes all metadata out, and a megabyte of it keeps mitmproxy busy for many seconds."""
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+class PackedBytes(bytes):
+    """The same of a body."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"… {readable.size(len(self))}"
+
+
+def repack(flow: Flow) -> None:
+    """A flow comes from a file, where these are lists and bytes like any others."""
+    for name, value in known(flow).items():
+        if isinstance(value, bytes):
+            flow.metadata[PREFIX + name] = PackedBytes(value)
+        elif name in ("asked", "answered", "chunks") and isinstance(value, list):
+            flow.metadata[PREFIX + name] = Packed(value)
+
+
 def is_ours(flow: Flow | None) -> bool:
     return flow is not None and f"{PREFIX}operation" in flow.metadata
 
 
 def pack(asked: Asked) -> list[Any]:
     """For the metadata."""
-    return [asked.method, asked.path, asked.headers, list(asked.splice) if asked.splice else None]
+    return Packed([asked.method, asked.path, asked.headers, list(asked.splice) if asked.splice else None])
 
 
 def pack_head(method: str, path: str, fields: tuple[tuple[bytes, bytes], ...]) -> list[Any]:
     """The same of a request whose body is still to come, its headers as they came."""
-    return [method, path, fields, None]
+    return Packed((method, path, fields, None))
 
 
 def unpack(packed: Any) -> Asked:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import decompress, error_shapes, notes
 from .kept import Shelf, Tap
-from .notes import PREFIX, Facts, Splice
+from .notes import PREFIX, Facts, Packed, PackedBytes, Splice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,8 @@ class Seeing:
     def answered(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """The head of Azure's answer is there, as Azure sent it."""
         if self.shelf:
-            flow.metadata[f"{PREFIX}answered"] = [f"{response.status_code} {response.reason}".rstrip(), response.headers.fields]
+            status = f"{response.status_code} {response.reason}".rstrip()
+            flow.metadata[f"{PREFIX}answered"] = Packed((status, response.headers.fields))
 
     def streams(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """It is decided whether the answer streams."""
@@ -80,7 +81,7 @@ class Seeing:
         tap = response.stream if response and isinstance(response.stream, Tap) else None
         if response and tap:
             if tap.chunks and self.shelf:
-                flow.metadata[f"{PREFIX}chunks"] = tap.chunks
+                flow.metadata[f"{PREFIX}chunks"] = Packed(tap.chunks)
             if (bodies := tap.bodies()) and self.shelf:
                 response.data.content = bodies[1]
                 tap.give_up()
@@ -102,7 +103,7 @@ class Seeing:
         other = None if azures == clients else azures
         if self.shelf.room(held + len(other or b"")):
             if other is not None:
-                flow.metadata[f"{PREFIX}azures"] = other
+                flow.metadata[f"{PREFIX}azures"] = PackedBytes(other)
             self.shelf.keep(flow, held + len(other or b""))
         elif held and flow.response:
             flow.response.data.content = None

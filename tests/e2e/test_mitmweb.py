@@ -7,7 +7,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import openai
 import pytest
+from flows import of_each_kind
 
 from azure_simulator import Delay, Gate
 from mitmweb import Web, mitmweb
@@ -69,6 +71,24 @@ def test_a_request_never_shows_its_key(azure: Simulator, web: Web) -> None:
     assert "[key]" in shown
     assert [] == [key for key in (KEY, azure.key) if key in shown]
     assert azure.key == azure.requests[-1].header("api-key")
+
+
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # the SDK does not
+def test_a_saved_session_looks_as_it_did(azure: Simulator, web: Web) -> None:
+    """Comments, marks and views of flows from a file, those too that the proxy answered by itself."""
+    with openai.OpenAI(base_url=f"{web.proxy.url}/v1", api_key=KEY, max_retries=0) as client:
+        of_each_kind(client, azure)
+    post(web.proxy, "/v1/moderations", {"model": "m", "input": "hello"})
+
+    def seen() -> list[Any]:
+        shown = [(flow, web.view(flow["id"], "request"), web.view(flow["id"], "response")) for flow in web.flows()]
+        return [(flow["comment"], flow["marked"], flow["request"]["headers"], *views) for flow, *views in shown]
+
+    before = seen()
+    saved = web.http.get("/flows/dump").raise_for_status().content
+    web.http.post("/flows/dump", files={"filecontents": ("session.flows", saved)}).raise_for_status()
+    assert "POST /v1/moderations · 404" in str(before)
+    assert before == seen()
 
 
 def test_commands(azure: Simulator, web: Web) -> None:
