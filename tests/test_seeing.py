@@ -125,6 +125,31 @@ def test_a_stream_that_broke_off(see: Seeing) -> None:
     assert ("broke off", ":red_circle:") == (flow.comment.rpartition(" · ")[2], flow.marked)
 
 
+def test_a_client_that_leaves_at_the_end(see: Seeing) -> None:
+    """OpenAI's own SDK does at the [DONE]: nothing broke off, and the recording can be replayed."""
+    flow, exchange = began(see)
+    answered(see, flow, exchange, CHUNK, LAST, ends=False)
+    flow.error = flows.Error("Client disconnected.")
+    see.ended(flow, exchange)
+    assert flow.response
+    assert ("None", "", True) == (str(flow.error), flow.marked, bool(flow.response.timestamp_end))
+    assert "broke off" not in flow.comment
+
+
+def test_a_failure_is_told_once(see: Seeing) -> None:
+    """The status that the client got is not told as the backend's too; another backend's is."""
+    flow, exchange = began(see)
+    assert exchange.attempts
+    exchange.attempts.tried[-1] = exchange.attempts.tried[-1]._replace(cause="400")
+    told = []
+    for status in (400, 502):
+        flow.response = http.Response.make(status, b"{}")
+        flow.response.timestamp_end = None
+        see.ended(flow, exchange)
+        told.append(flow.comment)
+    assert ["gpt-4o → prod · at west · 400", "gpt-4o → prod · at west · 502 · west: 400"] == told
+
+
 def test_a_request_without_an_answer(see: Seeing) -> None:
     """Says why."""
     flow, exchange = began(see)

@@ -241,7 +241,7 @@ def _frame(value: dict[str, Any]) -> Iterator[Section]:
     said = list(told.sections())
     rest = {name: part for name, part in value.items() if name not in ("type", "delta", "item", "response", "error", "event_id")}
     yield "", " · ".join(filter(None, [value["type"], readable.parameters(rest)]))
-    yield from said or conversation.item(value["item"] if isinstance(value.get("item"), dict) else {"type": "", **value})
+    yield from said or (conversation.item(value["item"]) if isinstance(value.get("item"), dict) else ())
 
 
 def _text(value: dict[str, Any]) -> Iterator[Section]:

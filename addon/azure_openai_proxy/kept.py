@@ -63,6 +63,7 @@ class Tap:
     ) -> None:
         self.chunks: list[list[float]] = []  # seconds, bytes
         self.counted = b""  # the end of what the client got, in which the tokens are told
+        self.last = b""  # piece
         self.taken = 0  # bytes of the shelf's room
         self._left = 0  # of them
         self._inner = inner
@@ -77,11 +78,18 @@ class Tap:
         for piece in out:
             if b"tokens" in piece or self.counted:
                 self.counted = self.counted[-4096:] + piece
+        if out:
+            self.last = out[-1]
         if self._shelf:
             self._keep(data, out)
         elif out and not self.chunks:
             self.chunks.append([self._clock() - self._began, len(out[0])])
         return out
+
+    @property
+    def complete(self) -> bool:
+        """The client has all it waits for, whether or not it waited for the end: OpenAI's own clients leave at the [DONE]."""
+        return self.last.rstrip().endswith(b"data: [DONE]")
 
     def _keep(self, data: bytes, out: list[bytes]) -> None:
         size = len(out[0]) if len(out) == 1 else sum(map(len, out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from . import decompress, error_shapes, notes
@@ -80,6 +81,8 @@ class Seeing:
         response = flow.response
         tap = response.stream if response and isinstance(response.stream, Tap) else None
         if response and tap:
+            if flow.error and tap.complete:
+                flow.error, response.timestamp_end = None, time.time()
             if tap.chunks and self.shelf:
                 flow.metadata[f"{PREFIX}chunks"] = Packed(tap.chunks)
             if (bodies := tap.bodies()) and self.shelf:
@@ -113,6 +116,8 @@ def facts(flow: http.HTTPFlow, exchange: Exchange, tap: Tap | None = None) -> Fa
     """What there is to tell of a flow now."""
     call, sent, response = exchange.call, exchange.sent, flow.response
     tried = exchange.attempts.tried if exchange.attempts else []
+    told = str(response.status_code) if response else ""
+    causes = (f"{one.backend}: {one.cause}" for one in tried if one.cause and (one is not tried[-1] or one.cause != told))
     failed = ("broke off",) if flow.error and response else (flow.error.msg,) if flow.error else ()
     ended = response.timestamp_end if response else None
     began = flow.request.timestamp_end or flow.request.timestamp_start
@@ -127,7 +132,7 @@ def facts(flow: http.HTTPFlow, exchange: Exchange, tap: Tap | None = None) -> Fa
         tokens=tokens(answer),
         first=tap.chunks[0][0] if tap and tap.chunks else None,
         total=ended - began if ended else None,
-        changed=(*(f"{one.backend}: {one.cause}" for one in tried if one.cause), *(tried[-1].repaired if tried else ()), *failed),
+        changed=(*causes, *(tried[-1].repaired if tried else ()), *failed),
     )
 
 
