@@ -72,8 +72,10 @@ class AzureOpenAIProxy(Exchanges):
         safety.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
+        views.comments(ctx.master, shown=True)
 
     def done(self) -> None:
+        views.comments(ctx.master, shown=False)
         http_layer.hasten(ctx.master, on=False)
         self.shared.tokens.close()
         if self.watcher:

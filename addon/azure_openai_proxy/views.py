@@ -15,9 +15,10 @@ from . import answers, conversation, notes
 
 if TYPE_CHECKING:
     from mitmproxy.contentviews import SyntaxHighlight
+    from mitmproxy.master import Master
     from mitmproxy.optmanager import OptManager
 
-__all__ = ["VIEWS", "AnswerView", "AsAzureView", "AsClientView", "ConversationView", "register"]
+__all__ = ["VIEWS", "AnswerView", "AsAzureView", "AsClientView", "ConversationView", "comments", "register"]
 
 _NO = -1.0
 _OFFERED = 0.0
@@ -92,6 +93,14 @@ def register(options: OptManager) -> None:
         contentviews.add(view)  # those of the same name are replaced: reloading the addon is safe
     if "web_columns" in options and not options.has_changed("web_columns"):
         options.web_columns = [*options.web_columns, "comment"]
+
+
+def comments(master: Master, *, shown: bool) -> None:
+    """In the console's list, as in mitmweb's."""
+    if hasattr(master, "window"):
+        from . import console  # noqa: PLC0415 - no other tool has its parts
+
+        console.comments(master, shown=shown)
 
 
 def _content_type(metadata: Metadata) -> str:

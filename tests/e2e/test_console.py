@@ -42,21 +42,24 @@ def screen(azure: Simulator, confdir: Path, tmp_path: Path) -> Iterator[Console]
 
 
 def test_each_flow_says_what_it_was(screen: Console) -> None:
-    """The list has deployments, states and marks, but no room for a comment: that is in front of the details, one flow after the other."""
+    """The list has deployments, states and marks, and below each flow its comment; the details have it too, and stay short."""
     screen.wait_for(
         r">>.* POST .* /openai/deployments/gpt-4o/chat/completions\S* +200 +application/json .*\n"
+        r" +fast → gpt-4o · \d+\+\d+ tokens · \d+\.\d\d s\n"
         r" .* POST .* /openai/deployments/gpt-4o/chat/completions\S* +200 +text/event-stream .*\n"
-        r" .* POST .* /openai/deployments/gpt-9/chat/completions\S* +404 +application/json .*🔴"
+        r" +fast → gpt-4o · \d+\+\d+ tokens · first chunk \d+\.\d\d s\n"
+        r" .* POST .* /openai/deployments/gpt-9/chat/completions\S* +404 +application/json .*🔴\n"
+        r" +gpt-9 · 404 · \d+\.\d\d s\n"
     )
     screen.press("Enter", "Tab", "Tab")
     screen.wait_for(r"\nComment: fast → gpt-4o · \d+\+\d+ tokens · \d+\.\d\d s\n")
     screen.press("Space")
-    screen.wait_for(r"\nComment: fast → gpt-4o · \d+\+\d+ tokens · first chunk \d+\.\d\d s\n")
+    screen.wait_for(r"\nComment: fast → gpt-4o · \d+\+\d+ tokens · first chunk \d+\.\d\d s\n[\s\S]* azure_openai_azures +… \d+\.\d kB\n")
     screen.press("Space")
     screen.wait_for(r"\nComment: gpt-9 · 404 · ")
     screen.press("q")
     screen.command("set view_filter='~comment first.chunk'")
-    screen.wait_for(r"\n>>.* text/event-stream .*\n\n[\s\S]*\[1/1\]")
+    screen.wait_for(r"\n>>.* text/event-stream .*\n.*\n\n[\s\S]*\[1/1\]")
 
 
 def test_a_stream_is_a_conversation(screen: Console) -> None:

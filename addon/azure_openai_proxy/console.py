@@ -1,0 +1,55 @@
+"""The console's list with the comments of flows: mitmproxy shows them in its details alone, and mitmweb in a column.
+
+Below the row of a flow that has one stands its comment. It is the list's own walker that makes the rows, so that gets another class;
+a console that differs keeps the list it has.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import urwid  # type: ignore[import-untyped]
+from mitmproxy.tools.console import flowlist
+
+if TYPE_CHECKING:
+    from mitmproxy.flow import Flow
+    from mitmproxy.master import Master
+
+__all__ = ["comments"]
+
+_INDENT = 11  # columns: where mitmproxy's row goes on after the time
+
+
+class Row(flowlist.FlowItem):
+    def get_text(self) -> urwid.Widget:
+        row: urwid.Widget = super().get_text()  # type: ignore[no-untyped-call]
+        if not self.flow.comment:
+            return row
+        return urwid.Pile([row, urwid.Padding(urwid.Text(("text", self.flow.comment), wrap="ellipsis"), left=_INDENT)])
+
+
+class Walker(flowlist.FlowListWalker):
+    """As mitmproxy's, with other rows."""
+
+    def get_focus(self) -> tuple[Row | None, int | None]:
+        focus = self.master.view.focus
+        return (self._row(focus.flow), focus.index) if focus.flow else (None, 0)
+
+    @cache  # noqa: B019 - mitmproxy clears it
+    def _get(self, pos: int) -> tuple[Row | None, int | None]:
+        return (self._row(self.master.view[pos]), pos) if self.master.view.inbounds(pos) else (None, None)
+
+    def _row(self, flow: Flow) -> Row:
+        return Row(self.master, flow)  # type: ignore[no-untyped-call]
+
+
+def comments(master: Master, *, shown: bool) -> None:
+    """In the list of this console from now on, or no longer."""
+    with suppress(AttributeError, KeyError, TypeError):  # not the console that is known
+        window: Any = master.window  # type: ignore[attr-defined]
+        for stack in window.stacks:
+            walker = stack.windows["flowlist"].body
+            walker.__class__ = Walker if shown else flowlist.FlowListWalker
+            walker.view_changed()

@@ -1,0 +1,70 @@
+"""The console's list. tests/e2e/test_console.py reads it off a screen."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mitmproxy.addons.view import View
+from mitmproxy.test import taddons, tflow
+from mitmproxy.tools.console.flowlist import FlowListBox, FlowListWalker
+
+from azure_openai_proxy import views
+
+COLUMNS = 120
+
+
+@pytest.fixture
+def master() -> Any:
+    """A console that is not on a terminal, with two flows; one has a comment."""
+    with taddons.context(View()) as context:
+        view = context.master.addons.get("view")
+        options = SimpleNamespace(console_flowlist_layout="default", showhost=False, subscribe=lambda *_: None)
+        master = SimpleNamespace(view=view, options=options, ui=SimpleNamespace(get_cols_rows=lambda: (COLUMNS, 40)))
+        flows = [tflow.tflow(), tflow.tflow()]
+        flows[1].comment = "gpt-4o → prod · 200+3 tokens" + " and more" * 20
+        flows[1].request.timestamp_start += 1
+        view.add(flows)
+        master.window = SimpleNamespace(stacks=[SimpleNamespace(windows={"flowlist": FlowListBox(master)})])  # type: ignore[arg-type]
+        yield master
+
+
+def rows(master: Any) -> list[str]:
+    """The whole list as text, whichever flow is in focus."""
+    walker = master.window.stacks[0].windows["flowlist"].body
+    item, at = walker.get_focus()
+    found = []
+    while item is not None:
+        found += [line.decode() for line in item.render((COLUMNS,)).text]
+        item, at = walker.get_next(at)
+    return found
+
+
+def test_a_comment_stands_below_its_flow(master: Any) -> None:
+    """In one line, cut where the screen ends; a flow without one has none. Afterwards the list is mitmproxy's again."""
+    plain = rows(master)
+    views.comments(master, shown=True)
+    told = rows(master)
+    assert (plain, 1) == ([told[0], told[1]], len(told) - len(plain))
+    assert told[2].startswith(" " * 11 + "gpt-4o → prod · 200+3 tokens and more")
+    assert (COLUMNS, "…") == (len(told[2]), told[2][-1])
+    master.view.focus.index = 1
+    assert told[1].removeprefix("  ") == rows(master)[0].removeprefix(">>")
+    views.comments(master, shown=False)
+    assert FlowListWalker is type(master.window.stacks[0].windows["flowlist"].body)
+
+
+def test_an_empty_list(master: Any) -> None:
+    """Has no rows."""
+    views.comments(master, shown=True)
+    master.view.clear()
+    assert [] == rows(master)
+
+
+@pytest.mark.parametrize("master", [SimpleNamespace(), SimpleNamespace(window=None), SimpleNamespace(window=SimpleNamespace(stacks=[1]))])
+def test_other_tools_are_left_alone(master: Any) -> None:
+    """Those without a list in a terminal, and a console that is not the one that is known."""
+    before = repr(master)
+    views.comments(master, shown=True)
+    assert before == repr(master)
