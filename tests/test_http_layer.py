@@ -25,7 +25,7 @@ from mitmproxy import http
 from mitmproxy.options import Options
 from mitmproxy.proxy.layers.http import HttpStream
 
-from azure_openai_proxy import connections, http1_server, http_layer, http_stream
+from azure_openai_proxy import connections, fast_reads, http1_server, http_layer, http_stream
 from support import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
@@ -895,6 +895,16 @@ def test_more_connections_than_mitmproxy_allows(proxy: Proxy, monkeypatch: pytes
     http_layer.lift_limit(cast("connection.Client", SimpleNamespace(id=1)))
     assert None is other.max_conns
     assert http_layer.MOST_CONNECTIONS == one.max_conns["anywhere"]._value
+
+
+@pytest.mark.parametrize("shortcuts", [False, True])
+def test_reading_takes_the_shorter_way_where_that_is_wanted(shortcuts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules say so."""
+    told: list[object] = []
+    monkeypatch.setattr(fast_reads, "hand_over", lambda *connections: told.append(connections))
+    client, upstream = cast("connection.Client", object()), cast("connection.Server", object())
+    http_layer.hand_over(client, upstream, cast("http_layer.Rules", SimpleNamespace(shortcuts=shortcuts)))
+    assert ([(client, upstream)] if shortcuts else []) == told
 
 
 def test_no_shortcuts_through_what_differs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
