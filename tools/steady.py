@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-WARM_UP = 120.0  # seconds
+WARM_UP = 300.0  # seconds
 MOST_GROWTH = 16.0  # megabytes, from the highest minute of the warm-up to the last minute
 BACKENDS = 2
 STAYING = 16  # clients that keep their connections
@@ -104,15 +104,16 @@ def kinds() -> Iterator[Callable[[httpx.AsyncClient], Awaitable[bool]]]:
 
 
 class Steady:
-    def __init__(self, proxy: Mitmdump, key: str, rate: float) -> None:
-        self.proxy, self.key, self.rate = proxy, key, rate
+    def __init__(self, proxy: Mitmdump, simulators: list[Simulator], rate: float) -> None:
+        self.proxy, self.simulators, self.rate = proxy, simulators, rate
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.minutes: list[tuple[float, float]] = []  # seconds since the beginning, megabytes
         self.running: set[asyncio.Task[None]] = set()
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.proxy.url, headers={"api-key": self.key}, timeout=60, trust_env=False, verify=NO_TLS)
+        key = {"api-key": self.simulators[0].key}
+        return httpx.AsyncClient(base_url=self.proxy.url, headers=key, timeout=60, trust_env=False, verify=NO_TLS)
 
     async def run(self, seconds: float) -> None:
         staying = [self.client() for _ in range(STAYING)]
@@ -149,6 +150,9 @@ class Steady:
             self.wrong.append(f"{kind.__name__}: {type(error).__name__}: {error}")
 
     def look(self, now: float) -> None:
+        for simulator in self.simulators:  # they remember all that came
+            simulator.reset()
+            simulator.faults.always(Delay(0.01))
         self.minutes.append((now, memory(self.proxy.pid)))
         done = sum(self.counts.values())
         print(f"{now:6.0f} s  {done:8,} requests  {len(self.wrong)} wrong  {self.minutes[-1][1]:6.1f} MB", flush=True)
@@ -169,15 +173,13 @@ def main(seconds: float, rate: float) -> int:
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         simulators = [stack.enter_context(Simulator()) for _ in range(BACKENDS)]
-        for simulator in simulators:
-            simulator.faults.always(Delay(0.01))
         entries = [
             {"name": f"b{index}", "endpoint": simulator.http_url, "token": simulator.key} for index, simulator in enumerate(simulators)
         ]
         (home / "mitm_config.yaml").write_text(json.dumps({"azure_openai_backends": entries}), encoding="utf-8")
         CertStore.from_store(home, "mitmproxy", 2048)
         with Mitmdump(home, home, options={"flow_detail": 0, "termlog_verbosity": "warn"}) as proxy:
-            steady = Steady(proxy, simulators[0].key, rate)
+            steady = Steady(proxy, simulators, rate)
             try:
                 asyncio.run(steady.run(seconds))
             except KeyboardInterrupt:
