@@ -179,6 +179,17 @@ def test_what_is_opaque_passes(path: str, method: str, content_type: str) -> Non
     assert response.stream is True
 
 
+def test_an_answer_with_a_secret_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it comes, and yet it is remembered who made what it names."""
+    made: list[bytes] = []
+    monkeypatch.setattr("azure_openai_proxy.attempts.Attempts.created", lambda _, answer: made.append(answer))
+    response = answering(200, b"")
+    sent(b"{}", "/v1/webhook_endpoints").response_head(response)
+    assert callable(response.stream)
+    passed = [response.stream(piece) for piece in (b'{"id":', b'"we_1"}', b"")]
+    assert ([[b'{"id":'], [b'"we_1"}'], []], [b'{"id":"we_1"}']) == (passed, made)
+
+
 @pytest.mark.parametrize(("path", "done"), [("/v1/chat/completions", True), ("/v1/responses", False)])
 def test_only_chats_end_in_done(path: str, done: bool) -> None:
     """Typed events have an end of their own."""

@@ -89,3 +89,19 @@ def test_masks_are_taken_out() -> None:
     asked = request("/v1/x?a=b&api-key=[key]", authorization="Bearer [key]", accept="*/*")
     redact.without_masks(asked)
     assert ("/v1/x?a=b", False, "*/*") == (asked.path, "authorization" in asked.headers, asked.headers["accept"])
+
+
+@pytest.mark.parametrize(
+    "answer, kept",
+    [
+        (b'{"value": "ek_1", "session": {"model": "m"}}', b'{"value": "[key]", "session": {"model": "m"}}'),
+        (b'{"client_secret":{"value":"ek_1","expires_at":1}}', b'{"client_secret":{"value":"[key]","expires_at":1}}'),
+        (b'{"session":{"client_secret":{"value":"ek_1"}}}', b'{"session":{"client_secret":{"value":"[key]"}}}'),
+        (b'{"client_secret":"ek_1","signing_secret":"w"}', b'{"client_secret":"[key]","signing_secret":"[key]"}'),
+        (b'{"value":"ek_', b""),
+        (b"", b""),
+    ],
+)
+def test_a_secret_that_was_made_is_not_kept(answer: bytes, kept: bytes) -> None:
+    """Whatever shape of answer it comes in; the rest stays, but for what cannot be read."""
+    assert kept == redact.minted(answer)

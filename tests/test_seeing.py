@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Literal
 
 import pytest
 from mitmproxy import flow as flows
@@ -165,6 +166,34 @@ def test_what_a_person_wrote_stays(see: Seeing) -> None:
     flow.error = flows.Error("refused")
     see.ended(flow, exchange)
     assert ("mine", ":star:") == (flow.comment, flow.marked)
+
+
+@pytest.mark.parametrize("mode", ["azure", "openai"])
+@pytest.mark.parametrize("kept", [True, False], ids=["by us", "by mitmproxy"])
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_a_secret_made_for_the_client(mode: Literal["azure", "openai"], kept: bool, encoding: str) -> None:
+    """It goes by, and no flow keeps it: neither with the bodies that are kept here, nor where mitmproxy stores all that streams."""
+    see = Seeing()
+    see.keep(1_000_000 if kept else 0)
+    backend = Backend(name="west", base=Base("https", "r.openai.azure.com", 443), token=KEY, apiversion="v1")
+    exchange = Exchange(settings.Settings(backends=(backend,), mode=mode), None)
+    flow = tflow.tflow(req=http.Request.make("POST", "http://localhost/v1/realtime/client_secrets", b"{}"))
+    see.asked(flow)
+    (exchange.hand_over if exchange.unchanged else exchange.request)(flow.request)
+    response = flow.response = http.Response.make(
+        200, b'{"value":"ek_123"}', {"content-type": "application/json", "content-encoding": encoding}
+    )
+    body, response.raw_content = response.raw_content or b"", None
+    see.answered(flow, response)
+    exchange.response_head(response)
+    see.streams(flow, response)
+    assert isinstance(response.stream, Tap)
+    passed = response.stream(body[:5]) + response.stream(body[5:]) + response.stream(b"")
+    response.raw_content = None if kept else body
+    exchange.response_body(response)
+    see.ended(flow, exchange)
+    assert (body, b'{"value":"[key]"}') == (b"".join(passed), response.content)
+    assert "ek_123" not in str({name: bytes(value) if isinstance(value, bytes) else value for name, value in flow.metadata.items()})
 
 
 def test_a_realtime_session(see: Seeing) -> None:

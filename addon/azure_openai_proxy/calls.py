@@ -74,10 +74,14 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
 
 def goes_on(method: str, path: str, headers: Mapping[str, str]) -> bool:
     """Can a request with a large body be sent before all of it has come? Not where the model stands in JSON, which is read whole."""
-    _, parts, _ = _place(endpoints.segments(path))
-    endpoint = endpoints.find(method, parts)
+    endpoint = row(method, path)
     kind = headers.get("content-type", "").lower()
     return endpoint.by == "azure" and "json" not in kind and (kind.startswith("multipart/") or not endpoint.needs_model)
+
+
+def row(method: str, path: str) -> Endpoint:
+    """The table's row for a request."""
+    return endpoints.find(method, _place(endpoints.segments(path))[1])
 
 
 def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[str, ...], str]:

@@ -47,7 +47,8 @@ class Endpoint(NamedTuple):
     needs_model: bool = False  # Azure cannot serve it without
     unversioned: bool = False  # v1 refuses an api-version here
     beta: str = ""  # the path below /openai, in the newest preview, for a client that speaks the protocol of the previews
-    answer: Literal["json", "chat", "typed", "binary"] = "json"  # chat: events that end in [DONE]; typed: events with names
+    # chat: events that end in [DONE]; typed: events with names; secret: JSON with a key that was made for the client
+    answer: Literal["json", "chat", "typed", "binary", "secret"] = "json"
     by: Literal["azure", "models", "engines", "billing", "moderations", "nobody"] = "azure"
     instead: str = ""  # of what nobody has here
     twice: bool = False  # asked twice it does no harm
@@ -94,6 +95,8 @@ _TUNING = {"ga": "2024-10-21", "preview": "2023-10-01"}
 _BATCHES = {"ga": "2024-10-21", "preview": "2024-07-01"}
 _UPLOADS = {"ga": "2024-10-21", "preview": "2024-08-01"}
 
+_SECRET: dict[str, Any] = {"unversioned": True, "answer": "secret"}
+
 ENDPOINTS = (
     # A model answers. The dated API has its deployment in the path.
     *_rows("POST /chat/completions", dated=_DEPLOYED, **_CHAT, needs_model=True, answer="chat"),
@@ -134,10 +137,11 @@ ENDPOINTS = (
     *_rows("WS /realtime/translations", models=("session.model",), model_in="query", unversioned=True),
     *_rows("* /realtime/**", unversioned=True),
     *_rows("POST /realtime/calls", models=("session.model",), model_in="form", unversioned=True),
-    *_rows("POST /realtime/client_secrets", "POST /realtime/translations/client_secrets", models=("session.model",), unversioned=True),
-    *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", unversioned=True),
-    *_rows("POST /realtime/transcription_sessions", dated=_HEARD, preview="2025-04-01", models=_HEARING, unversioned=True),
-    *_rows(f"POST {_HEARD}", models=_HEARING),  # as Azure's own clients ask
+    *_rows("POST /realtime/client_secrets", "POST /realtime/translations/client_secrets", models=("session.model",), **_SECRET),
+    *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", **_SECRET),
+    *_rows("POST /realtime/transcription_sessions", dated=_HEARD, preview="2025-04-01", models=_HEARING, **_SECRET),
+    *_rows(f"POST {_HEARD}", models=_HEARING, answer="secret"),  # as Azure's own clients ask
+    *_rows("POST /realtimeapi/sessions", answer="secret"),
     *_rows(
         "WS /live/sessions", "WS /live/sessions/{id}/attach", "WS /live/sessions/{id}/fork", models=("session.model",), model_in="frames"
     ),
@@ -145,6 +149,7 @@ ENDPOINTS = (
     *_rows("GET /live/sessions/{id}/content", answer="binary"),
     # Elsewhere at Azure.
     *_rows("* /webhook_endpoints/**", v1="/dashboard{path}"),
+    *_rows("POST /webhook_endpoints", v1="/dashboard{path}", answer="secret"),
     # Answered here.
     *_rows("GET /models", "GET /models/{model}", model_in="path", by="models"),
     *_rows("GET /engines", "GET /engines/{engine}", model_in="path", by="engines"),

@@ -51,6 +51,7 @@ class Exchange:
     replay: Replay | None = field(default=None, repr=False)  # recorded answers, instead of Azure's
     recorded: http.HTTPFlow | None = field(default=None, repr=False)  # the one that answers
     hidden: Hidden = field(default_factory=Hidden)  # the keys that the flow does not show
+    passed: bytes = field(default=b"", repr=False)  # of an answer with a secret
     masked: tuple[Fields, bytes] = ((), b"")  # headers and path that were last seen to show none
 
     @property
@@ -217,7 +218,7 @@ class Exchange:
                 done = self.call is not None and self.call.endpoint.answer == "chat"
                 response.stream = to_openai.Stream(normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets)
             elif kind == "opaque":
-                response.stream = True
+                response.stream = self._pass_on if self.call and self.call.endpoint.answer == "secret" else True
         if not self.sent:
             response.headers.setdefault("x-request-id", errors.request_id())
         if self.recorded and response.raw_content is None and response.status_code != 101:
@@ -239,7 +240,15 @@ class Exchange:
         if content_type.startswith("text/event-stream") or (self.call.stream and not content_type.startswith("application/json")):
             return "events"
         is_json = content_type.startswith("application/json") or not content_type
-        return "json" if is_json and self.call.endpoint.answer != "binary" else "opaque"
+        return "json" if is_json and self.call.endpoint.answer not in ("binary", "secret") else "opaque"
+
+    def _pass_on(self, data: bytes) -> list[bytes]:
+        """A secret for the client goes by as it comes: what is read whole stands on the flow."""
+        assert self.attempts, "what was sent was an attempt"
+        self.passed += data
+        if not data:
+            self.attempts.created(self.passed)
+        return [data] if data else []
 
     def response_body(self, response: http.Response) -> None:
         """Shape a body that was read whole."""

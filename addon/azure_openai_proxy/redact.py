@@ -6,16 +6,18 @@ Whoever looks at a flow (mitmweb, the console, a content view, a saved file, a H
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 
+from . import bodies
 from .credentials import MASK
 
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["Fields", "Hidden", "headers", "hide", "path", "show", "shown", "without_masks"]
+__all__ = ["Fields", "Hidden", "headers", "hide", "minted", "path", "show", "shown", "without_masks"]
 
 _HEADERS = frozenset(b"api-key authorization proxy-authorization x-api-key ocp-apim-subscription-key".split())
 _PROTOCOLS = b"sec-websocket-protocol"
@@ -23,6 +25,8 @@ _WITH_KEYS = _HEADERS | {_PROTOCOLS}
 _IN_PROTOCOL = re.compile(rb"(openai-insecure-api-key\.)[^,\s]+")
 _SCHEME = re.compile(rb"(?i)^((?:bearer|basic)[ \t]+).*$", re.DOTALL)
 _IN_QUERY = frozenset({"api-key", "api_key", "key", "subscription-key", "token"})
+
+_MINTED = ("value", "client_secret", "client_secret.value", "session.client_secret.value", "signing_secret", "api_key.value")
 
 type Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -116,3 +120,12 @@ def path(path: str) -> str:
 def _is_key(pair: str) -> bool:
     name, equals, value = pair.partition("=")
     return bool(equals and value) and unquote_plus(name).lower() in _IN_QUERY
+
+
+def minted(answer: bytes) -> bytes:
+    """An answer with a secret that was made for the client, as it may be kept; nothing of one that cannot be read."""
+    try:
+        json.loads(answer)
+    except (ValueError, RecursionError):
+        return b""
+    return bodies.rename(answer, _MINTED, lambda _: MASK)

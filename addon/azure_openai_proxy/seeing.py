@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from . import decompress, error_shapes, notes
+from . import calls, decompress, error_shapes, notes, redact
 from .kept import Shelf, Tap
 from .notes import PREFIX, Facts, Packed, PackedBytes, Splice
 
@@ -91,6 +91,9 @@ class Seeing:
                 self._keep(flow, _masked(_decoded(flow, bodies[0]), exchange.secrets), bodies[1], held=len(bodies[1]))
         elif response and azures is not None and self.shelf:
             self._keep(flow, _masked(azures, exchange.secrets), response.get_content(strict=False) or b"", held=0)
+        if response and response.data.content and _mints(flow, exchange):
+            response.content = redact.minted(response.get_content(strict=False) or b"")
+            flow.metadata.pop(f"{PREFIX}azures", None)  # the same
         _write(flow, facts(flow, exchange, tap))
 
     def talked(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
@@ -145,6 +148,12 @@ def _write(flow: http.HTTPFlow, told: Facts) -> None:
     if not flow.marked:
         failed = flow.error or (told.status and told.status >= 400)
         flow.marked = FAILED if failed else CHANGED if told.changed and told.status != 101 else ""
+
+
+def _mints(flow: http.HTTPFlow, exchange: Exchange) -> bool:
+    """Whether the answer has a secret in it that was made for the client."""
+    row = exchange.call.endpoint if exchange.call else calls.row(flow.request.method, flow.request.path.partition("?")[0])
+    return row.answer == "secret"
 
 
 def _forget(flow: http.HTTPFlow) -> None:

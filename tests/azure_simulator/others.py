@@ -39,6 +39,8 @@ __all__ = [
     "webhook",
 ]
 
+EPHEMERAL = "ek_68af296e8e408191a1120ab6383263c2"
+SIGNING = "whsec_c2RmZ2hqa2xxd2VydHl1aW9w"
 SDP = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
 
 
@@ -182,7 +184,7 @@ def run(call: Call, model: Model) -> Answer:
 
 
 def webhook(call: Call, model: Model) -> Answer:
-    return kept.one(kinds.WEBHOOK, call, model, signing_secret="whsec_1")
+    return kept.one(kinds.WEBHOOK, call, model, signing_secret=SIGNING)
 
 
 # -- realtime and live ----------------------------------------------------------------------------------------------------------------
@@ -196,7 +198,7 @@ def _session(call: Call) -> dict[str, Any]:
 
 
 def _secret() -> dict[str, Any]:
-    return {"expires_at": kinds.NOW + 60, "value": "ek_1"}
+    return {"expires_at": kinds.NOW + 60, "value": EPHEMERAL}
 
 
 def client_secret(call: Call, model: Model) -> Answer:
