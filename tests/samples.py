@@ -351,17 +351,23 @@ ANSWERS: dict[str, tuple[str, bytes, list[str]]] = {
         ),
         ["[image, 3 bytes]", "1 + 0 tokens"],
     ),
+    "stream of speech": (
+        "text/event-stream",
+        events({"type": "speech.audio.delta", "audio": "AAAA"}, {"type": "speech.audio.done", "usage": {"input_tokens": 1}}),
+        ["── speech.audio\n[audio, 3 bytes]", "1 + 0 tokens"],
+    ),
     "stream of a thread": (
         "text/event-stream",
         b"\n\n".join(
             [
                 b'event: thread.message.delta\ndata: {"delta":{"content":[{"text":{"value":"Hey"}},{"text":3}]}}',
                 b'event: thread.run.step.delta\ndata: {"delta": 3}',
+                b'event: thread.run.completed\ndata: {"object": "thread.run", "model": "gpt-4o"}',
                 b"event: done\ndata: [DONE]",
                 b"",
             ]
         ),
-        ["── assistant\nHey"],
+        ["── assistant\nHey", "── end\ncompleted · gpt-4o"],
     ),
     "broken stream": (
         "text/event-stream",
@@ -419,6 +425,9 @@ ANSWERS: dict[str, tuple[str, bytes, list[str]]] = {
         ["response.text.delta · item_id i", "wor"],
     ),
     "realtime done": ("", body({"type": "response.done", "response": RESPONSE}), ["response.done", "The whole text", "5 + 7 tokens"]),
+    "an item": ("", body({"type": "message", "role": "user", "content": [{"text": "yes", "type": "input_text"}]}), ["── user\nyes"]),
+    "a run with an error": ("", body({"object": "eval.run", "error": {"message": ""}, "id": "run_1"}), ['"id": "run_1"']),
+    "addresses": ("", body({"data": [{"object": "webhook_endpoint", "url": "https://e.x"}]}), ['"url": "https://e.x"']),
     "realtime error": ("", body({"type": "error", "error": {"message": "bad frame"}}), ["── error\nbad frame"]),
     "realtime session": (
         "",

@@ -143,16 +143,20 @@ def _typed(told: _Told, value: dict[str, Any], kind: str) -> None:
         told.texts[base, id].append(f"[{readable.encoded(delta, 'base64')}]\n" if "audio" in base and "transcript" not in base else delta)
     elif what.endswith(".delta") and isinstance(delta, dict):
         told.texts["assistant", id].append(_delta_text(delta))
-    for name in ("b64_json", "partial_image_b64"):
+    for name, medium in (("b64_json", "image"), ("partial_image_b64", "image"), ("audio", "audio")):
         if isinstance(value.get(name), str):
-            told.texts[what, id].append(f"[{readable.encoded(value[name], 'image')}]\n")
+            told.texts[what.removesuffix(".delta"), id].append(f"[{readable.encoded(value[name], medium)}]\n")
     if isinstance(value.get("response"), dict):
         told.final = value["response"]
         told.end["model"] = told.final.get("model")
     if isinstance(value.get("usage"), dict):
         told.end["usage"] = value["usage"]
-    if what in ("completed", "incomplete", "failed", "cancelled", "done"):
-        told.end["finish"] = what
+    if (how := what.removeprefix("run.")) in _ENDS:
+        told.end["finish"] = how
+        told.end["model"] = told.end.get("model") or value.get("model")
+
+
+_ENDS = frozenset({"cancelled", "completed", "done", "expired", "failed", "incomplete", "requires_action"})
 
 
 def _delta_text(delta: dict[str, Any]) -> str:
@@ -234,6 +238,10 @@ def _images(value: dict[str, Any]) -> Iterator[Section]:
     yield from _end({"usage": value.get("usage")})
 
 
+def _is_image(item: dict[str, Any]) -> bool:
+    return "b64_json" in item or ("url" in item and "object" not in item)
+
+
 def _frame(value: dict[str, Any]) -> Iterator[Section]:
     """One message of a realtime session: an event that stands by itself."""
     told = _Told()
@@ -254,12 +262,13 @@ def _any(value: dict[str, Any]) -> Iterator[Section]:
 
 
 _KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Iterator[Section]]], ...] = (
-    (lambda value: bool(value.get("error")) and "type" not in value and "output" not in value, lambda value: _error(value["error"])),
+    (lambda value: bool(value.get("error")) and {"type", "output", "object"}.isdisjoint(value), lambda value: _error(value["error"])),
     (_is(choices=list), _chat),
     (_is(output=list), _response),
     (lambda value: any("embedding" in item for item in readable.dicts(value.get("data"))[:1]), _embeddings),
-    (lambda value: any("b64_json" in item or "url" in item for item in readable.dicts(value.get("data"))[:1]), _images),
-    (_is(type=str), _frame),
+    (lambda value: any(_is_image(item) for item in readable.dicts(value.get("data"))[:1]), _images),
+    (lambda value: "." in str(value.get("type")) or value.get("type") == "error", _frame),
+    (lambda value: isinstance(value.get("type"), str) and "object" not in value, conversation.item),
     (_is(text=str), _text),
     (lambda _: True, _any),
 )

@@ -155,6 +155,7 @@ ENDPOINTS = (
     *_rows("GET /engines", "GET /engines/{engine}", model_in="path", by="engines"),
     *_rows("DELETE /models/{model}", model_in="path", models=()),
     *_rows("GET /dashboard/billing/**", by="billing"),
+    *_rows("POST /dashboard/webhook_endpoints", answer="secret"),  # beside it, but Azure's
     *_rows("POST /moderations", by="moderations", instead="Azure AI Content Safety, or the content filter that every deployment has"),
     # What Azure has not.
     *_rows("* /organization/**", "* /projects/**", by="nobody", instead="Azure's own administration: the portal, `az cognitiveservices`"),

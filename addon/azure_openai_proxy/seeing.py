@@ -91,7 +91,8 @@ class Seeing:
                 self._keep(flow, _masked(_decoded(flow, bodies[0]), exchange.secrets), bodies[1], held=len(bodies[1]))
         elif response and azures is not None and self.shelf:
             self._keep(flow, _masked(azures, exchange.secrets), response.get_content(strict=False) or b"", held=0)
-        if response and response.data.content and _mints(flow, exchange):
+        if response and tap and response.data.content and _mints(flow, exchange):
+            # The client has it: it went by.
             response.content = redact.minted(response.get_content(strict=False) or b"")
             flow.metadata.pop(f"{PREFIX}azures", None)  # the same
         _write(flow, facts(flow, exchange, tap))
