@@ -12,7 +12,7 @@ from azure_simulator import Simulator
 from support import Decoy, Mitmdump
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -57,30 +57,54 @@ def decoy(_decoy: Decoy) -> Decoy:
     return _decoy
 
 
+class _Mitmdumps:
+    """Those that were started, until AT_ONCE others were asked for since: each takes 80 MB."""
+
+    AT_ONCE = 24
+
+    def __init__(self) -> None:
+        self._running: dict[object, Mitmdump] = {}
+        self._ending: list[Mitmdump] = []
+
+    def get(self, key: object, make: Callable[[], Mitmdump]) -> Mitmdump:
+        mitmdump = self._running.pop(key, None) or make().start()
+        self._running[key] = mitmdump
+        self.end(but=self.AT_ONCE)
+        return mitmdump
+
+    def end(self, but: int = 0) -> None:
+        """The next test does not wait for it: a process takes half a second to end."""
+        for key in list(self._running)[: len(self._running) - but]:
+            self._ending.append(self._running.pop(key))
+            self._ending[-1].signal(signal.SIGINT)
+
+    def wait(self) -> None:
+        for mitmdump in self._ending:
+            mitmdump.wait()
+
+
 @pytest.fixture(scope="session")
-def _running() -> Iterator[dict[object, Mitmdump]]:
-    running: dict[object, Mitmdump] = {}
-    yield running
-    for mitmdump in running.values():
-        mitmdump.signal(signal.SIGINT)  # all at once: one after another takes them half a minute
-    for mitmdump in running.values():
-        mitmdump.wait()
+def _mitmdumps() -> Iterator[_Mitmdumps]:
+    mitmdumps = _Mitmdumps()
+    yield mitmdumps
+    mitmdumps.end()
+    mitmdumps.wait()
 
 
 @pytest.fixture
 def proxy(
-    azure: Simulator, decoy: Decoy, confdir: Path, tmp_path_factory: pytest.TempPathFactory, _running: dict[object, Mitmdump]
+    azure: Simulator, decoy: Decoy, confdir: Path, tmp_path_factory: pytest.TempPathFactory, _mitmdumps: _Mitmdumps
 ) -> Iterator[Proxies]:
     used: list[Mitmdump] = []
 
     def proxy(*args: str, env: Mapping[str, str] | None = None, **options: object) -> Mitmdump:
         options = {"azure_openai_endpoint": azure.http_url} | options
         key = (args, frozenset((env or {}).items()), frozenset((name, str(value)) for name, value in options.items()))
-        mitmdump = _running.get(key)
-        if mitmdump is None:
-            home = tmp_path_factory.mktemp("mitmdump")
-            mitmdump = Mitmdump(home, confdir, options=options, env=env or {}, args=args, decoy_port=decoy.port).start()
-            _running[key] = mitmdump
+
+        def make() -> Mitmdump:
+            return Mitmdump(tmp_path_factory.mktemp("mitmdump"), confdir, options=options, env=env or {}, args=args, decoy_port=decoy.port)
+
+        mitmdump = _mitmdumps.get(key, make)
         mitmdump.forget()
         used.append(mitmdump)
         return mitmdump
