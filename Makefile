@@ -48,7 +48,7 @@ check: .venv/.ready ## lint, formatting, types, documents made from code, and al
 oldest: .venv-oldest/.ready $(CLIENTS) ## all tests on the oldest mitmproxy that is supported
 	@.venv-oldest/bin/pytest -q -W ignore::pytest.PytestUnraisableExceptionWarning $(ARGS)
 
-soak: .venv/.ready ## ten minutes of load on three backends that are killed, throttled and cut (ARGS="--seconds 60" for one)
+soak: .venv/.ready ## ten minutes of load on three backends that are killed, throttled and cut (ARGS="--steady": requests of every kind, without trouble)
 	@$(BIN)/python tools/soak.py $(ARGS)
 
 bench: .venv/.ready ## this proxy beside bare mitmdump: speed, delay, CPU time, memory (ARGS="--quick" for a minute)

@@ -2,7 +2,8 @@
 
 Every kind of request that leaves something behind in some proxies: chats, streams read to the end and streams left in the middle,
 embeddings, uploads, refusals, WebSockets; over connections that stay, and over new ones. So many begin each second, whatever the
-answers do. Memory is taken each minute; after the warm-up it may grow by no more than the bound.
+answers do. Memory is taken each minute; after the warm-up it may grow by no more than the bound. Ctrl-C or SIGTERM ends it with the
+figures so far.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import itertools
 import json
 import logging
+import signal
 import ssl
 import tempfile
 import time
@@ -27,7 +29,7 @@ from azure_simulator import Delay, Simulator
 from support import Mitmdump
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -104,37 +106,37 @@ def kinds() -> Iterator[Callable[[httpx.AsyncClient], Awaitable[bool]]]:
 
 
 class Steady:
-    def __init__(self, proxy: Mitmdump, simulators: list[Simulator], rate: float) -> None:
-        self.proxy, self.simulators, self.rate = proxy, simulators, rate
+    def __init__(self, proxy: Mitmdump, simulators: Sequence[Simulator], rate: float) -> None:
+        self.proxy, self.simulators, self.key, self.rate = proxy, simulators, simulators[0].key, rate
+        self.began = time.monotonic()
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.minutes: list[tuple[float, float]] = []  # seconds since the beginning, megabytes
         self.running: set[asyncio.Task[None]] = set()
 
     def client(self) -> httpx.AsyncClient:
-        key = {"api-key": self.simulators[0].key}
-        return httpx.AsyncClient(base_url=self.proxy.url, headers=key, timeout=60, trust_env=False, verify=NO_TLS)
+        return httpx.AsyncClient(base_url=self.proxy.url, headers={"api-key": self.key}, timeout=60, trust_env=False, verify=NO_TLS)
 
     async def run(self, seconds: float) -> None:
         staying = [self.client() for _ in range(STAYING)]
-        began, order = time.monotonic(), kinds()
+        order = kinds()
         looked = 0.0
         for turn in itertools.count():
-            now = time.monotonic() - began
+            now = time.monotonic() - self.began
             if now >= seconds:
                 break
             if now >= looked:
                 looked += min(60.0, seconds / 10)
-                self.look(now)
+                self.look()
             http = staying[turn % STAYING] if turn % 4 else None
             task = asyncio.create_task(self.one(next(order), http))
             self.running.add(task)
             task.add_done_callback(self.running.discard)
-            await asyncio.sleep(max(0.0, began + (turn + 1) / self.rate - time.monotonic()))
+            await asyncio.sleep(max(0.0, self.began + (turn + 1) / self.rate - time.monotonic()))
         await asyncio.gather(*self.running)
         for http in staying:
             await http.aclose()
-        self.look(time.monotonic() - began)
+        self.look()
 
     async def one(self, kind: Callable[[httpx.AsyncClient], Awaitable[bool]], http: httpx.AsyncClient | None) -> None:
         try:
@@ -149,17 +151,19 @@ class Steady:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is wrong
             self.wrong.append(f"{kind.__name__}: {type(error).__name__}: {error}")
 
-    def look(self, now: float) -> None:
-        for simulator in self.simulators:  # they remember all that came
+    def look(self) -> None:
+        now = time.monotonic() - self.began
+        self.minutes.append((now, memory(self.proxy.pid)))
+        for simulator in self.simulators:  # what they remember of an hour would be gigabytes
             simulator.reset()
             simulator.faults.always(Delay(0.01))
-        self.minutes.append((now, memory(self.proxy.pid)))
         done = sum(self.counts.values())
         print(f"{now:6.0f} s  {done:8,} requests  {len(self.wrong)} wrong  {self.minutes[-1][1]:6.1f} MB", flush=True)
 
     def growth(self, warm_up: float) -> float:
         """Megabytes, from the highest look of the warm-up to the last one."""
-        return self.minutes[-1][1] - max(megabytes for at, megabytes in self.minutes if at <= warm_up)
+        first = self.minutes[0][0]
+        return self.minutes[-1][1] - max(megabytes for at, megabytes in self.minutes if at <= max(first, warm_up))
 
 
 def memory(pid: int) -> float:
@@ -169,6 +173,7 @@ def memory(pid: int) -> float:
 
 
 def main(seconds: float, rate: float) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # of the simulators: connections that are gone
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
@@ -183,11 +188,10 @@ def main(seconds: float, rate: float) -> int:
             try:
                 asyncio.run(steady.run(seconds))
             except KeyboardInterrupt:
-                steady.look(steady.minutes[-1][0])
-    print(
-        f"{seconds:g} seconds, {rate:g} requests a second:", ", ".join(f"{count:,} {name}" for name, count in steady.counts.most_common())
-    )
-    growth = steady.growth(min(WARM_UP, seconds / 3))
+                steady.look()
+    took = steady.minutes[-1][0]
+    print(f"{took:.0f} seconds, {rate:g} requests a second:", ", ".join(f"{count:,} {name}" for name, count in steady.counts.most_common()))
+    growth = steady.growth(min(WARM_UP, took / 3))
     print(f"memory {growth:+.1f} MB after the warm-up (at most {MOST_GROWTH:g})")
     for line in steady.wrong[:20]:
         print("WRONG", line)

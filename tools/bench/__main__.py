@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import signal
 import statistics
 import sys
@@ -76,7 +77,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": f"{_processor()}, {len(CORES)} cores, Python {platform.python_version()}",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "make bench" + (f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""),
+        "command": "make bench" + (f' ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""),
         "units": {case.name: case.unit for case in cases},
         "cases": {
             name: {one.target.name: _middle(row[one.target.name]) | _against(one.target, row) for one in plain if one.target.name in row}
@@ -130,7 +131,7 @@ def _middle(runs: list[dict[str, float]]) -> dict[str, float]:
 def _against(target: Target, row: dict[str, list[dict[str, float]]]) -> dict[str, float]:
     """The CPU time against bare mitmdump's, turn by turn: what disturbs a turn disturbs both. What is seen, against unseen too."""
     runs = row[target.name]
-    if not target.command:
+    if not any(run["cpu"] for run in runs):
         return {}
     return {
         name: statistics.median(run["cpu"] / other["cpu"] if other["cpu"] else 0.0 for run, other in zip(runs, row[against], strict=True))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import ssl
 import sys
@@ -18,6 +19,7 @@ from .upstream import STAMP
 __all__ = ["KEY", "Job", "run"]
 
 KEY = "bench-key"
+_FRAME = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
 
 
 class Job(NamedTuple):
@@ -109,7 +111,7 @@ class Client(asyncio.Protocol):
         now = time.monotonic()
         text = self.tail + data
         whole = text.rfind(b"\n\n") + 2
-        for stamp in STAMP.findall(text, 0, whole):
+        for stamp in STAMP.findall(_FRAME.sub(b"", text[:whole])):  # an event may go on in the next HTTP chunk
             if not self.chunks:
                 self.seen.took.append(now - self.begun)
                 self.seen.news.set()

@@ -62,9 +62,11 @@ class Bench:
 
     def helper(self, module: str, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", f"bench.{module}", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT / "tools", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        pipe = subprocess.PIPE
+        process = self.stack.enter_context(
+            subprocess.Popen(command, cwd=ROOT / "tools", stdin=pipe, stdout=pipe, stderr=self.log, text=True)
+        )
         os.sched_setaffinity(process.pid, {CORES[0]})
-        self.stack.callback(process.wait)
         self.stack.callback(process.terminate)
         return process
 
@@ -88,20 +90,20 @@ class Bench:
         time.sleep(PAUSE)
         after = running.cost()
         seen["rate"] = seen[case.unit] / seen["seconds"]
-        seen["cpu"] = (after.cpu - before.cpu) / max(1, seen[case.unit])
+        seen["cpu"] = (after.cpu - before.cpu) / seen[case.unit] if seen[case.unit] else 0.0
         seen["peak"] = after.peak
         return seen
 
     @contextmanager
     def hold(self, running: Running, count: int, spread: float) -> Iterator[dict[str, float]]:
         """So many streams are open meanwhile, each of which had its first chunk; afterwards `lost` are those that were not any more."""
-        load, seen = self.helper("load"), dict[str, float]()
+        seen: dict[str, float] = {}
         job = {"kind": "hold", "clients": count, "chunks": 2, "gap": 3600.0, "spread": spread}
-        seen["held"] = _ask(load, _job(job, running, 0.0))
-        yield seen
-        seen |= _ask(load, "")
-        load.terminate()
-        load.wait()
+        with self.helper("load") as load:
+            seen["held"] = _ask(load, _job(job, running, 0.0))
+            yield seen
+            seen |= _ask(load, "")
+            load.terminate()
 
 
 def _job(job: dict[str, Any], running: Running, seconds: float) -> str:
