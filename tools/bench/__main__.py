@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="compare with a result that was saved")
     parser.add_argument("--mitmdump", default=str(Path(sys.executable).with_name("mitmdump")))
     args = parser.parse_args()
-    args.turns = args.turns or (3 if args.quick else 5)
+    args.turns = args.turns or (3 if args.quick else 4)
     args.seconds = args.seconds or 1.5
     args.tls = not args.quick and args.only in "chat, TLS both sides"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop what was started
