@@ -63,7 +63,7 @@ def test_both_sides_are_kept() -> None:
     """What went in and what came out, with the time of each piece; nothing else happens to it."""
     one = tap(inner=True, shelf=Shelf(1000, lambda _: None))
     assert [[b"ab", b"c"], []] == [one(b"abc"), one(b"")]
-    assert ((b"abc", b"abc"), [[0.0, 3]]) == (one.bodies(), one.chunks)
+    assert ((b"abc", b"abc"), [0.0, 3]) == (one.bodies(), one.chunks)
 
 
 def test_what_passes_as_it_is_is_kept_once() -> None:
@@ -88,4 +88,4 @@ def test_where_nobody_looks_nothing_is_kept() -> None:
     for piece in (b"a", b'"prompt_tokens":1', b',"completion', b""):
         one(piece)
     one.give_up()
-    assert (None, [[0.0, 1]], b'"prompt_tokens":1,"completion') == (one.bodies(), one.chunks, one.counted)
+    assert (None, [0.0, 1], b'"prompt_tokens":1,"completion') == (one.bodies(), one.chunks, one.counted)

@@ -63,7 +63,7 @@ def test_what_is_written_is_read_again() -> None:
     flow.metadata = {
         "azure_openai_operation": "POST /v1/x",
         "azure_openai_asked": notes.pack(asked),
-        "azure_openai_chunks": [[0.5, 10]],
+        "azure_openai_chunks": [0.5, 10],
         "azure_openai_answered": ["200 OK", [["c", "d"]]],
         "azure_openai_azures": b"azure's",
     }

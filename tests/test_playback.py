@@ -32,7 +32,7 @@ BODY = b'{"model":"m","stream":true}'
 EVENTS = b"data: 1\n\ndata: 2\n\n"
 
 
-def recorded(chunks: list[list[float]] | None = None) -> http.HTTPFlow:
+def recorded(chunks: list[float] | None = None) -> http.HTTPFlow:
     flow = tflow.tflow(
         req=http.Request.make("POST", "https://r/openai/v1/chat/completions", BODY, http.Headers(content_type="application/json"))
     )
@@ -79,7 +79,7 @@ def player() -> Iterator[Player]:
 
 def test_an_answer_at_once(player: Player) -> None:
     """Whole, with its length, and no port is opened for it."""
-    replay = Replay(Recordings([recorded([[0.1, 9]])]), player, paced=False)
+    replay = Replay(Recordings([recorded([0.1, 9])]), player, paced=False)
     answer = replay.answer(found(replay, asked()), asked())
     assert answer
     assert (EVENTS, str(len(EVENTS)), False) == (answer.content, answer.headers["content-length"], "transfer-encoding" in answer.headers)
@@ -88,7 +88,7 @@ def test_an_answer_at_once(player: Player) -> None:
 
 async def test_a_stream_in_its_pace(player: Player) -> None:
     """By the player, to which the request is aimed with no key in it."""
-    replay = Replay(Recordings([recorded([[0.01, 9], [0.02, 9]])]), player, paced=True)
+    replay = Replay(Recordings([recorded([0.01, 9, 0.02, 9])]), player, paced=True)
     request = asked()
     assert None is replay.answer(found(replay, request), request)
     assert ("realtime", False, player.address) == (

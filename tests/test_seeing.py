@@ -71,7 +71,7 @@ def test_a_stream_is_kept(see: Seeing) -> None:
     assert flow.comment.startswith("gpt-4o → prod · at west · 23+11 tokens · first chunk ")
     assert b"content_filter" not in (flow.response.raw_content or b"content_filter")
     assert CHUNK + LAST == flow.metadata["azure_openai_azures"]
-    assert 2 == len(flow.metadata["azure_openai_chunks"])
+    assert 4 == len(flow.metadata["azure_openai_chunks"])
     assert [10, 16, b"gpt-4o"] == flow.metadata["azure_openai_asked"][3]
     assert ["200 OK", ((b"content-type", b"text/event-stream"), (b"content-length", b"0"))] == flow.metadata["azure_openai_answered"]
 

@@ -61,7 +61,7 @@ class Tap:
     def __init__(
         self, inner: Callable[[bytes], list[bytes]] | None, shelf: Shelf | None, began: float, clock: Callable[[], float] = time.time
     ) -> None:
-        self.chunks: list[list[float]] = []  # seconds, bytes
+        self.chunks: list[float] = []  # seconds, bytes, seconds, bytes: a list for each would keep Python's collector busy
         self.counted = b""  # the end of what the client got, in which the tokens are told
         self.last = b""  # piece
         self.taken = 0  # bytes of the shelf's room
@@ -83,7 +83,7 @@ class Tap:
         if self._shelf:
             self._keep(data, out)
         elif out and not self.chunks:
-            self.chunks.append([self._clock() - self._began, len(out[0])])
+            self.chunks += (self._clock() - self._began, len(out[0]))
         return out
 
     @property
@@ -94,7 +94,7 @@ class Tap:
     def _keep(self, data: bytes, out: list[bytes]) -> None:
         size = len(out[0]) if len(out) == 1 else sum(map(len, out))
         if size:
-            self.chunks.append([self._clock() - self._began, size])
+            self.chunks += (self._clock() - self._began, size)
         self._left -= size + len(data) if self._inner else size
         if self._left < 0 and not self._more(-self._left):
             self.give_up()

@@ -6,6 +6,7 @@ as the few bytes that differ, Azure's answer as it came. All of it can be saved.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import readable
@@ -227,7 +228,7 @@ def seen(flow: Flow) -> Seen:
         status, headers = values.get("answered", ("", ()))
         return Seen(
             unpack(packed) if packed else None,
-            tuple(Chunk(at, size) for at, size in values.get("chunks", ())),
+            tuple(Chunk(float(at), int(size)) for at, size in itertools.batched(values.get("chunks", ()), 2)),
             status,
             tuple(texts(headers)),
             bytes(values["azures"]) if "azures" in values else None,

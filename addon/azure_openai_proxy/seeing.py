@@ -134,7 +134,7 @@ def facts(flow: http.HTTPFlow, exchange: Exchange, tap: Tap | None = None) -> Fa
         stream=tap is not None,
         status=response.status_code if response else None,
         tokens=tokens(answer),
-        first=tap.chunks[0][0] if tap and tap.chunks else None,
+        first=tap.chunks[0] if tap and tap.chunks else None,
         total=ended - began if ended else None,
         changed=(*causes, *(tried[-1].repaired if tried else ()), *failed),
     )

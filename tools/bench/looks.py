@@ -88,7 +88,7 @@ def _flow(asked: bytes, answered: bytes, kind: str) -> http.HTTPFlow:
         f"{notes.PREFIX}operation": "POST /v1/chat/completions",
         f"{notes.PREFIX}asked": notes.pack_head("POST", "/v1/chat/completions", headers.fields),
         f"{notes.PREFIX}answered": ["200 OK", [["content-type", kind]]],
-        f"{notes.PREFIX}chunks": [[number / 1e3, 200] for number in range(100_000)],
+        f"{notes.PREFIX}chunks": [value for number in range(100_000) for value in (number / 1e3, 200)],
         f"{notes.PREFIX}azures": answered,
     }
     return flow
