@@ -110,7 +110,7 @@ class Attempts:
                 code="model_not_found",
             )
         owner = self.shared.owners.of(self.call, self.asked.content)
-        own = tuple(backend for backend in backends if backend.name == owner)
+        own = tuple(backend for backend in backends if backend.name == owner) if owner else ()
         self._candidates = own or able
         chosen = self._choose()
         if chosen is None:
