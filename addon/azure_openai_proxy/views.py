@@ -96,11 +96,15 @@ def register(options: OptManager) -> None:
 
 
 def comments(master: Master, *, shown: bool) -> None:
-    """In the console's list, as in mitmweb's."""
+    """In the lists of mitmweb and the console, from now on or no longer."""
     if hasattr(master, "window"):
         from . import console  # noqa: PLC0415 - no other tool has its parts
 
         console.comments(master, shown=shown)
+    elif hasattr(master, "app"):
+        from . import page  # noqa: PLC0415 - as above
+
+        page.comments(master, shown=shown)
 
 
 def _content_type(metadata: Metadata) -> str:

@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,7 @@ import pytest
 from flows import of_each_kind
 
 from mitmweb import mitmweb
+from support import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +60,36 @@ def page(web: Web) -> Iterator[Page]:
         browser.close()
 
 
+@contextmanager
+def asking(web: Web, key: str) -> Iterator[list[str]]:
+    """A client that asks while a person looks on; in the end its answer is there."""
+    said: list[str] = []
+
+    def ask() -> None:
+        with openai.OpenAI(base_url=f"{web.proxy.url}/v1", api_key=key, max_retries=0) as client:
+            answer = client.chat.completions.create(model="fast", messages=[{"role": "user", "content": "Is it raining in Oslo?"}])
+            said.append(str(answer.choices[0].message.content))
+
+    client = threading.Thread(target=ask)
+    client.start()
+    yield said
+    client.join(PATIENCE)
+
+
+def edit(page: Page, held: str, tab: str, new: str, name: str) -> None:
+    """Wait for what is held, give it another body, and let it go."""
+    page.locator(held).click()
+    page.locator(".nav-tabs-sm a", has_text=tab).click()
+    page.get_by_role("button", name="Edit").click()
+    page.locator(".cm-content", has_text="{").click()  # once the body is there
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(new)
+    page.locator(".cm-content", has_text=re.compile(f"^{re.escape(new)}$")).wait_for()
+    picture(page, name)
+    page.get_by_role("button", name="Done").click()
+    page.get_by_role("button", name="Resume").click()
+
+
 def choose(page: Page, row: str, tab: str, view: str = "") -> str:
     """Open a flow, one of its two messages, and a view; the text that is there then."""
     page.locator(".flow-table tbody tr", has_text=row).first.click()
@@ -68,6 +102,10 @@ def choose(page: Page, row: str, tab: str, view: str = "") -> str:
     return page.locator(".controls + pre").inner_text()
 
 
+def to_the_end(page: Page) -> None:
+    page.locator(".controls + pre").evaluate("pre => pre.scrollIntoView({block: 'end', behavior: 'instant'})")
+
+
 def picture(page: Page, name: str) -> None:
     if PICTURES:
         page.screenshot(path=Path(PICTURES) / f"{name}.png")
@@ -75,22 +113,24 @@ def picture(page: Page, name: str) -> None:
 
 def test_a_person_sees_what_happened(page: Page, azure: Simulator) -> None:
     """The list tells what each was; the views that choose themselves, and those that are chosen, have the text that is looked for."""
-    rows = page.locator(".flow-table tbody tr .col-comment").all_inner_texts()
+    comments = page.locator(".flow-table tbody tr .col-comment")
+    rows = comments.all_inner_texts()
+    assert not comments.evaluate_all("cells => cells.some(cell => cell.scrollWidth > cell.clientWidth)")  # each is seen whole
     picture(page, "list")
     assert [] == [
         start for start in ("gpt-3.5-turbo → gpt-35-turbo · ", "gpt-realtime · ", "gpt-9 · 404", "tts-1 → tts") if start not in str(rows)
     ]
 
-    asked = choose(page, "gpt-35-turbo", "Request")
+    asked = choose(page, "gpt-4o", "Request")
+    to_the_end(page)
     picture(page, "conversation")
-    assert "── user\nEvery word of this comes back to you" in asked.replace("\n\n", "\n")
+    assert "── user\nWhat is in this picture?\n[image" in asked
+    assert "── user\nEvery word of this comes back to you" in choose(page, "gpt-35-turbo", "Request")
 
     answered = choose(page, "gpt-35-turbo", "Response")
-    page.locator(".controls + pre").scroll_into_view_if_needed()
-    page.mouse.move(1000, 500)
-    page.mouse.wheel(0, 2000)
-    page.wait_for_timeout(200)
+    to_the_end(page)
     picture(page, "answer")
+    assert not page.locator(".controls + pre").evaluate("pre => pre.scrollWidth > pre.clientWidth")  # nothing is cut off
     told = [text for text in ("── assistant", "You said: Every word", "── chunks", "sent by Azure and dropped") if text not in answered]
     assert [] == told
 
@@ -98,4 +138,20 @@ def test_a_person_sees_what_happened(page: Page, azure: Simulator) -> None:
     assert "prompt_filter_results" in choose(page, "gpt-35-turbo", "Response", "As Azure sent it")
     assert "image/png, " in choose(page, "gpt-4o", "Request", "Conversation")
     assert "tool call get_weather" in choose(page, "gpt-4o · first chunk", "Response", "Answer")
+    assert azure.key not in page.content()
+
+
+def test_a_person_changes_what_is_asked_and_answered(page: Page, web: Web, azure: Simulator) -> None:
+    """Both wait until they are let go; Azure gets the one and the client the other as they were changed, and Azure the key."""
+    page.get_by_placeholder("Intercept").fill("~u chat/completions & ~q")
+    with asking(web, azure.key) as said:
+        edit(page, "tr.intercepted", "Request", '{"messages":[{"role":"user","content":"In Bergen?"}]}', "edit-request")
+    assert ["You said: In Bergen?"] == said
+    assert azure.key == azure.requests[-1].header("api-key")
+
+    page.locator("a", has_text="Flow List").click()
+    page.get_by_placeholder("Intercept").fill("~u chat/completions & ~s")
+    with asking(web, azure.key) as said:
+        edit(page, "tr.intercepted.has-response", "Response", '{"choices":[{"message":{"content":"It rains."}}]}', "edit-answer")
+    assert ["It rains."] == said
     assert azure.key not in page.content()

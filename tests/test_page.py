@@ -1,0 +1,41 @@
+"""mitmweb's page. tests/e2e/test_mitmweb_browser.py looks at it in a browser."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.web import Application
+
+from azure_openai_proxy import page, views
+
+
+def served(master: Any, path: str, body: bytes) -> tuple[bytes, str]:
+    """What a browser gets of a page with that body, and what its length is said to be."""
+    headers = HTTPHeaders({"Content-Length": str(len(body))})
+    for transform in master.app.transforms:
+        made = transform(HTTPServerRequest(method="GET", uri=path, connection=SimpleNamespace()))  # type: ignore[arg-type]
+        _, headers, body = made.transform_first_chunk(200, headers, body, finishing=True)
+    return body, headers["Content-Length"]
+
+
+@pytest.mark.parametrize("path, styled", [("/", True), ("/?token=a", True), ("/flows", False)])
+def test_the_page_has_room_for_comments(path: str, styled: bool) -> None:
+    """The page alone, and its length is right; loaded again it has it once, and afterwards no more."""
+    master: Any = SimpleNamespace(app=Application())
+    body = b"<head></head>"
+    views.comments(master, shown=True)
+    views.comments(master, shown=True)
+    expected = b"<head>" + page.STYLE * styled + b"</head>"
+    assert (expected, str(len(expected))) == served(master, path, body)
+    views.comments(master, shown=False)
+    assert (body, str(len(body))) == served(master, path, body)
+
+
+def test_another_page_is_left_alone() -> None:
+    """One without a head."""
+    master: Any = SimpleNamespace(app=Application())
+    views.comments(master, shown=True)
+    assert (b"{}", "2") == served(master, "/", b"{}")
