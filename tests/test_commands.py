@@ -66,6 +66,12 @@ def test_an_export_has_the_key_for_those_who_ask(context: taddons.context) -> No
     assert "k-0123" in call(context, "azure.export", "httpx", [ours()], True)
 
 
+def test_of_several_flows_each_is_exported_that_can_be(context: taddons.context) -> None:
+    """In the place of another stands why not."""
+    told = call(context, "azure.export", "openai", [ours("/nothing"), ours()])
+    assert "# POST /nothing cannot be exported so: /nothing is none of Azure OpenAI's paths\n\nimport os" in told
+
+
 def test_what_cannot_be_done_is_said(context: taddons.context) -> None:
     """As mitmproxy's own commands say it."""
     with pytest.raises(exceptions.CommandError, match="cannot be exported so: /nothing is none"):

@@ -51,10 +51,15 @@ class Commands:
         token = self._settings().token if key else ""
         if key and not token:
             raise exceptions.CommandError("There is no configured key to include: clients bring their own, which is not kept.")
-        try:
-            return "\n\n".join(exports.FORMATS[format](one.request, token) for one in _http(flows))
-        except ValueError as error:
-            raise exceptions.CommandError(f"This request cannot be exported so: {error}.") from error
+        told, found = [], _http(flows)
+        for one in found:
+            try:
+                told.append(exports.FORMATS[format](one.request, token))
+            except ValueError as error:
+                if len(found) == 1:
+                    raise exceptions.CommandError(f"This request cannot be exported so: {error}.") from error
+                told.append(f"# {one.request.method} {one.request.path} cannot be exported so: {error}")
+        return "\n\n".join(told)
 
     @command.command("azure.models")
     def models(self) -> Sequence[str]:
