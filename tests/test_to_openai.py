@@ -433,3 +433,13 @@ def test_json_body_that_passes(body: bytes) -> None:
 def test_one_door() -> None:
     """Whoever has an answer in hand needs this module only."""
     assert {"Stream", "error_body", "headers", "json_body", "mask"} == set(to_openai.__all__)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_whether_every_event_is_known_to_have_no_error(normalize: bool) -> None:
+    """Only of a stream that was looked through, and only until one may have: it may be one that nobody can read."""
+    stream = Stream(normalize=normalize, encoding=None)
+    stream(b'data: {"choices":[{"index":0,"delta":{"content":"\\"error\\""}}]}\n\n')
+    assert normalize == stream.clean
+    stream(b'data: {"error": {\n\n')
+    assert not stream.clean

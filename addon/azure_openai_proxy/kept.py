@@ -66,7 +66,7 @@ class Tap:
         self.last = b""  # piece
         self.taken = 0  # bytes of the shelf's room
         self._left = 0  # of them
-        self._inner = inner
+        self.inner = inner
         self._shelf = shelf
         self._began = began
         self._clock = clock
@@ -74,7 +74,7 @@ class Tap:
         self._clients: list[bytes] = []
 
     def __call__(self, data: bytes) -> list[bytes]:
-        out = self._inner(data) if self._inner else [data] if data else []
+        out = self.inner(data) if self.inner else [data] if data else []
         for piece in out:
             if b"tokens" in piece or self.counted:
                 self.counted = self.counted[-4096:] + piece
@@ -95,12 +95,12 @@ class Tap:
         size = len(out[0]) if len(out) == 1 else sum(map(len, out))
         if size:
             self.chunks += (self._clock() - self._began, size)
-        self._left -= size + len(data) if self._inner else size
+        self._left -= size + len(data) if self.inner else size
         if self._left < 0 and not self._more(-self._left):
             self.give_up()
             return
         self._clients += out
-        if self._inner:
+        if self.inner:
             self._azures.append(data)
 
     def _more(self, needed: int) -> bool:
@@ -125,4 +125,4 @@ class Tap:
         if not self._shelf:
             return None
         clients = b"".join(self._clients)
-        return (b"".join(self._azures) if self._inner else clients), clients
+        return (b"".join(self._azures) if self.inner else clients), clients

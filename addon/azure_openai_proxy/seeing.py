@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from . import calls, decompress, error_shapes, notes, redact
+from . import calls, decompress, error_shapes, notes, redact, to_openai
 from .kept import Shelf, Tap
 from .notes import PREFIX, Facts, Packed, PackedBytes, Splice
 
@@ -88,7 +88,9 @@ class Seeing:
             if (bodies := tap.bodies()) and self.shelf:
                 response.data.content = bodies[1]
                 tap.give_up()
-                self._keep(flow, _masked(_decoded(flow, bodies[0]), exchange.secrets), bodies[1], held=len(bodies[1]))
+                sent = _decoded(flow, bodies[0])
+                clean = isinstance(tap.inner, to_openai.Stream) and tap.inner.clean
+                self._keep(flow, sent if clean else _masked(sent, exchange.secrets), bodies[1], held=len(bodies[1]))
         elif response and azures is not None and self.shelf:
             self._keep(flow, _masked(azures, exchange.secrets), response.get_content(strict=False) or b"", held=0)
         if response and tap and response.data.content and _mints(flow, exchange):

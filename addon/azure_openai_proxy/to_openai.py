@@ -63,6 +63,7 @@ class Stream:
         self._pattern: cut.Pattern | None = None  # of its events with text, once one was seen
         self._finished = False  # a finish_reason went by
         self._failed = False  # an error went by
+        self._errors = False  # or something that has one
         self._over = False  # nothing more goes out
 
     def __call__(self, data: bytes) -> list[bytes]:
@@ -87,6 +88,11 @@ class Stream:
         if out == data:
             out = data
         return [out] if out else []
+
+    @property
+    def clean(self) -> bool:
+        """Every event was looked at, and none has an error: Azure repeats keys in errors alone."""
+        return self._normalize and not self._errors
 
     def _normalized(self, data: bytes, *, at_end: bool) -> bytes:
         if self._pattern and not at_end and self._events.idle and (event := self._pattern.cut(data)) is not None:
@@ -141,12 +147,13 @@ class Stream:
 
     def _suspect(self, event: sse.Event, data: bytes) -> bool:
         """Whether the bytes give a reason to parse the event."""
-        if b'"error"' in data:
+        if b'"error"' in data or event.event == b"error":
+            self._errors = True
             return True
         for trace in _TRACES:
             if trace in data:
                 return True
-        return self._done and (not self._content or event.event == b"error" or (b'"delta"' not in data and b'"text"' not in data))
+        return self._done and (not self._content or (b'"delta"' not in data and b'"text"' not in data))
 
     def _changed(self, event: sse.Event, data: bytes) -> bytes:
         chunk = _object(data)
