@@ -53,6 +53,7 @@ class AzureOpenAIProxy(Exchanges):
     def load(self, loader: Loader) -> None:
         self.live.load(loader)
         views.register(ctx.options)
+        views.comments(ctx.master, shown=True)  # mitmweb's page may be opened before all runs
         ctx.options.connection_strategy = "lazy"  # eager would ask api.openai.com for a connection nobody needs
 
     def configure(self, updated: set[str]) -> None:
@@ -72,7 +73,7 @@ class AzureOpenAIProxy(Exchanges):
         safety.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
-        views.comments(ctx.master, shown=True)
+        views.comments(ctx.master, shown=True)  # the console has no list before
 
     def done(self) -> None:
         views.comments(ctx.master, shown=False)

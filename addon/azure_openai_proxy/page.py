@@ -47,4 +47,4 @@ def comments(master: Master, *, shown: bool) -> None:
     app: Application = master.app  # type: ignore[attr-defined]
     app.transforms[:] = [one for one in app.transforms if one.__name__ != RoomForComments.__name__]  # after a reload another class
     if shown:
-        app.add_transform(RoomForComments)
+        app.transforms.insert(0, RoomForComments)  # before the one that compresses

@@ -81,10 +81,11 @@ def edit(page: Page, held: str, tab: str, new: str, name: str) -> None:
     page.locator(held).click()
     page.locator(".nav-tabs-sm a", has_text=tab).click()
     page.get_by_role("button", name="Edit").click()
-    page.locator(".cm-content", has_text="{").click()  # once the body is there
+    line = ".cm-line, .CodeMirror-line"  # of the editor of mitmproxy 12.1 and of the one before
+    page.locator(line, has_text="{").click()  # once the body is there
     page.keyboard.press("Control+A")
     page.keyboard.insert_text(new)
-    page.locator(".cm-content", has_text=re.compile(f"^{re.escape(new)}$")).wait_for()
+    page.locator(line, has_text=re.compile(f"^{re.escape(new)}$")).wait_for()
     picture(page, name)
     page.get_by_role("button", name="Done").click()
     page.get_by_role("button", name="Resume").click()
