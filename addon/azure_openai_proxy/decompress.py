@@ -6,7 +6,9 @@ br and zstd come from the libraries that mitmproxy itself depends on; they are i
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Protocol
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,10 +115,16 @@ def _gzip() -> Decompressor:
     return _Members(lambda: zlib.decompressobj(16 + zlib.MAX_WBITS))
 
 
-def _zstd() -> Decompressor:
-    import zstandard  # noqa: PLC0415 - few answers are compressed with it
+_ZSTD = ("compression.zstd", "backports.zstd", "zstandard")
+"""Python's own from 3.14 on, what mitmproxy brings from 12.3 on, and what it brought before."""
 
-    return _Members(zstandard.ZstdDecompressor().decompressobj)
+
+def _zstd() -> Decompressor:
+    for name in _ZSTD:
+        with suppress(ImportError):
+            made: Any = import_module(name).ZstdDecompressor
+            return _Members(getattr(made(), "decompressobj", made))
+    raise ImportError(" or ".join(_ZSTD))  # pragma: no cover - mitmproxy needs one too
 
 
 _KNOWN: dict[str, Callable[[], Decompressor]] = {
