@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,18 +74,48 @@ async def test_a_second_time_is_at_once(master: Master) -> None:
     assert master.ended.is_set()
 
 
-async def test_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM is ours, where there are signals."""
-    taken: list[Any] = []
-    loop = asyncio.get_running_loop()
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm")
+async def test_arm(master: Master) -> None:
+    """SIGTERM is ours, whoever had it before."""
+    taken: list[int] = []
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, taken.append, 1)
     ending = Stopping([], lambda: 0.0)
-    monkeypatch.setattr(loop, "add_signal_handler", lambda *what: taken.append(what))
     ending.arm()
-    assert [(signal.SIGTERM, ending.begin)] == taken
+    signal.raise_signal(signal.SIGTERM)
+    await master.ended.wait()
+    assert (True, []) == (ending.began, taken)
 
-    def none(*_: object) -> None:
-        raise NotImplementedError
 
-    monkeypatch.setattr(loop, "add_signal_handler", none)
-    ending.arm()
-    assert not ending.began
+@pytest.mark.usefixtures("sigterm")
+async def test_in_a_busy_moment(master: Master) -> None:
+    """A signal is not lost among hundreds of other calls that the loop has not yet seen."""
+    loop = asyncio.get_running_loop()
+    Stopping([], lambda: 0.0).arm()
+    for _ in range(10_000):
+        loop.call_soon_threadsafe(int)
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await master.ended.wait()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, ValueError])
+@pytest.mark.usefixtures("sigterm")
+async def test_no_signals(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, or in another thread, somebody else decides."""
+    asked: list[int] = []
+
+    def remove(number: int) -> None:
+        asked.append(number)
+        raise error
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "remove_signal_handler", remove)
+    before = signal.getsignal(signal.SIGTERM)
+    Stopping([], lambda: 0.0).arm()
+    assert ([signal.SIGTERM], before) == (asked, signal.getsignal(signal.SIGTERM))

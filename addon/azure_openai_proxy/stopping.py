@@ -35,10 +35,16 @@ class Stopping:
         self._task: asyncio.Task[None] | None = None
 
     def arm(self) -> None:
-        """Take SIGTERM over from mitmproxy, where there are signals."""
+        """Take SIGTERM over from mitmproxy, where there are signals.
+
+        Not by the loop's own handlers: they are told of a signal by a byte in a socket, and when that is full the signal is lost. Each
+        line that mitmproxy logs takes its room there, so a few hundred connections that end at once are enough.
+        """
+        loop = asyncio.get_running_loop()
         try:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.begin)
-        except (NotImplementedError, RuntimeError):  # Windows; not in the main thread, where somebody else decides on the end
+            loop.remove_signal_handler(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(self.begin))
+        except (NotImplementedError, ValueError):  # Windows; not in the main thread, where somebody else decides on the end
             return
 
     def begin(self) -> None:
