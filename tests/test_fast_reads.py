@@ -13,7 +13,7 @@ from mitmproxy.test import tflow
 from azure_openai_proxy import connections, fast_reads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 
 class Handler(ConnectionHandler):
@@ -142,11 +142,52 @@ async def test_straight(between: Between) -> None:
 async def test_straight_to_nobody(between: Between, caplog: pytest.LogCaptureFixture) -> None:
     """A client that is gone is not written to; it is mitmproxy's to end what comes for it."""
     fast_reads.straight(between.client, between.upstream, bytes)
-    between.reader(between.upstream).to.close()
+    cast("Any", between.handler.transports[between.client].writer).close()
     for _ in range(10):
         between.reader(between.upstream).feed_data(b"a")
     assert [] == between.seen
     assert [] == caplog.records
+
+
+async def test_straight_behind_another(between: Between) -> None:
+    """What waits for the layers is not overtaken."""
+    fast_reads.straight(between.client, between.upstream, lambda data: None if data == b"a" else data)
+    async with between.handler._server_event_lock:
+        for data in (b"a", b"b"):
+            between.reader(between.upstream).feed_data(data)
+        assert [] == between.seen
+    await between.until(b"a", b"b")
+    between.reader(between.upstream).feed_data(b"c")
+    assert b"c" == await cast("Any", between.client).far[0].read(10)
+
+
+class Tls:
+    """TLS upstream that says that it got something; of "!" it leaves all to the layers."""
+
+    ahead = b""
+
+    def read(self, data: bytes, answer: Callable[[bytes], None]) -> bytes | None:
+        answer(b"got " + data)
+        if data == b"!":
+            self.ahead = b"left"
+            return None
+        return data
+
+
+async def test_straight_through_tls(between: Between) -> None:
+    """What comes is decrypted, what goes encrypted; what the layers must see is there for them in plain."""
+    tls = Tls()
+    form = {b"a": b"A", b"b": None}.get
+    fast_reads.straight(between.client, between.upstream, form, cast("Any", tls), lambda data: b"sealed " + data)
+    read = between.reader(between.upstream).feed_data
+    read(b"a")
+    assert ([], b"") == (between.seen, tls.ahead)
+    read(b"b")
+    assert ([b""], b"b") == (between.seen, tls.ahead)
+    read(b"!")
+    assert ([b"", b""], b"left") == (between.seen, tls.ahead)
+    assert b"sealed A" == await cast("Any", between.client).far[0].read(10)
+    assert b"got agot bgot !" == await cast("Any", between.upstream).far[0].read(20)
 
 
 async def test_not_straight(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessage, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
+from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.test import taddons, tflow
 
 from azure_openai_proxy import fast_reads, fast_stream
@@ -194,15 +196,25 @@ async def test_not_straight(between: Between, who: str) -> None:
     assert None is client.straight(b"1\r\na\r\n")
 
 
-@pytest.mark.parametrize("way", ["plain", "TLS upstream", "TLS client"])
-async def test_straight_between_plain_sockets_only(between: Between, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is encrypted on either side is no chunk yet."""
+@pytest.mark.parametrize("upstream", ["plain", "TLS", "unknown"])
+@pytest.mark.parametrize("client", ["plain", "TLS", "unknown"])
+async def test_straight_through_tls(between: Between, upstream: str, client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is encrypted on either side goes by way of the connection of the layer that does it, if it is known."""
     told: list[Any] = []
     monkeypatch.setattr(fast_reads, "straight", lambda *arguments: told.append(arguments))
-    between.upstream.conn.tls = way == "TLS upstream"
-    between.server.conn.tls = way == "TLS client"
-    client = cast("fast_stream.Client", between.arm().upstream)
-    assert ([(between.server.conn, client.conn, client.straight)] if way == "plain" else []) == told
+    context, layers = between.stream.context.fork(), between.stream.context.layers
+    layers += [ServerTLSLayer(context)] if upstream == "TLS" else []
+    layers += [ClientTLSLayer(context)] if client == "TLS" else []
+    for layer in layers[-2:]:
+        cast("Any", layer).tunnel_state = TunnelState.OPEN
+    between.upstream.conn.tls, between.server.conn.tls = upstream != "plain", client != "plain"
+    armed = cast("fast_stream.Client", between.arm().upstream)
+    if "unknown" in (upstream, client):
+        assert [] == told
+    else:
+        (found,) = told
+        assert (between.server.conn, armed.conn, armed.straight) == found[:3]
+        assert [upstream == "TLS", client == "TLS"] == [bool(one) for one in found[3:]]
 
 
 @given(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from mitmproxy.connection import Client, Connection
 
+    from . import fast_tls
+
 __all__ = ["KNOWN", "Reader", "hand_over", "straight"]
 
 KNOWN: dict[type, dict[str, str | None]] = {
@@ -33,21 +35,26 @@ class Reader(asyncio.StreamReader):
     handler: ConnectionHandler
     connection: Connection
     pass_on: Callable[[bytes], bytes | None] | None = None
-    """What is to be written to `to` for what came, past all layers; None: it must go through them."""
-    to: asyncio.StreamWriter
+    """Writes for the client what came, past all layers, and gives back what they must see instead; None: nothing."""
+    handed_over: asyncio.Task[None] | None = None
+    """The last event for the layers. Until they have had it, nothing overtakes it."""
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override] # as asyncio calls it
         waiter: asyncio.Future[None] | None = self._waiter  # type: ignore[attr-defined]
         if waiter is None or waiter.done() or not data or self.full:
             super().feed_data(data)
-        elif self.pass_on and (out := self.pass_on(data)) is not None:
-            self.handler.timeout_watchdog.register_activity()
-            if out and not self.to.is_closing():
-                self.to.write(out)
+        elif not self.pass_on or (self.handed_over and not self.handed_over.done()):
+            self.hand_over(data)
+        elif (left := self.pass_on(data)) is not None:
+            self.hand_over(left)
         else:
-            # It runs to its end here, unless it must wait for what another one has begun.
-            loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[attr-defined]
-            asyncio.Task(self.handler.server_event(events.DataReceived(self.connection, data)), loop=loop, eager_start=True)
+            self.handler.timeout_watchdog.register_activity()
+
+    def hand_over(self, data: bytes) -> None:
+        """To the layers. That runs to its end here, unless it must wait for what another one has begun."""
+        loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[attr-defined]
+        event = events.DataReceived(self.connection, data)
+        self.handed_over = asyncio.Task(self.handler.server_event(event), loop=loop, eager_start=True)
 
     @property
     def full(self) -> bool:
@@ -70,9 +77,33 @@ def hand_over(client: Client, connection: Connection) -> None:
         reader.handler, reader.connection = handler, connection
 
 
-def straight(client: Client, upstream: Connection, pass_on: Callable[[bytes], bytes | None]) -> None:
-    """What comes of `upstream` is for that client's own connection; `pass_on` is asked for its form."""
+def straight(
+    client: Client,
+    upstream: Connection,
+    form: Callable[[bytes], bytes | None],
+    tls: fast_tls.Upstream | None = None,
+    seal: Callable[[bytes], bytes] | None = None,
+) -> None:
+    """What comes of `upstream` is for that client's own connection in the form that it is given; none: the layers must see it.
+
+    `tls` is upstream's, and `seal` the client's.
+    """
     transports = handler.transports if (handler := connections.handler(client)) else {}
     read, written = transports.get(upstream), transports.get(client)  # none upstream: it is a tunnel through another connection
-    if read and written and isinstance(read.reader, Reader) and isinstance(written.writer, asyncio.StreamWriter):
-        read.reader.pass_on, read.reader.to = pass_on, written.writer
+    if not (read and written and isinstance(read.reader, Reader) and isinstance(written.writer, asyncio.StreamWriter)):
+        return
+    to, back = written.writer, cast("asyncio.StreamWriter", read.writer).write
+
+    def pass_on(data: bytes) -> bytes | None:
+        plain = tls.read(data, back) if tls else data
+        out = plain and form(plain)
+        if out is None:
+            if not tls:
+                return data
+            tls.ahead = plain or tls.ahead
+            return b""
+        if out and not to.is_closing():
+            to.write(seal(out) if seal else out)
+        return None
+
+    read.reader.pass_on = pass_on

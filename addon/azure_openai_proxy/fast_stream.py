@@ -17,7 +17,7 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import HttpStream
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection, Http1Server
 
-from . import fast_reads
+from . import fast_reads, fast_tls
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -169,7 +169,9 @@ def arm(stream: Streaming) -> None:
     connections = cast("HttpLayer", layers[layers.index(stream) - 1]).connections
     server = connections.get(stream.context.client)
     upstream: Layer | None = connections.get(stream.flow.server_conn)
+    between = list(layers)
     while upstream is not None and not isinstance(upstream, Http1Client):
+        between.append(upstream)
         upstream = getattr(upstream, "child_layer", None)
     if upstream is None or not isinstance(server, Http1Server) or stream.debug is not None:
         return
@@ -181,6 +183,8 @@ def arm(stream: Streaming) -> None:
     client.stored = stream.context.options.store_streamed_bodies
     if waited:
         client.state = client.read_body
-    if client.conn.tls or server.conn.tls:
-        return
-    fast_reads.straight(stream.context.client, client.conn, client.straight)
+    reads, writes = (fast_tls.of(conn, between) for conn in (client.conn, server.conn))
+    if bool(reads) == client.conn.tls and bool(writes) == server.conn.tls:
+        tls = fast_tls.upstream(reads) if reads else None
+        seal = fast_tls.sealed(writes) if writes else None
+        fast_reads.straight(stream.context.client, client.conn, client.straight, tls, seal)

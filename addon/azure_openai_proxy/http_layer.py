@@ -15,6 +15,7 @@ The rooms called fast_ save processor time and change nothing else. The rules' `
     http1_server     one HTTP/1 client connection: heads that cannot be read, connections that are left with care
     fast_messages    headers with an index, messages whose types are not checked again
     fast_stream      the chunks of a stream, straight from the connection upstream to the client's
+    fast_tls         the same through TLS, on either side
     fast_reads       from a socket to the layers without a task
     fast_hooks       an index of who has which hook, in place of asking every addon
 
@@ -29,6 +30,7 @@ What is touched, nearly all of it in `mitmproxy.proxy.layers.http` (`http_stream
     Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state`, `request_done` and `response_done` read and set
     StreamReader     asyncio's, of a socket in mitmproxy's hands: its class is replaced, for `feed_data`; `ConnectionHandler.server_event`
                      is called from there, and its `transports` and `timeout_watchdog` are read
+    TLSLayer         upstream's class is replaced, for `receive_data`; the OpenSSL connections of both sides are read from and written to
     events           `RequestHeaders` to upstream is given the keys that the flow does not show; `ResponseProtocolError` to the client is
                      where mitmproxy would write HTML, and is replaced
 """

@@ -24,7 +24,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
 
-from . import fast_hooks, fast_messages, fast_reads, fast_stream
+from . import fast_hooks, fast_messages, fast_reads, fast_stream, fast_tls
 from .http1_server import Server, Unreadable
 from .http_rules import ABSOLUTE_FORM, Failure, Rules
 from .http_upload import HELD, OverHttp1, Uploading
@@ -298,15 +298,15 @@ KNOWN: dict[type, dict[str, str | None]] = {
 }
 
 
-HASTY = {**fast_hooks.KNOWN, **fast_messages.KNOWN, **fast_reads.KNOWN, **fast_stream.KNOWN}
+HASTY = {**fast_hooks.KNOWN, **fast_messages.KNOWN, **fast_reads.KNOWN, **fast_stream.KNOWN, **fast_tls.KNOWN}
 
 
 def compatible(known: Mapping[type, Mapping[str, str | None]] = KNOWN) -> str | None:
     """What is not as it is known; None when everything is."""
     for owner, members in known.items():
         for name, parameters in members.items():
-            member = inspect.getattr_static(owner, name, None)
-            if member is None:
+            member = inspect.getattr_static(owner, name, known)
+            if member is known:
                 return f"{owner.__name__} has no {name}"
             if parameters and parameters != " ".join(inspect.signature(member).parameters):
                 return f"{owner.__name__}.{name} takes {inspect.signature(member)}"

@@ -30,9 +30,12 @@ CASES = {
     "chat, 32 clients",
     "chat, 64 clients",
     "chat, new connections",
+    "chat, TLS upstream",
     "chat, TLS both sides",
     "streams at full speed",
     "50 paced streams",
+    "50 paced streams, TLS upstream",
+    "50 paced streams, TLS both sides",
     "embeddings of 30 KB",
     "uploads of 20 MB",
 }

@@ -30,19 +30,18 @@ if TYPE_CHECKING:
 
 OURS = "ours"
 
+PACED = {"kind": "stream", "clients": 50, "seconds": 0, "chunks": 200, "gap": 0.02, "spread": 0.02}
 CASES = (
     Case("chat, 1 client", {"kind": "chat", "clients": 1}),
     Case("chat, 32 clients", {"kind": "chat", "clients": 32}, quick=True),
     Case("chat, 64 clients", {"kind": "chat", "clients": 64}),
     Case("chat, new connections", {"kind": "fresh", "clients": 8}),
-    Case("chat, TLS both sides", {"kind": "chat", "clients": 32, "tls": True}),
+    Case("chat, TLS upstream", {"kind": "chat", "clients": 32}, tls="upstream"),
+    Case("chat, TLS both sides", {"kind": "chat", "clients": 32}, tls="both"),
     Case("streams at full speed", {"kind": "stream", "clients": 8, "chunks": 200}, "chunks", quick=True),
-    Case(
-        "50 paced streams",
-        {"kind": "stream", "clients": 50, "seconds": 0, "chunks": 200, "gap": 0.02, "spread": 0.02},
-        "chunks",
-        quick=True,
-    ),
+    Case("50 paced streams", PACED, "chunks", quick=True),
+    Case("50 paced streams, TLS upstream", PACED, "chunks", tls="upstream"),
+    Case("50 paced streams, TLS both sides", PACED, "chunks", tls="both"),
     Case("embeddings of 30 KB", {"kind": "embeddings", "clients": 16}),
     Case("uploads of 20 MB", {"kind": "upload", "clients": 2}),
 )
@@ -53,16 +52,13 @@ SHORT, LONG = ("views", "large"), ("growth", "held", "scale")
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     alone = args.only in (*SHORT, *LONG)
-    cases = [
-        case
-        for case in CASES
-        if (case.quick or not args.quick) and (args.tls or "tls" not in case.job) and args.only in case.name and not alone
-    ]
+    cases = [case for case in CASES if (case.quick or not args.quick) and args.only in case.name and not alone]
+    args.tls = any(case.tls for case in cases)
     with ExitStack() as stack:
         bench = Bench(args, stack)
         chosen = [target for target in targets(options=not args.quick) if not args.targets or target.name in args.targets.split(";")]
         plain = [bench.start(target) for target in chosen] if cases or args.only == "large" else []
-        secure = [bench.start(target, tls=True) for target in chosen if target.tls] if any("tls" in case.job for case in cases) else []
+        secure = [bench.start(target, tls=True) for target in chosen if target.tls] if args.tls else []
         runs = _side_by_side(args, bench, cases, plain, secure)
         tables: dict[str, Callable[[], list[Row]]] = {
             "views": looks.rows,
@@ -99,7 +95,7 @@ def _side_by_side(
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
 
     def who(case: Case) -> list[Running]:
-        pool = secure if "tls" in case.job else plain
+        pool = secure if case.tls else plain
         return [running for running in pool if case.quick or not running.target.option]
 
     for case in cases:  # what is done for the first time is no measure
@@ -222,7 +218,6 @@ def main() -> None:
     args = parser.parse_args()
     args.turns = args.turns or (3 if args.quick else 4)
     args.seconds = args.seconds or 1.5
-    args.tls = not args.quick and args.only in "chat, TLS both sides"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop what was started
     result = measure(args)
     print(table(result))

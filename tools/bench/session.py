@@ -11,7 +11,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .load import Job
 from .targets import ROOT, Running, start
@@ -35,12 +35,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 
 class Case(NamedTuple):
-    """One row. `unit` is what the CPU time is divided by."""
+    """One row. `unit` is what the CPU time is divided by; with `tls` the way upstream is encrypted, or both ways are."""
 
     name: str
     job: dict[str, Any]
     unit: str = "requests"
     quick: bool = False
+    tls: Literal["", "upstream", "both"] = ""
 
 
 class Bench:
@@ -86,7 +87,8 @@ class Bench:
     def run(self, case: Case, running: Running, seconds: float) -> dict[str, float]:
         """One turn: what the load saw, and what it cost the target."""
         before = running.cost()
-        seen: dict[str, float] = _ask(self.load, _job(case.job, running, seconds))
+        encrypted = case.tls == "both" or bool(case.tls and not running.process)
+        seen: dict[str, float] = _ask(self.load, _job(case.job | {"tls": encrypted}, running, seconds))
         time.sleep(PAUSE)
         after = running.cost()
         seen["rate"] = seen[case.unit] / seen["seconds"]
