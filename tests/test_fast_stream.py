@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from h11._readers import ChunkedReader, ContentLengthReader
 from h11._receivebuffer import ReceiveBuffer
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy import commands, events
@@ -236,6 +236,20 @@ def test_unchunked(pieces: list[bytes]) -> None:
 def test_not_whole(data: bytes) -> None:
     """Half a chunk, the last one and what is none are h11's."""
     assert None is fast_stream.unchunked(data)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=6), st.lists(st.integers(1, 30), max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_straight_or_not(between: Between, pieces: list[bytes], reads: list[int]) -> None:
+    """However reads cut the chunks, and whichever of them go straight, the client gets the same body."""
+    came = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    upstream = cast("fast_stream.Client", between.arm().upstream)
+    written = b""
+    for size in [*reads, len(came)]:
+        data, came = came[:size], came[size:]
+        out = upstream.straight(data) if data else b""
+        written += b"".join(cast("list[bytes]", between.receive(data))) if out is None else out
+    assert b"".join(pieces) == fast_stream.unchunked(written)
 
 
 async def test_armed_late(between: Between) -> None:

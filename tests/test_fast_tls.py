@@ -6,6 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mitmproxy.proxy import events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
@@ -25,7 +27,7 @@ class Seeing:
     """A layer that notes what it gets."""
 
     def __init__(self) -> None:
-        self.seen: list[object] = []
+        self.seen: list[Any] = []
 
     def handle_event(self, event: Any) -> Any:
         self.seen.append(getattr(event, "data", type(event)))
@@ -74,7 +76,7 @@ class Pair:
     def read(self, data: bytes) -> bytes | None:
         return fast_tls.upstream(self.layer).read(data, self.replies.append)
 
-    def layers(self, data: bytes) -> list[object]:
+    def layers(self, data: bytes) -> list[Any]:
         list(self.layer.handle_event(events.DataReceived(self.layer.conn, data)))
         return self.child.seen
 
@@ -94,6 +96,30 @@ async def test_read(pair: Pair) -> None:
     assert b"" == pair.read(data[:9])
     assert b"abc" == pair.read(data[9:])
     assert [] == pair.replies
+
+
+WHO = st.sampled_from(["straight", "layers after all", "layers"])
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=6), st.lists(st.tuples(st.integers(1, 80), WHO), max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_read_by_turns(pair: Pair, pieces: list[bytes], reads: list[tuple[int, str]]) -> None:
+    """However reads cut the records, and whoever reads, nothing is lost and nothing comes twice."""
+    came = b"".join(said(pair.far, piece) for piece in pieces)
+    read = b""
+    for size, who in [*reads, (len(came), "straight")]:
+        data, came = came[:size], came[size:]
+        if not data:
+            break
+        pair.child.seen.clear()
+        if who == "layers":
+            read += b"".join(pair.layers(data))
+        elif who == "straight":
+            read += pair.read(data) or b""
+        else:
+            fast_tls.upstream(pair.layer).ahead = pair.read(data) or b""
+            read += b"".join(pair.layers(b""))
+    assert b"".join(pieces) == read
 
 
 async def test_layers_go_on(pair: Pair) -> None:

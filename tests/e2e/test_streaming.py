@@ -42,13 +42,22 @@ def data(lines: Iterator[str]) -> Iterator[str]:
     return (line.removeprefix("data: ") for line in lines if line.startswith("data: "))
 
 
+def endpoint(azure: Simulator, upstream: str) -> dict[str, Any]:
+    """The options for an Azure by that scheme."""
+    return {"azure_openai_endpoint": azure.https_url, "ssl_verify_upstream_trusted_ca": azure.ca} if upstream == "https" else {}
+
+
+@pytest.mark.parametrize("upstream", ["http", "https"])
 @pytest.mark.parametrize("way", WAYS)
-def test_an_event_arrives_while_azure_holds_back_the_next(way: str, azure: Simulator, proxy: Proxies) -> None:
+def test_an_event_arrives_while_azure_holds_back_the_next(way: str, upstream: str, azure: Simulator, proxy: Proxies) -> None:
     """With every event of the answer held back in turn, the client has each one before the next leaves Azure."""
     gates = [Gate(before=chunk) for chunk in range(2, 8)]
     azure.faults.next(*reversed(gates))  # each goes in before those that are there
 
-    with client(way, proxy(), azure.key) as http, http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
+    with (
+        client(way, proxy(**endpoint(azure, upstream)), azure.key) as http,
+        http.stream("POST", "/v1/chat/completions", json=CHAT) as response,
+    ):
         events = data(response.iter_lines())
         seen = []
         for gate in gates:
@@ -61,17 +70,21 @@ def test_an_event_arrives_while_azure_holds_back_the_next(way: str, azure: Simul
     assert "[DONE]" == rest[-1]
 
 
+@pytest.mark.parametrize("upstream", ["http", "https"])
 @pytest.mark.parametrize(
     "shape",
     [reshape.no_content_type, reshape.compressed("gzip"), reshape.crlf, reshape.split(7), reshape.async_filter()],
     ids=["no content type", "gzip", "crlf", "split", "async filter"],
 )
-def test_an_event_arrives_however_azure_writes_it(shape: Fault, azure: Simulator, proxy: Proxies) -> None:
+def test_an_event_arrives_however_azure_writes_it(shape: Fault, upstream: str, azure: Simulator, proxy: Proxies) -> None:
     """No shape of Azure's stream makes the proxy wait for its end."""
     gate = Gate(before=3)
     azure.faults.next(gate, shape)
 
-    with client("http", proxy(), azure.key) as http, http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
+    with (
+        client("http", proxy(**endpoint(azure, upstream)), azure.key) as http,
+        http.stream("POST", "/v1/chat/completions", json=CHAT) as response,
+    ):
         events = data(response.iter_lines())
         first = json.loads(next(events))
         assert gate.reached.wait(PATIENCE)
