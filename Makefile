@@ -11,7 +11,7 @@ make_venv = export UV_VENV_CLEAR=1; \
 	|| UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.12 $(1) 2>/dev/null \
 	|| $(UV) venv --quiet --python 3.13 $(1)
 
-.PHONY: help demo run scale doctor web test image-test check oldest soak bench format lock clean
+.PHONY: help demo run scale doctor web test image-test check lint oldest soak bench format lock clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -31,18 +31,19 @@ doctor: .venv/.ready ## try a client's way through the proxy, as OPENAI_BASE_URL
 web: .venv/.ready ## the demo in mitmweb: look at every request in a browser
 	@$(BIN)/python tools/demo.py --web $(ARGS)
 
-test: .venv/.ready $(CLIENTS) ## all tests, unit and end to end (ARGS="-k name" for some)
+test: .venv/.ready $(CLIENTS) ## all tests, unit and end to end, on the newest mitmproxy (ARGS="-k name" for some)
 	@$(BIN)/pytest $(if $(ARGS),$(ARGS),--cov)
 
 image-test: .venv/.ready ## build the image on Debian's own packages, run it, stop it (root; debootstrap, buildah, podman, runc)
 	@AZURE_OPENAI_PROXY_IMAGE_TEST=yes $(BIN)/pytest tests/e2e/test_image.py $(ARGS)
 
-check: .venv/.ready ## lint, formatting, types, documents made from code, and all tests on the oldest mitmproxy
+check: lint oldest test ## everything: lint, and all tests on the oldest and the newest mitmproxy
+
+lint: .venv/.ready ## lint, formatting, types, documents made from code
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/python tools/operations_table.py --check
-	@$(MAKE) --no-print-directory oldest
 
 # Its test helpers leave event loops unclosed, which is not ours to mend: no warning of those ends a test there.
 oldest: .venv-oldest/.ready $(CLIENTS) ## all tests on the oldest mitmproxy that is supported
