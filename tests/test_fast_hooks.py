@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import types
 from typing import TYPE_CHECKING, Any, cast
@@ -179,6 +180,24 @@ async def test_other_hooks(manager: Any) -> None:
     manager.add(types.SimpleNamespace(name="one", client_connected=said.append, update=said.append))
     await manager.handle_lifecycle(ClientConnectedHook(client := tflow.tclient_conn()))
     assert [client] == said
+
+
+async def test_the_log() -> None:
+    """A line is an event from the moment that an addon has a hook for it."""
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    logger = logging.getLogger("mitmproxy.test")
+    with taddons.context(loadcore=False) as context:  # in a test mitmproxy's log hears only what was said since its own beginning
+        manager = context.master.addons
+        fast_hooks.shorten(manager)
+        for line in ("zero", "one"):
+            logger.error(line)
+        await asyncio.sleep(0)  # an event would have been under way
+        manager.add(types.SimpleNamespace(add_log=lambda entry: lines.put_nowait(entry.msg.split()[-1])))
+        logger.error("two")
+        assert "two" == await lines.get()
+        fast_hooks.restore(manager)
+        logger.error("three")
+        assert "three" == await lines.get()
 
 
 async def test_onboarding() -> None:

@@ -5,7 +5,7 @@ nothing: their option is not set. Here one index says who has which hook, in mit
 have nothing to do. It is forgotten when an addon comes or goes and when an option changes, and made anew at the next hook.
 
 Only what comes of connections goes this way (`handle_lifecycle`); load, configure, running and done are left alone, and so is
-everybody who calls `trigger_event`.
+everybody who calls `trigger_event`. A line of the log is no event as long as no addon has a hook for it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from mitmproxy.addons import (
     upstream_auth,
 )
 from mitmproxy.flow import Flow
+from mitmproxy.log import AddLogHook, LegacyLogEvents
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Awaitable, Callable, Generator, Mapping
 
     from mitmproxy.http import HTTPFlow
@@ -80,6 +82,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "remove": "self addon",
         "trigger_event": "self event",
     },
+    LegacyLogEvents: {"emit": "self record"},
 }
 
 
@@ -87,10 +90,11 @@ class Indexed(AddonManager):
     """mitmproxy's manager, with an index."""
 
     index: dict[type[hooks.Hook], list[list[Hook]]]  # for each addon of the chain: its own and its sub-addons' hooks
-    indexed: list[Any]  # the chain that the index is of
+    hears: dict[type[hooks.Hook], bool]  # whether any has it, idle or not
+    indexed: list[Any]  # the chain that they are of
 
     def forget(self, *_: object, **__: object) -> None:
-        self.index = {}
+        self.index, self.hears = {}, {}
 
     def register(self, addon: Any) -> Any:
         self.forget()
@@ -103,6 +107,19 @@ class Indexed(AddonManager):
     def clear(self) -> None:
         self.forget()
         cast("Any", super()).clear()
+
+    def catch_up(self) -> None:
+        """Somebody may have changed the chain by hand."""
+        if self.indexed != self.chain:
+            self.forget()
+            self.indexed = list(self.chain)
+
+    def heard(self, kind: type[hooks.Hook]) -> bool:
+        """Whether any addon has that hook."""
+        self.catch_up()
+        if kind not in self.hears:
+            self.hears[kind] = any(getattr(one, kind.name, None) for addon in self.chain for one in traverse([addon]))
+        return self.hears[kind]
 
     async def handle_lifecycle(self, event: hooks.Hook) -> None:
         begun = vars(event).pop(BEGUN, None)
@@ -138,8 +155,7 @@ class Indexed(AddonManager):
 
     def ask(self, kind: type[hooks.Hook], message: object) -> Asking:
         """As `trigger_event` does: an addon that fails is logged, and the next one is asked. What is to be awaited is yielded."""
-        if self.indexed != self.chain:
-            self.forget()
+        self.catch_up()
         if kind not in self.index:
             self.index[kind] = self.groups(kind)
         for group in self.index[kind]:
@@ -157,7 +173,6 @@ class Indexed(AddonManager):
                 logger.error(f"Addon error: {error}", exc_info=(kind_, error, trace.tb_next or trace))
 
     def groups(self, kind: type[hooks.Hook]) -> list[list[Hook]]:
-        self.indexed = list(self.chain)
         found = ([_hook(one, kind.name) for one in traverse([addon]) if self.has(one, kind.name)] for addon in self.chain)
         return [group for group in found if group]
 
@@ -168,6 +183,15 @@ class Indexed(AddonManager):
     def idle(self, addon: object) -> bool:
         option = IDLE.get(type(addon))
         return option is not None and option in self.master.options and not getattr(self.master.options, option)
+
+
+class Events(LegacyLogEvents):
+    """mitmproxy makes an event of each line of the log: that is half of what a connection says that comes and goes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        manager = self.master.addons
+        if not isinstance(manager, Indexed) or manager.heard(AddLogHook):
+            super().emit(record)
 
 
 def _hook(addon: object, name: str) -> Hook:
@@ -202,6 +226,10 @@ def in_place(event: hooks.Hook) -> bool:
     return isinstance(manager, Indexed) and manager.in_place(event)
 
 
+def _log_events(manager: AddonManager) -> LegacyLogEvents:
+    return cast("LegacyLogEvents", manager.master._legacy_log_events)  # noqa: SLF001 - nothing else has it
+
+
 def shorten(manager: AddonManager) -> None:
     """Have the hooks of connections take the shorter way."""
     if type(manager) is AddonManager:
@@ -210,10 +238,12 @@ def shorten(manager: AddonManager) -> None:
         indexed.indexed = []
         indexed.forget()
         manager.master.options.changed.connect(indexed.forget)
+        _log_events(manager).__class__ = Events
 
 
 def restore(manager: AddonManager) -> None:
     """Have them take mitmproxy's own again."""
     if isinstance(manager, Indexed):
         manager.master.options.changed.disconnect(manager.forget)
+        _log_events(manager).__class__ = LegacyLogEvents
         cast("AddonManager", manager).__class__ = AddonManager
