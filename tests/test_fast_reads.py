@@ -139,6 +139,21 @@ async def test_straight(between: Between) -> None:
     assert b"A" == await cast("Any", between.client).far[0].read(10)
 
 
+async def test_straight_fails(between: Between, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody's function that raises is logged as mitmproxy logs it, and what comes next goes on."""
+
+    def form(data: bytes) -> bytes:
+        if data == b"a":
+            raise ValueError("no a, please")
+        return data
+
+    fast_reads.straight(between.client, between.upstream, form)
+    for data in (b"a", b"b"):
+        between.reader(between.upstream).feed_data(data)
+    assert b"b" == await cast("Any", between.client).far[0].read(10)
+    assert [True] == ["no a, please" in str(record.exc_info) for record in caplog.records]
+
+
 async def test_straight_to_nobody(between: Between, caplog: pytest.LogCaptureFixture) -> None:
     """A client that is gone is not written to; it is mitmproxy's to end what comes for it."""
     fast_reads.straight(between.client, between.upstream, bytes)

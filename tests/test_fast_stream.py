@@ -59,6 +59,10 @@ class Between:
         done = self.upstream.handle_event(events.DataReceived(self.upstream.conn, data))
         return [self.plain(command) for command in done]
 
+    def closed(self) -> list[Any]:
+        """What it does about the end of the connection."""
+        return list(self.upstream.handle_event(events.ConnectionClosed(self.upstream.conn)))
+
     def plain(self, command: object) -> object:
         if isinstance(command, commands.SendData):
             assert command.connection is self.server.conn
@@ -119,15 +123,26 @@ async def test_the_end(between: Between) -> None:
 
 
 async def test_broken(between: Between) -> None:
-    """So does what is no chunk."""
+    """So does what is no chunk; that the connection is closed then is no news."""
     assert [b"3\r\nabc\r\n", commands.CloseConnection, ResponseProtocolError] == between.arm().receive(b"3\r\nabc\r\nnonsense\r\n")
+    assert ResponseProtocolError in [between.plain(command) for command in between.closed()]
+
+
+async def test_trailers(between: Between) -> None:
+    """They are left out: mitmproxy has no place for them."""
+    assert [b"3\r\nabc\r\n", ResponseEndOfMessage] == between.arm().receive(b"3\r\nabc\r\n0\r\nx: y\r\n\r\n")
+
+
+async def test_the_end_before_the_requests(between: Between) -> None:
+    """An answer may be whole before the request is; a connection that is closed then is one that is closed."""
+    between.upstream.request_done = False
+    assert [b"3\r\nabc\r\n", ResponseEndOfMessage] == between.arm().receive(b"3\r\nabc\r\n0\r\n\r\n")
+    assert [commands.CloseConnection, ResponseProtocolError] == [between.plain(command) for command in between.closed()]
 
 
 async def test_closed(between: Between) -> None:
     """So does a connection that is closed."""
-    between.arm()
-    done = list(between.upstream.handle_event(events.ConnectionClosed(between.upstream.conn)))
-    assert [commands.CloseConnection, ResponseProtocolError] == [between.plain(command) for command in done]
+    assert [commands.CloseConnection, ResponseProtocolError] == [between.plain(command) for command in between.arm().closed()]
 
 
 @pytest.mark.parametrize("who", ["stream", "server", "state", "another"])
@@ -170,7 +185,7 @@ async def test_straight_and_stored(between: Between) -> None:
     assert b"a" == bytes(between.stream.response_body_buf)
 
 
-@pytest.mark.parametrize("who", ["stream", "server", "itself", "state", "another", "rest", "middle", "foot", "length"])
+@pytest.mark.parametrize("who", ["stream", "server", "itself", "state", "another", "rest", "middle", "foot", "trailer", "length"])
 async def test_not_straight(between: Between, who: str) -> None:
     """Whatever is unusual is for the layers to see."""
     client = cast("Any", between.arm().upstream)
@@ -191,6 +206,8 @@ async def test_not_straight(between: Between, who: str) -> None:
             client.body_reader._bytes_in_chunk = 1
         case "foot":
             client.body_reader._bytes_to_discard = b"\n"
+        case "trailer":
+            client.body_reader._reading_trailer = True
         case "length":
             client.body_reader = ContentLengthReader(6)
     assert None is client.straight(b"1\r\na\r\n")
@@ -292,3 +309,18 @@ async def test_joined(between: Between) -> None:
     found = [command if command is log else (command.connection, command.data) for command in joined]
     assert [(client, b"ab"), (server, b"c"), log, (server, b"d"), (server, big), (server, b"e"), log, log, (client, b"f")] == found
     assert [log] == list(fast_stream.joined(cast("Any", iter([log]))))
+
+
+async def test_joined_until_it_fails(between: Between) -> None:
+    """What was said before is said."""
+
+    def failing() -> Any:
+        if said:
+            yield commands.SendData(between.server.conn, b"a")
+        raise ValueError
+
+    for said in (True, False):
+        found: list[bytes] = []
+        with pytest.raises(ValueError, match=r"^$"):
+            found.extend(cast("commands.SendData", command).data for command in fast_stream.joined(failing()))
+        assert ([b"a"] if said else []) == found

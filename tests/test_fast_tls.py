@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mitmproxy.proxy import events
+from mitmproxy.proxy.commands import Log
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
@@ -139,9 +140,12 @@ async def test_the_end(pair: Pair) -> None:
 
 
 async def test_not_tls(pair: Pair) -> None:
-    """What is no TLS is no data."""
-    assert None is pair.read(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    assert [] == pair.layers(b"")
+    """What is no TLS is no data, and mitmproxy says why, once; what came before it is."""
+    assert None is pair.read(said(pair.far, b"abc") + b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    for told in (True, False):
+        commands = pair.layer.handle_event(events.DataReceived(pair.layer.conn, b""))
+        assert told == any("SSL routines" in command.message for command in commands if isinstance(command, Log))
+    assert [b"abc"] == pair.child.seen
 
 
 async def test_asked_to_begin_anew(pair: Pair) -> None:

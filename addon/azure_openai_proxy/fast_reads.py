@@ -8,6 +8,7 @@ the task sleeps and nobody's writer is full; whatever else is the case, the task
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, cast
 
 from mitmproxy.proxy import events
@@ -45,10 +46,15 @@ class Reader(asyncio.StreamReader):
             super().feed_data(data)
         elif not self.pass_on or (self.handed_over and not self.handed_over.done()):
             self.hand_over(data)
-        elif (left := self.pass_on(data)) is not None:
-            self.hand_over(left)
         else:
             self.handler.timeout_watchdog.register_activity()
+            try:
+                left = self.pass_on(data)
+            except Exception:  # noqa: BLE001 - somebody's `stream` function: as mitmproxy has it, the connection goes on
+                self.handler.log("mitmproxy has crashed!", logging.ERROR, exc_info=True)
+            else:
+                if left is not None:
+                    self.hand_over(left)
 
     def hand_over(self, data: bytes) -> None:
         """To the layers. That runs to its end here, unless it must wait for what another one has begun."""

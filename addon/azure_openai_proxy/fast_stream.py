@@ -76,10 +76,11 @@ class Client(Http1Client):
         if found is not None or error:
 
             def again(_: object) -> Any:
-                """What the reader said, for mitmproxy to hear."""
+                """What the reader said, for mitmproxy to hear; trailers it would not survive."""
+                self.body_reader = reader
                 if error:
                     raise error
-                return found
+                return h11.EndOfMessage() if isinstance(found, h11.EndOfMessage) else found
 
             self.body_reader = cast("Any", again)
             yield from super().read_body(event)
@@ -112,6 +113,7 @@ class Client(Http1Client):
             or type(reader) is not ChunkedReader
             or reader._bytes_in_chunk  # noqa: SLF001 - in the middle of one
             or reader._bytes_to_discard  # noqa: SLF001
+            or reader._reading_trailer  # noqa: SLF001
             or self.buf
             or stream.server_state != stream.state_stream_response_body
             or stream._paused  # noqa: SLF001
@@ -146,19 +148,24 @@ def unchunked(data: bytes) -> bytes | None:
 def joined(doing: CommandGenerator[None]) -> CommandGenerator[None]:
     """The same commands, but what one event has to say to a peer is one write: a head and its body, for one."""
     held: commands.SendData | None = None
-    for command in doing:
-        if type(command) is not commands.SendData:
-            if held:
+    try:
+        for command in doing:
+            if type(command) is not commands.SendData:
+                if held:
+                    yield held
+                    held = None
+                yield command
+            elif not held:
+                held = command
+            elif held.connection is command.connection and len(held.data) < SMALL and len(command.data) < SMALL:
+                held.data += command.data
+            else:
                 yield held
-                held = None
-            yield command
-        elif not held:
-            held = command
-        elif held.connection is command.connection and len(held.data) < SMALL and len(command.data) < SMALL:
-            held.data += command.data
-        else:
-            yield held
-            held = command
+                held = command
+    except Exception:
+        if held:
+            yield held  # what was said before it failed
+        raise
     if held:
         yield held
 

@@ -6,10 +6,11 @@ If the layers must see what came after all, the layer upstream has it as the nex
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
-from mitmproxy.proxy import events
+from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.tls import ServerTLSLayer, TLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
 from OpenSSL import SSL
@@ -36,11 +37,16 @@ class Upstream(ServerTLSLayer):
 
     ahead = b""
     """What was decrypted and is the layers' to see."""
+    error: SSL.Error | None = None
+    """What OpenSSL said of what came behind it, once."""
 
     def receive_data(self, data: bytes) -> CommandGenerator[None]:
         if self.ahead:
             ahead, self.ahead = self.ahead, b""
             yield from self.event_to_child(events.DataReceived(self.conn, ahead))
+        if self.error:
+            error, self.error = self.error, None
+            yield commands.Log(f"TLS Error: {error}", logging.WARNING)  # as mitmproxy says it
         yield from super().receive_data(data)
 
     def read(self, data: bytes, answer: Callable[[bytes], None]) -> bytes | None:
@@ -52,8 +58,9 @@ class Upstream(ServerTLSLayer):
                 pieces.append(self.tls.recv(MOST))
         except SSL.WantReadError:
             read = b"".join(pieces)
-        except SSL.Error:
+        except SSL.Error as error:
             self.ahead = b"".join(pieces)
+            self.error = None if isinstance(error, SSL.ZeroReturnError) else error
             return None
         with suppress(SSL.WantReadError):
             answer(self.tls.bio_read(MOST))

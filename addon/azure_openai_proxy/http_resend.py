@@ -80,6 +80,7 @@ class Stream(http_stream.Stream):
         self.why = ""  # what is late when it has passed
         self.connecting: GetHttpConnection | None = None
         self.late = False  # the connection that was waited for did not come in time
+        self.growing = False  # the answer that is held, with mitmproxy's stream_large_bodies
 
     # What comes and goes
 
@@ -94,8 +95,9 @@ class Stream(http_stream.Stream):
             if self._paused is None or event.command is not self._paused.command:
                 return  # it was given up
         elif isinstance(event, _FROM_UPSTREAM):
-            if event.stream_id != self.attempt:
+            if event.stream_id != self.attempt and not self.growing:
                 return
+            self.growing = False
             event.stream_id = self.stream_id
             if isinstance(event, ResponseEndOfMessage):
                 self.deadline = None
@@ -116,6 +118,13 @@ class Stream(http_stream.Stream):
             return self.send_again()
         return super().dispatch(event)
 
+    def check_body_size(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
+        """What there is of an answer that grows too large to be held comes as an event, by the client's number whoever is asked."""
+        self.growing = not request
+        too_large = yield from super().check_body_size(request)
+        self.growing = False
+        return too_large
+
     # Time
 
     def wait(self, seconds: float, why: str) -> None:
@@ -124,7 +133,7 @@ class Stream(http_stream.Stream):
 
     def passes(self) -> None:
         if self.timeouts:
-            self.deadline = time.monotonic() + self.timeouts.chunk
+            self.wait(self.timeouts.chunk, "Azure sent nothing more")
 
     def look(self, wakeup: events.Wakeup) -> CommandGenerator[events.Event | None]:
         """What a timer brings: the event to go on with, or nothing."""
