@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OURS = "ours"
 
 PACED = {"kind": "stream", "clients": 50, "seconds": 0, "chunks": 200, "gap": 0.02, "spread": 0.02}
+SECONDS = 1.5  # of a turn; of shorter or longer ones paced streams have fewer or more chunks
 CASES = (
     Case("chat, 1 client", {"kind": "chat", "clients": 1}),
     Case("chat, 32 clients", {"kind": "chat", "clients": 32}, quick=True),
@@ -46,6 +47,7 @@ CASES = (
     Case("uploads of 20 MB", {"kind": "upload", "clients": 2}),
 )
 
+WARM_UP = 0.3  # seconds
 # Tables of their own, by the name that `--only` knows. The first two are in every run but a quick one; the others take minutes.
 SHORT, LONG = ("views", "large"), ("growth", "held", "scale")
 
@@ -100,16 +102,21 @@ def _side_by_side(
 
     for case in cases:  # what is done for the first time is no measure
         for running in who(case):
-            seen = bench.run(case, running, 0.3)
+            seen = bench.run(_lasting(case, WARM_UP), running, WARM_UP)
             if seen["failed"] + seen["lost"]:
                 print(f"{running.target.name} does not serve `{case.name}` well: {seen}", file=sys.stderr, flush=True)
     for turn in range(args.turns if cases else 0):
         for case in cases:
             for running in who(case) if turn % 2 else reversed(who(case)):
-                result = bench.run(case, running, args.seconds)
+                result = bench.run(_lasting(case, args.seconds), running, args.seconds)
                 rows.setdefault(case.name, {}).setdefault(running.target.name, []).append(result)
         print(f"turn {turn + 1} of {args.turns}", file=sys.stderr, flush=True)
     return rows
+
+
+def _lasting(case: Case, seconds: float) -> Case:
+    chunks = round(case.job.get("chunks", 0) * seconds / SECONDS)
+    return case._replace(job=case.job | {"chunks": chunks}) if case.job.get("gap") else case
 
 
 def _processor() -> str:
@@ -217,7 +224,7 @@ def main() -> None:
     parser.add_argument("--mitmdump", default=str(Path(sys.executable).with_name("mitmdump")))
     args = parser.parse_args()
     args.turns = args.turns or (3 if args.quick else 4)
-    args.seconds = args.seconds or 1.5
+    args.seconds = args.seconds or SECONDS
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop what was started
     result = measure(args)
     print(table(result))
