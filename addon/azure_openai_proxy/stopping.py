@@ -33,19 +33,31 @@ class Stopping:
         self._running = running
         self._limit = limit
         self._task: asyncio.Task[None] | None = None
+        self._signals = self._known = 0  # that came from the system; of those, what was acted upon
 
     def arm(self) -> None:
         """Take SIGTERM over from mitmproxy, where there are signals.
 
-        Not by the loop's own handlers: they are told of a signal by a byte in a socket, and when that is full the signal is lost. Each
-        line that mitmproxy logs takes its room there, so a few hundred connections that end at once are enough.
+        The loop tells its handlers of a signal by a byte in a socket, and when that is full the signal is lost. Each line that is logged
+        for mitmproxy's add_log hook takes its room there. So it is taken from the system, too.
         """
         loop = asyncio.get_running_loop()
+
+        def taken(*_: object) -> None:
+            self._signals += 1
+            loop.call_soon_threadsafe(self._told)
+
         try:
-            loop.remove_signal_handler(signal.SIGTERM)
-            signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(self.begin))
-        except (NotImplementedError, ValueError):  # Windows; not in the main thread, where somebody else decides on the end
+            loop.add_signal_handler(signal.SIGTERM, self._told)  # one that came in this moment is on its way through that socket
+            signal.signal(signal.SIGTERM, taken)
+        except (NotImplementedError, RuntimeError):  # Windows; not in the main thread, where somebody else decides on the end
             return
+
+    def _told(self) -> None:
+        """Of a signal, and perhaps for the second time."""
+        if not self.began or self._signals > self._known:
+            self._known = self._signals
+            self.begin()
 
     def begin(self) -> None:
         if self.began:
