@@ -6,7 +6,9 @@ from unittest.mock import Mock
 
 import pytest
 from mitmproxy import ctx
+from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Server
+from mitmproxy.test import taddons
 
 from azure_openai_proxy import connections
 
@@ -49,3 +51,11 @@ def test_unsent(handler: Any, sizes: list[int | None], unsent: bool) -> None:
 
     handler.transports = {index: SimpleNamespace(writer=writer(size)) for index, size in enumerate(sizes)}
     assert unsent == connections.unsent()
+
+
+async def test_closing() -> None:
+    """From the moment that mitmproxy changes its servers until it has."""
+    with taddons.context(Proxyserver()) as context:
+        assert not connections.closing()
+        async with context.master.addons.get("proxyserver").servers._lock:
+            assert connections.closing()

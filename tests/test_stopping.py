@@ -20,6 +20,7 @@ class Master:
     def __init__(self) -> None:
         self.ended = asyncio.Event()
         self.options: dict[str, Any] = {}
+        self.closing = False
 
     def shutdown(self) -> None:
         self.ended.set()
@@ -31,6 +32,7 @@ async def master(monkeypatch: pytest.MonkeyPatch) -> Master:
     monkeypatch.setattr(ctx, "master", master, raising=False)
     monkeypatch.setattr(ctx, "options", SimpleNamespace(update=master.options.update), raising=False)
     monkeypatch.setattr(connections, "unsent", lambda: False)
+    monkeypatch.setattr(connections, "closing", lambda: master.closing)
     monkeypatch.setattr(stopping, "LOOK", 0.001)
     return master
 
@@ -56,6 +58,16 @@ async def test_what_runs_may_finish(master: Master) -> None:
     await asyncio.sleep(0)
     assert not master.ended.is_set()
     flow.live = False
+    await master.ended.wait()
+
+
+async def test_ports_are_closed_first(master: Master) -> None:
+    """What they run on may take a moment."""
+    master.closing = True
+    Stopping([], lambda: 30.0).begin()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(master.ended.wait(), 10 * stopping.LOOK)
+    master.closing = False
     await master.ended.wait()
 
 

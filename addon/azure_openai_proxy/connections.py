@@ -1,6 +1,7 @@
 """A room beside http_layer: mitmproxy's open sockets, which no hook hands out.
 
-What is touched: the `proxyserver` addon's `connections` (client id → handler) and a handler's `transports` (connection → its streams).
+What is touched: the `proxyserver` addon's `connections` (client id → handler) and `servers.is_updating`, and a handler's `transports`
+(connection → its streams).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from mitmproxy.connection import Client, Connection
     from mitmproxy.proxy.server import ConnectionHandler
 
-__all__ = ["cut", "handler", "unsent"]
+__all__ = ["closing", "cut", "handler", "unsent"]
 
 
 def handler(client: Client) -> ConnectionHandler | None:
@@ -25,6 +26,11 @@ def handler(client: Client) -> ConnectionHandler | None:
 def cut(client: Client, connection: Connection) -> None:
     """Close this connection of that client's at once; what is written to it from now on goes nowhere."""
     ctx.master.addons.get("proxyserver").connections[client.id].transports[connection].writer.close()
+
+
+def closing() -> bool:
+    """Whether ports are being closed."""
+    return bool(ctx.master.addons.get("proxyserver").servers.is_updating)
 
 
 def unsent() -> bool:
