@@ -186,7 +186,7 @@ class Indexed(AddonManager):
 
 
 class Events(LegacyLogEvents):
-    """mitmproxy makes an event of each line of the log: that is half of what a connection says that comes and goes."""
+    """mitmproxy makes an event of each line of its log, for a hook that hardly anybody has; a connection that comes and goes logs four."""
 
     def emit(self, record: logging.LogRecord) -> None:
         manager = self.master.addons

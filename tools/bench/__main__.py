@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OURS = "ours"
 
 PACED = {"kind": "stream", "clients": 50, "seconds": 0, "chunks": 200, "gap": 0.02, "spread": 0.02}
-SECONDS = 1.5  # of a turn; of shorter or longer ones paced streams have fewer or more chunks
+SECONDS, WARM_UP = 1.5, 0.3  # of a turn; in shorter or longer ones paced streams have fewer or more chunks
 CASES = (
     Case("chat, 1 client", {"kind": "chat", "clients": 1}),
     Case("chat, 32 clients", {"kind": "chat", "clients": 32}, quick=True),
@@ -47,7 +47,6 @@ CASES = (
     Case("uploads of 20 MB", {"kind": "upload", "clients": 2}),
 )
 
-WARM_UP = 0.3  # seconds
 # Tables of their own, by the name that `--only` knows. The first two are in every run but a quick one; the others take minutes.
 SHORT, LONG = ("views", "large"), ("growth", "held", "scale")
 
