@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import ssl
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from azure_simulator import Gate, reshape
+from azure_simulator import Cut, Gate, reshape
 from support import PATIENCE, only_http2
 
 if TYPE_CHECKING:
@@ -123,3 +123,21 @@ def test_azure_hears_that_the_client_left(azure: Simulator, proxy: Proxies) -> N
     received = azure.wait_for_request()
     assert received.done.wait(PATIENCE)
     assert "client left" == received.outcome
+
+
+@pytest.mark.parametrize("upstream", ["http", "https"])
+@pytest.mark.parametrize("way", WAYS)
+def test_half_an_answer_says_so(way: str, upstream: str, azure: Simulator, proxy: Proxies) -> None:
+    """A stream that breaks off ends with an error behind all that came; the client's next request is answered."""
+    azure.faults.next(Cut(4))
+
+    lines: list[str] = []
+    with client(way, proxy(**endpoint(azure, upstream)), azure.key) as http:
+        with suppress(httpx.RemoteProtocolError), http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
+            lines.extend(response.iter_lines())
+        after = http.post("/v1/chat/completions", json=CHAT | {"stream": False})
+
+    *before, last = (json.loads(event) for event in data(iter(lines)))
+    assert ["", "You", " said"] == [event["choices"][0]["delta"].get("content") for event in before]
+    assert "upstream_error" == last["error"]["code"]
+    assert 200 == after.status_code
