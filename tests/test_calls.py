@@ -2,7 +2,7 @@
 
 import pytest
 
-from azure_openai_proxy.calls import Call, goes_on, recognise
+from azure_openai_proxy.calls import Call, goes_on, reaches_azure, recognise
 from azure_openai_proxy.errors import BadRequest
 
 CHAT = "/v1/chat/completions"
@@ -168,3 +168,25 @@ def test_an_operation_has_a_name() -> None:
 def test_what_goes_on_before_it_is_whole(method: str, path: str, kind: str, on: bool) -> None:
     """Where no JSON names the model; what is answered here goes nowhere."""
     assert on == goes_on(method, path, {"content-type": kind})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "reaches"),
+    [
+        ("POST", "/v1/responses", True),
+        ("POST", "/chat/completions", True),
+        ("GET", "/v1/files", True),
+        ("WS", "/v1/realtime", True),
+        ("POST", "/openai/deployments/d/embeddings", True),
+        ("POST", "/v1/nothing/known", True),
+        ("POST", "/nothing/known", False),
+        ("OPTIONS", "/v1/responses", False),
+        ("GET", "/v1/models", False),
+        ("POST", "/v1/edits", False),
+        ("GET", "/", False),
+        ("GET", "/openai", False),
+    ],
+)
+def test_what_reaches_azure(method: str, path: str, reaches: bool) -> None:
+    """Other requests are answered by the proxy."""
+    assert reaches == reaches_azure(method, path)

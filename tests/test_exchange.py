@@ -503,3 +503,45 @@ def test_a_recording_answers_instead_of_azure() -> None:
     one.response_head(played)
     one.response_head(at_once)
     assert (None, recorded, True, False) == (one.sent, one.recorded, played.stream, at_once.stream)
+
+
+def early(one: Exchange, method: str = "POST", path: str = "/v1/responses", **headers: str) -> http.Response | None:
+    request = http.Request.make(method, f"http://localhost{path}")
+    request.headers.update(headers)
+    one.request_head(request)
+    return one.early
+
+
+def test_a_request_without_a_key_is_refused_by_its_head() -> None:
+    """With the response that it would get after its body."""
+    refused = early(exchange())
+    assert refused
+    with pytest.raises(NoKey) as raised:
+        exchange().request(http.Request.make("POST", "http://localhost/v1/chat/completions", chat()))
+    assert (401, raised.value.message) == (refused.status_code, json.loads(refused.text or "")["error"]["message"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("POST", "/v1/responses", {"authorization": "Bearer k"}),
+        ("POST", "/v1/responses", {"api-key": "k"}),
+        ("POST", "/v1/responses?api-key=k", {}),
+        ("GET", "/v1/realtime", {"upgrade": "WebSocket", "sec-websocket-protocol": "realtime, openai-insecure-api-key.k"}),
+        ("GET", "/v1/models", {}),
+        ("GET", "/", {}),
+        ("OPTIONS", "/v1/responses", {}),
+    ],
+)
+def test_other_requests_are_not_refused_by_their_head(method: str, path: str, headers: dict[str, str]) -> None:
+    """The client has a key, or none is needed."""
+    assert early(exchange(), method, path, **headers) is None
+
+
+def test_a_configured_key_admits_every_request() -> None:
+    """Of any backend, since the model is not known yet; recordings and OpenAI itself need none of ours."""
+    replayed = exchange()
+    replayed.replay = cast("Replay", object())
+    entra = exchange()
+    entra.settings = replace(entra.settings, backends=(replace(entra.settings.backends[0], entra="cli"),))
+    assert [None] * 4 == [early(one) for one in (exchange(token="k"), exchange(mode="openai"), replayed, entra)]

@@ -88,15 +88,22 @@ class Rules:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         assert flow.response
+        if flow.request.path == "/early/killed":
+            flow.kill()
         flow.response.stream = "event-stream" in flow.response.headers.get("content-type", "")
 
     def response(self, flow: http.HTTPFlow) -> None:
         self.hooks.append("response")
+        if flow.request.path == "/early/killed/late":
+            flow.kill()
 
     def error(self, flow: http.HTTPFlow) -> None:
         self.hooks.append("error")
         if flow.request.path == "/killed/late":
             flow.kill()
+
+    def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
+        return http.Response.make(403, b"{}") if flow.request.path.startswith("/early") else None
 
     def goes_on(self, flow: http.HTTPFlow) -> bool:
         return "x-goes-on" in flow.request.headers
@@ -609,6 +616,45 @@ def test_content_length_too_small(proxy: Proxy) -> None:
         client.send(head("POST /echo HTTP/1.1", "Content-Length: 5") + b'{"a":"b"}')
         assert 5 == json.loads(client.answer().body)["length"]
         assert 400 == client.answer().status
+        assert client.closed()
+
+
+# Responses that do not wait for a body
+
+
+@pytest.mark.parametrize("line", ["GET /early HTTP/1.1", "POST /early HTTP/1.1", "HEAD /early HTTP/1.1"])
+def test_a_response_to_the_head(proxy: Proxy, line: str) -> None:
+    """It comes before the body, which is discarded, and it has a response's hooks; the connection serves the next request."""
+    body = b"" if "POST" not in line else b"body"
+    with proxy.dial() as client:
+        answer = client.ask(head(line, f"Content-Length: {len(body)}"), method=line.partition(" ")[0])
+        assert (403, None) == (answer.status, answer.headers["connection"])
+        assert 200 == client.ask(body + head()).status
+    assert ["requestheaders", "response", "requestheaders", "request", "response"] == proxy.rules.hooks
+
+
+def test_a_response_to_the_head_http2(proxy: Proxy) -> None:
+    """The stream gets its response before its body, and other streams go on."""
+    with H2(proxy) as client:
+        stream = client.open("/early", end=False)
+        assert (403, b"{}") == client.answer(stream)
+        client.body(stream, b"body")
+        assert 200 == client.answer(client.open("/echo"))[0]
+
+
+def test_a_response_to_the_head_in_place_of_a_continue(proxy: Proxy) -> None:
+    """On HTTP/1.1 it ends the connection: the body may come or not."""
+    with proxy.dial() as client:
+        answer = client.ask(head("POST /early HTTP/1.1", "Expect: 100-continue", "Content-Length: 5"))
+        assert (403, "close") == (answer.status, answer.headers["connection"])
+        assert client.closed()
+
+
+@pytest.mark.parametrize("path", ["/early/killed", "/early/killed/late"])
+def test_a_response_to_the_head_is_killed(proxy: Proxy, path: str) -> None:
+    """An addon may kill the flow in either hook of the response."""
+    with proxy.dial() as client:
+        client.send(head(f"POST {path} HTTP/1.1", "Content-Length: 5"))
         assert client.closed()
 
 

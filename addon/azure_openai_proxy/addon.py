@@ -132,6 +132,7 @@ class AzureOpenAIProxy(Exchanges):
             settings, origin, upstream, self._not_ready, self.discovery.names, shared=self.shared, replay=self.playback.replay
         )
         self.exchanges[flow] = exchange
+        exchange.request_head(flow.request)
         self.hide(flow, exchange)
         self.seeing.asked(flow)
         if exchange.unchanged:

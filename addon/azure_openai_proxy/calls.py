@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .endpoints import Endpoint
 
-__all__ = ["Call", "goes_on", "recognise"]
+__all__ = ["Call", "goes_on", "reaches_azure", "recognise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
     """
     native, parts, deployment = _place(endpoints.segments(path))
     endpoint = endpoints.find(method, parts)
-    if not parts or (endpoint is endpoints.RULE and not native and endpoints.segments(path)[0] != "v1"):
+    if not parts or not _in_api(endpoint, native, endpoints.segments(path)):
         return None
     values = endpoints.values(endpoint, parts)
     call = Call(method=method, endpoint=endpoint, path="/" + "/".join(parts), values=values, native=native)
@@ -79,9 +79,22 @@ def goes_on(method: str, path: str, headers: Mapping[str, str]) -> bool:
     return endpoint.by == "azure" and "json" not in kind and (kind.startswith("multipart/") or not endpoint.needs_model)
 
 
+def reaches_azure(method: str, path: str) -> bool:
+    """Whether a backend is asked, and not the proxy itself: for a preflight, its health, what Azure does not have, an unknown path."""
+    parts = endpoints.segments(path)
+    native, operation, _ = _place(parts)
+    endpoint = endpoints.find(method, operation)
+    return method != "OPTIONS" and endpoint.by == "azure" and bool(operation) and _in_api(endpoint, native, parts)
+
+
 def row(method: str, path: str) -> Endpoint:
     """The table's row for a request."""
     return endpoints.find(method, _place(endpoints.segments(path))[1])
+
+
+def _in_api(endpoint: Endpoint, native: str, parts: tuple[str, ...]) -> bool:
+    """Whether a path that the table does not have is below a base URL of the API."""
+    return endpoint is not endpoints.RULE or bool(native) or parts[0] == "v1"
 
 
 def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[str, ...], str]:

@@ -53,6 +53,7 @@ class Exchange:
     hidden: Hidden = field(default_factory=Hidden)  # the keys that the flow does not show
     passed: bytes = field(default=b"", repr=False)  # of an answer with a secret
     masked: tuple[Fields, bytes] = ((), b"")  # headers and path that were last seen to show none
+    early: http.Response | None = field(default=None, repr=False)  # to be sent before the request's body is read
 
     @property
     def unchanged(self) -> bool:
@@ -70,6 +71,18 @@ class Exchange:
         request.path = base.prefix + request.path
         request.stream = True
         return None
+
+    def request_head(self, request: http.Request) -> None:
+        """Refuse a request that no backend can serve, before its body is read: neither the proxy nor the client has a key."""
+        settings = self.settings
+        if self.unchanged or self.replay or credentials.seen(request.headers) or any(b.token or b.entra for b in settings.backends):
+            return
+        path, _, query = request.path.partition("?")
+        if calls.reaches_azure(_method(request), path):
+            try:
+                credentials.choose("", request.headers, to_azure.Query.read(query).api_key or realtime.key(request.headers))
+            except errors.NoKey as error:
+                self.early = errors.response(error)
 
     def goes_on(self, request: http.Request) -> bool:
         """Can a large body go on before all of it has come?"""
@@ -101,8 +114,7 @@ class Exchange:
             if (health := synthesized.health(path, self.not_ready)) is not None:
                 return health
         content = (request.raw_content or b"") if start is None else start
-        method = "WS" if request.headers.get("upgrade", "").lower() == "websocket" else request.method
-        self.call = calls.recognise(method, path, request.headers, content, query.rest)
+        self.call = calls.recognise(_method(request), path, request.headers, content, query.rest)
         if self.call is None:
             return synthesized.not_found()
         if self.call.endpoint.by != "azure":
@@ -290,3 +302,8 @@ class Exchange:
         self.talked += len(message.content)
         while self.talked > self.settings.max_body and len(messages) > 1:
             self.talked -= len(messages.pop(0).content)
+
+
+def _method(request: http.Request) -> str:
+    """WS for the upgrade to a WebSocket."""
+    return "WS" if request.headers.get("upgrade", "").lower() == "websocket" else request.method

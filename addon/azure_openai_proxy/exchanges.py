@@ -80,6 +80,10 @@ class Exchanges:
     def shortcuts(self) -> bool:
         return self.settings.shortcuts and http_layer.hastens()
 
+    def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
+        exchange = self.exchanges.get(flow)
+        return exchange.early if exchange else None
+
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         exchange = self.exchanges.get(flow)
         return None if exchange is None or exchange.unchanged else exchange.settings.max_body

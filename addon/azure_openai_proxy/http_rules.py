@@ -38,6 +38,9 @@ class Rules(Protocol):
     def shortcuts(self) -> bool:
         """Whether to take shorter ways than mitmproxy's."""
 
+    def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
+        """A response that does not depend on the request's body: it is sent at once, and the body is discarded unread."""
+
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         """Bytes that the request's body may have. None: not ours, mitmproxy's own rules hold."""
 

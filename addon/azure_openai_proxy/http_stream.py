@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy import flow
@@ -19,7 +20,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
     ResponseProtocolError,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
@@ -107,6 +108,9 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
         if (yield from super().check_killed(emit_error_hook)):
             return True
         if self.client_state == self.state_wait_for_request_headers:
+            if response := self.rules.early_response(self.flow):
+                yield from self.respond_early(response)
+                return True
             self.max_body = self.rules.max_body(self.flow)
             if self.max_body is not None:
                 if self.large:
@@ -116,6 +120,22 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
                 self.may_go_on = None
                 return (yield from self.check_headers())
         return False
+
+    def respond_early(self, response: http.Response) -> CommandGenerator[None]:
+        """Respond to a request whose body has not been read, with every hook of a response."""
+        self.flow.response = response
+        response.timestamp_start = response.timestamp_end = time.time()
+        yield HttpResponseHeadersHook(self.flow)
+        if (yield from super().check_killed(True)):  # noqa: FBT003 - mitmproxy's signature
+            return
+        yield HttpResponseHook(self.flow)
+        if not (yield from super().check_killed(False)):  # noqa: FBT003 - mitmproxy's signature
+            yield from self.reply(response, last=self.body_may_follow)
+
+    @property
+    def body_may_follow(self) -> bool:
+        """Whether it is unknown if the client sends a body: it has asked with Expect and was not told to continue."""
+        return "expect" in self.flow.request.headers and not (self.flow.request.is_http2 or self.flow.request.is_http3)
 
     def check_headers(self) -> CommandGenerator[bool]:
         asked = self.flow.request
@@ -199,9 +219,9 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
         if response is None:
             return False
         # Nobody knows where a request with wrong framing ends, or whether a body comes that was not asked for with 100.
-        lost = code in (ErrorCode.GENERIC_CLIENT_ERROR, ErrorCode.REQUEST_VALIDATION_FAILED) or "expect" in self.flow.request.headers
+        lost = code in (ErrorCode.GENERIC_CLIENT_ERROR, ErrorCode.REQUEST_VALIDATION_FAILED)
         last = lost and not (self.flow.request.is_http2 or self.flow.request.is_http3)
-        yield from self.reply(response, last=last)
+        yield from self.reply(response, last=last or self.body_may_follow)
         return True
 
     def last_event(self, failure: Failure) -> CommandGenerator[None]:

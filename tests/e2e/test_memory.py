@@ -1,0 +1,98 @@
+"""Memory is bounded, whatever clients send."""
+
+from __future__ import annotations
+
+import socket
+from http.client import HTTPResponse
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from e2e.test_large_bodies import Memory, client
+from sink import MB, pattern
+from support import PATIENCE
+
+if TYPE_CHECKING:
+    from azure_simulator import Simulator
+    from conftest import Proxies
+
+JSON = {"content-type": "application/json"}
+
+
+def head(line: str, *headers: str) -> bytes:
+    return "\r\n".join([f"{line} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
+
+
+def answer(connection: socket.socket, method: str = "POST") -> HTTPResponse:
+    response = HTTPResponse(connection, method=method)
+    response.begin()
+    return response
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "POST /v1/chat/completions",
+        "POST /v1/responses",
+        "POST /v1/files",
+        "POST /v1/audio/transcriptions",
+        "POST /openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+        "POST /openai/v1/responses",
+        "POST /v1/some/new/operation",
+    ],
+)
+@pytest.mark.parametrize("framing", ["Content-Length: 4", "Transfer-Encoding: chunked"])
+def test_no_body_is_read_without_a_key(line: str, framing: str, proxy: Proxies, azure: Simulator) -> None:
+    """The response comes after the request's head, and the connection serves the next request."""
+    body = b"more" if "Length" in framing else b"4\r\nmore\r\n0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", proxy().port), PATIENCE) as connection:
+        connection.sendall(head(line, framing, "Content-Type: application/json", "Authorization: Bearer "))
+        refused = answer(connection)
+        assert (401, True) == (refused.status, b"invalid_api_key" in refused.read())
+        connection.sendall(body + head("GET /v1/models"))
+        assert 200 == answer(connection, "GET").status
+    assert not azure.requests
+
+
+def test_an_expected_continue_is_not_given_without_a_key(proxy: Proxies) -> None:
+    """The client has not sent its body and may do so or not: the connection ends with the response."""
+    with socket.create_connection(("127.0.0.1", proxy().port), PATIENCE) as connection:
+        connection.sendall(head("POST /v1/responses", "Content-Length: 4", "Expect: 100-continue"))
+        refused = answer(connection)
+        assert (401, "close") == (refused.status, refused.headers["connection"])
+        refused.read()
+        assert b"" == connection.recv(1)
+
+
+@pytest.mark.parametrize("way", ["http", "h2", "CONNECT"])
+def test_bodies_without_a_key_take_no_memory(way: str, proxy: Proxies) -> None:
+    """One 60 MB upload after the other over one connection."""
+    through = proxy()
+    with client(way, through) as http:
+        http.get("/v1/models")
+        memory = Memory(through)
+        answers = [http.post("/v1/responses", headers=JSON, content=pattern(60 * MB)) for _ in range(4)]
+        growth = memory.growth()
+    assert [401] * 4 == [answer.status_code for answer in answers]
+    assert growth < 30 * MB
+
+
+@pytest.mark.parametrize("place", ["Authorization: Bearer {}", "api-key: {}", "/v1/responses?API-Key={}"])
+def test_a_client_s_key_is_found_in_every_place(place: str, proxy: Proxies, azure: Simulator) -> None:
+    """In a header or in the query."""
+    body = b'{"model":"gpt-4o","input":"hi"}'
+    path, header = ("/v1/responses", place) if ":" in place else (place, "X-Other: {}")
+    with socket.create_connection(("127.0.0.1", proxy().port), PATIENCE) as connection:
+        lines = header.format(azure.key), f"Content-Length: {len(body)}", "Content-Type: application/json"
+        connection.sendall(head(f"POST {path.format(azure.key)}", *lines) + body)
+        assert 200 == answer(connection).status
+
+
+def test_what_needs_no_key_is_answered_without_one(proxy: Proxies) -> None:
+    """By the proxy itself, with a body or not."""
+    url = proxy().url
+    asked = [("OPTIONS", "/v1/responses"), ("GET", "/v1/models"), ("GET", "/healthz"), ("POST", "/v1/edits"), ("POST", "/favicon.ico")]
+    with httpx.Client(base_url=url, trust_env=False) as http:
+        answers = [http.request(method, path, headers=JSON, content=b"{}") for method, path in asked]
+    assert 401 not in [answer.status_code for answer in answers]
