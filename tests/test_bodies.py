@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.bodies import Span, json_strings, rename, replace
+from azure_openai_proxy.bodies import Span, is_object, json_strings, rename, replace
 
 MODEL = ("model",)
 
@@ -89,3 +89,21 @@ def test_rename_changes_what_has_another_name() -> None:
     body = b'{"model":"a","response":{"model":"b"}}'
     assert b'{"model":"a","response":{"model":"c"}}' == rename(body, ("model", "response.model"), lambda name: {"b": "c"}.get(name, name))
     assert rename(body, ("model",), lambda name: name) is body
+
+
+@pytest.mark.parametrize(
+    ("content", "is_one"),
+    [
+        (b"{", True),
+        (b" \t\r\n{}", True),
+        (b"\xef\xbb\xbf{", True),
+        (b"\xef\xbb\xbf\n{", True),
+        (b"", False),
+        (b"[{}]", False),
+        (b"--b\r\n{", False),
+        (b" " * 10_000 + b"x{", False),
+    ],
+)
+def test_what_begins_as_an_object_does(content: bytes, is_one: bool) -> None:
+    """After white space and a byte order mark."""
+    assert is_one == is_object(content)

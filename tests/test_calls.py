@@ -54,7 +54,14 @@ FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\
         ("POST", "/v1/fine_tuning/jobs", "", JSON, b'{"model": "gpt-4.1-2025-04-14"}', None),
         ("POST", "/v1/responses", "", JSON, b'{"prompt": {}}', None),
         ("POST", "/v1/something/new", "", JSON, b'{"model": "gpt-9"}', "gpt-9"),
-        ("POST", "/v1/something/new", "", {"content-type": "text/plain"}, b'{"model": "gpt-9"}', None),
+        ("POST", "/v1/something/new", "", {"content-type": "text/plain"}, b'{"model": "gpt-9"}', "gpt-9"),
+        ("POST", "/v1/something/new", "", {"content-type": "text/plain"}, b"model=gpt-9", None),
+        ("POST", "/v1/something/new", "", {"content-type": "application/octet-stream"}, b"{ no JSON", None),
+        ("POST", "/v1/responses", "", {"content-type": "application/x-www-form-urlencoded"}, b'{"model": "gpt-9"}', "gpt-9"),
+        ("POST", "/v1/responses", "", {"content-type": "Application/JSON; charset=UTF-8"}, b' \n{"model": "gpt-9"}', "gpt-9"),
+        ("POST", "/v1/responses", "", {}, b'\xef\xbb\xbf{"model": "gpt-9"}', "gpt-9"),
+        ("POST", CHAT, "", {}, b'\xef\xbb\xbf \r\n{"model": "gpt-9"}', "gpt-9"),
+        ("POST", "/v1/audio/transcriptions", "", {"content-type": "multipart/form-data; boundary=b"}, b'{"model": "gpt-9"}', "gpt-9"),
         ("POST", "/v1/something/new", "", JSON, b"", None),
         ("POST", "/openai/deployments/d%2F1/chat/completions", "", JSON, b'{"model": "ignored"}', "d/1"),
         ("POST", "/openai/v1/responses", "", JSON, b'{"model": "d"}', "d"),
@@ -129,6 +136,12 @@ def test_a_body_that_names_no_model_is_refused(body: bytes, says: str) -> None:
         recognise("POST", CHAT, JSON, body)
 
 
+def test_a_body_whose_type_is_json_must_be_json() -> None:
+    """Whether the operation needs a model or not; the type is compared without case."""
+    with pytest.raises(BadRequest, match="not valid JSON"):
+        recognise("POST", "/v1/responses", {"content-type": "APPLICATION/JSON"}, b"{")
+
+
 @pytest.mark.parametrize("path", ["/v1/engines/%2E%2E/embeddings", "/openai/deployments/%2e%2e/chat/completions"])
 def test_a_deployment_is_no_way_out_of_its_path(path: str) -> None:
     """Dots alone would be another place, however they are written."""
@@ -160,7 +173,12 @@ def test_an_operation_has_a_name() -> None:
         ("POST", "/v1/audio/transcriptions", "multipart/form-data; boundary=b", True),
         ("POST", "/openai/deployments/d/audio/transcriptions", "Multipart/Form-Data; boundary=b", True),
         ("PUT", "/v1/anything/new", "application/octet-stream", True),
+        ("PUT", "/v1/anything/new", "audio/wav", True),
         ("POST", "/v1/responses", "application/json", False),
+        ("POST", "/v1/responses", "Application/JSON; charset=utf-8", False),
+        ("POST", "/v1/responses", "application/x-www-form-urlencoded", False),
+        ("POST", "/v1/responses", "text/plain;charset=UTF-8", False),
+        ("POST", "/v1/responses", "", False),
         ("POST", "/v1/chat/completions", "", False),
         ("POST", "/v1/moderations", "multipart/form-data; boundary=b", False),
     ],

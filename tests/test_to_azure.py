@@ -178,6 +178,12 @@ MULTIPART = "multipart/form-data; boundary=b"
         ("/v1/engines/e/completions", "v1", b' {"prompt":""}', b' {"model":"d\\u00fc","prompt":""}'),
         ("/v1/engines/e/completions", "v1", b"{ }", b'{"model":"d\\u00fc" }'),
         ("/v1/engines/e/completions", "v1", b"[]", b"[]"),
+        ("/v1/engines/e/completions", "v1", b'{"model":"e","n":1}', b'{"model": "d\\u00fc", "n": 1}'),
+        ("/v1/engines/e/embeddings", "v1", b'{"n":1,"model":null}', b'{"n": 1, "model": "d\\u00fc"}'),
+        ("/v1/engines/e/chat/completions", "v1", b'{"model":"a","mod\\u0065l":"b"}', b'{"model": "d\\u00fc"}'),
+        ("/v1/engines/e/completions", "v1", b'{"prompt":"\\"model\\""}', b'{"model":"d\\u00fc","prompt":"\\"model\\""}'),
+        ("/v1/engines/e/completions", "v1", b'{"a":{"model":1}}', b'{"model":"d\\u00fc","a":{"model":1}}'),
+        ("/v1/engines/e/completions", "v1", b'{"model":', b'{"model":'),
         ("/v1/engines/e/completions", "v1", b'[{"a":1}]', b'[{"a":1}]'),
         ("/openai/deployments/e/chat/completions", "v1", b'{"model":"x"}', b'{"model":"x"}'),
     ],
@@ -198,6 +204,14 @@ def test_a_form_names_the_deployment() -> None:
     url = "/v1/audio/transcriptions"
     assert FORM.replace(b"whisper-1", b"d") == translated("POST", url, "v1", FORM, deployment="d", content_type=MULTIPART).content
     assert FORM == translated("POST", url, "2024-10-21", FORM, deployment="d", content_type=MULTIPART).content
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "APPLICATION/JSON; Charset=utf-8", MULTIPART])
+@pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/responses", "/v1/images/edits", "/v1/realtime/sessions", "/v1/something/new"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b" \r\n\t"])
+def test_a_json_body_is_json_whatever_its_type(url: str, kind: str, start: bytes) -> None:
+    """Its model is the deployment in each operation; nothing else changes."""
+    assert start + b'{"model":"d"}' == translated("POST", url, "v1", start + b'{"model":"m"}', deployment="d", content_type=kind).content
 
 
 def test_a_form_is_no_json() -> None:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Span", "json_strings", "rename", "replace"]
+__all__ = ["BOM", "Span", "is_object", "json_strings", "rename", "replace"]
+
+BOM = b"\xef\xbb\xbf"
+"""A UTF-8 byte order mark. RFC 8259 lets a parser ignore one in front of a document; some editors and .NET clients write it."""
 
 
 class Span(NamedTuple):
@@ -18,6 +21,11 @@ class Span(NamedTuple):
     start: int
     end: int
     text: str
+
+
+def is_object(content: bytes) -> bool:
+    """Whether `content` begins as a JSON object does. A client's content type does not tell: `curl -d` sends JSON as a form."""
+    return content[:1] == b"{" or content.removeprefix(BOM)[:256].lstrip()[:1] == b"{"
 
 
 def replace(content: bytes, spans: Iterable[Span], new: Callable[[str], bytes]) -> bytes:

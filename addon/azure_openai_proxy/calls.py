@@ -65,7 +65,7 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
             asked = dict(parse_qsl(query))
             beta = bool(endpoint.beta and not native and realtime.speaks_beta(headers))
             return _named(replace(call, beta=beta), asked.get("model") or asked.get("deployment"))
-        case "form" if headers.get("content-type", "").lower().startswith("multipart/"):
+        case "form" if headers.get("content-type", "").lower().startswith("multipart/") and not bodies.is_object(body):
             return _named(call, multipart.field(body, headers["content-type"], "model"))
         case "frames":
             return call
@@ -73,10 +73,12 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
 
 
 def goes_on(method: str, path: str, headers: Mapping[str, str]) -> bool:
-    """Can a request with a large body be sent before all of it has come? Not where the model stands in JSON, which is read whole."""
+    """Can a request with a large body be sent before all of it has come? Not if it may be JSON, which is read whole for its model."""
     endpoint = row(method, path)
     kind = headers.get("content-type", "").lower()
-    return endpoint.by == "azure" and "json" not in kind and (kind.startswith("multipart/") or not endpoint.needs_model)
+    if endpoint.by != "azure" or endpoint.needs_model or "json" in kind or not kind:
+        return False
+    return not kind.startswith(("text/", "application/x-www-form-urlencoded"))  # fetch() and curl -d send JSON with these
 
 
 def reaches_azure(method: str, path: str) -> bool:
@@ -122,9 +124,15 @@ def _named(call: Call, model: str | None, headers: Mapping[str, str] | None = No
 
 def _in_body(call: Call, headers: Mapping[str, str], body: bytes) -> Call:
     needed = call.endpoint.needs_model and call.native != "dated"
-    if not needed and not (body and "json" in headers.get("content-type", "")):
+    declared = bool(body) and "json" in headers.get("content-type", "").lower()
+    if not needed and not declared and not bodies.is_object(body):
         return call
-    members = _json_object(headers, body, call)
+    try:
+        members = _json_object(headers, body, call)
+    except BadRequest:
+        if needed or declared:
+            raise
+        return call  # neither its type nor its text is JSON
     model = _checked(members.get("model")) if "model" in call.endpoint.models else None
     if needed and model is None:
         raise BadRequest("you must provide a model parameter", param="model")  # OpenAI's own sentence: clients look for it
@@ -139,7 +147,7 @@ def _json_object(headers: Mapping[str, str], body: bytes, call: Call) -> dict[st
     if not body:
         raise BadRequest(f"The body is empty: {call.operation} needs a JSON object with a `model`.")
     try:
-        members = json.loads(body.decode())
+        members = json.loads(body.removeprefix(bodies.BOM).decode())
     except json.JSONDecodeError as e:
         raise BadRequest(f"The body is not valid JSON: {e}") from e
     except (ValueError, RecursionError) as e:  # not UTF-8, a number or a nesting beyond all measure

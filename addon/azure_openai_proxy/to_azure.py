@@ -94,7 +94,9 @@ def translate(
     `batch_lines`: map the models in a batch's file too, in lines of so many bytes at most.
     """
     name = deployment(call.model) if call.model is not None else None
-    rewriter = uploads.rewriter(call, asked.headers, deployment, in_path=_in_path(call, backend), batch_lines=batch_lines)
+    rewriter = None
+    if not bodies.is_object(asked.content):
+        rewriter = uploads.rewriter(call, asked.headers, deployment, in_path=_in_path(call, backend), batch_lines=batch_lines)
     return Sent(
         backend.base,
         path(call, name, backend, asked.query),
@@ -156,7 +158,7 @@ def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: 
     content = asked.content
     if rewriter:
         return rewriter.feed(content) + rewriter.end()
-    is_form = asked.headers.get("content-type", "").lower().startswith("multipart/")
+    is_form = asked.headers.get("content-type", "").lower().startswith("multipart/") and not bodies.is_object(content)
     if call.model is None or _in_path(call, backend) or call.endpoint.model_in == "query" or is_form:
         return content
     if call.endpoint.model_in == "path":
@@ -169,9 +171,16 @@ def _in_path(call: Call, backend: Backend) -> bool:
 
 
 def _with_model(content: bytes, deployment: str) -> bytes:
-    """A JSON object that named its model in the path, naming it itself."""
+    """A JSON object whose model is in the path, with the deployment as its only `model`."""
+    if not bodies.is_object(content):
+        return content  # Azure says so
     head, brace, members = content.partition(b"{")
-    if head.strip() or not brace:
-        return content  # no object: Azure says so
+    if b'"model"' in content or b"\\u" in content:
+        try:
+            found = json.loads(content.removeprefix(bodies.BOM))
+        except (ValueError, RecursionError):
+            return content  # Azure has the better message
+        if "model" in found:  # SDKs send it in the body too; of two, parsers take the last
+            return json.dumps(found | {"model": deployment}).encode()
     comma = b"" if members.lstrip().startswith(b"}") else b","
-    return head + b'{"model":' + json.dumps(deployment).encode() + comma + members
+    return head + brace + b'"model":' + json.dumps(deployment).encode() + comma + members
