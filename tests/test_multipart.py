@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.multipart import CHUNK, MAX_HEAD, Edit, Field, Lines, Part, Rewriter, boundary, field
+from azure_openai_proxy.multipart import CHUNK, MAX_HEAD, MAX_PARTS, Edit, Field, Lines, Part, Rewriter, boundary, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,3 +180,64 @@ def test_a_forms_field_is_found(form: bytes) -> None:
 def test_a_form_without_the_field(body: bytes, content_type: str) -> None:
     """Or one that ends before the field does."""
     assert None is field(body, content_type, "model")
+
+
+# Work
+
+
+def steps(form: bytes) -> int:
+    rewriter = Rewriter(b"b", model)
+    assert form == b"".join(rewriter.feed(form[start : start + CHUNK]) for start in range(0, len(form), CHUNK)) + rewriter.end()
+    return rewriter.steps
+
+
+HEAD = b"content-disposition:" * (MAX_HEAD // 20 - 1)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"--b\r\n\r\n\r\n",
+        b"--b\r\n" + HEAD + b"\r\n\r\n\r\n",
+        b"--b\r\ncontent-disposition:;name=model\r\n\r\n\r\n",
+        b"\r\n--bb",
+        b"\r\n--b-",
+        b"\r\n--b" + b" " * 70,
+        b"\r\r\n\r",
+    ],
+    ids=["tiny parts", "long heads", "models", "longer boundaries", "half an end", "spaces", "returns"],
+)
+def test_the_work_does_not_grow_with_what_a_form_repeats(piece: bytes) -> None:
+    """Each feed and each of the first boundaries is a step; the bytes between two steps are looked at once."""
+    for size in (1, 2, 4):
+        form = piece * (size * 200_000 // len(piece))
+        assert steps(form) <= 2 * MAX_PARTS + 2 * (len(form) // CHUNK + 1)
+
+
+@pytest.mark.parametrize("parts, found", [(MAX_PARTS, "whisper-1"), (MAX_PARTS + 1, None)])
+def test_a_field_is_looked_for_in_so_many_parts(parts: int, found: str | None) -> None:
+    """Behind them the form passes as it is."""
+    form = b"--b\r\n\r\n\r\n" * (parts - 1) + FORM[FORM.index(b"--b \t") :]
+    assert found == field(form, "multipart/form-data; boundary=b", "model")
+
+
+def test_an_edit_ends_where_nothing_more_is_looked_for() -> None:
+    """What it held goes out in its place."""
+    form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\na' + b"\r\n--bb" * (MAX_PARTS + 1)
+    out = whole(Rewriter(b"b", lambda _: Field(str.upper, limit=len(form))), form)
+    assert form.replace(b"\na\r", b"\nA\r").replace(b"--bb", b"--BB", MAX_PARTS - 1) == out
+
+
+def test_only_the_first_disposition_names_a_part() -> None:
+    """And only a header of that very name."""
+    form = (
+        b"--b\r\nContent-Disposition: form-data\r\nContent-Disposition: form-data; name=model\r\n\r\na\r\n"
+        b"--b\r\nX-Content-Disposition: form-data; name=model\r\n\r\na\r\n--b--"
+    )
+    assert None is field(form, "multipart/form-data; boundary=b", "model")
+
+
+def test_a_field_in_single_bytes_is_joined_once() -> None:
+    """However small its pieces are."""
+    edit = Field(str.upper, limit=4)
+    assert [b"", b"", b"", b"", b"abcde", b"f"] == [edit.feed(data.encode()) for data in "abcdef"]

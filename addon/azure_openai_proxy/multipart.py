@@ -16,9 +16,12 @@ __all__ = ["Edit", "Field", "Lines", "Part", "Rewriter", "boundary", "field"]
 CHUNK = 64 * 1024
 MAX_HEAD = 16 * 1024
 """Bytes of a part's headers. Behind longer ones nothing is looked for."""
+MAX_PARTS = 1000
+"""Boundaries in a form, and text that begins like one. Behind more of them nothing is looked for, so that the work stays bounded."""
 
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^";,\s]+))', re.IGNORECASE)
-_NAME = re.compile(rb'content-disposition:[^\r\n]*?[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
+_DISPOSITION = b"\ncontent-disposition:"
+_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
 _AFTER_DELIMITER = re.compile(rb"--|[ \t]{0,64}(?=\r\n)")
 _PERHAPS = re.compile(rb"-?|[ \t]{0,64}\r?")  # the beginning of that
 
@@ -43,11 +46,13 @@ class Field:
     def __init__(self, new: Callable[[str], str], limit: int = 4096) -> None:
         self._new = new
         self._limit = limit
-        self._held = b""
+        self._held: list[bytes] = []  # joined once, however small its pieces are
+        self._size = 0
 
     def feed(self, data: bytes) -> bytes:
-        self._held += data
-        if len(self._held) <= self._limit:
+        self._held.append(data)
+        self._size += len(data)
+        if self._size <= self._limit:
             return b""
         self._limit = -1
         return self._flush()
@@ -60,7 +65,7 @@ class Field:
             return held
 
     def _flush(self) -> bytes:
-        held, self._held = self._held, b""
+        held, self._held = b"".join(self._held), []
         return held
 
 
@@ -129,6 +134,16 @@ def field(content: bytes, content_type: str, name: str) -> str | None:
     return None
 
 
+def _name(head: bytes) -> str | None:
+    """The name in a part's headers. Only the first content-disposition counts: each byte is read once, whatever they repeat."""
+    lines = b"\n" + head
+    at = lines.lower().find(_DISPOSITION)
+    if at < 0:
+        return None
+    found = _NAME.search(lines, at + len(_DISPOSITION), lines.find(b"\r\n", at + 1))
+    return found[1].decode("utf-8", "replace") if found else None
+
+
 class Rewriter:
     """One form. `choose` is asked about each part: its edit, or None where it stays as it is."""
 
@@ -136,14 +151,19 @@ class Rewriter:
         self._delimiter = b"\r\n--" + boundary
         self._choose = choose
         self._held = b"\r\n"  # the first delimiter may do without its line end
+        self._at = 0  # where in it the next step begins: what is behind is cut off once a feed, not once a step
         self._drop = 2
         self._edit: Edit | None = None  # of the part that passes
         self._step: Callable[[], bytes | None] = self._content
+        self.steps = 0
+        """Work done so far: with the number of feeds it is bounded, whatever the form holds."""
+        self._left = MAX_PARTS
 
     def feed(self, data: bytes) -> bytes:
-        self._held += data
+        self._held, self._at = self._held[self._at :] + data, 0
         pieces = []
         while (piece := self._step()) is not None:  # each step may choose the next
+            self.steps += 1
             pieces.append(piece)
         out = b"".join(pieces)
         drop = min(self._drop, len(out))
@@ -152,39 +172,41 @@ class Rewriter:
 
     def end(self) -> bytes:
         """The end of the body, wherever in the form it is."""
-        held, self._held = self._held, b""
-        return (self._pass(held) + (self._edit.end() if self._edit else b""))[self._drop :]
+        return (self._pass(self._cut(len(self._held))) + self._edit_end())[self._drop :]
 
     # The steps: each gives what goes out, or None for want of more
 
     def _content(self) -> bytes | None:
         """Before the first part, or in one."""
-        at = self._held.find(self._delimiter)
+        at = self._held.find(self._delimiter, self._at)
         if at < 0:
-            at = self._held.rfind(b"\r", max(0, len(self._held) - len(self._delimiter) + 1))
+            at = self._held.rfind(b"\r", max(self._at, len(self._held) - len(self._delimiter) + 1))
             perhaps = at >= 0 and self._delimiter.startswith(self._held[at:])
             return self._pass(self._cut(at if perhaps else len(self._held))) or None
         end = at + len(self._delimiter)
         after = _AFTER_DELIMITER.match(self._held, end)
+        if not after and _PERHAPS.fullmatch(self._held, end):
+            return self._pass(self._cut(at)) or None
+        self._left -= 1
+        if self._left < 0:
+            self._step = self._rest
+            return self._pass(self._cut(at)) + self._edit_end()
         if not after:
-            if _PERHAPS.fullmatch(self._held, end):
-                return self._pass(self._cut(at)) or None
             return self._pass(self._cut(end))
-        content = self._pass(self._cut(at)) + (self._edit.end() if self._edit else b"")
-        self._edit = None
+        content = self._pass(self._cut(at)) + self._edit_end()
         self._step = self._rest if after[0] == b"--" else self._head
-        return content + self._cut(after.end() - at)
+        return content + self._cut(after.end())
 
     def _head(self) -> bytes | None:
-        end = self._held.find(b"\r\n\r\n")
+        end = self._held.find(b"\r\n\r\n", self._at)
         if end < 0:
-            if len(self._held) > MAX_HEAD:
+            if len(self._held) - self._at > MAX_HEAD:
                 self._step = self._rest
                 return b""
             return None
         head = self._cut(end + 4)
-        name = _NAME.search(head)
-        self._edit = self._choose(Part(name[1].decode("utf-8", "replace"))) if name else None
+        name = _name(head)
+        self._edit = self._choose(Part(name)) if name is not None else None
         self._step = self._content
         return head
 
@@ -195,6 +217,10 @@ class Rewriter:
     def _pass(self, content: bytes) -> bytes:
         return self._edit.feed(content) if self._edit and content else content
 
-    def _cut(self, size: int) -> bytes:
-        cut, self._held = self._held[:size], self._held[size:]
-        return cut
+    def _edit_end(self) -> bytes:
+        edit, self._edit = self._edit, None
+        return edit.end() if edit else b""
+
+    def _cut(self, end: int) -> bytes:
+        start, self._at = self._at, end
+        return self._held[start:end]
