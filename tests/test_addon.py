@@ -287,13 +287,17 @@ async def test_destinations_are_judged(addon: AzureOpenAIProxy) -> None:
     data = server_hooks.ServerConnectionHookData(Server(address=("127.0.0.1", 80)), client)
     await addon.server_connect(data)
     assert "127.0.0.1 is not reached" in str(data.server.error)
-    addon.server_connected(data)  # it has no address yet
+    addon.server_connected(server_hooks.ServerConnectionHookData(Server(address=("r.openai.azure.com", 443)), client))
 
     for host, refused in (("127.0.0.1", True), ("api.openai.com", False)):
         flow = gateways()
         flow.client_conn, flow.request.host = client, host
         await addon.http_connect(flow)
         assert refused == bool(flow.response)
+
+    flow = gateways()
+    flow.request.host, flow.request.port = "r.openai.azure.com", 443
+    await addon.http_connect_upstream(flow)  # a backend, by way of another proxy
 
 
 def test_a_large_body_goes_on(addon: AzureOpenAIProxy) -> None:

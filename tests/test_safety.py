@@ -1,11 +1,13 @@
 """Where the proxy connects, and for whom."""
 
+import asyncio
 import dataclasses
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from mitmproxy.connection import Client, Server
+from mitmproxy.options import Options
 from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import tflow
 
@@ -16,7 +18,6 @@ from azure_openai_proxy.safety import Guard, exposed, is_local, is_public
 from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:
-    from mitmproxy.options import Options
     from mitmproxy.proxy.context import Context
 
 BACKEND = Backend(name="default", base=parse_base("http://10.0.0.7:9000")[0], apiversion="v1")
@@ -60,6 +61,11 @@ def connecting(address: tuple[str, int] | None, who: Client | None = None) -> se
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
         ("2001:0:4136:e378:8000:63bf:80ff:fffe", False),
+        ("fec0::1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("3fff::1", False),
+        ("5f00::1", False),
     ],
 )
 def test_is_public(address: str, public: bool) -> None:
@@ -96,7 +102,16 @@ def test_is_local(who: Client, local: bool) -> None:
         ("public", "127.0.0.1", "8.8.8.8", False),
         ("any", "192.0.2.1", "127.0.0.1", False),
         ("off", "127.0.0.1", "8.8.8.8", True),
-        ("local", "192.0.2.1", "a" * 64 + ".example", False),  # no name: nobody can connect to it
+        ("local", "192.0.2.1", "a" * 64 + ".example", True),  # no name here, but another proxy may read it
+        ("local", "192.0.2.1", "metadata.google.invalid", True),
+        ("local", "192.0.2.1", "127.0.0.1.", True),
+        ("local", "192.0.2.1", "0127.0.0.1", True),
+        ("local", "192.0.2.1", "134744072", True),
+        ("local", "192.0.2.1", "8.8.8.8@127.0.0.1", True),
+        ("local", "192.0.2.1", "2606:4700::1111%lo", True),
+        ("local", "192.0.2.1", "2606:4700::1111", False),
+        ("local", "127.0.0.1", "metadata.google.invalid", False),
+        ("off", "127.0.0.1", "metadata.google.invalid", True),
     ],
 )
 async def test_connecting(relay: Relay, who: str, host: str, refused: bool) -> None:
@@ -138,27 +153,120 @@ def test_a_connection_without_a_destination_is_nobody_s_choice() -> None:
     assert 0 == len(guard._chosen)
 
 
+async def test_a_check_that_fails_refuses(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Before connecting, an unexpected error counts as a refusal."""
+
+    async def broken(*_: object) -> set[str]:
+        raise RuntimeError("broken resolver")
+
+    monkeypatch.setattr(safety, "resolve", broken)
+    data = connecting(("public.example", 80))
+
+    await Guard().connecting(data, settings())
+
+    assert "could not be checked" in str(data.server.error)
+    assert "broken resolver" in caplog.text
+
+
 @pytest.mark.parametrize(
-    "relay, who, peer, cut",
+    "host, plain",
     [
-        ("local", "192.0.2.1", "127.0.0.1", True),
-        ("local", "192.0.2.1", "8.8.8.8", False),
-        ("local", "192.0.2.1", None, False),
-        ("local", "127.0.0.1", "127.0.0.1", False),
-        ("public", "127.0.0.1", "127.0.0.1", True),
-        ("any", "192.0.2.1", "127.0.0.1", False),
+        ("example.com", True),
+        ("example.com.", True),
+        ("my_host-1.example", True),
+        ("b\u00fccher.example", True),
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("1.example", True),
+        ("a.0x", False),
+        ("0x7f.1", False),
+        ("0177.0.0.1", False),
+        ("\uff11\uff12\uff17.0.0.1", False),
+        ("127\u30020\u30020\u30021.", False),
+        ("a b", False),
+        ("a\r\nb", False),
+        ("a/b", False),
+        ("fe80::1%eth0", False),
+        ("", False),
+        (".", False),
+        ("a..b", False),
     ],
 )
-def test_connected(relay: Relay, who: str, peer: str | None, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address that was taken in the end is judged once more."""
+def test_is_plain(host: str, plain: bool) -> None:
+    """Only a spelling that everybody reads in the same way can be judged here."""
+    assert plain == safety.is_plain(host)
+
+
+@pytest.mark.parametrize(
+    "relay, who, peer, sock, cut",
+    [
+        ("local", "192.0.2.1", "127.0.0.1", None, True),
+        ("local", "192.0.2.1", "8.8.8.8", None, False),
+        ("local", "192.0.2.1", "8.8.8.8", "10.0.0.1", False),
+        ("local", "192.0.2.1", "8.8.8.8", "8.8.8.8", True),
+        ("local", "192.0.2.1", None, None, True),
+        ("local", "192.0.2.1", "no address", None, True),
+        ("local", "127.0.0.1", "127.0.0.1", None, False),
+        ("local", "127.0.0.1", None, None, False),
+        ("public", "127.0.0.1", "127.0.0.1", None, True),
+        ("any", "192.0.2.1", "127.0.0.1", None, False),
+    ],
+)
+def test_connected(relay: Relay, who: str, peer: str | None, sock: str | None, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address that was taken in the end is judged once more; one that is not known, or is no address, is refused."""
     seen: list[Any] = []
     monkeypatch.setattr(connections, "cut", lambda *what: seen.append(what))
     data = connecting(("rebinding.example", 80), client(who))
     data.server.peername = (peer, 80) if peer else None
+    data.server.sockname = (sock, 50000) if sock else None
 
     Guard().connected(data, settings(relay))
 
     assert cut == bool(seen)
+
+
+def test_a_connection_that_cannot_be_closed_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task ends before either side gets a byte of the other's."""
+
+    def broken(*_: object) -> None:
+        raise KeyError("transports")
+
+    monkeypatch.setattr(connections, "cut", broken)
+    data = connecting(("rebinding.example", 80))
+    data.server.peername = ("127.0.0.1", 80)
+
+    with pytest.raises(asyncio.CancelledError):
+        Guard().connected(data, settings())
+
+
+@pytest.mark.parametrize(
+    "host, port, relay, cut",
+    [
+        ("10.0.0.7", 9000, "off", False),
+        ("10.0.0.7", 22, "local", True),
+        ("metadata.google.invalid", 80, "local", True),
+        ("8.8.8.8", 443, "local", False),
+        ("8.8.8.8", 443, "off", True),
+    ],
+)
+async def test_asking_upstream(host: str, port: int, relay: Relay, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another proxy is asked for is judged by its own name: the connection shows only that proxy's."""
+    seen: list[Any] = []
+    monkeypatch.setattr(connections, "cut", lambda *what: seen.append(what))
+    flow = tflow.tflow()
+    flow.client_conn = client(mode="upstream:http://10.0.0.8:3128")
+    flow.request.host, flow.request.port = host, port
+
+    await Guard().asking_upstream(flow, settings(relay))
+
+    assert cut == bool(seen)
+
+
+def options(*, onboarding: bool = True) -> Options:
+    made = Options()
+    made.add_option("onboarding", bool, onboarding, "")
+    made.add_option("onboarding_host", str, "mitm.it", "")
+    return made
 
 
 async def test_request() -> None:
@@ -166,23 +274,43 @@ async def test_request() -> None:
     flow = tflow.tflow()
     flow.client_conn = client()
     flow.request.host = "127.0.0.1"
-    await Guard().request(flow, settings())
+    await Guard().request(flow, settings(), Options())
     assert flow.response
     assert 403 == flow.response.status_code
     assert b"destination_refused" in (flow.response.content or b"")
 
     flow.response = None
     flow.request.host = "8.8.8.8"
-    await Guard().request(flow, settings())
-    assert flow.response is None
-
-    flow.request.host = "mitm.it"
-    await Guard().request(flow, settings("off"))
+    await Guard().request(flow, settings(), Options())
     assert flow.response is None
 
     flow.request.host, flow.is_replay = "127.0.0.1", "request"
-    await Guard().request(flow, settings())
+    await Guard().request(flow, settings(), Options())
     assert flow.response is None
+
+
+@pytest.mark.parametrize(
+    "host, header, mode, onboarding, refused",
+    [
+        ("mitm.it", "mitm.it", "regular", True, False),
+        ("mitm.it", "mitm.it", "upstream:http://10.0.0.8:3128", True, False),
+        ("198.20.0.1", "mitm.it", "transparent", True, False),
+        ("169.254.169.254", "mitm.it", "upstream:http://10.0.0.8:3128", True, True),
+        ("169.254.169.254", "mitm.it", "regular", True, True),
+        ("mitm.it", "other.example", "upstream:http://10.0.0.8:3128", True, True),
+        ("mitm.it", "mitm.it", "upstream:http://10.0.0.8:3128", False, True),
+    ],
+)
+async def test_the_ca_s_own_host(host: str, header: str, mode: str, onboarding: bool, refused: bool) -> None:
+    """It is let through where mitmproxy answers itself; a Host header alone opens nothing."""
+    flow = tflow.tflow()
+    flow.client_conn = client(mode=mode)
+    flow.request.host = host
+    flow.request.headers["host"] = header
+
+    await Guard().request(flow, settings("off"), options(onboarding=onboarding))
+
+    assert refused == bool(flow.response)
 
 
 @pytest.mark.parametrize(

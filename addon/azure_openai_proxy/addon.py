@@ -102,7 +102,10 @@ class AzureOpenAIProxy(Exchanges):
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
         if not ways.names_ours([flow.request.host], self.settings.hosts):
-            await self.guard.request(flow, self.settings)
+            await self.guard.request(flow, self.settings, ctx.options)
+
+    async def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
+        await self.guard.asking_upstream(flow, self.settings)
 
     async def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
         if not self.playback.plays_at(data.server.address):
@@ -123,7 +126,7 @@ class AzureOpenAIProxy(Exchanges):
             notes.repack(flow)
             return None
         if not self.is_ours(flow):
-            return self.guard.request(flow, self.settings)
+            return self.guard.request(flow, self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         upstream = ways.upstream(flow, ctx.options)
         origin = flow.request.headers.get("origin")

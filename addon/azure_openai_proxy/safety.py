@@ -7,6 +7,9 @@ private network, the metadata of a cloud with its credentials. So a client that 
 A destination is judged twice. Before connecting, by every address that its name has: what is refused sees no packet of ours. After
 connecting, by the address that was really taken, before a byte flows: a name may have changed its mind in between. Where *we* send a
 request (a backend, the proxy we are behind, a reverse proxy's target) is the owner's choice and not judged.
+
+Only the address that a connection is made to (or that another proxy is asked for) is judged, never a name in a Host header or in TLS. A
+check that fails in an unexpected way refuses the destination.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import socket
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -40,9 +44,13 @@ logger = logging.getLogger(__name__)
 
 # An address that looks public and is none: Azure's machines have their platform's services there.
 PLATFORM = frozenset({ipaddress.ip_address("168.63.129.16")})
-CERTIFICATES = "mitm.it"
-"""Where clients get the CA from: mitmproxy answers itself. Where it is told not to, the connection is judged like any other."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All public IPv6 addresses are in this network; `is_global` is also true of addresses outside it, site-local ones for example."""
+DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
+HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+"""The last label of a name that resolvers read as an IPv4 address, each in its own way (0127.0.0.1, 2130706433, 0x7f.1)."""
 
 
 class Refused(errors.ProxyError):
@@ -63,6 +71,8 @@ def is_public(text: str) -> bool:
         inner = [str(v4) for v4 in carried if v4]
         if inner:
             return all(map(is_public, inner))
+        if address not in UNICAST or address in DOCUMENTATION:
+            return False
     return address.is_global and not (address.is_multicast or address.is_reserved) and address not in PLATFORM
 
 
@@ -74,8 +84,36 @@ def is_local(client: Client) -> bool:
     return address.is_loopback or bool(isinstance(address, ipaddress.IPv6Address) and (v4 := address.ipv4_mapped) and v4.is_loopback)
 
 
+def is_plain(host: str) -> bool:
+    """Whether every resolver reads this host in the same way: an IP address in its usual form, or a name that is not a number.
+
+    Another proxy resolves the host again, so a spelling that it may read differently cannot be judged here.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        return "%" not in host
+    try:
+        name = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return False
+    return bool(HOST_NAME.fullmatch(name)) and not NUMBER.fullmatch(name.removesuffix(".").rpartition(".")[2])
+
+
+def answered_here(flow: http.HTTPFlow, options: Options) -> bool:
+    """Whether mitmproxy answers this request itself (with its CA, at mitm.it) and connects to nothing."""
+    if "onboarding" not in options or not options.onboarding:
+        return False
+    if flow.request.pretty_host != (host := options.onboarding_host):
+        return False
+    # a transparent client resolves the name itself; where the connection then goes is judged when it is made
+    return flow.request.host == host or isinstance(flow.client_conn.proxy_mode, mode_specs.TransparentMode)
+
+
 async def resolve(host: str, port: int) -> set[str]:
-    """The addresses of a host, in whatever way it is written. None: nobody can connect to it either."""
+    """The addresses of a host; empty if it has none here."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -99,11 +137,15 @@ class Guard:
         if relay == "any" or (relay == "local" and is_local(client)):
             return None
         host, port = address[:2]
-        return _reason(await resolve(host, port))
+        if not is_plain(host):
+            return "it is neither a host name nor an IP address in its usual form (azure_openai_relay)"
+        if not (addresses := await resolve(host, port)):
+            return "its name does not resolve here, so it may stand for any address (azure_openai_relay)"
+        return _reason(addresses)
 
-    async def request(self, flow: http.HTTPFlow, settings: Settings) -> None:
+    async def request(self, flow: http.HTTPFlow, settings: Settings, options: Options) -> None:
         """Answer a request (CONNECT too) for a destination that its client is not led to; behind another proxy nobody else would."""
-        if flow.is_replay or flow.request.pretty_host == CERTIFICATES:  # the owner's doing; answered in this process
+        if flow.is_replay or answered_here(flow, options):  # a replay is the owner's own request
             return
         try:
             await self.check(flow.client_conn, (flow.request.host, flow.request.port), settings.relay)
@@ -111,9 +153,14 @@ class Guard:
             flow.response = errors.response(error)
 
     async def check(self, client: Client, address: Address, relay: Relay) -> None:
-        """Raises Refused for a destination that this client is not led to."""
-        if reason := await self.refusal(client, address, relay):
-            logger.warning("%s asked for %s:%s and was refused: %s", client.peername[0], *address[:2], reason)
+        """Raises Refused for a destination that this client is not led to, and if that cannot be decided."""
+        try:
+            reason = await self.refusal(client, address, relay)
+        except Exception:
+            logger.exception("The destination %r could not be checked", address)
+            reason = "it could not be checked"
+        if reason:
+            logger.warning("%s asked for %r, port %s and was refused: %s", client.peername[0], *address[:2], reason)
             raise Refused(f"{address[0]} is not reached through this proxy: {reason}.")
 
     async def connecting(self, data: server_hooks.ServerConnectionHookData, settings: Settings) -> None:
@@ -126,11 +173,26 @@ class Guard:
 
     def connected(self, data: server_hooks.ServerConnectionHookData, settings: Settings) -> None:
         """For the `server_connected` hook: the address that was taken must be one of those that would have been allowed."""
-        if settings.relay == "any" or self._ours(data, settings) or (settings.relay == "local" and is_local(data.client)):
+        if settings.relay == "any" or self._ours(data, settings):
             return
-        if data.server.peername and (reason := _reason({data.server.peername[0]})):
-            logger.warning("%s asked for %s and was cut off: %s", data.client.peername[0], data.server.address, reason)
-            connections.cut(data.client, data.server)
+        try:
+            reason = None if settings.relay == "local" and is_local(data.client) else _reason_against(data.server)
+        except Exception:
+            logger.exception("The connection to %r could not be checked", data.server.address)
+            reason = "it could not be checked"
+        if reason:
+            logger.warning("%s asked for %r and was cut off: %s", data.client.peername[0], data.server.address, reason)
+            _cut(data.client, data.server)
+
+    async def asking_upstream(self, flow: http.HTTPFlow, settings: Settings) -> None:
+        """For the `http_connect_upstream` hook: another proxy is asked for this destination, which no connection of ours shows."""
+        destination = (flow.request.host, flow.request.port)
+        if destination in settings.destinations:
+            return
+        try:
+            await self.check(flow.client_conn, destination, settings.relay)
+        except Refused:
+            _cut(flow.client_conn, flow.server_conn)
 
     def _ours(self, data: server_hooks.ServerConnectionHookData, settings: Settings) -> bool:
         """Whether the owner chose this destination."""
@@ -138,6 +200,24 @@ class Guard:
         if isinstance(mode, mode_specs.ReverseMode | mode_specs.UpstreamMode) and address == mode.address:
             return True
         return data.server not in self._chosen and address in settings.destinations
+
+
+def _reason_against(server: Server) -> str | None:
+    """Why this open connection may not be used."""
+    if not server.peername:
+        return "its address is not known"
+    if server.sockname and server.sockname[0] == server.peername[0]:
+        return "it is this machine (azure_openai_relay)"
+    return _reason({server.peername[0]})
+
+
+def _cut(client: Client, server: Server) -> None:
+    """Close a connection; if that is not possible, its task ends here, and neither side gets a byte of the other's."""
+    try:
+        connections.cut(client, server)
+    except Exception as error:
+        logger.exception("The connection to %r could not be closed and is abandoned", server.address)
+        raise asyncio.CancelledError from error
 
 
 def _reason(addresses: set[str]) -> str | None:

@@ -164,6 +164,123 @@ def test_nor_behind_another_proxy(inside: Decoy, proxy: Proxies) -> None:
     assert 0 == other.accepted
 
 
+class OtherProxy:
+    """The proxy that ours is behind: it accepts every CONNECT, and keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as lines:
+            while line := lines.readline():
+                self.asked.append(line)
+                if line == b"\r\n":
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+@pytest.fixture
+def other() -> Iterator[OtherProxy]:
+    proxy = OtherProxy()
+    yield proxy
+    proxy.close()
+
+
+def sent(at: tuple[str, int], *parts: bytes) -> bytes:
+    """What comes back when each part is sent after an answer to the one before it."""
+    received = b""
+    with socket.create_connection(at, PATIENCE) as connection:
+        for part in parts:
+            connection.sendall(part)
+            received += connection.recv(65536)
+    return received
+
+
+HEADERS_FOR_ANOTHER = {
+    "CONNECT": b"CONNECT 169.254.169.254:22 HTTP/1.1\r\nHost: mitm.it\r\n\r\n",
+    "CONNECT, an API host": b"CONNECT 169.254.169.254:22 HTTP/1.1\r\nHost: api.openai.com\r\n\r\n",
+    "plain": b"GET http://169.254.169.254:22/ HTTP/1.1\r\nHost: mitm.it\r\n\r\n",
+    "plain, an API host": b"GET http://169.254.169.254:22/ HTTP/1.1\r\nHost: api.openai.com\r\n\r\n",
+    "a body": b"POST http://169.254.169.254/ HTTP/1.1\r\nHost: mitm.it\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("mode", ["upstream", "regular"])
+@pytest.mark.parametrize("sending", HEADERS_FOR_ANOTHER.values(), ids=HEADERS_FOR_ANOTHER)
+def test_a_host_header_is_not_the_destination(sending: bytes, mode: str, other: OtherProxy, proxy: Proxies) -> None:
+    """The guard judges the host of the request line, whatever the Host header names."""
+    name = f"upstream:http://127.0.0.1:{other.port}" if mode == "upstream" else mode
+    through = proxy("--mode", name, azure_openai_relay="off")
+
+    assert sent(("127.0.0.1", through.port), sending).startswith(b"HTTP/1.1 403 ")
+
+    assert ([], []) == (other.asked, through.connections)
+
+
+def test_an_api_host_on_another_port_is_no_tunnel(other: OtherProxy, proxy: Proxies) -> None:
+    """A CONNECT to an API host is accepted, for the API inside it; bytes of another protocol do not reach the other proxy."""
+    through = proxy("--mode", f"upstream:http://127.0.0.1:{other.port}", azure_openai_relay="off")
+    tunnel = b"CONNECT api.openai.com:22 HTTP/1.1\r\nHost: api.openai.com:22\r\n\r\n"
+
+    received = sent(("127.0.0.1", through.port), tunnel, b"SSH-2.0-client\r\n")
+
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert [] == other.asked
+    assert "azure_openai_relay is off" in "\n".join(through.records)
+
+
+UNJUDGED = [
+    "metadata.google.invalid",
+    "127.0.0.1.",
+    "0127.0.0.1",
+    "134744072",
+    "0x08.8.8.8",
+    "[2606:4700::1111%25lo]",
+    "8.8.8.8%00.example",
+]
+
+
+@remote
+@pytest.mark.parametrize("way", ["plain", "CONNECT"])
+@pytest.mark.parametrize("host", UNJUDGED)
+def test_a_name_that_cannot_be_judged_is_refused(host: str, way: str, other: OtherProxy, proxy: Proxies) -> None:
+    """The other proxy may resolve what this machine cannot, or read a number in its own way: it is not asked."""
+    through = everywhere(proxy, f"upstream:http://127.0.0.1:{other.port}")
+
+    assert asked_raw((ADDRESS, through.port), host, 80, way)[:13] in (b"HTTP/1.1 403 ", b"HTTP/1.1 400 ")
+
+    assert [] == other.asked
+
+
+@remote
+def test_public_names_are_reached_behind_another_proxy(other: OtherProxy, proxy: Proxies) -> None:
+    """What is public still works, plain and by CONNECT."""
+    names = {"RECORDER_HOSTS": json.dumps({"public.example": ["198.20.0.1"]})}
+    through = everywhere(proxy, f"upstream:http://127.0.0.1:{other.port}", env=names)
+    tunnel = b"CONNECT public.example:80 HTTP/1.1\r\nHost: public.example:80\r\n\r\n"
+    plain = b"GET http://public.example/plain HTTP/1.1\r\nHost: public.example\r\n\r\n"
+
+    assert sent((ADDRESS, through.port), plain).startswith(b"HTTP/1.1 200 ")
+    received = sent((ADDRESS, through.port), tunnel, b"GET /inside HTTP/1.1\r\nHost: public.example\r\n\r\n")
+
+    assert 2 == received.count(b"HTTP/1.1 200 ")
+    assert [b"CONNECT public.example:80 HTTP/1.1\r\n"] == [line for line in other.asked if line.startswith(b"CONNECT")]
+
+
 @remote
 @pytest.mark.parametrize("way", ["plain", "CONNECT"])
 def test_the_backend_is_reached_as_azure_only(way: str, azure: Simulator, proxy: Proxies) -> None:
