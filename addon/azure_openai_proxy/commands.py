@@ -15,7 +15,7 @@ from mitmproxy import command, ctx, exceptions, flow, hooks, http
 from mitmproxy.addons.clientplayback import ReplayHandler
 from mitmproxy.log import ALERT
 
-from . import again, explaining, exports, notes
+from . import again, explaining, exports, notes, quoting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +57,8 @@ class Commands:
                 told.append(exports.FORMATS[format](one.request, token))
             except ValueError as error:
                 if len(found) == 1:
-                    raise exceptions.CommandError(f"This request cannot be exported so: {error}.") from error
-                told.append(f"# {one.request.method} {one.request.path} cannot be exported so: {error}")
+                    raise exceptions.CommandError(quoting.line(f"This request cannot be exported so: {error}.")) from error
+                told.append(quoting.line(f"# {one.request.method} {one.request.path} cannot be exported so: {error}"))
         return "\n\n".join(told)
 
     @command.command("azure.models")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
-import pprint
 import re
-import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote
 
+from . import quoting, redact
 from .credentials import MASK
 
 if TYPE_CHECKING:
@@ -27,6 +26,9 @@ _LONGEST_ARGUMENT = 100_000  # Linux takes 128 KiB
 
 _LEFT_OUT = frozenset({"content-length", "transfer-encoding", "connection", "host", ":authority"})
 _OPERATION = re.compile(r"(?P<prefix>.*)/openai/(?:(?P<v1>v1)|deployments/(?P<deployment>[^/]+)|)/?(?P<path>[^?]*)")
+_METHOD = re.compile("[A-Za-z]+(?:-[A-Za-z]+)*")
+_URL = re.compile("https?://[!-~]+")
+_VERBS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _METHODS = {
     "chat/completions": "chat.completions.create",
     "completions": "completions.create",
@@ -37,17 +39,41 @@ _METHODS = {
 
 
 def _headers(request: http.Request) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in request.headers.items(multi=True) if name.lower() not in _LEFT_OUT]
+    fields = [(name, value) for name, value in request.headers.items(multi=True) if name.lower() not in _LEFT_OUT]
+    for name, _ in fields:
+        if not quoting.is_token(name):
+            raise ValueError(f"{name!r} is no header's name")
+    return fields
+
+
+def _method(request: http.Request) -> str:
+    if not _METHOD.fullmatch(request.method):
+        raise ValueError("its method is no plain word")
+    return request.method
+
+
+def _url(request: http.Request) -> str:
+    if not _URL.fullmatch(request.url):
+        raise ValueError("its URL has characters that no URL has")
+    return request.url
+
+
+def _masked(name: str, value: str) -> str | None:
+    """What stands before the mask in a header with a key; None: it has none. Elsewhere `[key]` is the client's own text."""
+    return value.removesuffix(MASK) if value.endswith(MASK) and redact.is_key_header(name) else None
 
 
 def curl(request: http.Request, key: str = "") -> str:
     content = request.raw_content or b""
-    lines = [f"curl --request {request.method} {shlex.quote(request.url)}"]
+    url = _url(request)
+    lines = [f"curl --globoff --path-as-is --request {_method(request)} {quoting.shell(url)}"]
     for name, value in _headers(request):
-        if MASK in value and not key:
-            quoted = json.dumps(f"{name}: {value}").replace("$", "\\$").replace(MASK, f"${VARIABLE}")
+        before = _masked(name, value)
+        if before is not None and not key:
+            quoted = quoting.shell_with_variable(f"{name}: {before}", VARIABLE)
         else:
-            quoted = shlex.quote(f"{name}: {value.replace(MASK, key)}")
+            plain = value if before is None else before + key
+            quoted = quoting.shell(f"{name}: {plain}" if plain.strip() else f"{name};")  # with a colon it would be left out
         lines.append(f"--header {quoted}")
     if "accept-encoding" in request.headers:
         lines.append("--compressed")
@@ -56,72 +82,71 @@ def curl(request: http.Request, key: str = "") -> str:
         text = _plain(content)
         if text is None:
             pipe = "base64 --decode <<'END' | "
-        lines.append(f"--data-binary {shlex.quote(text) if text is not None else '@-'}")
+        lines.append(f"--data-binary {quoting.shell(text) if text is not None else '@-'}")
     command = pipe + " \\\n  ".join(lines)
     return f"{command}\n{base64.encodebytes(content).decode()}END" if pipe else command
 
 
 def _plain(content: bytes) -> str | None:
-    """The body as an argument; None when it cannot be one: it is binary, too long, or would be read as a file's name."""
+    """The body as an argument; None when it cannot be one: it has control characters, is too long, or would be read as a file's name."""
+    if len(content) > _LONGEST_ARGUMENT:
+        return None
     try:
         text = content.decode()
     except UnicodeDecodeError:
         return None
-    return None if "\0" in text or len(content) > _LONGEST_ARGUMENT or text.startswith("@") else text
+    return None if text.startswith("@") or not quoting.is_safe(text) else text
 
 
 def httpx(request: http.Request, key: str = "") -> str:
-    headers = "".join(f"        ({name!r}, {_python(value, key)}),\n" for name, value in _headers(request))
+    headers = "".join(f"        ({name!r}, {_python(name, value, key)}),\n" for name, value in _headers(request))
     content = f"    content={request.raw_content!r},\n" if request.raw_content else ""
+    method, url = repr(_method(request)), repr(_url(request))
     return (
         "import os\n\nimport httpx\n\nresponse = httpx.request(\n"
-        f"    {request.method!r},\n    {request.url!r},\n    headers=[\n{headers}    ],\n{content}    timeout=600,\n)\nprint(response.text)"
+        f"    {method},\n    {url},\n    headers=[\n{headers}    ],\n{content}    timeout=600,\n)\nprint(response.text)"
     )
 
 
-def _python(value: str, key: str) -> str:
+def _python(name: str, value: str, key: str) -> str:
     """A header's value, or the key, as Python."""
-    if MASK not in value:
-        return repr(value)
-    before = value.replace(MASK, key)
-    return (
-        repr(before)
-        if key
-        else f'{value.removesuffix(MASK)!r} + os.environ["{VARIABLE}"]'
-        if value != MASK
-        else f'os.environ["{VARIABLE}"]'
-    )
+    before = _masked(name, value)
+    if before is None:
+        return repr(value if value.isascii() else value.encode("utf-8", "surrogateescape"))  # httpx takes other text as bytes only
+    if key:
+        return repr(before + key)
+    return f'{before!r} + os.environ["{VARIABLE}"]' if before else f'os.environ["{VARIABLE}"]'
 
 
 def openai(request: http.Request, key: str = "") -> str:
     """With the SDK's own method where there is one for the operation, else with its client."""
+    base = _url(request).removesuffix(request.path)
     path, _, query_text = request.path.partition("?")
     found = _OPERATION.fullmatch(path)
     if not found:
         raise ValueError(f"{path} is none of Azure OpenAI's paths")
+    if request.method not in _VERBS:
+        raise ValueError("the SDK has no such method: export it for curl or httpx")
     query = {name: values[-1] for name, values in parse_qs(query_text).items()}
     version = query.pop("api-version", "")
     secret = repr(key) if key else f'os.environ["{VARIABLE}"]'
-    base = f"{request.url.removesuffix(request.path)}{found['prefix']}"
+    base += found["prefix"]
     if found["v1"]:
         imported = "OpenAI"
-        client = f'OpenAI(base_url="{base}/openai/v1", api_key={secret}{_more("default_query", _version(version))})'
+        client = f"OpenAI(base_url={base + '/openai/v1'!r}, api_key={secret}{_more('default_query', _version(version))})"
     else:
         imported = "AzureOpenAI"
         bearer = "authorization" in request.headers
-        client = f'AzureOpenAI(azure_endpoint="{base}", {"azure_ad_token" if bearer else "api_key"}={secret}, api_version="{version}")'
-    body = _json(request)
-    if found["deployment"] and isinstance(body, dict):
-        body = {**body, "model": unquote(found["deployment"])}  # the SDK makes the path of it
+        client = f"AzureOpenAI(azure_endpoint={base!r}, {'azure_ad_token' if bearer else 'api_key'}={secret}, api_version={version!r})"
+    body = _body(request, unquote(found["deployment"] or ""))
     method = _METHODS.get(found["path"])
-    if method and isinstance(body, dict) and request.method == "POST":
-        arguments = f"**{pprint.pformat(body, width=100, sort_dicts=False)}{_more('extra_query', query)}"
-        call = f"client.{method}({arguments})"
+    if method and body.is_object and request.method == "POST":
+        call = f"client.{method}(**{body.text}{_more('extra_query', query)})"
     else:
-        sent = _more("body", body) + _more("options", {"params": query} if query else None)
-        call = f'client.{request.method.lower()}("/{found["path"]}", cast_to=object{sent})'
-    shown = "for chunk in answer:\n    print(chunk)" if isinstance(body, dict) and body.get("stream") else "print(answer)"
-    return f"import os\n\nfrom openai import {imported}\n\nclient = {client}\nanswer = {call}\n{shown}"
+        sent = (f", body={body.text}" if body.text else "") + _more("options", {"params": query} if query else None)
+        call = f"client.{request.method.lower()}({'/' + found['path']!r}, cast_to=object{sent})"
+    imports = "import json\nimport os" if body.before else "import os"
+    return f"{imports}\n\nfrom openai import {imported}\n\n{body.before}client = {client}\nanswer = {call}\n{body.shown}"
 
 
 def _version(version: str) -> dict[str, str] | None:
@@ -132,14 +157,44 @@ def _more(name: str, value: object) -> str:
     return f", {name}={value!r}" if value else ""
 
 
-def _json(request: http.Request) -> Any:
+class _Body(NamedTuple):
+    """A JSON body as Python."""
+
+    text: str = ""  # an expression
+    before: str = ""  # lines that it needs
+    is_object: bool = False
+    shown: str = "print(answer)"
+
+
+_STREAM = "for chunk in answer:\n    print(chunk)"
+_MAYBE_STREAM = 'for chunk in answer if body.get("stream") else [answer]:\n    print(chunk)'
+
+
+def _body(request: http.Request, deployment: str) -> _Body:
+    """The SDK makes the path of the body's model, so that becomes the `deployment`."""
     content = request.get_content(strict=False)
     if not content:
-        return None
+        return _Body()
+    if len(content) > _LONGEST_ARGUMENT:
+        return _read(content, deployment, is_object=content.lstrip().startswith(b"{"))  # parsing it would hold mitmproxy up
     try:
-        return json.loads(content)
+        value = json.loads(content)
     except (ValueError, RecursionError):
         raise ValueError("its body is not JSON: export it for curl or httpx") from None
+    is_object = isinstance(value, dict)
+    if is_object and deployment:
+        value["model"] = deployment
+    try:
+        text = quoting.python(value)
+    except ValueError:  # it has no literal, but Python reads it
+        return _read(content, deployment, is_object=is_object)
+    return _Body(text, is_object=is_object, shown=_STREAM if is_object and value.get("stream") else "print(answer)")
+
+
+def _read(content: bytes, deployment: str, *, is_object: bool) -> _Body:
+    """A body that the exported code parses."""
+    model = f'body["model"] = {deployment!r}\n' if is_object and deployment else ""
+    return _Body("body", f"body = json.loads({content!r})\n{model}", is_object, _MAYBE_STREAM if is_object else "print(answer)")
 
 
 FORMATS: dict[str, Callable[[http.Request, str], str]] = {"curl": curl, "httpx": httpx, "openai": openai}

@@ -17,7 +17,7 @@ from .credentials import MASK
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["Fields", "Hidden", "headers", "hide", "minted", "path", "show", "shown", "without_masks"]
+__all__ = ["Fields", "Hidden", "headers", "hide", "is_key_header", "minted", "path", "show", "shown", "without_masks"]
 
 _HEADERS = frozenset(b"api-key authorization proxy-authorization x-api-key ocp-apim-subscription-key".split())
 _PROTOCOLS = b"sec-websocket-protocol"
@@ -39,6 +39,11 @@ class Hidden(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Hidden({len(self.headers) + bool(self.path)})"
+
+
+def is_key_header(name: str) -> bool:
+    """Whether the value of a header with this name is masked in flows, as a whole or behind its scheme."""
+    return name.lower().encode("utf-8", "replace") in _HEADERS
 
 
 def hide(request: http.Request) -> Hidden:
