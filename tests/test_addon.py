@@ -16,7 +16,7 @@ from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData
 
-from azure_openai_proxy import http_layer, http_rules, live, settings
+from azure_openai_proxy import http_layer, http_rules, live, origins, settings
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.credentials import MASK
 from azure_openai_proxy.exchange import Exchange
@@ -176,6 +176,33 @@ def test_a_failure_below_the_hooks_is_told_in_openais_shape(addon: AzureOpenAIPr
     assert unread is not None
     assert 413 == unread.status_code
     assert addon.answer(failure, somebody_elses()) is None
+
+
+KEYED = settings.Settings(origins=origins.allowed((), frozenset(), keyed=True))
+
+
+def test_a_page_of_a_foreign_origin_is_refused(addon: AzureOpenAIProxy) -> None:
+    """Before its body is read, and it may not read the answer, nor that of a failure below the hooks."""
+    addon.live.settings = KEYED
+    flow = gateways(origin="https://page.example")
+    assert 403 == status(ask(addon, flow))
+    assert addon.early_response(flow) is flow.response
+    assert flow.response
+    addon.responseheaders(flow)
+    failed = addon.answer(http_layer.Failure(413, "request_too_large", "too large"), flow)
+    assert failed
+    for response in (flow.response, failed):
+        assert "access-control-allow-origin" not in response.headers
+    assert addon.early_response(ask(addon, gateways(origin="http://localhost:3000"))) is None
+
+
+def test_a_replayed_request_of_a_page_is_the_owner_s(addon: AzureOpenAIProxy) -> None:
+    """Nobody but the owner can send a flow again."""
+    addon.live.settings = KEYED
+    flow = gateways(origin="https://page.example")
+    ask(addon, flow)
+    flow.is_replay, flow.response = "request", None
+    assert not addon.refuses_page(flow, addon.exchanges[flow])
 
 
 def test_only_openais_hosts_are_decrypted(addon: AzureOpenAIProxy) -> None:

@@ -83,6 +83,7 @@ class Rules:
                 "absolute": http_layer.absolute_form(flow),
                 "length": len(flow.request.content or b""),
                 "host": flow.request.host_header,
+                "asked": http_layer.client_host(flow),
             }
             flow.response = http.Response.make(200, json.dumps(told))
 
@@ -838,6 +839,17 @@ def test_bad_http2(proxy: Proxy) -> None:
 
 
 # mitmproxy's own options, and a mitmproxy that differs
+
+
+@pytest.mark.parametrize("mode", ["regular@127.0.0.1:0", "reverse:http://127.0.0.1:9@127.0.0.1:0"])
+def test_the_host_that_the_client_sent(confdir: Path, mode: str) -> None:
+    """In reverse mode mitmproxy writes another over it, before any hook."""
+    with Proxy(confdir, Rules(), mode=[mode]) as proxy:
+        with proxy.dial() as client:
+            assert "page.example:1" == json.loads(client.ask(head(host="page.example:1")).body)["asked"]
+        with H2(proxy) as h2:
+            _, body = h2.answer(h2.open("/echo", authority="page.example:1"))
+            assert "page.example:1" == json.loads(body)["asked"]
 
 
 def test_other_options(confdir: Path) -> None:

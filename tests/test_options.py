@@ -216,6 +216,8 @@ def test_set_of_a_list() -> None:
         ("azure_openai_proxy_address", ":65536", "HOST:PORT"),
         ("azure_openai_proxy_address", "a b:1", "host name"),
         ("azure_openai_hosts", "https://x.example", "without https://"),
+        ("azure_openai_allowed_origins", "chat.example.com", "scheme://host"),
+        ("azure_openai_allowed_origins", "*,https://chat.example.com", "a * alone"),
         ("azure_openai_normalize", "maybe", "true or false"),
         ("azure_openai_max_body", "0", "256m"),
         ("azure_openai_max_body", "lots", "256m"),
@@ -457,7 +459,14 @@ def test_sample_file() -> None:
             {"AZURE_OPENAI_TOKEN": KEY, "AZURE_OPENAI_MODEL_MAPPER": "a=b", "AZURE_OPENAI_PROXY_ADDRESS": "[::1]:80"},
             (
                 "azure mode: https://r.openai.azure.com, API version 2024-10-21, "
-                "1 mapping beside the default, key configured, address [::1]:80"
+                "1 mapping beside the default, key configured, pages of local origins may use the key, address [::1]:80"
+            ),
+        ),
+        (
+            {"AZURE_OPENAI_TOKEN": KEY, "AZURE_OPENAI_ALLOWED_ORIGINS": "*"},
+            (
+                "azure mode: https://r.openai.azure.com, API version 2024-10-21, "
+                "no mappings beside the default, key configured, pages of any origin may use the key, mitmproxy's own address"
             ),
         ),
         (

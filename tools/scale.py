@@ -49,6 +49,8 @@ def main() -> int:
         workers = [subprocess.Popen(command(port, arguments), env=environment, start_new_session=True) for port in ports]
         balancer = subprocess.Popen([haproxy, "-db", "-f", str(config)], start_new_session=True)
         print(f"{asked.n} processes behind {asked.bind}", flush=True)
+        if not os.environ.get("AZURE_OPENAI_HOSTS"):  # the balancer passes the clients' Host on, and connects over loopback
+            print("With a configured key, name the hosts that clients use for this machine: AZURE_OPENAI_HOSTS=NAME,...", flush=True)
         everyone = [balancer, *workers]
         while not stops and all(process.poll() is None for process in everyone):
             time.sleep(0.5)

@@ -138,6 +138,8 @@ class AzureOpenAIProxy(Exchanges):
         exchange.request_head(flow.request)
         self.hide(flow, exchange)
         self.seeing.asked(flow)
+        if self.refuses_page(flow, exchange):
+            return None
         if exchange.unchanged:
             flow.response = exchange.hand_over(flow.request)
         return None

@@ -34,7 +34,7 @@ class Exchange:
     """Lives as long as its flow. The settings are those in force when the request came."""
 
     settings: Settings
-    origin: str | None  # of a browser's page
+    origin: str | None  # of a web page that may read the answer
     upstream: Upstream | None = None
     not_ready: Callable[[], str | None] = lambda: None  # why no more requests should come here
     discovered: Sequence[str] = ()  # deployments, beside the configured models

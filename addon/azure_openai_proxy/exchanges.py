@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from . import again, errors, http_layer, redact, synthesized, ways
+from . import again, errors, http_layer, origins, redact, synthesized, ways
 from .attempts import ATTEMPTS
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Exchanges:
     def __init__(self, live: Live, seeing: Seeing) -> None:
         self.live = live
         self.seeing = seeing
+        self.gate = origins.Gate()
         self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
     @property
@@ -40,6 +41,19 @@ class Exchanges:
         if flow.is_replay:
             return again.is_ours(flow)
         return ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))
+
+    def refuses_page(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
+        """Answer a request of a web page that may not use the proxy; it may not read the answer either."""
+        if flow.is_replay:  # the owner's doing
+            return False
+        refused = self.gate.refusal(
+            flow, exchange.settings.origins, authority=http_layer.client_host(flow), absolute=http_layer.absolute_form(flow)
+        )
+        if refused is None:
+            return False
+        exchange.origin = None
+        exchange.early = flow.response = errors.response(refused)
+        return True
 
     def hide(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Mask the keys of the flow's request; the exchange has them."""
@@ -101,7 +115,9 @@ class Exchanges:
         response = errors.response(errors.Failed(*failure))
         if flow and (exchange := self.exchanges.get(flow)) and exchange.attempts:
             exchange.attempts.say_when(response.headers, failure.status)
-        synthesized.add_cors(response, flow.request.headers.get("origin") if flow else None)
+        origin = flow.request.headers.get("origin") if flow else None
+        if flow and origin and self.settings.origins.allows(origin, http_layer.client_host(flow)):
+            synthesized.add_cors(response, origin)
         return response
 
     def timeouts(self, flow: http.HTTPFlow) -> http_layer.Timeouts | None:

@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING
 from mitmproxy import ctx
 
 from . import connections
-from .http_rules import ABSOLUTE_FORM, Failure, Rules, Timeouts
+from .http_rules import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules, Timeouts
 
 if TYPE_CHECKING:
     from mitmproxy import connection, http
@@ -59,6 +59,7 @@ __all__ = [
     "Timeouts",
     "absolute_form",
     "attach",
+    "client_host",
     "compatible",
     "hand_over",
     "hasten",
@@ -119,6 +120,11 @@ def hasten(master: Master, *, on: bool) -> None:
 def absolute_form(flow: http.HTTPFlow) -> bool:
     """Whether the request came in absolute form, a forward proxy's. False: in origin form, a gateway's, or inside a tunnel."""
     return bool(flow.metadata.get(ABSOLUTE_FORM, False))
+
+
+def client_host(flow: http.HTTPFlow) -> str:
+    """The Host that the client sent (`:authority` over HTTP/2); "" if there is none."""
+    return str(flow.metadata.get(CLIENT_HOST) or flow.request.host_header or "")
 
 
 def mended(flow: http.HTTPFlow) -> bool:

@@ -9,10 +9,12 @@ if TYPE_CHECKING:
 
     from .peek import Peek
 
-__all__ = ["ABSOLUTE_FORM", "Failure", "Rules", "Timeouts"]
+__all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "Failure", "Rules", "Timeouts"]
 
 ABSOLUTE_FORM = "azure_openai_absolute_form"
 """The name in a flow's metadata, which a saved flow keeps."""
+CLIENT_HOST = "azure_openai_client_host"
+"""In a flow's metadata too: the Host that the client sent, where mitmproxy writes another over it (reverse mode)."""
 
 
 class Failure(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mitmproxy import flow
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import url
-from mitmproxy.proxy import events
+from mitmproxy.proxy import events, mode_specs
 from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import (
@@ -27,7 +27,7 @@ from mitmproxy.utils import human
 
 from . import fast_hooks, fast_messages, fast_reads, fast_stream, fast_tls
 from .http1_server import Server, Unreadable
-from .http_rules import ABSOLUTE_FORM, Failure, Rules
+from .http_rules import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules
 from .http_upload import HELD, OverHttp1, Uploading
 from .http_websocket import Upgrading
 
@@ -101,6 +101,8 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
                 # HTTP/1.0 needs none, mitmproxy does
                 address, port, *_ = self.context.client.sockname
                 asked.headers["Host"] = url.hostport("https" if self.context.client.tls else "http", address, port)
+        elif request and isinstance(self.context.client.proxy_mode, mode_specs.ReverseMode):
+            self.flow.metadata[CLIENT_HOST] = self.flow.request.host_header
         return (yield from super().check_invalid(request))
 
     def check_killed(self, emit_error_hook: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature

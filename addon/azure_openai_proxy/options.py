@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import backends_file, option_values, recordings
+from . import backends_file, option_values, origins, recordings
 from .backends import EXAMPLE, parse_apiversion
 from .models import Mapper
 from .option_values import OPENAI
@@ -92,6 +92,15 @@ OPTIONS = (
         (),
         option_values.hosts,
         "Hosts that are served like api.openai.com when a client goes through the proxy to them, separated by commas.",
+    ),
+    Option(
+        "azure_openai_allowed_origins",
+        Sequence[str],
+        (),
+        origins.parse,
+        "Web pages that may use the proxy, as origins separated by commas (https://chat.example.com, http://*.example.com:*), beside local "
+        "ones: localhost, loopback addresses and applications. * alone: all pages. Empty: local ones, and all while clients bring their "
+        "own key.",
     ),
     Option(
         "azure_openai_normalize",

@@ -12,13 +12,14 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from . import backends_file, recordings
+from . import backends_file, origins, recordings
 from .backends import EXAMPLE, Backend, Base
 from .errors import SettingsError
 from .http_rules import Timeouts
 from .models import Mapper
 from .option_values import OPENAI, Address, Relay
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option
+from .origins import EVERY, Origins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,7 @@ class Settings:
     mode: Literal["azure", "openai"] = "azure"
     address: Address | None = None  # None: mitmproxy's own
     hosts: frozenset[str] = frozenset({OPENAI.host})
+    origins: Origins = EVERY
     normalize: bool = True
     max_body: int = 256 << 20
     keep_bodies: int | None = None  # bytes; None: it depends on who looks
@@ -132,12 +134,14 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
             f"azure_openai_endpoint is not set: set AZURE_OPENAI_ENDPOINT={EXAMPLE}, "
             f"--set azure_openai_endpoint={EXAMPLE}, or azure_openai_endpoint in {FILE}"
         )
+    keyed = value["azure_openai_proxy_mode"] == "azure" and any(backend.token or backend.entra for backend in backends)
     return Settings(
         backends=backends,
         mapper=value["azure_openai_model_mapper"],
         mode=value["azure_openai_proxy_mode"],
         address=value["azure_openai_proxy_address"],
         hosts=value["azure_openai_hosts"],
+        origins=origins.allowed(value["azure_openai_allowed_origins"], value["azure_openai_hosts"], keyed=keyed),
         normalize=value["azure_openai_normalize"],
         max_body=value["azure_openai_max_body"],
         keep_bodies=value["azure_openai_keep_bodies"],
@@ -183,6 +187,7 @@ def summary(settings: Settings) -> str:
             "API version " + ", ".join(dict.fromkeys(backend.apiversion for backend in settings.backends)),
             f"{count or 'no'} mapping{'' if count == 1 else 's'} beside the default",
             " and ".join(sorted(keys)),
+            *([f"pages of {settings.origins} may use the key"] if settings.origins.keyed else []),
         ]
     return ", ".join([*parts, f"address {settings.address}" if settings.address else "mitmproxy's own address"])
 

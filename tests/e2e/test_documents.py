@@ -72,11 +72,13 @@ WAYS = (
     Way(f"{BASE} 1", [f"{BASE} 2"]),
     Way(f"{BASE} 3", [f"{BASE} 4"]),
     Way(f"{BASE} 5", [f"{BASE} 2"]),
+    Way("ways-in: A web page 1", ["ways-in: A web page 2"], "access-control-allow-origin: https://chat.example.com", [needs("curl")]),
     Way("ways-in: A proxy 1", ["ways-in: A proxy 2"]),
     Way("ways-in: A proxy 1", ["ways-in: What a client must set 1"]),
     Way("ways-in: SOCKS5 1", ["ways-in: SOCKS5 2"], MODELS, [needs("curl")]),
     Way("ways-in: The proxy is behind another proxy 1", [f"{BASE} 2"]),
     Way("deploy: Several processes on one machine 1", [f"{BASE} 2"], SAID, [needs("curl", "haproxy")]),
+    Way("deploy: A front end on the same machine 1", ["deploy: A front end on the same machine 2"], SAID, [needs("curl", "haproxy")]),
 )
 ELSEWHERE = {
     "README: Azure OpenAI Proxy 1": "test_the_demo, and whatever runs this",
