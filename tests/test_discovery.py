@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import logging
 import ssl
 from typing import TYPE_CHECKING
@@ -58,6 +59,36 @@ async def test_the_question() -> None:
     assert b"Api-Key: key\r\n" in asked[0]
 
 
+@pytest.mark.parametrize(
+    "status, location",
+    [
+        *((status, "http://{host}/elsewhere") for status in (301, 302, 303, 307, 308)),
+        (302, "/openai/deployments"),
+        (307, "ftp://{host}/"),
+        (307, ""),
+    ],
+)
+async def test_no_redirect_is_followed(status: int, location: str) -> None:
+    """It carries the key, and the answer names where it would go next: nothing more is asked, of the same host either."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        to = location.format(host=f"localhost:{port}")
+        writer.write(f"HTTP/1.1 {status} Moved\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        backend = settings(f"http://127.0.0.1:{port}").backend
+        assert backend
+        with pytest.raises(OSError, match=str(status)):
+            await asyncio.to_thread(fetch, backend, ssl.create_default_context())
+
+    assert 1 == len(asked)
+
+
 class Asking:
     """Stands for `fetch`; `asked` counts, and each question waits for nothing but its answer."""
 
@@ -88,7 +119,8 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Asking], None]:
 
 async def test_it_asks_again_and_keeps_what_it_knows(patch: Callable[[Asking], None], caplog: pytest.LogCaptureFixture) -> None:
     """A failure is told once, and forgets nothing; the next answer counts."""
-    asking = Asking(("a",), OSError("no way"), ValueError("no list"), ("b",), OSError("again"))
+    broken = (ValueError("no list"), RecursionError("deep"), http.client.BadStatusLine("SSH-2.0"))
+    asking = Asking(("a",), OSError("no way"), *broken, ("b",), OSError("again"))
     patch(asking)
     follower = Discovery()
     with caplog.at_level(logging.WARNING):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import logging
 import ssl
@@ -28,6 +29,16 @@ TIMEOUT = 10.0
 
 # The only version that ever listed deployments with the resource's own key. It is long retired, and answered still in 2026.
 _PATH = "/openai/deployments?api-version=2023-03-15-preview"
+
+MOST = 4 << 20
+"""Bytes of an answer that are read: a resource has some hundred deployments, of less than a kilobyte each."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """The request carries the key, which is for the configured host only."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Leaves the redirect to urllib's error handler: an OSError that names the status."""
 
 
 class Discovery:
@@ -59,7 +70,7 @@ class Discovery:
             try:
                 self.names = await asyncio.to_thread(fetch, backend, context)
                 failed = False
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
                 if not failed:  # once is enough; what was known stays
                     logger.warning("The deployments of %s cannot be listed (%s): /v1/models has the configured names.", backend.base, error)
                 failed = True
@@ -70,14 +81,15 @@ def fetch(backend: Backend, context: ssl.SSLContext) -> tuple[str, ...]:
     """Ask now.
 
     Raises:
-        OSError: there is no answer, or a refusal.
-        ValueError: an answer that is no list of deployments.
+        OSError: there is no answer, a refusal, or a redirect, which is not followed.
+        HTTPException: an answer that is not HTTP.
+        ValueError, RecursionError: an answer that is no list of deployments.
     """
     request = urllib.request.Request(f"{backend.base}{_PATH}", headers={"api-key": backend.token})  # noqa: S310 - the base is http or https
     # Not by the environment's proxy: that may be this one.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
-    with opener.open(request, timeout=TIMEOUT) as answer:
-        return parse(answer.read())
+    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirects())
+    with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as answer:
+        return parse(answer.read(MOST))
 
 
 def parse(content: bytes) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 class Identity:
     """`IDENTITY_ENDPOINT`: gives the tokens it is told to, one after the other, the last one for ever."""
 
-    def __init__(self, *tokens: str, life: float = 3600) -> None:
+    def __init__(self, *tokens: str, life: float = 3600, redirects_to: str = "") -> None:
         self.tokens = list(tokens)
         self.life = life
         self.asked: list[dict[str, list[str]]] = []
@@ -42,7 +42,9 @@ class Identity:
                     "resource": "azure",
                 }
                 body = json.dumps(answer if known else {"error": "no identity"}).encode()
-                self.send_response(200 if known else 400)
+                self.send_response(307 if redirects_to else 200 if known else 400)
+                if redirects_to:
+                    self.send_header("location", f"{redirects_to}?{urlsplit(self.path).query}")
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
@@ -106,6 +108,19 @@ def test_a_token_is_replaced_before_it_ends(tmp_path: Path, confdir: Path) -> No
         while "Bearer token-of-entra-2" not in {received.header("authorization") for received in azure.requests}:
             assert 200 == ask(proxy).status_code
             assert time.monotonic() < until
+
+
+def test_a_redirect_by_the_identity_service_is_not_followed(tmp_path: Path, confdir: Path) -> None:
+    """The header that proves who asks is for that service only."""
+    with (
+        Simulator() as azure,
+        Identity("token-of-entra-1") as other,
+        Identity("", redirects_to=other.env["IDENTITY_ENDPOINT"]) as identity,
+        start(tmp_path, confdir, azure, identity) as proxy,
+    ):
+        proxy.wait_for_log("No token of Entra ID")
+        assert [] == other.asked
+        assert identity.asked
 
 
 def test_without_a_token(tmp_path: Path, confdir: Path) -> None:

@@ -14,14 +14,14 @@ import pytest
 from azure_simulator import Simulator, refusals
 from azure_simulator.answers import Answer
 from curl import Curl
-from support import PATIENCE, Decoy
+from support import PATIENCE, Decoy, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from azure_simulator.calls import Call
     from conftest import Proxies
-    from support import Mitmdump
 
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 
@@ -427,6 +427,19 @@ def test_a_redirect_is_not_followed(status: int, azure: Simulator, evil: Simulat
     assert status == answer.status_code
     assert [] == evil.requests
     assert azure.key not in str(answer.headers)
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_nor_by_the_proxy_s_own_request(status: int, azure: Simulator, evil: Simulator, tmp_path: Path, confdir: Path) -> None:
+    """The list of deployments is asked for with the key: a redirect is a failure, logged once, and nobody else is asked."""
+    azure.faults.always(lambda *_: Answer(status, (), {"location": f"{evil.http_url}/openai/deployments"}))
+    options = {"azure_openai_endpoint": azure.http_url, "azure_openai_discover_models": True} | OWNER_S
+
+    with Mitmdump(tmp_path, confdir, options=options) as through:
+        through.wait_for_log(f"cannot be listed .*{status}")
+
+    assert [] == evil.requests
+    assert 1 == len(azure.requests)
 
 
 def test_a_refusal_that_names_the_key(azure: Simulator, proxy: Proxies) -> None:
