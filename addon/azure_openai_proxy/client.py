@@ -1,7 +1,8 @@
 """The client's side: `azure-openai-proxy env` prints what a client must set, ready for `eval`; `azure-openai-proxy doctor` tries it.
 
-Nothing here needs mitmproxy: with this file, `doctor.py` and `truststore.py` alone, `python -m azure_openai_proxy.client` works where
-the client is.
+What `env` prints is safe to evaluate, whatever its arguments and the paths hold: values are quoted, and those with control characters
+are refused. Nothing here needs mitmproxy: with this file, `doctor.py` and `truststore.py` alone, `python -m azure_openai_proxy.client`
+works where the client is.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import os
 import shlex
 import ssl
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from . import doctor, truststore
 
@@ -40,7 +41,7 @@ def variables(way: str, proxy: str, ca: Path | None) -> dict[str, str]:
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):
             found |= {name: proxy, name.lower(): proxy}  # curl reads only the small http_proxy, others only capitals
         found |= {"NO_PROXY": LOCAL, "no_proxy": LOCAL, "NODE_USE_ENV_PROXY": "1"}
-        at = urlsplit(proxy)
+        at = doctor.split(proxy)
         java += [f"-D{scheme}.proxy{what}" for scheme in ("https", "http") for what in (f"Host={at.hostname}", f"Port={at.port or 80}")]
     if ca:
         # Python and Go; requests; curl; Node adds to its own
@@ -48,6 +49,24 @@ def variables(way: str, proxy: str, ca: Path | None) -> dict[str, str]:
         found |= dict.fromkeys(names, str(ca.with_name(BUNDLE))) | {"NODE_EXTRA_CA_CERTS": str(ca)}
         java.append(shlex.quote(f"-Djavax.net.ssl.trustStore={ca.with_name(JAVA)}"))  # Java takes quotes as a shell does
     return found | ({"JAVA_TOOL_OPTIONS": " ".join(java)} if java else {})
+
+
+def quoted(value: str) -> str:
+    """`value` for a POSIX shell and for fish, which reads a backslash between single quotes in another way."""
+    if "\\" not in value:
+        return shlex.quote(value)
+    return "\\\\".join(shlex.quote(part) if part else "" for part in value.split("\\"))
+
+
+def checked(value: str) -> str:
+    """`value`, for a line of a script.
+
+    Raises:
+        ValueError: it has a character in it that ends the line or controls the terminal.
+    """
+    if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in value):
+        raise ValueError(f"a control character in {doctor.printable(value)}")
+    return value
 
 
 def bundle(ca: Path, system: Path | None) -> Path:
@@ -71,12 +90,12 @@ def system_certificates() -> Path | None:
 
 def fetch_ca(proxy: str, path: Path) -> Path:
     """Get the proxy's CA from the proxy: mitmproxy has it at a name that only its clients see."""
-    at = urlsplit(proxy)
+    at = doctor.split(proxy)
     connection = http.client.HTTPConnection(at.hostname or "", at.port or 80, timeout=doctor.PATIENCE)
     try:
         connection.request("GET", "http://mitm.it/cert/pem")
         answer = connection.getresponse()
-        text = answer.read()
+        text = answer.read(doctor.MOST)
     finally:
         connection.close()
     if answer.status != 200 or b"BEGIN CERTIFICATE" not in text:
@@ -103,18 +122,22 @@ OF_THE_KEY = """\
 
 def environment(asked: argparse.Namespace) -> str:
     """The lines that `env` prints."""
-    proxy = asked.proxy.rstrip("/")
+    proxy = checked(asked.proxy).rstrip("/")
+    try:
+        doctor.split(proxy)
+    except ValueError as error:
+        raise ValueError(f"--proxy {proxy}: {error}") from None
     ca: Path | None = None
     notes = OF_THE_KEY
     if asked.way == "proxy":
-        notes = OF_A_PROXY.format(proxy=proxy) + notes
+        notes = OF_A_PROXY.format(proxy=quoted(proxy)) + notes
     if asked.way == "proxy" or proxy.startswith("https:"):
-        ca = Path(asked.ca).expanduser().absolute()
+        ca = Path(checked(str(Path(asked.ca).expanduser().absolute())))
         if asked.fetch or not ca.is_file():
             fetch_ca(proxy, ca)
         bundle(ca, system_certificates())
-        notes = OF_TRUST.format(ca=shlex.quote(str(ca))) + notes
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables(asked.way, proxy, ca).items()]
+        notes = OF_TRUST.format(ca=quoted(str(ca))) + notes
+    exports = [f"export {name}={quoted(value)}" for name, value in variables(asked.way, proxy, ca).items()]
     return "\n".join(exports) + "\n" + notes
 
 
@@ -141,8 +164,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     if asked.command == "env":
         try:
             sys.stdout.write(environment(asked))
+        except ValueError as error:
+            sys.stderr.write(f"azure-openai-proxy: {doctor.printable(str(error))}\n")
+            return 1
         except (OSError, http.client.HTTPException) as error:
-            sys.stderr.write(f"azure-openai-proxy: no CA at {asked.ca}, and none from {asked.proxy}: {error}\n")
+            what = doctor.printable(f"no CA at {asked.ca}, and none from {asked.proxy}: {error}")
+            sys.stderr.write(f"azure-openai-proxy: {what}\n")
             return 1
         return 0
     setup = doctor.Setup(

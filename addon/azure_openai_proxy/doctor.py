@@ -1,9 +1,14 @@
-"""Tries a client's way step by step, from the client's side, and says what to do about what fails. Nothing here needs mitmproxy."""
+"""Tries a client's way step by step, from the client's side, and says what to do about what fails. Nothing here needs mitmproxy.
+
+No key is sent until the other side has answered `/healthz` as this proxy does, so that a service that merely listens at that address
+does not get one. A program that imitates the proxy does: only TLS, with a CA that the client knows, tells the two apart.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,12 +17,35 @@ from urllib.parse import SplitResult, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["OPENAI", "PATIENCE", "Finding", "Setup", "examine"]
+__all__ = ["OPENAI", "PATIENCE", "Finding", "Setup", "examine", "printable", "split"]
 
 OPENAI = "https://api.openai.com/v1"
 PATIENCE = 30.0
 PORTS = {"http": 80, "https": 443}
 ENV = 'eval "$(azure-openai-proxy env)"'
+MARK = "x-azure-openai-proxy"
+"""A header that only the proxy's `/healthz` has."""
+HOST = re.compile(r"[\w.:%-]+")
+MOST = 4 << 20
+"""Bytes of an answer that are read."""
+
+
+def split(url: str) -> SplitResult:
+    """The parts of a base URL or of a proxy's.
+
+    Raises:
+        ValueError: it is not an http or https URL, or has a space or control characters in it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in PORTS or not parts.hostname or not HOST.fullmatch(parts.hostname) or " " in url or not url.isprintable():
+        raise ValueError("write it as http://localhost:8080")
+    parts.port  # noqa: B018 - raises ValueError if it is no number
+    return parts
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: a character that would control it, or end the line, is shown as its escape sequence."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text)
 
 
 class Setup(NamedTuple):
@@ -38,7 +66,8 @@ class Finding(NamedTuple):
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.ok else 'FAIL'}  {self.what}" + (f"\n      → {self.remedy}" if self.remedy else "")
+        remedy = f"\n      → {printable(self.remedy)}" if self.remedy else ""
+        return f"{'ok  ' if self.ok else 'FAIL'}  {printable(self.what)}{remedy}"
 
 
 # What the API answers to a completion, and what to do about it: status, a word in the error, the remedy.
@@ -59,9 +88,15 @@ REMEDIES = (
 
 def examine(setup: Setup, models: Sequence[str] | None = None) -> Iterator[Finding]:
     """Each step once the one before it went well."""
-    base = urlsplit(setup.base)
-    if base.scheme not in PORTS or not base.hostname:
-        yield Finding(False, f"base URL {setup.base}", "write it as http://localhost:8080/v1")  # noqa: FBT003 - a finding is ok or not
+    try:
+        base = split(setup.base)
+    except ValueError:
+        yield Finding(ok=False, what=f"base URL {setup.base}", remedy="write it as http://localhost:8080/v1")
+        return
+    try:
+        split(setup.proxy or setup.base)
+    except ValueError:
+        yield Finding(ok=False, what=f"proxy {setup.proxy}", remedy="write HTTPS_PROXY as http://localhost:8080")
         return
     if base.hostname == "api.openai.com" and not setup.proxy:
         yield Finding(False, "a way to the proxy", f"neither OPENAI_BASE_URL nor HTTPS_PROXY leads to it: {ENV}")  # noqa: FBT003
@@ -104,8 +139,10 @@ def _trusts(setup: Setup, base: SplitResult) -> Finding:
         return Finding(ok=True, what="no TLS: nothing to trust")
     try:
         connection = _connection(setup, base)
-        connection.connect()
-        connection.close()
+        try:
+            connection.connect()
+        finally:
+            connection.close()
     except ssl.SSLCertVerificationError as error:
         trusted = f"by {setup.ca}" if setup.ca else "by the system's certificates"
         remedy = f"let the client trust the proxy's CA: {ENV}"
@@ -118,11 +155,11 @@ def _trusts(setup: Setup, base: SplitResult) -> Finding:
 
 
 def _is_the_api(setup: Setup, base: SplitResult) -> Finding:
-    status, answer = _ask(setup, base, "GET", "/healthz", root=True)
-    if (status, answer) != (200, "ok\n"):
+    status, answer, recognised = _asked(setup, base, "/healthz")
+    if (status, answer, recognised) != (200, "ok\n", True):
         remedy = "the base URL, or the proxy, is that of something else: see where the proxy listens"
-        return Finding(ok=False, what=f"this is not the proxy: GET /healthz gives {status}", remedy=remedy)
-    status, answer = _ask(setup, base, "GET", "/readyz", root=True)
+        return Finding(ok=False, what=f"this is not the proxy, and gets no key: GET /healthz gives {status}", remedy=remedy)
+    status, answer, _ = _asked(setup, base, "/readyz")
     if status != 200:
         return Finding(ok=False, what=f"the proxy is not ready: {str(answer).strip()}", remedy=_remedy(503, ""))
     return Finding(ok=True, what="this is the proxy, and it is ready")
@@ -132,7 +169,8 @@ def _models(setup: Setup, base: SplitResult) -> tuple[Finding, list[str]]:
     status, answer = _ask(setup, base, "GET", "/models")
     if status != 200 or not isinstance(answer, dict):
         return Finding(ok=False, what=f"GET {setup.base}/models gives {status}", remedy=_remedy(404, "")), []
-    names = [str(model["id"]) for model in answer.get("data", [])]
+    data = answer.get("data")
+    names = [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model] if isinstance(data, list) else []
     return Finding(ok=True, what=f"{len(names)} models: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"), names
 
 
@@ -140,7 +178,8 @@ def _completes(setup: Setup, base: SplitResult, model: str) -> Finding:
     """One token of a completion."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     status, answer = _ask(setup, base, "POST", "/chat/completions", body)
-    error = answer.get("error", {}) if isinstance(answer, dict) else {}
+    error = answer.get("error") if isinstance(answer, dict) else None
+    error = error if isinstance(error, dict) else {}
     if status != 200:
         message = str(error.get("message", answer))[:200]
         return Finding(ok=False, what=f"{model}: {status} {message}", remedy=_remedy(status, str(error.get("code")), model))
@@ -171,19 +210,36 @@ def _connection(setup: Setup, base: SplitResult) -> http.client.HTTPConnection:
     return connection
 
 
-def _ask(setup: Setup, base: SplitResult, method: str, path: str, body: Any = None, *, root: bool = False) -> tuple[int, Any]:
-    """Status and answer, JSON where it is; status 0: there was none. `root`: not below the base URL's path."""
+def _ask(setup: Setup, base: SplitResult, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """Status and answer of the API, JSON where it is. The key is sent: only the proxy may be asked."""
     headers = {"Authorization": f"Bearer {setup.key}", "Content-Type": "application/json"}
-    connection = _connection(setup, base)
+    status, text, _ = _exchange(setup, base, method, base.path.rstrip("/") + path, headers, json.dumps(body) if body else None)
     try:
-        connection.request(method, path if root else base.path.rstrip("/") + path, json.dumps(body) if body else None, headers)
-        answer = connection.getresponse()
-        text = answer.read().decode(errors="replace")
+        return status, json.loads(text)
+    except (ValueError, RecursionError):
+        return status, text
+
+
+def _asked(setup: Setup, base: SplitResult, path: str) -> tuple[int, str, bool]:
+    """Status and answer for a path that is not below the base URL's, without a key; whether it is the proxy's."""
+    status, text, headers = _exchange(setup, base, "GET", path, {})
+    return status, text, MARK in headers
+
+
+def _exchange(
+    setup: Setup, base: SplitResult, method: str, path: str, headers: dict[str, str], body: str | None = None
+) -> tuple[int, str, set[str]]:
+    """Status, answer, names of headers; status 0: there was no answer. No redirect is followed."""
+    try:
+        connection = _connection(setup, base)
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            text = answer.read(MOST).decode(errors="replace")
+        finally:
+            connection.close()
+    except ValueError:  # its message repeats the key
+        return 0, "the key or the base URL holds a character that no request can carry", set()
     except (OSError, http.client.HTTPException) as error:
-        return 0, str(error)
-    finally:
-        connection.close()
-    try:
-        return answer.status, json.loads(text)
-    except ValueError:
-        return answer.status, text
+        return 0, str(error), set()
+    return answer.status, text, {name.lower() for name in answer.headers}

@@ -24,7 +24,8 @@ Point an OpenAI client here (base URL: this address with /v1), or send it throug
 The models it knows: GET /v1/models
 """
 
-_FOR_PROBES = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
+_FOR_PROBES = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store", "x-azure-openai-proxy": "1"}
+"""The last one is how `azure-openai-proxy doctor` recognises the proxy before it sends a key."""
 
 
 def welcome() -> http.Response:
