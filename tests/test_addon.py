@@ -164,6 +164,15 @@ def test_the_limit_is_for_requests_of_ours(addon: AzureOpenAIProxy) -> None:
     """mitmproxy's own rules hold for the rest."""
     ours, other = ask(addon, gateways()), ask(addon, somebody_elses())
     assert (256 << 20, None) == (addon.max_body(ours), addon.max_body(other))
+    assert (256 << 20, None) == (addon.max_message(ours), addon.max_message(other))
+
+
+def test_the_response_to_a_request_without_a_key_does_not_wait(addon: AzureOpenAIProxy) -> None:
+    """It is there when the head is; for other requests there is none."""
+    ours, other = gateways(), ask(addon, somebody_elses())
+    del ours.request.headers["authorization"]
+    addon.requestheaders(ours)
+    assert (401, None) == ((early := addon.early_response(ours)) and early.status_code, addon.early_response(other))
 
 
 def test_a_failure_below_the_hooks_is_told_in_openais_shape(addon: AzureOpenAIProxy) -> None:
@@ -233,7 +242,7 @@ def test_a_failed_connection_is_not_remembered(addon: AzureOpenAIProxy) -> None:
 def test_a_frame_is_changed_on_its_way(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it is of a WebSocket of ours."""
     seen: list[object] = []
-    monkeypatch.setattr(Exchange, "frame", lambda _, messages: seen.append(messages))
+    monkeypatch.setattr(Exchange, "frame", lambda _, messages, __: seen.append(messages))
     ours, other = ask(addon, gateways("GET", "/v1/realtime?model=m", b"", upgrade="websocket")), ask(addon, somebody_elses())
     ours.websocket = other.websocket = WebSocketData()
     addon.websocket_message(ours)

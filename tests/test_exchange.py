@@ -12,7 +12,7 @@ from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy.backends import Backend, parse_base, parse_endpoint
 from azure_openai_proxy.errors import BadRequest, NoKey, NotFound
-from azure_openai_proxy.exchange import Exchange
+from azure_openai_proxy.exchange import MESSAGE, Exchange
 from azure_openai_proxy.http_layer import Failure
 from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.peek import Peek
@@ -307,18 +307,17 @@ def test_a_browser_gets_the_subprotocol_it_asked_for() -> None:
 def test_frames_name_the_deployment_out_and_the_model_back(from_client: bool, content: bytes, passed: bytes) -> None:
     """And nothing else in them changes."""
     messages = [WebSocketMessage(Opcode.TEXT, from_client, content)]
-    talking().frame(messages)
+    talking().frame(messages, 100)
     assert passed == messages[0].content
 
 
 def test_of_a_long_talk_the_oldest_frames_are_forgotten() -> None:
     """A session lasts an hour, and sound is large."""
     asked = talking()
-    asked.settings = replace(asked.settings, max_body=25)
     messages: list[WebSocketMessage] = []
     for _ in range(5):
         messages.append(WebSocketMessage(Opcode.BINARY, from_client=True, content=b"x" * 10))
-        asked.frame(messages)
+        asked.frame(messages, 2 * (10 + MESSAGE) + 5)
     assert 2 == len(messages)
 
 

@@ -103,6 +103,9 @@ class Rules:
         if flow.request.path == "/killed/late":
             flow.kill()
 
+    def max_message(self, flow: http.HTTPFlow) -> int | None:
+        return self.max_body(flow)
+
     def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
         return http.Response.make(403, b"{}") if flow.request.path.startswith("/early") else None
 

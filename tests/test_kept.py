@@ -44,6 +44,18 @@ def test_a_flow_that_goes_makes_room() -> None:
     assert 0 == shelf.used
 
 
+def test_all_of_a_flow_makes_room() -> None:
+    """What was changed in its request, and its answer."""
+    shelf = Shelf(10, lambda _: None)
+    flow = tflow.tflow()
+    for _ in range(2):
+        shelf.room(4)
+        shelf.keep(flow, 4)
+    del flow
+    gc.collect()
+    assert 0 == shelf.used
+
+
 def test_a_flow_that_went_while_room_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shelf lists flows that are gone for a moment."""
     forgotten: list[http.HTTPFlow] = []

@@ -123,3 +123,16 @@ def test_a_changed_frame_is_ascii() -> None:
 
     assert changed.isascii()
     assert json.loads(frame)["session"] | {"model": "gpt-realtime"} == json.loads(changed)["session"]
+
+
+def test_few_names_are_remembered() -> None:
+    """The newest of a connection, and no long ones; a deployment that the client names itself keeps its name."""
+    talk = realtime.Frames(("session.model",), lambda model: f"d-{model[:9]}" if model != "d-1" else model)
+    names = [talk.asked(str(number)) for number in range(1000)] + [talk.asked("x" * 1000)]
+
+    def back(name: str) -> str:
+        return str(json.loads(talk.back(json.dumps({"session": {"model": name}}).encode()))["session"]["model"])
+
+    assert ["d-0", "d-967", "968", "999", "d-xxxxxxxxx"] == [back(names[at]) for at in (0, 967, 968, 999, 1000)]
+    assert "1" == (talk.asked("1"), back("d-1"))[1]
+    assert "d-1" == (talk.asked("d-1"), back("d-1"))[1]

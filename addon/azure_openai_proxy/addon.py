@@ -166,7 +166,7 @@ class AzureOpenAIProxy(Exchanges):
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.websocket:
-            exchange.frame(flow.websocket.messages)
+            exchange.frame(flow.websocket.messages, self.seeing.shelf.limit if self.seeing.shelf else 0)
 
     def error(self, flow: http.HTTPFlow) -> None:
         if exchange := self.exchanges.get(flow):

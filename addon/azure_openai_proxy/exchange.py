@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange"]
 
+MESSAGE = 1024
+"""Bytes that a kept WebSocket message counts beside its content."""
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -288,8 +291,8 @@ class Exchange:
         if shaped is not content:
             response.content = shaped
 
-    def frame(self, messages: list[WebSocketMessage]) -> None:
-        """The last of `messages` is on its way: change it in place. Of a long talk the oldest are forgotten."""
+    def frame(self, messages: list[WebSocketMessage], keep: int) -> None:
+        """Change the last of `messages`, which is about to be sent, in place, and drop the oldest beyond `keep` bytes."""
         message = messages[-1]
         if self.frames and message.is_text:
             frame = message.content
@@ -299,9 +302,9 @@ class Exchange:
                 frame = self.frames.back(to_openai.json_body(frame) if self.settings.normalize else frame)
             if frame is not message.content:
                 message.content = frame
-        self.talked += len(message.content)
-        while self.talked > self.settings.max_body and len(messages) > 1:
-            self.talked -= len(messages.pop(0).content)
+        self.talked += len(message.content) + MESSAGE
+        while self.talked > keep and len(messages) > 1:
+            self.talked -= len(messages.pop(0).content) + MESSAGE
 
 
 def _method(request: http.Request) -> str:

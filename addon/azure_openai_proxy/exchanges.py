@@ -102,6 +102,10 @@ class Exchanges:
         exchange = self.exchanges.get(flow)
         return None if exchange is None or exchange.unchanged else exchange.settings.max_body
 
+    def max_message(self, flow: http.HTTPFlow) -> int | None:
+        exchange = self.exchanges.get(flow)
+        return exchange.settings.max_body if exchange else None
+
     def goes_on(self, flow: http.HTTPFlow) -> bool:
         exchange = self.exchanges.get(flow)
         return exchange is not None and not exchange.unchanged and exchange.goes_on(flow.request)

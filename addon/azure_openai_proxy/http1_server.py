@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator
 
-__all__ = ["LINGER", "MAX_HEAD", "LastOfConnection", "Server", "Unreadable", "complete", "flaw"]
+__all__ = ["LINGER", "MAX_HEAD", "LastOfConnection", "Leave", "Server", "Unreadable", "complete", "flaw"]
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request line with its headers. mitmproxy has no limit."""
@@ -48,6 +48,10 @@ class Unreadable(HttpEvent):
 
 class LastOfConnection(ResponseEndOfMessage):
     """The end of an answer after which an HTTP/1 connection must not be used: nobody knows where the next request would begin."""
+
+
+class Leave(HttpEvent):
+    """The end of a connection that has been upgraded, and that the client has not ended."""
 
 
 def flaw(received: bytes) -> Failure | None:
@@ -174,6 +178,8 @@ class Server(Http1Server):
     # The end
 
     def send(self, event: HttpEvent) -> CommandGenerator[None]:
+        if isinstance(event, Leave):
+            return self.leave()
         if isinstance(event, ResponseEndOfMessage) and (isinstance(event, LastOfConnection) or self.state == self.discard):
             return self.send_last(event)
         return super().send(event)

@@ -46,6 +46,9 @@ class Rules(Protocol):
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         """Bytes that the request's body may have. None: not ours, mitmproxy's own rules hold."""
 
+    def max_message(self, flow: http.HTTPFlow) -> int | None:
+        """Bytes that a WebSocket's message may have, from either side. None: not ours."""
+
     def goes_on(self, flow: http.HTTPFlow) -> bool:
         """Whether a large body may be sent on before all of it has come; then `max_body` does not hold."""
 

@@ -24,6 +24,7 @@ from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeader
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
+from wsproto.extensions import PerMessageDeflate
 
 from . import fast_hooks, fast_messages, fast_reads, fast_stream, fast_tls
 from .http1_server import Server, Unreadable
@@ -295,6 +296,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "check_body_size": "self request",
         "handle_protocol_error": "self event",
         "flow_done": "self",
+        "passthrough": "self event",
         "make_server_connection": "self",
         "start_request_stream": "self",
         "state_stream_request_body": "self event",
@@ -307,7 +309,11 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "state_errored": None,
     },
     GetHttpConnection: {"connection_spec_matches": "self connection"},
-    WebsocketConnection: {"send2": "self event"},
+    WebsocketConnection: {"send2": "self event", "events": "self"},
+    PerMessageDeflate: {
+        "frame_inbound_payload_data": "self proto data",
+        "frame_inbound_complete": "self proto fin",
+    },
     Http1Server: {
         "__init__": "self context",
         "read_headers": "self event",

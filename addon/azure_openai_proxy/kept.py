@@ -44,8 +44,9 @@ class Shelf:
         self.used -= size
 
     def keep(self, flow: http.HTTPFlow, size: int) -> None:
-        """`flow` holds `size` bytes now, for which there was `room`. When it goes, they are free again."""
-        self._sizes[weakref.ref(flow, self._gone)] = size
+        """`flow` holds `size` bytes more, for which there was `room`. When it goes, they are free again."""
+        key = weakref.ref(flow, self._gone)
+        self._sizes[key] = self._sizes.get(key, 0) + size
 
     def _gone(self, flow: weakref.ref[http.HTTPFlow]) -> None:
         self.used -= self._sizes.pop(flow, 0)

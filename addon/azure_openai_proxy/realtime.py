@@ -50,16 +50,22 @@ class Frames:
     """The models in one connection's frames: the client's names out as deployments, and the deployments back as those names."""
 
     _BACK = ("session.model", "response.model")
+    MOST, LONGEST = 32, 256
+    """Names that a connection remembers, and characters of each."""
 
     def __init__(self, places: Iterable[str], deployment: Callable[[str], str]) -> None:
         self._places = tuple(places)
         self._deployment = deployment
-        self._names: dict[str, str] = {}  # deployment → what the client called it last
+        self._names: dict[str, str] = {}  # deployment → what the client called it last, if that is another name
 
     def asked(self, model: str) -> str:
         """The deployment for `model`, which will be called so from now on."""
         deployment = self._deployment(model)
-        self._names[deployment] = model
+        self._names.pop(deployment, None)
+        if model != deployment and len(model) <= self.LONGEST:
+            self._names[deployment] = model
+            if len(self._names) > self.MOST:
+                del self._names[next(iter(self._names))]
         return deployment
 
     def out(self, frame: bytes) -> bytes:
@@ -68,7 +74,7 @@ class Frames:
 
     def back(self, frame: bytes) -> bytes:
         """Azure's frame for the client. The name of a model that was not asked for stays: it says what answered."""
-        if all(deployment == model for deployment, model in self._names.items()):
+        if not self._names:
             return frame
         return _renamed(frame, self._BACK, lambda deployment: self._names.get(deployment, deployment))
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from http.client import HTTPResponse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from e2e.test_large_bodies import Memory, client
+from e2e.test_websockets import bearer, dial, heard
 from sink import MB, pattern
 from support import PATIENCE
+from test_http_websocket import bomb, frame, reason
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator
@@ -96,3 +99,49 @@ def test_what_needs_no_key_is_answered_without_one(proxy: Proxies) -> None:
     with httpx.Client(base_url=url, trust_env=False) as http:
         answers = [http.request(method, path, headers=JSON, content=b"{}") for method, path in asked]
     assert 401 not in [answer.status_code for answer in answers]
+
+
+# WebSockets
+
+
+@pytest.mark.parametrize("mode", ["azure", "openai"])
+@pytest.mark.parametrize("way", ["ws", "wss"])
+@pytest.mark.parametrize("path", ["/v1/realtime?model=gpt-realtime", "/v1/responses"])
+def test_a_message_that_decompresses_beyond_the_limit(way: str, mode: str, path: str, proxy: Proxies, azure: Simulator) -> None:
+    """The connection is closed with 1009 before 300 MB are in memory."""
+    options: dict[str, Any] = {"azure_openai_mode": mode, "azure_openai_openai_endpoint": azure.http_url} if mode == "openai" else {}
+    through = proxy(azure_openai_max_body="4m", **options)
+    path = f"/openai{path}" if mode == "openai" else path
+    with dial(way, through, path, additional_headers=bearer(azure) | {"api-key": azure.key}) as ws:
+        memory = Memory(through)
+        ws.socket.sendall(frame(bomb(300 * MB), opcode=1, compressed=True))
+        if "realtime" in path:
+            heard(ws)
+        code, _ = reason(ws)
+        growth = memory.growth()
+    assert 1009 == code
+    assert growth < 60 * MB
+
+
+def test_a_message_without_an_end(proxy: Proxies, azure: Simulator) -> None:
+    """The client is told 1009 though it never ends its message."""
+    through = proxy(azure_openai_max_body="4m")
+    with dial("ws", through, "/v1/realtime?model=gpt-realtime", additional_headers=bearer(azure)) as ws:
+        heard(ws)
+        memory = Memory(through)
+        for number in range(5 * 16):
+            ws.socket.sendall(frame(bytes(MB >> 4), opcode=0 if number else 2, final=False))
+        assert 1009 == reason(ws)[0]
+        assert memory.growth() < 40 * MB
+
+
+def test_models_that_frames_name_are_not_kept(proxy: Proxies, azure: Simulator) -> None:
+    """400 frames, each with a long name of its own; and mitmdump keeps no messages."""
+    through = proxy()
+    with dial("ws", through, "/v1/realtime?model=gpt-realtime", additional_headers=bearer(azure)) as ws:
+        heard(ws)
+        memory = Memory(through)
+        for number in range(400):
+            ws.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "model": f"m{number}" + "x" * 200_000}}))
+            heard(ws)
+        assert memory.growth() < 40 * MB
