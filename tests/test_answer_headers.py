@@ -27,6 +27,8 @@ def shaped(headers: dict[str, str], *, stream: bool = False, http1: bool = True)
         ("-1", None),
         ("soon", None),
         ("9" * 5000, None),
+        ("9" * 12_000 + "s", None),
+        ("1h" * 6000, None),
     ],
 )
 @pytest.mark.parametrize("name", ["x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from azure_openai_proxy.health import LONGEST_BACKOFF, LONGEST_WAIT, Health, Limit, duration, wait
@@ -93,3 +95,30 @@ def test_when_to_come_back(headers: dict[str, str], seconds: float | None) -> No
 def test_durations(text: str, seconds: float | None) -> None:
     """Azure's and OpenAI's way of writing them."""
     assert seconds == duration(text)
+
+
+_HEADERS = (
+    "retry-after",
+    "retry-after-ms",
+    *(f"x-ratelimit-{what}-{of}" for what in ("reset", "remaining") for of in ("tokens", "requests")),
+)
+_DATES = st.sampled_from(["Mon, 01 Jan {} 00:00:00 GMT", "Mon, 01 Jan 0001 00:00:00", "Mon, 01 Jan 2026 00:00:00 +{}", "01 Jan 2026 {}:00"])
+_HOSTILE = st.text("0123456789.smh-+eEinfa \x1b٣") | st.builds(str.format, _DATES, st.integers(0, 10**20))
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(_HEADERS, _HOSTILE)))
+@example(dict.fromkeys(_HEADERS, "9" * 12_000))
+@example(dict.fromkeys(_HEADERS, "1h" * 12_000))
+@example({"retry-after": "Mon, 01 Jan 99999999999999 00:00:00 GMT"})
+@example({"retry-after": "Mon, 01 Jan 2026 00:00:00 +99999999999999"})
+def test_whatever_the_headers_say(headers: dict[str, str]) -> None:
+    """A hostile number is no error and no endless wait: there is no hint, or one within the longest wait."""
+    found = wait(headers, wall=50)
+    assert found is None or 0 <= found <= LONGEST_WAIT
+    assert not math.isnan(Limit().answered(0, headers).renewed)
+
+
+@pytest.mark.parametrize("text", ["9" * 12_000, "9" * 12_000 + "x", "1h" * 12_000, "1." + "9" * 12_000 + "s"])
+def test_a_long_duration_is_not_read(text: str) -> None:
+    """The work for it would grow with the square of its length."""
+    assert duration(text) is None

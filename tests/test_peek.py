@@ -69,6 +69,7 @@ def test_no_more_is_held_than_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"code": "content_filter"}, 400),
         ({"type": "invalid_request_error"}, 400),
         ({"code": "200"}, 500),
+        ({"code": "4" * 5000}, 500),  # more digits than Python reads
         ({}, 500),
     ],
 )

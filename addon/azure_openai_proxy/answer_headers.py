@@ -21,6 +21,7 @@ _DROPPED = frozenset((_HOP_BY_HOP + b" " + _OF_ANOTHER_HOST).split())
 _NEVER_DROPPED = frozenset({b"", b"close", b"transfer-encoding", b"content-length", b"content-type"})
 _REQUEST_IDS = ("apim-request-id", "x-ms-request-id", "x-ms-client-request-id")
 _RESETS = frozenset({b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens"})
+_LONGEST_RESET = 64
 _SECONDS = re.compile(rb"[0-9]{1,9}")
 _DURATION = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)?(?:h|m|s|ms|us|\xc2\xb5s|ns))+")
 
@@ -66,8 +67,10 @@ def _rewritten(headers: http.Headers, *, http1: bool) -> None:
 
 
 def _reset(value: bytes) -> bytes | None:
-    """As OpenAI writes it; None for Azure's -1: it says nothing, and clients that parse durations break on it."""
+    """As OpenAI writes it; None for Azure's -1, which says nothing, and for what clients that parse durations would break on."""
     value = value.strip()
+    if len(value) > _LONGEST_RESET:
+        return None
     if _SECONDS.fullmatch(value):
         return _duration(int(value)).encode()
     return value if _DURATION.fullmatch(value) else None

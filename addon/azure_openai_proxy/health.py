@@ -98,12 +98,8 @@ def wait(headers: Mapping[str, str], wall: float) -> float | None:
     said = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", said):
         return min(LONGEST_WAIT, float(said))
-    try:
-        date = email.utils.parsedate_to_datetime(said)
-    except ValueError:
-        pass
-    else:
-        return min(LONGEST_WAIT, max(0.0, date.timestamp() - wall))
+    if (date := _date(said)) is not None:
+        return min(LONGEST_WAIT, max(0.0, date - wall))
     resets = [
         reset
         for what in ("requests", "tokens")
@@ -113,6 +109,15 @@ def wait(headers: Mapping[str, str], wall: float) -> float | None:
     return min(LONGEST_WAIT, max(resets)) if resets else None
 
 
+def _date(text: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() if 0 < len(text) <= _LONGEST_HEADER else None
+    except (ValueError, OverflowError, OSError):  # no date, or one that this computer cannot tell
+        return None
+
+
+_LONGEST_HEADER = 64
+"""Characters of a header's value that is read; the dates and durations that servers send are shorter."""
 _PARTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(h|ms|m|s)")
 _UNIT = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
@@ -122,6 +127,6 @@ def duration(text: str) -> float | None:
     text = text.strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
-    if not text or _PARTS.sub("", text):
+    if not text or len(text) > _LONGEST_HEADER or _PARTS.sub("", text):
         return None
     return sum(float(number) * _UNIT[unit] for number, unit in _PARTS.findall(text))

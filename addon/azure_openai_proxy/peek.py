@@ -37,11 +37,11 @@ class Peek:
         return self.verdict
 
     def _feed(self, data: bytes) -> Verdict | None:
-        self._seen += len(data)
         try:
             plain = self._decompressor.feed(data) if self._decompressor else data
         except decompress.BrokenError:
             return Verdict(None, b"")  # whoever reads the stream will say so
+        self._seen += max(len(data), len(plain))
         for event in self._events.feed(plain):
             if event.data is not None and (verdict := _verdict(event.data, event.event)):
                 return verdict
@@ -66,7 +66,7 @@ def _verdict(data: bytes, kind: bytes | None) -> Verdict | None:
 def error_response(error: dict[str, Any]) -> tuple[int, bytes]:
     """The status and body that Azure would have answered with, had it known in time."""
     code = str(error.get("code") or error.get("status") or "")
-    if code.isascii() and code.isdigit() and 400 <= int(code) < 600:
+    if len(code) == 3 and code.isascii() and code.isdigit() and 400 <= int(code) < 600:
         status = int(code)
     else:
         text = f"{code} {error.get('type')}".lower()
