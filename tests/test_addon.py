@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import pytest
 from mitmproxy import connection, ctx, http
@@ -151,6 +152,22 @@ def test_no_key_stays_on_the_flow(addon: AzureOpenAIProxy) -> None:
     addon.error(failed)
     assert "client" not in str([flow.get_state() for flow in (answered, went, failed)]).replace("client_conn", "")
     assert MASK == went.request.headers["api-key"]
+
+
+@pytest.mark.parametrize("mode", ["azure", "openai"])
+def test_a_key_that_the_answer_repeats_is_masked(addon: AzureOpenAIProxy, mode: Literal["azure", "openai"]) -> None:
+    """In its reason, its headers and its trailers, before anybody sees them, whoever was asked."""
+    addon.live.settings = dataclasses.replace(addon.live.settings, mode=mode)
+    flow = ask(addon, gateways(authorization="Bearer the-client-s-key"))
+    flow.response = http.Response.make(200, b"{}", {"content-type": "application/json", "x-debug": "the-client-s-key"})
+    flow.response.reason = "the-client-s-key"
+    flow.response.trailers = http.Headers(x_end="key the-client-s-key", x_other="1")
+    addon.responseheaders(flow)
+    assert "[key]" == flow.response.reason
+    assert "[key]" == flow.response.headers["x-debug"]
+    addon.response(flow)
+    assert [("x-end", "key [key]"), ("x-other", "1")] == list(flow.response.trailers.items())
+    assert "the-client-s-key" not in str(flow.get_state())
 
 
 def test_openai_mode_hands_over(addon: AzureOpenAIProxy) -> None:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from azure_openai_proxy import error_shapes, redact
 from azure_openai_proxy.error_shapes import error_body, mask, shape
 
 KEY = "0123456789abcdef"
@@ -251,3 +253,62 @@ def test_no_secret_by_way_of_the_model() -> None:
     """A client that sends its key as the model does not get it back."""
     out = error_body(404, b'{"error":{"code":"DeploymentNotFound","message":"m"}}', asked=KEY, models=[KEY], secrets=[KEY])
     assert KEY.encode() not in out
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<script>" * 2000,
+        "<style" * 2700,
+        "<!--" * 4000,
+        "<" * 16000,
+        "</script" * 2000,
+        "<script>" + "</script " + " " * 16000,
+        "<!-- <script> -->" * 900,
+    ],
+)
+def test_html_is_read_in_linear_time(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each missing end is searched for once: the number of searches is that of the openings and of the kinds of ends."""
+    searched = []
+
+    class Counting:
+        def __init__(self, pattern: re.Pattern[str]) -> None:
+            self._pattern = pattern
+
+        def search(self, text: str, at: int) -> re.Match[str] | None:
+            found = self._pattern.search(text, at)
+            searched.append((found.end() if found else len(text)) - at)
+            return found
+
+    monkeypatch.setattr(error_shapes, "_HIDDEN_ENDS", {kind: Counting(end) for kind, end in error_shapes._HIDDEN_ENDS.items()})
+    shaped(502, page.encode())
+    assert sum(searched) <= 4 * len(page)
+
+
+def test_hidden_parts_of_html() -> None:
+    """Scripts, styles and comments are not said, one that has no end is text."""
+    page = b"<html><SCRIPT>a</script\n><style>b</style>one<!-- c -->two<script>three<script>four<!-- x -->"
+    assert "Azure answered 502 Bad Gateway: one two three four" == shaped(502, page)["message"]
+
+
+@pytest.mark.parametrize("text", ["x" * 300_000, "x y " * 75_000, "\x1b" * 60_000], ids=["a word", "words", "escapes"])
+def test_a_long_error_is_short_for_the_client(text: str) -> None:
+    """Neither as a message, nor as JSON, nor in members of its own is more repeated than anybody reads."""
+    for body in (text.encode(), {"error": {"message": text[:200_000]}}, {"error": {"message": "m", "details": [text]}}, {"error": text}):
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        out = error_body(400, raw, asked=None, models=[], secrets=[KEY])
+        assert len(out) <= 120_000
+    for name in ("code", "type", "param"):
+        assert 258 == len(shaped(400, {"error": {"message": "m", name: "x" * 1000}})[name])
+    assert ["message", "type", "param", "code"] == list(shaped(400, {"error": {"message": "m", "details": ["x" * 100_000]}}))
+
+
+def test_the_forms_of_a_key_are_made_once() -> None:
+    """An error with many texts costs no more than its length."""
+    body = {"error": {"message": "m", "details": ["x"] * 10_000}}
+    shaped(400, body)
+    before = redact._pattern.cache_info()
+    shaped(400, body)
+    after = redact._pattern.cache_info()
+    assert before.misses == after.misses
+    assert before.hits + 10_000 <= after.hits

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+from urllib.parse import quote
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mitmproxy import http
 
 from azure_openai_proxy import redact
@@ -105,3 +110,62 @@ def test_masks_are_taken_out() -> None:
 def test_a_secret_that_was_made_is_not_kept(answer: bytes, kept: bytes) -> None:
     """Whatever shape of answer it comes in; the rest stays, but for what cannot be read."""
     assert kept == redact.minted(answer)
+
+
+SECRET = "a-key/with+all=0123456789"
+
+
+def answer(headers: dict[str, str], reason: str = "OK") -> http.Response:
+    made = http.Response.make(200, b"", http.Headers([(name.encode(), value.encode()) for name, value in headers.items()]))
+    made.reason = reason
+    return made
+
+
+@pytest.mark.parametrize(
+    "form", [SECRET, quote(SECRET, safe=""), quote(SECRET).lower(), base64.b64encode(f":{SECRET}".encode()).decode()], ids=range(4)
+)
+def test_a_key_in_the_head_of_an_answer(form: str) -> None:
+    """It is masked in the value of any header and in the reason, however it is encoded."""
+    made = answer({"x-one": "1", "location": f"https://x/?k={form}&a=b"}, f"no {form}")
+    redact.mask_answer_head(made, ["dummy", SECRET])
+    assert "1" == made.headers["x-one"]
+    assert "[key]" in made.headers["location"]
+    assert "[key]" in made.reason
+    assert form[4:-4] not in str(made.headers) + made.reason
+
+
+def test_a_key_in_the_name_of_a_header() -> None:
+    """The name stays one that HTTP allows."""
+    made = answer({f"x-{KEY}": "1"})
+    redact.mask_answer_head(made, [KEY])
+    assert ["x-key"] == [name for name in made.headers if name != "content-length"]
+
+
+@pytest.mark.parametrize("secrets", [[], ["json"], ["application/json"]], ids=["none", "short", "a content type"])
+def test_what_is_no_key_stays(secrets: list[str]) -> None:
+    """Without a key, with one too short to be told from a word, and in headers that say how to read the body."""
+    made = answer({"content-type": "application/json", "x-more": "a json"}, "json")
+    before = made.headers.fields
+    redact.mask_answer_head(made, secrets)
+    assert before == made.headers.fields
+    assert "json" == made.reason
+    made.headers["x-more"] = "as application/json"
+    redact.mask_answer_head(made, secrets)
+    assert "application/json" == made.headers["content-type"]
+
+
+@given(before=st.binary(max_size=8), after=st.binary(max_size=8), secret=st.text("abc/+=-_09", min_size=12, max_size=90))
+def test_base64_is_recognised_wherever_the_key_stands(before: bytes, after: bytes, secret: str) -> None:
+    """Only the characters that it shares with its neighbours are left."""
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        masked = redact.mask(encode(before + secret.encode() + after).decode(), [secret])
+        assert "[key]" in masked
+        assert len(masked) <= len(encode(before)) + len("[key]") + len(encode(after)) + 4
+
+
+def test_the_keys_of_a_request() -> None:
+    """What its masks stand for, without the scheme."""
+    hidden = redact.hide(
+        request(authorization=f"Bearer {KEY}", api_key="other", sec_websocket_protocol=f"openai-insecure-api-key.{KEY}, x")
+    )
+    assert (KEY, "other") == hidden.secrets

@@ -152,6 +152,7 @@ class AzureOpenAIProxy(Exchanges):
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
             self.hide_again(flow, exchange)
+            exchange.mask_head(flow.response)
             self.seeing.answered(flow, flow.response)
             exchange.response_head(flow.response)
             self.seeing.streams(flow, flow.response)
@@ -159,6 +160,7 @@ class AzureOpenAIProxy(Exchanges):
     def response(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
             azures = None if flow.response.stream else flow.response.get_content(strict=False)
+            exchange.mask_trailers(flow.response)
             exchange.response_body(flow.response)
             if flow.request.method == "HEAD" and not flow.response.stream:
                 flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer

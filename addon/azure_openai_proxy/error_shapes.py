@@ -13,18 +13,28 @@ import json
 import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, quote_plus
 
 from . import errors
+from .redact import mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["error_body", "mask", "shape"]
 
+_JSON_AT_MOST = 256 << 10  # bytes of a body that is parsed
 _READ_AT_MOST = 16384  # bytes of a body that is no JSON
 _SAID_AT_MOST = 500  # characters of it that make it into the message
-_SHORTEST_SECRET = 4
+_LONGEST_MESSAGE = 16384  # characters of a JSON body's message
+_LONGEST_NAME = 256  # characters of its type, param and code
+_LARGEST = 65536  # bytes of an error with members beside the four
+
+_HIDDEN = re.compile(r"<(?:(script|style)\b|!--)", re.IGNORECASE)
+_HIDDEN_ENDS = {
+    "script": re.compile(r"</script\s*+>", re.IGNORECASE),
+    "style": re.compile(r"</style\s*+>", re.IGNORECASE),
+    "": re.compile("-->"),
+}
 
 
 class _Kind(NamedTuple):
@@ -74,7 +84,8 @@ def error_body(
         error["message"] = "Azure has no such path, or not in this api-version: check the endpoint and the api-version the proxy was given."
         error["code"] = "unknown_url"
     error["message"] = mask(error["message"], secrets)  # once more, for what a client may have put into the model's name
-    return errors.body(**error)
+    shaped = errors.body(**error)
+    return shaped if len(shaped) <= _LARGEST else errors.body(*(error[name] for name in ("message", "type", "param", "code")))
 
 
 def shape(error: object, status: int | None = None, secrets: Sequence[str] = ()) -> dict[str, Any]:
@@ -97,32 +108,17 @@ def shape(error: object, status: int | None = None, secrets: Sequence[str] = ())
     param = said.pop("param", None)
     known = _kind(status, code, message, said.get("innererror"))
     keep = isinstance(kind, str) and kind and status != 401 and (status != 429 or kind in _LIMITS)
-    shaped = {
+    four = {
         "message": message,
         "type": kind if keep else known.type,
         "param": param if isinstance(param, str) else "prompt" if known.code == "content_filter" else None,
         "code": known.code,
     }
-    return {name: _masked(value, secrets) for name, value in (shaped | said).items()}
-
-
-def mask(text: str, secrets: Sequence[str]) -> str:
-    """`text` with `[key]` for every secret in it: as it is, percent-encoded, or escaped for JSON or HTML."""
-    forms: set[str] = set()
-    for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET:
-            plain = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], html.escape(secret)}
-            plain |= {form.replace("/", "\\/") for form in plain}
-            encoded = {quoted(secret, safe, errors="replace") for quoted in (quote, quote_plus) for safe in ("", "/")}
-            forms |= plain | encoded | {_lower_hex(form) for form in encoded}
-    if not forms:
-        return text
-    # The longest first, lest a form that begins another leave that one's end behind.
-    return re.sub("|".join(map(re.escape, sorted(forms, key=len, reverse=True))), "[key]", text)
-
-
-def _lower_hex(text: str) -> str:
-    return re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), text)
+    shaped: dict[str, Any] = {name: _masked(value, secrets) for name, value in (four | said).items()}
+    for name, longest in (("message", _LONGEST_MESSAGE), ("type", _LONGEST_NAME), ("param", _LONGEST_NAME), ("code", _LONGEST_NAME)):
+        if (text := shaped[name]) and len(text) > longest:  # masked before: half a secret would not be recognised
+            shaped[name] = text[:longest].rstrip() + " …"
+    return shaped
 
 
 def _masked(value: Any, secrets: Sequence[str]) -> Any:
@@ -163,6 +159,8 @@ def _no_such_model(said: str, asked: str | None, deployment: str | None, models:
 
 def _said(status: int, body: bytes, secrets: Sequence[str]) -> object:
     """The error in `body`: an object that may have a `code` and a `message`, or a text."""
+    if len(body) > _JSON_AT_MOST:
+        return _text(status, body, secrets)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -185,12 +183,27 @@ def _text(status: int, body: bytes, secrets: Sequence[str]) -> str:
         text = text[: text.rfind(" ") + 1]  # half a secret would not be recognised
     text = mask(text, secrets)
     if text.lstrip("\ufeff \t\r\n").startswith("<"):
-        text = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>|<!--.*?-->", " ", text)
-        text = html.unescape(re.sub(r"<[^<>]*>", " ", text))
+        text = html.unescape(re.sub(r"<[^<>]*>", " ", _visible(text)))
     text = mask(" ".join(text.split()), secrets)
     if len(text) > _SAID_AT_MOST:
         text = text[:_SAID_AT_MOST].rstrip() + " …"
     return f"Azure answered {_phrase(status)}: {text}" if text else ""
+
+
+def _visible(text: str) -> str:
+    """HTML without scripts, styles and comments. An end that is missing is searched for once: the work is linear."""
+    pieces, start, at = [], 0, 0
+    endless: set[str] = set()
+    while match := _HIDDEN.search(text, at):
+        kind, at = (match[1] or "").lower(), match.end()
+        if kind in endless:
+            continue
+        if end := _HIDDEN_ENDS[kind].search(text, at):
+            pieces.append(text[start : match.start()])
+            start = at = end.end()
+        else:
+            endless.add(kind)
+    return " ".join([*pieces, text[start:]])
 
 
 def _phrase(status: int | None) -> str:

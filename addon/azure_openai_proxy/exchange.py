@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import calls, credentials, errors, links, moderations, realtime, synthesized, to_azure, to_openai
+from . import calls, credentials, errors, links, moderations, realtime, redact, synthesized, to_azure, to_openai
 from .attempts import Attempts, Shared
 from .peek import Peek
 from .pool import Pool
@@ -210,6 +210,14 @@ class Exchange:
             self.attempts.end()
 
     # The answer
+
+    def mask_head(self, response: http.Response) -> None:
+        """Mask keys in an answer's headers: before anybody sees them."""
+        redact.mask_answer_head(response, self.secrets or self.hidden.secrets)
+
+    def mask_trailers(self, response: http.Response) -> None:
+        if response.trailers:
+            response.trailers.fields = redact.mask_fields(response.trailers.fields, self.secrets or self.hidden.secrets)
 
     def response_head(self, response: http.Response) -> None:
         """Shape the head of the answer, and decide whether its body streams through or is read whole."""

@@ -6,18 +6,37 @@ Whoever looks at a flow (mitmweb, the console, a content view, a saved file, a H
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote_plus
+from urllib.parse import quote, quote_plus, unquote_plus
 
 from . import bodies
 from .credentials import MASK
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mitmproxy import http
 
-__all__ = ["Fields", "Hidden", "headers", "hide", "is_key_header", "minted", "path", "show", "shown", "without_masks"]
+__all__ = [
+    "Fields",
+    "Hidden",
+    "headers",
+    "hide",
+    "is_key_header",
+    "mask",
+    "mask_answer_head",
+    "mask_fields",
+    "minted",
+    "path",
+    "show",
+    "shown",
+    "without_masks",
+]
 
 _HEADERS = frozenset(b"api-key authorization proxy-authorization x-api-key ocp-apim-subscription-key".split())
 _PROTOCOLS = b"sec-websocket-protocol"
@@ -36,6 +55,12 @@ class Hidden(NamedTuple):
 
     headers: tuple[tuple[bytes, bytes, bytes], ...] = ()  # name, mask, what it stands for
     path: tuple[str, str] | None = None  # masked, plain
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The keys in headers, without their schemes."""
+        mask = MASK.encode()
+        return tuple(old[len(new) - len(mask) :].decode("utf-8", "surrogateescape") for _, new, old in self.headers if new.endswith(mask))
 
     def __repr__(self) -> str:
         return f"Hidden({len(self.headers) + bool(self.path)})"
@@ -134,3 +159,89 @@ def minted(answer: bytes) -> bytes:
     except (ValueError, RecursionError):
         return b""
     return bodies.rename(answer, _MINTED, lambda _: MASK)
+
+
+# Secrets in what comes back
+
+_SHORTEST = 4
+_SHORTEST_IN_HEADERS = 8  # clients without a key send `none`, `test` or `dummy`, which headers may well contain
+_SHORTEST_ENCODED = 12  # a shorter one leaves too little in the middle of its base64
+_FRAMING = frozenset(b"connection content-encoding content-length content-type date transfer-encoding upgrade".split())
+
+
+def mask(text: str, secrets: Sequence[str]) -> str:
+    """`text` with `[key]` for every secret in it: as it is, percent-encoded, in base64, or escaped for JSON or HTML."""
+    pattern = _pattern(tuple(secrets))
+    return pattern.sub(MASK, text) if pattern else text
+
+
+def mask_answer_head(response: http.Response, secrets: Sequence[str]) -> None:
+    """Mask the secrets in a response's reason and headers, in place: some fronts of Azure repeat the key there."""
+    forms = _forms_in_headers(tuple(secrets))
+    if not forms:
+        return
+    data = response.data
+    data.headers.fields = mask_fields(data.headers.fields, secrets)
+    if any(form in data.reason for form in forms):
+        data.reason = _mask_bytes(data.reason, secrets)
+
+
+def mask_fields(fields: Fields, secrets: Sequence[str]) -> Fields:
+    """The same of headers or trailers; the very same when no secret is in them."""
+    forms = _forms_in_headers(tuple(secrets))
+    together = b"\n".join([part for field in fields for part in field])
+    if not any(form in together for form in forms):
+        return fields
+    return tuple(
+        [
+            (name, value) if name.lower() in _FRAMING else (_mask_bytes(name, secrets).translate(None, b"[]"), _mask_bytes(value, secrets))
+            for name, value in fields
+        ]
+    )
+
+
+def _mask_bytes(value: bytes, secrets: Sequence[str]) -> bytes:
+    long = [secret for secret in secrets if len(secret) >= _SHORTEST_IN_HEADERS]
+    return mask(value.decode("utf-8", "surrogateescape"), long).encode("utf-8", "surrogateescape")
+
+
+@lru_cache(maxsize=64)
+def _forms_in_headers(secrets: tuple[str, ...]) -> tuple[bytes, ...]:
+    long = [secret for secret in secrets if len(secret) >= _SHORTEST_IN_HEADERS]
+    return tuple(form.encode("utf-8", "surrogateescape") for form in _forms(long))
+
+
+@lru_cache(maxsize=64)
+def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
+    # The longest first, lest a form that begins another leave that one's end behind.
+    forms = sorted(_forms(secrets), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, forms))) if forms else None
+
+
+def _forms(secrets: Sequence[str]) -> set[str]:
+    """Each secret in every form in which an upstream may repeat it."""
+    forms: set[str] = set()
+    for secret in secrets:
+        if len(secret) >= _SHORTEST:
+            plain = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], html.escape(secret)}
+            plain |= {form.replace("/", "\\/") for form in plain}
+            encoded = {quoted(secret, safe, errors="replace") for quoted in (quote, quote_plus) for safe in ("", "/")}
+            forms |= plain | encoded | {_lower_hex(form) for form in encoded}
+        if len(secret) >= _SHORTEST_ENCODED:
+            forms |= _base64(secret.encode("utf-8", "replace"))
+    return forms
+
+
+def _base64(secret: bytes) -> set[str]:
+    """What base64 makes of a secret wherever it stands in a longer text, without the characters that its neighbours share."""
+    forms = set()
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + secret).decode()
+        shared = (before * 8 + 5) // 6
+        whole = encoded[shared : (before + len(secret)) * 8 // 6]
+        forms |= {whole, whole.replace("+", "-").replace("/", "_")}
+    return forms
+
+
+def _lower_hex(text: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), text)
