@@ -41,6 +41,8 @@ def attempts(
     body: dict[str, Any] | None = None,
     of: Shared | None = None,
     more: bool = False,
+    key: str = "",
+    version: str = "",
     **settings: Any,
 ) -> Attempts:
     content = json.dumps(CHAT if body is None else body).encode()
@@ -48,7 +50,9 @@ def attempts(
     assert call
     of = of or shared()
     of.use(backends or (A, B, C))
-    return Attempts(Settings(backends=of.backends, **settings), of, call, Asked(http.Headers(), Query(""), content, more=more))
+    return Attempts(
+        Settings(backends=of.backends, **settings), of, call, Asked(http.Headers(), Query("", version, key), content, more=more)
+    )
 
 
 def failing(status: int, message: str = "no", **headers: str) -> http.Response:
@@ -221,7 +225,7 @@ def test_repair_and_what_is_learned() -> None:
 
 def test_at_most_four_changes() -> None:
     """Then the client sees what Azure says."""
-    names = ["user", "store", "metadata", "seed", "top_p"]
+    names = ["user", "prediction", "metadata", "seed", "top_p"]
     asking = attempts(body=CHAT | dict.fromkeys(names, 1), max_attempts=9)
     asking.first()
     outcomes = [asking.again(failing(400, f"Unknown parameter: '{name}'.")) for name in names]
@@ -268,12 +272,82 @@ def test_before_anybody_was_asked() -> None:
     assert (None, []) == (asking.wait(), asking.seen())
 
 
+def learned(of: Shared) -> list[list[str]]:
+    return [[str(change) for change in changes] for changes in of.learned.all().values()]
+
+
+def test_what_one_operation_or_version_is_refused_for_changes_no_other() -> None:
+    """Azure's refusals are a deployment's, an operation's and an api-version's."""
+    of = shared()
+    body = CHAT | {"user": "me"}
+    asking = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=body, of=of, version="2024-06-01")
+    asking.first()
+    asking.again(failing(400, "Unknown parameter: 'user'."))
+    asking.answers(http.Headers(), streams=False)
+    assert [["user left out"]] == learned(of)
+    same = attempts(A, path="/openai/deployments/GPT-4o/chat/completions", body=body, of=of, version="2024-06-01")
+    assert b'"user"' not in same.first().asked.content
+    other = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=body, of=of, version="2024-10-21")
+    assert b'"user"' in other.first().asked.content
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/completions"):
+        assert b'"user"' in attempts(A, path=path, body=body, of=of).first().asked.content
+
+
+def test_a_version_that_a_client_made_up_teaches_nothing() -> None:
+    """Else the memory would fill with versions."""
+    of = shared()
+    asking = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=CHAT | {"user": "me"}, of=of, version="2024-99-99")
+    asking.first()
+    asking.again(failing(400, "API version not supported"))
+    asking.again(failing(400, "Unknown parameter: 'user'."))
+    asking.answers(http.Headers(), streams=False)
+    assert [] == learned(of)
+
+
+def test_what_is_learned_with_a_clients_own_key_is_that_keys() -> None:
+    """Behind a front it may lead to another resource."""
+    of = shared()
+    own = replace(A, token="")
+    for key, sent in (("one", 2), ("one", 1), ("two", 2)):
+        asking = attempts(own, body=CHAT | {"user": "me"}, of=of, key=key)
+        if b'"user"' in asking.first().asked.content:
+            asking.again(failing(400, "Unknown parameter: 'user'."))
+        asking.answers(http.Headers(), streams=False)
+        assert sent == len(asking.tried)
+
+
+def test_a_limit_of_one_clients_key_is_that_keys() -> None:
+    """The others are served, and the one is told when to come back."""
+    of = shared()
+    own = replace(A, token=""), replace(B, token="")
+    first = attempts(*own, of=of, key="one")
+    first.first()
+    first.again(failing(429, retry_after="30"))
+    first.again(failing(429, retry_after="20"))
+    with pytest.raises(Unavailable):
+        attempts(*own, of=of, key="one").first()
+    assert "a" == asked(attempts(*own, of=of, key="two").first())
+    assert "a" == asked(attempts(*own, of=of).first())
+
+
+def test_a_failure_of_one_model_leaves_the_others() -> None:
+    """And is over after some minutes, whatever the answer said."""
+    of = shared()
+    failed = attempts(A, B, of=of)
+    failed.first()
+    failed.again(failing(500, retry_after="86400"))
+    assert ("b", "a") == (asked(attempts(A, B, of=of).first()), asked(attempts(A, B, of=of, body={"model": "o1"}).first()))
+    assert of.unusable() is None
+    assert {"gpt-4o": 300} == of.pool.views()[0].failing
+
+
 def test_while_all_backends_have_just_failed_no_request_would_do_well() -> None:
     """One that has not is enough; nobody knows of none."""
     of = shared()
     assert of.unusable() is None
     of.use((A, B))
-    of.pool.failed(of.pool.begin(A, "gpt-4o"))
+    of.pool.unreachable(of.pool.begin(A, "gpt-4o"))
+    of.pool.failed(of.pool.begin(B, "gpt-4o"), 86400)
     assert of.unusable() is None
-    of.pool.failed(of.pool.begin(B, "gpt-4o"))
+    of.pool.unreachable(of.pool.begin(B, "gpt-4o"))
     assert "no backend is usable now" == of.unusable()

@@ -10,7 +10,7 @@ from azure_openai_proxy.attempts import Shared
 from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.backends_command import BackendsCommand
 from azure_openai_proxy.pool import Pool
-from azure_openai_proxy.repair import Drop
+from azure_openai_proxy.repair import Drop, Key
 
 A, B, C = (Backend(name=name, base=Base("https", f"{name}.example", 443), apiversion="v1", token="sesame") for name in "abc")
 ENTRA = Backend(name="d", base=Base("https", "d.example", 443), apiversion="v1", entra="cli", weight=2)
@@ -28,17 +28,19 @@ def test_how_the_backends_are() -> None:
     shared.pool.refused(shared.pool.begin(B, ""), 5)
     shared.pool.missed(shared.pool.begin(B, "o1"), 30)
     shared.pool.failed(shared.pool.begin(C, "gpt-4o"), 7)
-    shared.learned.add("a", "o1", [Drop("user"), Drop("seed")])
+    shared.pool.unreachable(shared.pool.begin(ENTRA, "gpt-4o"))
+    shared.learned.add(Key("a", "o1", "/chat/completions", "dated 2024-10-21"), [Drop("user"), Drop("seed")])
     with taddons.context() as context:
         context.master.addons.add(BackendsCommand(shared))
         lines = context.master.commands.execute("azure.backends")
     assert [
         "a https://a.example: healthy, 1 in flight, priority 0, weight 1, first byte after 0.25 s",
-        "  o1: user left out, seed left out",
+        "  o1 /chat/completions dated 2024-10-21: user left out, seed left out",
         "b https://b.example: healthy, 0 in flight, priority 0, weight 1",
         "  gpt-4o: refuses for 10.0 s",
         "  what has no deployment: refuses for 5.0 s",
         "  o1: not there when it was last asked; others are asked first for 30.0 s",
-        "c https://c.example: cooling, 0 in flight, priority 0, weight 1, 7.0 s to go",
-        "d https://d.example: healthy, 0 in flight, priority 0, weight 2, no token",
+        "c https://c.example: healthy, 0 in flight, priority 0, weight 1",
+        "  gpt-4o: failed; others are asked first for 7.0 s",
+        f"d https://d.example: cooling, 0 in flight, priority 0, weight 2, {shared.pool.views()[3].cooling:.1f} s to go, no token",
     ] == lines

@@ -52,7 +52,7 @@ def test_spill_over(pool: Pool, clock: Clock) -> None:
 
 def test_a_failure_and_its_probe(pool: Pool, clock: Clock) -> None:
     """Out for all deployments; after its time one request tries it, and the others wait for what comes of that."""
-    pool.failed(pool.begin(A, "d"))
+    pool.unreachable(pool.begin(A, "d"))
     assert ("b", "b") == (chosen(pool), chosen(pool, deployment="other"))
     clock.now += 1
     assert "a" == chosen(pool)
@@ -66,14 +66,50 @@ def test_a_failure_and_its_probe(pool: Pool, clock: Clock) -> None:
     assert ("a", "healthy") == (chosen(pool), pool.views()[0].state)
 
 
+def test_a_deployment_that_fails_and_its_probe(pool: Pool, clock: Clock) -> None:
+    """Out by itself; a 400 says nothing of it, another failure that the time doubles, a good answer or a 429 that it is well."""
+    pool.failed(pool.begin(A, "d"))
+    assert ("b", "a", "healthy") == (chosen(pool), chosen(pool, deployment="other"), pool.views()[0].state)
+    assert 0.5 <= pool.views()[0].failing["d"] <= 1
+    clock.now += 1
+    assert {} == pool.views()[0].failing
+    probe = pool.begin(A, "d")
+    assert ("b", "a") == (chosen(pool), chosen(pool, deployment="other"))
+    pool.declined(probe)
+    again = pool.begin(A, "d")
+    pool.failed(again)
+    assert 1 <= pool.views()[0].failing["d"] <= 2
+    clock.now += 2
+    answered = pool.begin(A, "d")
+    pool.answers(answered, {})
+    pool.end(answered)
+    assert "a" == chosen(pool)
+    pool.failed(pool.begin(A, "d"))
+    pool.refused(pool.begin(A, "d"), 0)
+    assert "a" == chosen(pool)
+
+
+def test_a_clients_own_key(pool: Pool) -> None:
+    """Its limit is its own, at a backend without a key; where the proxy has one it is everybody's."""
+    pool.update((A, replace(B, token="sesame")))
+    pool.refused(pool.begin(A, "d", scope=b"one"), 10)
+    pool.refused(pool.begin(B, "d", scope=b"one"), 10)
+    backends = A, replace(B, token="sesame")
+    one = pool.choose(backends, lambda _: "d", scope=b"one")
+    two = pool.choose(backends, lambda _: "d", scope=b"two")
+    assert (None, "a") == (one, two and two.name)
+    assert (10, None) == (pool.soonest(backends, lambda _: "d", scope=b"one"), pool.soonest(backends, lambda _: "d", scope=b"two"))
+    assert [{"d (a client's own key)": 10}, {"d": 10}] == [view.refused for view in pool.views()]
+
+
 def test_failures_at_once_are_one(pool: Pool, clock: Clock) -> None:
     """Of many requests under way when a backend breaks each tells the same."""
     tickets = [pool.begin(A, "d") for _ in range(20)]
     for ticket in tickets:
-        pool.failed(ticket)
+        pool.unreachable(ticket)
     assert 0 < pool.views()[0].cooling <= 1
     clock.now += 1
-    pool.failed(pool.begin(A, "d"))
+    pool.unreachable(pool.begin(A, "d"))
     assert 1 <= pool.views()[0].cooling <= 2
 
 
@@ -141,7 +177,7 @@ def test_tokens(pool: Pool, clock: Clock) -> None:
 
 def test_what_is_the_clients_affair(pool: Pool) -> None:
     """A 400 is a sign of life."""
-    pool.failed(pool.begin(A, "d"))
+    pool.unreachable(pool.begin(A, "d"))
     pool.declined(pool.begin(A, "d"))
     assert "healthy" == pool.views()[0].state
 
@@ -180,4 +216,9 @@ def test_memory_is_bounded(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "MOST_LIMITS", 3)
     for number in range(9):
         pool.refused(pool.begin(A, f"d{number}"), 10)
-    assert ["d6", "d7", "d8"] == list(pool.views()[0].refused)
+        pool.missed(pool.begin(B, f"d{number}"), 10)
+        pool.failed(pool.begin(C, f"d{number}"), 10)
+    a, b, c = pool.views()
+    assert [["d6", "d7", "d8"]] * 3 == [list(a.refused), list(b.absent), list(c.failing)]
+    pool.answers(pool.begin(A, "new"), {})
+    assert ["d6", "d7", "d8"] == list(pool.views()[0].refused)  # what says nothing takes no place

@@ -10,21 +10,50 @@ from mitmproxy import http
 
 from azure_openai_proxy import calls, repair
 from azure_openai_proxy.backends import Backend, Base
-from azure_openai_proxy.repair import Case, Change, Drop, Learned, Moved, Rename, Renamed, Role, Unstreamed, Version
+from azure_openai_proxy.repair import (
+    Case,
+    Change,
+    Drop,
+    Key,
+    Learned,
+    Moved,
+    Rename,
+    Renamed,
+    Role,
+    Unencrypted,
+    Unstored,
+    Unstreamed,
+    Version,
+)
 from azure_openai_proxy.to_azure import Asked, Query
 
 BACKEND = Backend(name="a", base=Base("https", "a", 443), apiversion="2024-10-21")
 ROLE_LIST = "['system', 'user']"
 
 
-def case(path: str = "/v1/chat/completions", *, dated: bool = False, deployment: str = "gpt-4o", mapped: bool = False) -> Case:
+def case(
+    body: dict[str, Any] | None = None,
+    path: str = "/v1/chat/completions",
+    *,
+    dated: bool = False,
+    deployment: str = "gpt-4o",
+    mapped: bool = False,
+) -> Case:
     call = calls.recognise("POST", path, {"content-type": "application/json"}, b'{"model":"gpt-4o"}')
     assert call
-    return Case(call, {}, dated, deployment, mapped)
+    return Case(call, asked({} if body is None else body), dated, deployment, mapped)
 
 
 def asked(body: Any, version: str = "") -> Asked:
     return Asked(http.Headers(), Query("", version), body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+V1, RESPONSES = "/openai/v1/chat/completions", "/v1/responses"
+
+
+def said(**roles: str) -> dict[str, Any]:
+    """A body with one message, or one item of input, of that role."""
+    return {name: [{"role": role}] for name, role in roles.items()}
 
 
 @pytest.mark.parametrize(
@@ -32,34 +61,134 @@ def asked(body: Any, version: str = "") -> Asked:
     [
         (
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
-            case(),
+            case({"max_tokens": 1}),
             [Rename("max_tokens", "max_completion_tokens")],
         ),
-        ("Unsupported parameter: 'user' is not supported with this model. Use 'safety_identifier' instead.", case(), [Drop("user")]),
-        ("Unsupported parameter: 'tools' is not supported with this model. Use 'functions' instead.", case(), []),
-        ("Unsupported parameter: 'temperature' is not supported with this model.", case(), [Drop("temperature")]),
-        ("Unsupported parameter: 'tools' is not supported with this model.", case(), []),
-        ("Unsupported value: 'messages[0].role' does not support 'developer' with this model.", case(), [Role("developer", "system")]),
-        ("Unsupported value: 'input[3].role' does not support 'system' with this model.", case(), [Role("system", "developer")]),
-        ("Unsupported value: 'messages[0].role' does not support 'tool' with this model.", case(), []),
+        (
+            "Unsupported parameter: 'user' is not supported with this model. Use 'safety_identifier' instead.",
+            case({"user": "me"}),
+            [Drop("user")],
+        ),
+        ("Unsupported parameter: 'tools' is not supported with this model. Use 'functions' instead.", case({"tools": []}), []),
+        (
+            "Unsupported parameter: 'max_tokens'. In the Responses API, this parameter has moved to 'max_output_tokens'. Try again.",
+            case({"max_tokens": 1}, RESPONSES),
+            [Rename("max_tokens", "max_output_tokens")],
+        ),
+        (
+            "Unsupported parameter: 'messages'. In the Responses API, this parameter has moved to 'input'. Try again.",
+            case({"messages": []}, RESPONSES),
+            [],
+        ),
+        ("Unsupported parameter: 'temperature' is not supported with this model.", case({"temperature": 1}), [Drop("temperature", "")]),
+        (
+            "Unsupported parameter: 'temperature' is not supported with this model.",
+            case({"temperature": 1, "reasoning": {"effort": "high"}}, RESPONSES),
+            [Drop("temperature", "high")],
+        ),
+        ("Unsupported parameter: 'tools' is not supported with this model.", case({"tools": []}), []),
+        (
+            "Unsupported parameter: 'reasoning.summary' is not supported with this model.",
+            case({"reasoning": {"summary": "auto"}}, RESPONSES),
+            [Drop("reasoning.summary")],
+        ),
+        (
+            "Unsupported parameter: 'reasoning.effort' is not supported with this model.",
+            case({"reasoning": {"effort": "low"}}, RESPONSES),
+            [],
+        ),
+        (
+            "prompt_cache_retention is not supported on this model",
+            case({"prompt_cache_retention": "24h"}),
+            [Drop("prompt_cache_retention")],
+        ),
+        (
+            "Unsupported value: 'messages[0].role' does not support 'developer' with this model.",
+            case(said(messages="developer")),
+            [Role("developer", "system")],
+        ),
+        (
+            "Unsupported value: 'input[0].role' does not support 'system' with this model.",
+            case(said(input="system")),
+            [Role("system", "developer")],
+        ),
+        ("Unsupported value: 'messages[0].role' does not support 'tool' with this model.", case(said(messages="tool")), []),
+        ("Unsupported value: 'messages[7].role' does not support 'system' with this model.", case(said(messages="system")), []),
         (
             "Unsupported value: 'temperature' does not support 0.5 with this model. Only the default (1) value is supported.",
-            case(),
-            [Drop("temperature")],
+            case({"temperature": 0.5}),
+            [Drop("temperature", "")],
         ),
-        ("Unsupported value: 'reasoning_effort' does not support 'minimal' with this model.", case(), []),
-        (f"'developer' is not one of {ROLE_LIST} - 'messages.0.role'", case(), [Role("developer", "system")]),
-        ("Unrecognized request argument supplied: verbosity", case(dated=True), [Moved("verbosity")]),
-        ("Unrecognized request argument supplied: verbosity", case("/openai/v1/chat/completions"), []),
-        ("Unrecognized request arguments supplied: user, store", case(), [Drop("user"), Drop("store")]),
-        ("Unrecognized request arguments supplied: user, tools", case(), []),
+        (
+            "Unsupported value: 'prompt_cache_retention' does not support 'in-memory' with this model. Supported values are: '24h'.",
+            case({"prompt_cache_retention": "in-memory"}),
+            [Drop("prompt_cache_retention", value="in-memory")],
+        ),
+        ("Unsupported value: 'metadata' does not support {} with this model.", case({"metadata": {}}), []),
+        ("Unsupported value: 'reasoning_effort' does not support 'minimal' with this model.", case({"reasoning_effort": "minimal"}), []),
+        (f"'developer' is not one of {ROLE_LIST} - 'messages.0.role'", case(said(messages="developer")), [Role("developer", "system")]),
+        ("Unrecognized request argument supplied: verbosity", case({"verbosity": "low"}, dated=True), [Moved("verbosity")]),
+        ("Unrecognized request argument supplied: verbosity", case({"verbosity": "low"}, V1), []),
+        (
+            "Unrecognized request arguments supplied: user, store",
+            case({"user": "me", "store": False}),
+            [Drop("user"), Drop("store")],
+        ),
+        ("Unrecognized request arguments supplied: user, tools", case({"user": "me", "tools": []}), []),
+        ("Unrecognized request argument supplied: store", case({"store": False}, dated=True), [Moved("store")]),
+        ("Unrecognized request argument supplied: store", case({"store": None}), [Drop("store")]),
+        ("Unrecognized request argument supplied: store", case({"store": True}), []),
+        (
+            "Unrecognized request argument supplied: litellm_session_id",
+            case({"litellm_session_id": ""}, dated=True),
+            [Drop("litellm_session_id")],
+        ),
         (
             "Unrecognized request argument supplied: max_completion_tokens",
-            case(dated=True),
+            case({"max_completion_tokens": 1}, dated=True),
             [Rename("max_completion_tokens", "max_tokens")],
         ),
-        ("Unknown parameter: 'service_tier'.", case(), [Drop("service_tier")]),
+        ("Unknown parameter: 'store'.", case({"store": False}, RESPONSES), []),
+        ("Unknown parameter: 'service_tier'.", case({"service_tier": "auto"}), [Drop("service_tier")]),
+        ("Unknown parameter: 'service_tier'.", case({"service_tier": "flex"}), []),
+        ("Unknown parameter: 'service_tier'.", case({"service_tier": "default"}), []),
+        ("Unknown parameter: 'service_tier'.", case({"service_tier": "flex"}, dated=True), [Moved("service_tier")]),
+        ("Unknown parameter: 'client_metadata'.", case({"client_metadata": {}}, RESPONSES, dated=True), [Drop("client_metadata")]),
+        ("Unknown parameter: 'input[1].metadata'.", case({"input": [1, {"metadata": 1}]}, RESPONSES), [Drop("input[].metadata")]),
+        ("Unknown parameter: 'input[1].metadata'.", case({"input": [{"metadata": 1}]}, RESPONSES), []),
+        ("Unknown parameter: 'input[0].metadata'.", case({"input": {"metadata": 1}}, RESPONSES), []),
+        ("Unknown parameter: 'input[0].metadata.x'.", case({"input": [{"metadata": 1}]}, RESPONSES), []),
+        ("Unknown parameter: 'input[0].encrypted_content'.", case({"input": [{"encrypted_content": "x"}]}, RESPONSES), []),
+        (
+            "Unknown parameter: 'reasoningEffort'. Did you mean 'reasoning_effort'?",
+            case({"reasoningEffort": "low"}),
+            [Rename("reasoningEffort", "reasoning_effort")],
+        ),
+        ("Unknown parameter: 'usr'. Did you mean 'user'?", case({"usr": "me"}), []),
+        (
+            "Additional properties are not allowed ('parsed', 'refusal' were unexpected) - 'messages.0'",
+            case({"messages": [{"parsed": {}, "refusal": None}]}),
+            [Drop("messages[].parsed"), Drop("messages[].refusal")],
+        ),
+        (
+            "Additional properties are not allowed ('refusal' was unexpected) - 'messages.0'",
+            case({"messages": [{"refusal": "I cannot"}]}),
+            [],
+        ),
+        ("Additional properties are not allowed ('user' was unexpected)", case({"user": "me"}), [Drop("user")]),
+        (
+            "Validation error at #/seed: Extra inputs are not permitted\nValidation error at #/store: Extra inputs are not permitted",
+            case({"seed": 1, "store": False}),
+            [Drop("seed"), Drop("store")],
+        ),
+        (
+            "Encrypted content is not supported with this model.",
+            case({"include": ["reasoning.encrypted_content"]}, RESPONSES),
+            [Unencrypted()],
+        ),
         ("The 'stream_options' parameter is only allowed when 'stream' is enabled.", case(), [Unstreamed()]),
+        ("The 'metadata' parameter is only allowed when 'store' is enabled.", case(), [Unstored()]),
+        ("The 'metadata' parameter is only allowed when 'store' is enabled.", case({}, RESPONSES), []),
         ("API version not supported", case(), [Version("v1")]),
         ("API version not supported", case(dated=True), [Version("2024-10-21")]),
         ("The API deployment for this resource does not exist. If", case(deployment="gpt-4o-2024-08-06"), [Renamed("gpt-4o")]),
@@ -73,10 +202,65 @@ def test_a_sentence_and_its_answer(message: str, given: Case, changes: list[Chan
     assert changes == repair.find(400, json.dumps({"error": {"message": message}}).encode(), given)
 
 
+EVERYTHING = {
+    "store": False,
+    "temperature": 1,
+    "user": "me",
+    "seed": 1,
+    "messages": [{"role": "user"}],
+    "stream_options": {"include_usage": True},
+}
+
+
+@pytest.mark.parametrize(
+    "message, body",
+    [
+        ("'Unrecognized request argument supplied: store' is not one of ['auto', 'default'] - 'service_tier'", {}),
+        ("Invalid value: Unrecognized request arguments supplied: service_tier, store, temperature", {}),
+        ("Unrecognized request argument supplied: store, temperature", {"store, temperature": 1}),
+        ("Unrecognized request arguments supplied: store, temperature, user", {"store, temperature": 1}),
+        ("Unrecognized request arguments supplied: store", {}),
+        ("The model `x` failed.\nUnknown parameter: 'store'.", {}),
+        ("Unknown parameter: 'x'. Unknown parameter: 'store'.", {}),
+        ("Unknown parameter: 'store'. foo'.", {"store'. foo": 1}),
+        ("Unknown parameter: 'metadata'.", {}),
+        ("Unknown parameter: 'stream_options.include_obfuscation'.", {"stream_options.include_obfuscation": 1}),
+        ("Unsupported value: 'x' does not support 'Unsupported parameter: 'user' is not supported with this model.' with this model.", {}),
+        ("'system' is not one of ['x'] - 'messages.0.role' is not one of ['system', 'user'] - 'messages.0.role'", {}),
+        ("'system' is not one of ['user'] - 'messages.0.role'", {}),
+        ("Unsupported value: 'messages[0].role' does not support 'system' with this model.", {}),
+        ("Validation error at #/x: Extra inputs are not permitted\nValidation error at #/user: Extra inputs are not permitted", {}),
+        ("Validation error at #/data_sources/0/a\nValidation error at #/user: Extra inputs are not permitted", {}),
+        ("Additional properties are not allowed ('x', 'user' were unexpected)", {}),
+        ("user is not supported on this model. user is not supported on this model", {}),
+        ("Unknown parameter: 'store'." + " " * 5000 + "x", {}),
+    ],
+)
+def test_what_a_client_wrote_is_no_sentence_of_azures(message: str, body: dict[str, Any]) -> None:
+    """Values, names and models that Azure repeats change nothing, whatever they look like."""
+    for dated in (False, True):
+        content = json.dumps({"error": {"message": message}}).encode()
+        assert [] == repair.find(400, content, case(EVERYTHING | body, dated=dated))
+
+
+def test_the_parameter_that_azure_names_beside_the_sentence() -> None:
+    """One that is another than the sentence's: then the sentence is somebody's text."""
+    for param, changes in (("user", [Drop("user")]), ("service_tier", []), (None, [Drop("user")]), (7, [Drop("user")])):
+        error = {"message": "Unsupported parameter: 'user' is not supported with this model.", "param": param}
+        assert changes == repair.find(400, json.dumps({"error": error}).encode(), case({"user": "me"}))
+
+
+def test_what_is_remembered() -> None:
+    """Not what only one value was refused for, and no field that a client made up."""
+    changes: list[Change] = [Drop("user"), Drop("user", value="x"), Moved("verbosity"), Moved("made_up"), Version("v1"), Rename("a", "b")]
+    assert [Drop("user"), Moved("verbosity"), Version("v1"), Rename("a", "b")] == list(filter(repair.lasts, changes))
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"error":"x"}', b'{"error":{"message":7}}', b"\xff"])
 def test_what_says_nothing(content: bytes) -> None:
     """An answer without a sentence, and one that is no refusal of the request's form."""
     assert [] == repair.find(400, content, case())
+    assert [] == repair.find(400, content + b" " * 70000, case())
     assert [] == repair.find(500, b'{"error":{"message":"API version not supported"}}', case())
 
 
@@ -85,6 +269,25 @@ def test_what_says_nothing(content: bytes) -> None:
     [
         (Drop("user"), {"user": None, "a": 1}, {"a": 1}),
         (Drop("user"), {"a": 1}, None),
+        (Drop("temperature", ""), {"temperature": 1}, {}),
+        (Drop("temperature", ""), {"temperature": 1, "reasoning_effort": "none"}, None),
+        (Drop("temperature", "high"), {"temperature": 1, "reasoning": {"effort": "high"}}, {"reasoning": {"effort": "high"}}),
+        (Drop("temperature", "high"), {"temperature": 1, "reasoning_effort": ["high"]}, None),
+        (Drop("user", value="x"), {"user": "x"}, {}),
+        (Drop("user", value="x"), {"user": "y"}, None),
+        (Drop("service_tier"), {"service_tier": "flex"}, None),
+        (Drop("service_tier"), {"service_tier": "auto"}, {}),
+        (Drop("store"), {"store": True}, None),
+        (Drop("store"), {"store": 0}, None),
+        (Drop("input[].metadata"), {"input": [{"metadata": 1, "a": 1}, {"metadata": 2}, "x"]}, {"input": [{"a": 1}, {}, "x"]}),
+        (Drop("input[].metadata"), {"input": {"metadata": 1}}, None),
+        (Drop("stream_options.include_usage"), {"stream_options": {"include_usage": True}}, {"stream_options": {}}),
+        (Drop("messages[].refusal"), {"messages": [{"refusal": None}, {"refusal": "no"}]}, {"messages": [{}, {"refusal": "no"}]}),
+        (Unstored(), {"metadata": {}}, {}),
+        (Unstored(), {"metadata": {}, "store": True}, None),
+        (Unencrypted(), {"include": ["reasoning.encrypted_content", "x"]}, {"include": ["x"]}),
+        (Unencrypted(), {"include": "reasoning.encrypted_content"}, None),
+        (Unencrypted(), {"include": ["x"], "input": "reasoning.encrypted_content"}, None),
         (Unstreamed(), {"stream_options": {}}, {}),
         (Unstreamed(), {"stream_options": {}, "stream": True}, None),
         (Rename("max_tokens", "max_completion_tokens"), {"max_tokens": 1}, {"max_completion_tokens": 1}),
@@ -112,7 +315,7 @@ def test_changes_of_the_way() -> None:
     assert ("v1", "", "gpt-4o") == (route.backend.apiversion, route.asked.query.api_version, route.deployment)
 
 
-@pytest.mark.parametrize("content", [b"no", b"[]", b"\xff"])
+@pytest.mark.parametrize("content", [b"no user", b'["user"]', b"user\xff"])
 def test_a_body_that_is_no_object(content: bytes) -> None:
     """It passes as it is."""
     assert content == repair.route(asked(content), BACKEND, [Drop("user")]).asked.content
@@ -129,6 +332,8 @@ def test_half_an_emoji_survives() -> None:
     [
         (Drop("user"), "user left out"),
         (Unstreamed(), "stream_options left out"),
+        (Unstored(), "metadata left out"),
+        (Unencrypted(), "reasoning.encrypted_content left out"),
         (Rename("a", "b"), "a -> b"),
         (Role("system", "developer"), "role system -> developer"),
         (Moved("verbosity"), "v1 for verbosity"),
@@ -142,13 +347,14 @@ def test_told_to_people(change: Change, text: str) -> None:
 
 
 def test_what_is_learned() -> None:
-    """For one deployment of one backend, each change once; the one not used for longest is forgotten."""
+    """For one operation of one deployment of one backend, each change once; the one not used for longest is forgotten."""
     learned = Learned(most=2)
-    learned.add("a", "d", [Drop("user")])
-    learned.add("a", "d", [Drop("user"), Drop("store")])
-    learned.add("a", "e", [Drop("seed")])
-    assert ((Drop("user"), Drop("store")), ()) == (learned.get("a", "d"), learned.get("b", "d"))
-    learned.add("a", "f", [Drop("seed")])
-    assert [("a", "d"), ("a", "f")] == list(learned.all())
+    learned.add(Key("a", "d"), [Drop("user")])
+    learned.add(Key("a", "d"), [Drop("user"), Drop("store")])
+    learned.add(Key("a", "e"), [Drop("seed")])
+    learned.add(Key("a", "x"), [])
+    assert ((Drop("user"), Drop("store")), ()) == (learned.get(Key("a", "d")), learned.get(Key("a", "d", scope=b"other")))
+    learned.add(Key("a", "f"), [Drop("seed")])
+    assert [Key("a", "d"), Key("a", "f")] == list(learned.all())
     learned.clear()
     assert {} == learned.all()

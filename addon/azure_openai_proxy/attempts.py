@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mitmproxy import http
 
-from . import affinity, health, repair, to_azure
+from . import affinity, credentials, health, repair, to_azure
 from .entra import Tokens
 from .errors import NotFound, Unavailable, when
 
@@ -68,7 +68,7 @@ class Shared:
             self.tokens.use(backends)
 
     def unusable(self) -> str | None:
-        """Why no request would do well now; None: at least one backend has not just failed."""
+        """Why no request would do well now; None: at least one backend can be reached, as far as is known."""
         views = self.pool.views()
         return "no backend is usable now" if views and all(view.state == "cooling" for view in views) else None
 
@@ -92,6 +92,7 @@ class Attempts:
     _dead: set[str] = field(default_factory=set)  # not to be asked again
     _best: http.Response | None = None  # the most useful failure so far
     _candidates: tuple[Backend, ...] = ()
+    _scope: bytes | None = None  # of the client's own key, once it was needed
 
     # -- the first
 
@@ -125,15 +126,16 @@ class Attempts:
 
     def _choose(self) -> Backend | None:
         backends = [backend for backend in self._candidates if self.shared.has_token(backend)]
-        return self.shared.pool.choose(backends, self._deployment, tokens=self._tokens(), tried=self._dead)
+        scope = self._key_scope(*backends)
+        return self.shared.pool.choose(backends, self._entry, tokens=self._tokens(), tried=self._dead, scope=scope)
 
     def _ask(self, backend: Backend) -> repair.Route:
         if backend is not self.backend:
             self._changes = []  # what one backend wants another may refuse
-        known = self.shared.learned.get(backend.name, self._deployment(backend)) if self.settings.repair else ()
+        known = self.shared.learned.get(self._learned(backend)) if self.settings.repair else ()
         changes = [*known, *(change for change in self._changes if change not in known)]
         self.backend = backend
-        self.ticket = self.shared.pool.begin(backend, self._deployment(backend))
+        self.ticket = self.shared.pool.begin(backend, self._entry(backend), scope=self._key_scope(backend))
         self.route = repair.route(self.asked, backend, changes)
         self.tried.append(Attempt(backend.name, repaired=tuple(map(str, self.route.applied))))
         return self.route
@@ -142,6 +144,32 @@ class Attempts:
         if self.call.model is None:
             return ""
         return backend.deployment(self.call.model, self.settings.mapper, native=bool(self.call.native))
+
+    def _entry(self, backend: Backend) -> str:
+        """The name under which a deployment is remembered. Azure does not tell `GPT-4o` from `gpt-4o`."""
+        return self._deployment(backend).lower()
+
+    def _key_scope(self, *backends: Backend) -> bytes:
+        """What tells this client's own key from others; b"" where the proxy's keys are used."""
+        if all(backend.token or backend.entra for backend in backends):
+            return b""
+        if self._scope is None:
+            self._scope = credentials.scope(self.asked.headers, self.asked.query.api_key)
+        return self._scope
+
+    def _learned(self, backend: Backend) -> repair.Key:
+        version = ""
+        if self.call.native:
+            form = to_azure.form(self.call, self._deployment(backend), backend, self.asked.query.api_version)
+            version = f"{self.call.native} {form.version}"
+        return repair.Key(backend.name, self._entry(backend), self.call.endpoint.path, version, self._key_scope(backend))
+
+    def _learn(self, backend: Backend) -> None:
+        """Remember for all clients what any of them would have to change."""
+        chose = bool(self.call.native and self.asked.query.api_version)
+        if chose and any(isinstance(change, repair.Version) for change in self._changes):
+            return
+        self.shared.learned.add(self._learned(backend), filter(repair.lasts, self._changes))
 
     def _tokens(self) -> int:
         """An estimate, made as Azure makes its own: from the length, and the most that may come back."""
@@ -156,7 +184,7 @@ class Attempts:
         if self.ticket and self.backend:
             self.shared.pool.answers(self.ticket, headers)
             if self._changes:
-                self.shared.learned.add(self.backend.name, self._deployment(self.backend), self._changes)
+                self._learn(self.backend)
             for id in affinity.ids(self.call):
                 self.shared.owners.add(id, self.backend.name)
 
@@ -198,7 +226,7 @@ class Attempts:
         assert self.ticket
         pool = self.shared.pool
         if not isinstance(what, http.Response):
-            pool.failed(self.ticket)
+            (pool.unreachable if what.code in UNSENT else pool.failed)(self.ticket)
             return
         status = what.status_code
         wait = health.wait(what.headers, time.time())
@@ -243,7 +271,7 @@ class Attempts:
         )
         form = to_azure.form(self.call, deployment, self.route.backend, self.asked.query.api_version)
         dated = not form.path.startswith("/openai/v1")
-        case = repair.Case(self.call, self.route.body, dated, deployment, mapped)
+        case = repair.Case(self.call, self.route.asked, dated, deployment, mapped)
         found = repair.find(response.status_code, response.get_content(strict=False) or b"", case)
         return [] if any(change in self._changes or change in self.route.applied for change in found) else found
 
@@ -264,7 +292,9 @@ class Attempts:
 
     def wait(self) -> float | None:
         """Seconds until the soonest of those that could take it returns."""
-        return self.shared.pool.soonest(self._candidates, self._deployment) if self._candidates else None
+        if not self._candidates:
+            return None
+        return self.shared.pool.soonest(self._candidates, self._entry, scope=self._key_scope(*self._candidates))
 
     def say_when(self, headers: http.Headers, status: int) -> None:
         """Tell the client when to come back, on a failure that time may heal."""

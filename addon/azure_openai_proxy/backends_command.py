@@ -39,8 +39,10 @@ class BackendsCommand:
         yield f"{backend.name} {backend.base}: {', '.join(parts)}"
         for deployment, seconds in view.refused.items():
             yield f"  {deployment or 'what has no deployment'}: refuses for {seconds:.1f} s"
+        for deployment, seconds in view.failing.items():
+            yield f"  {deployment or 'what has no deployment'}: failed; others are asked first for {seconds:.1f} s"
         for deployment, seconds in view.absent.items():
             yield f"  {deployment}: not there when it was last asked; others are asked first for {seconds:.1f} s"
-        for (name, deployment), changes in self._shared.learned.all().items():
-            if name == backend.name:
-                yield f"  {deployment}: {', '.join(map(str, changes))}"
+        for key, changes in self._shared.learned.all().items():
+            if key.backend == backend.name:
+                yield f"  {' '.join(filter(None, key[1:4]))}: {', '.join(map(str, changes))}"

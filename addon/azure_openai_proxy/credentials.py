@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
@@ -11,7 +13,7 @@ from .errors import NoKey
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["MASK", "Credential", "choose", "seen", "without_key"]
+__all__ = ["MASK", "Credential", "choose", "scope", "seen", "without_key"]
 
 MASK = "[key]"
 """Stands where a key was, once it is no longer needed."""
@@ -52,6 +54,18 @@ def choose(token: str, headers: http.Headers, query: str = "", *, entra: str | N
             "or start the proxy with AZURE_OPENAI_TOKEN set."
         )
     return Credential("api-key", key)
+
+
+_SALT = os.urandom(16)
+
+
+def scope(headers: http.Headers, query: str = "") -> bytes:
+    """A digest of the client's own key, which tells clients apart and the key to nobody; b"" without one."""
+    try:
+        value = choose("", headers, query).value
+    except NoKey:
+        return b""
+    return hashlib.blake2b(value.encode(errors="surrogateescape"), digest_size=16, key=_SALT).digest()
 
 
 def seen(headers: http.Headers, query: str = "") -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Whether a backend, or one deployment of it, should be asked now: values and what changes them. `now` is any clock's, in seconds.
 
-A failure takes a backend out for a while that doubles with each further one; after that a single request tries it, the probe,
-and only when that is answered do the others come. A 429 is no failure: it says when to come back, and then everybody may.
+A failure takes a backend or a deployment out for a while that doubles with each further one; after that a single request tries it,
+the probe, and only when that is answered do the others come. A 429 is no failure: it says when to come back, and then everybody may.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 NO_HINT = 10.0
 """Seconds after a 429 that does not say when to come back."""
-LONGEST_WAIT = 24 * 3600.0
+LONGEST_WAIT = 300.0
+"""Seconds after which it is asked again, whatever it said: Retry-After of a day was seen on one 500 (Azure/azure-sdk-for-net#44222)."""
 
 type State = Literal["healthy", "cooling", "probe", "probing"]
 
@@ -57,10 +58,9 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Of one deployment: until when it refuses, and what its last good answer said that remains."""
+    """Of one deployment and key: until when it refuses, and what its last good answer said that remains."""
 
     until: float = -math.inf
-    absent: float = -math.inf  # until when others are asked first: it was not there, or not for this key
     tokens: int | None = None
     renewed: float = -math.inf  # when the tokens are whole again
 
@@ -71,20 +71,14 @@ class Limit:
         """Whether it should have enough left for a request of so many tokens."""
         return self.tokens is None or now >= self.renewed or tokens <= self.tokens
 
-    def is_absent(self, now: float) -> bool:
-        return now < self.absent
-
-    def missed(self, now: float, wait: float) -> Limit:
-        return replace(self, absent=now + wait)
-
     def refused(self, now: float, wait: float) -> Limit:
         return replace(self, until=max(self.until, now + wait))
 
     def answered(self, now: float, headers: Mapping[str, str]) -> Limit:
         remaining, reset = headers.get("x-ratelimit-remaining-tokens", ""), duration(headers.get("x-ratelimit-reset-tokens", ""))
         if not re.fullmatch("[0-9]{1,12}", remaining) or reset is None:
-            return replace(self, absent=-math.inf, tokens=None)
-        return replace(self, absent=-math.inf, tokens=int(remaining), renewed=now + reset)
+            return replace(self, tokens=None)
+        return replace(self, tokens=int(remaining), renewed=now + min(LONGEST_WAIT, reset))
 
 
 def wait(headers: Mapping[str, str], wall: float) -> float | None:

@@ -1,7 +1,8 @@
 """The backends as they are now: who is asked next, and what is remembered of those that were.
 
-What has failed concerns a backend as a whole, what it refused (429, a key, a deployment that is not there) the deployment alone:
-another model may do well on the same backend. Nothing here reads a clock of its own or waits.
+A backend that cannot be reached concerns every request; what it answered (5xx, 429, a deployment that is not there) the deployment
+alone: another model may do well on the same backend. Where clients bring keys of their own, a 429 concerns that key alone. Nothing here
+reads a clock of its own or waits.
 """
 
 from __future__ import annotations
@@ -27,28 +28,47 @@ STALE = 60.0
 """Seconds after which a time to first byte says nothing any more."""
 BEST, ABSENT = 0, 3  # the first rank and the last
 MOST_LIMITS = 256
-"""Deployments remembered for each backend; clients may ask for any name."""
+"""Deployments remembered for each backend, in each table; clients may ask for any name."""
 _NO_LIMIT = Limit()
+_WELL = Health()
 _SHARE = 0.3  # of the newest time to first byte in the running mean
+
+
+type _Key = tuple[str, bytes]  # a deployment, and the scope of a client's own key: b"" for the proxy's
+
+
+def _set[K, V](table: OrderedDict[K, V], key: K, value: V) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    while len(table) > MOST_LIMITS:
+        table.popitem(last=False)
 
 
 @dataclass(slots=True)
 class _Known:
     backend: Backend
-    health: Health = field(default_factory=Health)
-    limits: OrderedDict[str, Limit] = field(default_factory=OrderedDict)
+    health: Health = field(default_factory=Health)  # whether it can be reached
+    failing: OrderedDict[str, Health] = field(default_factory=OrderedDict)  # deployments that failed of late
+    limits: OrderedDict[_Key, Limit] = field(default_factory=OrderedDict)
+    absent: OrderedDict[str, float] = field(default_factory=OrderedDict)  # until when others are asked first
     in_flight: int = 0
     first_byte: float | None = None
     heard: float = 0.0
 
-    def limit(self, deployment: str) -> Limit:
-        return self.limits.get(deployment, _NO_LIMIT)
+    def key(self, deployment: str, scope: bytes) -> _Key:
+        return deployment, b"" if self.backend.token or self.backend.entra else scope
 
-    def set(self, deployment: str, limit: Limit) -> None:
-        self.limits[deployment] = limit
-        self.limits.move_to_end(deployment)
-        while len(self.limits) > MOST_LIMITS:
-            self.limits.popitem(last=False)
+    def limit(self, key: _Key) -> Limit:
+        return self.limits.get(key, _NO_LIMIT)
+
+    def trouble(self, deployment: str) -> Health:
+        return self.failing.get(deployment, _WELL)
+
+    def is_absent(self, deployment: str, now: float) -> bool:
+        return now < self.absent.get(deployment, now)
+
+    def recovered(self, deployment: str) -> None:
+        self.failing.pop(deployment, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -56,10 +76,15 @@ class Ticket:
     """One request under way at a backend, from `Pool.begin` to `Pool.end`."""
 
     known: _Known
-    deployment: str
+    key: _Key
     began: float
-    probe: bool
+    probe: bool  # of the backend
+    trial: bool  # of the deployment
     over: bool = False
+
+    @property
+    def deployment(self) -> str:
+        return self.key[0]
 
 
 class View(NamedTuple):
@@ -71,6 +96,7 @@ class View(NamedTuple):
     cooling: float  # seconds left
     first_byte: float | None
     refused: Mapping[str, float]  # deployment to seconds left
+    failing: Mapping[str, float]  # the same, of what failed there
     absent: Mapping[str, float]  # the same, of what it had not when it was last asked
 
 
@@ -95,9 +121,17 @@ class Pool:
     # -- choosing
 
     def choose(
-        self, backends: Sequence[Backend], deployment: Callable[[Backend], str], *, tokens: int = 0, tried: Collection[str] = ()
+        self,
+        backends: Sequence[Backend],
+        deployment: Callable[[Backend], str],
+        *,
+        tokens: int = 0,
+        tried: Collection[str] = (),
+        scope: bytes = b"",
     ) -> Backend | None:
         """Who should take a request of about so many tokens; None if it is of no use to ask any of those that are left.
+
+        `scope` tells the clients apart that bring their own keys.
 
         First those that are well and have the tokens; then those that are well but said they have too few left; then those that
         failed of late, for they may be back. One that told when to come back is asked before only when it is the only one there is, and
@@ -109,52 +143,57 @@ class Pool:
         if not left:
             return None
         drawn, now = self._policy.draw(left, self._rng), self._clock()
-        ranks, limited = self._ranked(drawn, deployment, tokens, now)
+        ranks, limited = self._ranked(drawn, deployment, tokens, scope, now)
         if limited or max(ranks) > BEST:  # not all that were drawn are well: see what the others are
-            ranks, limited = self._ranked(left, deployment, tokens, now)
+            ranks, limited = self._ranked(left, deployment, tokens, scope, now)
         if not ranks or (limited and min(ranks) == ABSENT):
             return None
         return self._policy.choose(ranks[min(ranks)], self._rng).backend
 
     def _ranked(
-        self, backends: Sequence[Backend], deployment: Callable[[Backend], str], tokens: int, now: float
+        self, backends: Sequence[Backend], deployment: Callable[[Backend], str], tokens: int, scope: bytes, now: float
     ) -> tuple[dict[int, list[Candidate]], bool]:
         """By how well they could take it, and whether one of them refuses for now and is left out."""
         ranks: dict[int, list[Candidate]] = {}
         limited = False
         for backend in backends:
             known = self._of(backend)
-            limit = known.limit(deployment(backend))
-            state = known.health.state(now)
+            name = deployment(backend)
+            limit = known.limit(known.key(name, scope))
+            states = known.health.state(now), known.trouble(name).state(now)
             if limit.refuses(now):
                 limited = True
                 continue
-            well = 2 if state in ("cooling", "probing") else BEST if limit.covers(tokens, now) else 1
-            rank = ABSENT if limit.is_absent(now) else well
+            well = 2 if "cooling" in states or "probing" in states else BEST if limit.covers(tokens, now) else 1
+            rank = ABSENT if known.is_absent(name, now) else well
             first_byte = known.first_byte if now - known.heard < STALE else None
             ranks.setdefault(rank, []).append(Candidate(backend, known.in_flight, first_byte))
         return ranks, limited
 
-    def soonest(self, backends: Sequence[Backend], deployment: Callable[[Backend], str]) -> float | None:
+    def soonest(self, backends: Sequence[Backend], deployment: Callable[[Backend], str], *, scope: bytes = b"") -> float | None:
         """Seconds until the first of them is to be asked again; None if one may be now."""
         now = self._clock()
         waits: list[float] = []
         elsewhere: list[float] = []
         for backend in backends:
             known = self._of(backend)
-            limit = known.limit(deployment(backend))
-            (elsewhere if limit.is_absent(now) else waits).append(max(known.health.until, limit.until) - now)
+            name = deployment(backend)
+            until = max(known.health.until, known.trouble(name).until, known.limit(known.key(name, scope)).until)
+            (elsewhere if known.is_absent(name, now) else waits).append(until - now)
         soonest = min(waits or elsewhere, default=0.0)
         return soonest if soonest > 0 else None
 
     # -- what happens to a request
 
-    def begin(self, backend: Backend, deployment: str) -> Ticket:
+    def begin(self, backend: Backend, deployment: str, *, scope: bytes = b"") -> Ticket:
         known, now = self._of(backend), self._clock()
         probe = known.health.state(now) == "probe"
         known.health = known.health.asked(now)
+        trial = bool(known.failing) and known.trouble(deployment).state(now) == "probe"
+        if trial:
+            known.failing[deployment] = known.trouble(deployment).asked(now)
         known.in_flight += 1
-        return Ticket(known, deployment, now, probe)
+        return Ticket(known, known.key(deployment, scope), now, probe, trial)
 
     def answers(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         """The head of a good answer is there."""
@@ -164,41 +203,60 @@ class Pool:
         known.first_byte = known.first_byte + _SHARE * (took - known.first_byte) if fresh and known.first_byte is not None else took
         known.heard = now
         known.health = Health()
-        known.set(ticket.deployment, known.limit(ticket.deployment).answered(now, headers))
+        known.recovered(ticket.deployment)
+        known.absent.pop(ticket.deployment, None)
+        limit = known.limit(ticket.key).answered(now, headers)
+        if limit.tokens is not None or limit.refuses(now):
+            _set(known.limits, ticket.key, limit)
+        else:
+            known.limits.pop(ticket.key, None)
 
     def declined(self, ticket: Ticket) -> None:
-        """An answer that is the client's affair, from a backend that is well."""
+        """An answer that is the client's affair, from a backend that can be reached."""
         ticket.known.health = Health()
         self.end(ticket)
 
     def refused(self, ticket: Ticket, wait: float) -> None:
-        """This deployment is not to be asked for so many seconds; the backend is well."""
+        """This deployment is not to be asked for so many seconds, with this key; the backend is well."""
         known = ticket.known
         known.health = Health()
-        known.set(ticket.deployment, known.limit(ticket.deployment).refused(self._clock(), wait))
+        known.recovered(ticket.deployment)
+        _set(known.limits, ticket.key, known.limit(ticket.key).refused(self._clock(), wait))
         self.end(ticket)
 
     def missed(self, ticket: Ticket, wait: float) -> None:
         """It had no such deployment, or not for this key: for so many seconds others are asked first. The backend is well."""
-        known = ticket.known
-        known.health = Health()
-        known.set(ticket.deployment, known.limit(ticket.deployment).missed(self._clock(), wait))
+        ticket.known.health = Health()
+        _set(ticket.known.absent, ticket.deployment, self._clock() + wait)
         self.end(ticket)
 
-    def failed(self, ticket: Ticket, wait: float | None = None) -> None:
+    def unreachable(self, ticket: Ticket) -> None:
+        """There was no way to the backend: no request would do better."""
         known = ticket.known
         # Of many that were under way when it broke, the first is a failure of the backend's; the others say the same.
         if known.health.state(self._clock()) != "cooling" or ticket.probe:
-            known.health = known.health.failed(self._clock(), self._rng.random(), wait)
+            known.health = known.health.failed(self._clock(), self._rng.random())
+        self.end(ticket)
+
+    def failed(self, ticket: Ticket, wait: float | None = None) -> None:
+        """A deployment failed; other deployments of the backend may do well."""
+        known, deployment = ticket.known, ticket.deployment
+        known.health = Health()
+        trouble = known.trouble(deployment)
+        if trouble.state(self._clock()) != "cooling" or ticket.trial:
+            _set(known.failing, deployment, trouble.failed(self._clock(), self._rng.random(), wait))
         self.end(ticket)
 
     def end(self, ticket: Ticket) -> None:
         """The request is over. If it has brought no news, the next one is the probe."""
         if not ticket.over:
             ticket.over = True
-            ticket.known.in_flight -= 1
+            known = ticket.known
+            known.in_flight -= 1
             if ticket.probe:
-                ticket.known.health = ticket.known.health.left()
+                known.health = known.health.left()
+            if ticket.trial and ticket.deployment in known.failing:
+                known.failing[ticket.deployment] = known.failing[ticket.deployment].left()
 
     # -- seeing
 
@@ -211,8 +269,9 @@ class Pool:
                 known.in_flight,
                 max(0.0, known.health.until - now),
                 known.first_byte if now - known.heard < STALE else None,
-                {name: limit.until - now for name, limit in known.limits.items() if limit.refuses(now)},
-                {name: limit.absent - now for name, limit in known.limits.items() if limit.is_absent(now)},
+                {_label(key): limit.until - now for key, limit in known.limits.items() if limit.refuses(now)},
+                {name: health.until - now for name, health in known.failing.items() if health.state(now) == "cooling"},
+                {name: until - now for name, until in known.absent.items() if now < until},
             )
             for known in self._known.values()
         ]
@@ -220,3 +279,8 @@ class Pool:
     def _of(self, backend: Backend) -> _Known:
         """A request may have come under settings that are no more: what is learned of such a backend is forgotten."""
         return self._known.get(backend.name) or _Known(backend)
+
+
+def _label(key: _Key) -> str:
+    deployment, scope = key
+    return f"{deployment} (a client's own key)" if scope else deployment

@@ -43,6 +43,7 @@ class Case(NamedTuple):
     fault: Fault | None = None
     version: str = "v1"
     path: str = ""  # what Azure's path must hold
+    operation: str = "/v1/chat/completions"
     repaired: str = ""
 
 
@@ -82,9 +83,57 @@ CASES = (
     Case(
         "service_tier",
         "gpt-4.1",
-        {"service_tier": "flex"},
+        {"service_tier": "auto"},
         {"service_tier": None},
         repaired="service_tier left out",
+    ),
+    Case(
+        "store, in neither form",
+        "gpt-4o",
+        {"store": False},
+        {"store": None},
+        refusing(lambda body: "store" in body, "Unrecognized request argument supplied: store"),
+        version="2024-10-21",
+        path="/openai/v1/",
+        repaired="v1 for store, store left out",
+    ),
+    Case(
+        "input[0].internal_chat_message_metadata_passthrough",
+        "gpt-4o",
+        {"input": [{"role": "user", "content": "hello", "internal_chat_message_metadata_passthrough": {}}]},
+        {"input": [{"role": "user", "content": "hello"}]},
+        refusing(
+            lambda body: any("internal_chat_message_metadata_passthrough" in item for item in body["input"]),
+            "Unknown parameter: 'input[0].internal_chat_message_metadata_passthrough'.",
+        ),
+        operation="/v1/responses",
+    ),
+    Case(
+        "input[1].metadata, dated",
+        "gpt-4o",
+        {"input": [{"role": "user", "content": "hello"}, {"role": "user", "content": "you", "metadata": {"a": "b"}}]},
+        {"input": [{"role": "user", "content": "hello"}, {"role": "user", "content": "you"}]},
+        refusing(lambda body: any("metadata" in item for item in body["input"]), "Unknown parameter: 'input[1].metadata'."),
+        version="2025-04-01-preview",
+        path="/openai/responses",
+        operation="/v1/responses",
+    ),
+    Case(
+        "client_metadata",
+        "gpt-4o",
+        {"input": "hello", "client_metadata": {"a": "b"}},
+        {"client_metadata": None},
+        refusing(lambda body: "client_metadata" in body, "Unknown parameter: 'client_metadata'."),
+        operation="/v1/responses",
+        repaired="client_metadata left out",
+    ),
+    Case(
+        "encrypted reasoning",
+        "gpt-4o",
+        {"input": "hello", "include": ["reasoning.encrypted_content"]},
+        {"include": []},
+        refusing(lambda body: bool(body.get("include")), "Encrypted content is not supported with this model."),
+        operation="/v1/responses",
     ),
     Case(
         "user",
@@ -125,12 +174,13 @@ def test_azure_says_what_to_change(case: Case, stream: bool, azure: Simulator, p
     )  # what is learned is this case's own
     if case.fault:
         azure.faults.always(case.fault)
-    body = {"model": case.model, "messages": MESSAGES, "stream": stream} | case.asked
+    chat = {"messages": MESSAGES} if "chat" in case.operation else {}
+    body = {"model": case.model, "stream": stream} | chat | case.asked
 
     with httpx.Client(base_url=through.url, headers={"authorization": f"Bearer {azure.key}"}, timeout=PATIENCE, trust_env=False) as http:
-        first = http.post("/v1/chat/completions", json=body)
+        first = http.post(case.operation, json=body)
         tried = len(azure.requests)
-        second = http.post("/v1/chat/completions", json=body)
+        second = http.post(case.operation, json=body)
 
     assert (200, 200) == (first.status_code, second.status_code), first.text
     assert tried > 1
@@ -180,10 +230,94 @@ def test_off(azure: Simulator, proxy: Proxies) -> None:
 
 def test_four_changes_are_the_most(azure: Simulator, proxy: Proxies) -> None:
     """One that is refused for ever is given up, and the client sees the last refusal."""
-    names = ["user", "store", "metadata", "seed", "top_p", "temperature"]
+    names = ["user", "prediction", "metadata", "seed", "top_p", "temperature"]
     for name in names:
         azure.faults.always(refusing(lambda body, name=name: name in body, f"Unknown parameter: '{name}'."))  # type: ignore[misc]
     through = proxy(azure_openai_apiversion="v1", azure_openai_max_attempts=9)
     body = {"model": "gpt-4o", "messages": MESSAGES, **dict.fromkeys(names)}
     answer = httpx.post(f"{through.url}/v1/chat/completions", json=body, headers={"api-key": azure.key}, trust_env=False)
     assert (400, 5) == (answer.status_code, len(azure.requests))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["JSON", "SSE"])
+@pytest.mark.parametrize("version, forms", [("v1", ["v1"]), ("2024-10-21", ["deployments", "v1"])])
+@pytest.mark.parametrize(
+    "operation, given",
+    [
+        ("/v1/chat/completions", {"service_tier": "flex"}),
+        ("/v1/chat/completions", {"service_tier": "priority"}),
+        ("/v1/chat/completions", {"service_tier": "default"}),
+        ("/v1/chat/completions", {"store": True}),
+        ("/v1/responses", {"store": False}),
+        ("/v1/responses", {"service_tier": "flex"}),
+    ],
+    ids=str,
+)
+def test_a_price_or_a_promise_is_not_left_out(
+    operation: str, given: dict[str, Any], version: str, forms: list[str], stream: bool, azure: Simulator, proxy: Proxies
+) -> None:
+    """The refusal of the last form that might have taken it reaches the client, each time; nothing is sent without it."""
+    (name,) = given
+    message = f"Unrecognized request argument supplied: {name}"
+    azure.faults.always(refusing(lambda body: body.get(name) is not None, message))
+    through = proxy(azure_openai_apiversion=version)
+    body = {"model": "gpt-4o", "stream": stream, **({"messages": MESSAGES} if "chat" in operation else {"input": "hello"}), **given}
+    forms = forms[-1:] if "responses" in operation else forms
+    with httpx.Client(base_url=through.url, headers={"api-key": azure.key}, timeout=PATIENCE, trust_env=False) as http:
+        for _ in range(2):
+            answer = http.post(operation, json=body)
+            assert (400, message) == (answer.status_code, answer.json()["error"]["message"])
+    assert all(given[name] == json.loads(received.body)[name] for received in azure.requests)
+    assert forms * 2 == [received.path.split("/")[2] for received in azure.requests]
+
+
+QUOTED = (
+    ("service_tier", "Unrecognized request arguments supplied: service_tier, store, temperature"),
+    ("prompt_cache_key", "Unsupported parameter: 'temperature' is not supported with this model."),
+    ("user", "x' is not one of ['y'] - 'messages.0.role"),
+)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["JSON", "SSE"])
+@pytest.mark.parametrize("version", ["v1", "2024-10-21"])
+@pytest.mark.parametrize("name, text", QUOTED)
+def test_a_text_that_azure_repeats_teaches_nothing(
+    name: str, text: str, version: str, stream: bool, azure: Simulator, proxy: Proxies
+) -> None:
+    """Azure's error quotes one client's value or model; the requests of others reach Azure as they are."""
+    azure.faults.always(refusing(lambda body: body.get(name) == text, f"Invalid value: '{text}'. {text}"))
+    azure.faults.always(refusing(lambda body: "Unrecognized" in body.get("model", ""), f"The model '{text}' does not exist. {text}", 404))
+    through = proxy(azure_openai_apiversion=version, env={"CASE": f"{name} {version} {stream}"})
+    full = {"model": "gpt-4o", "messages": MESSAGES, "stream": stream, "store": False, "temperature": 0.5, "seed": 7}
+    with httpx.Client(base_url=through.url, headers={"api-key": azure.key}, timeout=PATIENCE, trust_env=False) as http:
+        answer = http.post("/v1/chat/completions", json=full | {name: text})
+        assert 400 == answer.status_code
+        assert text in answer.json()["error"]["message"]
+        http.post("/v1/chat/completions", json=full | {"model": text})
+        before = len(azure.requests)
+        azure.faults.clear()
+        http.post("/v1/chat/completions", json=full)
+    assert {"store": False, "temperature": 0.5, "seed": 7} == {
+        member: json.loads(azure.requests[before].body).get(member) for member in ("store", "temperature", "seed")
+    }
+
+
+def test_one_clients_value_or_version_changes_no_other_request(azure: Simulator, proxy: Proxies) -> None:
+    """A value that a model refuses is left out for that request; what an old api-version lacks stays in requests to a newer one."""
+    azure.faults.always(
+        refusing(
+            lambda body: body.get("prompt_cache_retention") == "in-memory",
+            "Unsupported value: 'prompt_cache_retention' does not support 'in-memory' with this model. Supported values are: '24h'.",
+        )
+    )
+    through = proxy(azure_openai_apiversion="v1", env={"CASE": "one client's value"})
+    body = {"model": "gpt-4o", "messages": MESSAGES}
+    native = "/openai/deployments/gpt-4o/chat/completions?api-version="
+    with httpx.Client(base_url=through.url, headers={"api-key": azure.key}, timeout=PATIENCE, trust_env=False) as http:
+        for value, left in (("in-memory", None), ("24h", "24h")):
+            assert 200 == http.post("/v1/chat/completions", json=body | {"prompt_cache_retention": value}).status_code
+            assert left == json.loads(azure.requests[-1].body).get("prompt_cache_retention")
+        streamed = body | {"stream": True, "stream_options": {"include_usage": True}}
+        for version, kept in (("2024-05-01-preview", False), ("2024-10-21", True)):
+            assert 200 == http.post(native + version, json=streamed).status_code
+            assert kept is ("stream_options" in json.loads(azure.requests[-1].body))

@@ -469,3 +469,55 @@ def test_the_command_and_the_flow(cloud: Cloud) -> None:
     assert any(line.startswith("  gpt-4o: refuses for ") for line in backends)
     assert any(line.startswith(f"b {cloud.simulators[1].http_url}: healthy, 0 in flight") for line in backends)
     assert cloud.simulators[0].key not in told
+
+
+FAILING = {
+    "JSON": (status(500, retry_after=86400), False),
+    "SSE": (status(503, retry_after=86400), True),
+    "first event": (reshape.error_event(0), True),
+    "closed early": (Cut(), False),
+}
+
+
+@pytest.mark.parametrize("h2", [False, True], ids=["h1", "h2"])
+@pytest.mark.parametrize("alone", [True, False], ids=["one backend", "two backends"])
+@pytest.mark.parametrize("fault, stream", FAILING.values(), ids=FAILING)
+def test_a_model_that_fails_is_no_backend_that_fails(fault: Fault, stream: bool, alone: bool, h2: bool, cloud: Cloud) -> None:
+    """The proxy stays ready, and other models are asked for where they were."""
+    a, b, _ = cloud.simulators
+    a.faults.always(fault, deployment="gpt-4o")
+    if not alone:
+        b.faults.always(fault, deployment="gpt-4o")
+    with cloud.start(*map(cloud.entry, range(1 if alone else 2))) as proxy, client(proxy, h2=h2) as http:
+        failed = http.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+        assert 500 <= failed.status_code
+        assert 200 == http.get("/readyz").status_code
+        before = len(b.requests)
+        for model in ("gpt-4o-mini", "o3-mini"):
+            answer = http.post("/v1/chat/completions", json=CHAT | {"model": model, "stream": stream})
+            assert (200, SAID) == (answer.status_code, contents(answer))
+        assert before == len(b.requests)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["JSON", "SSE"])
+@pytest.mark.parametrize("how", ["Bearer", "api-key", "query"])
+def test_a_limit_of_one_clients_own_key_is_that_keys(how: str, stream: bool, cloud: Cloud) -> None:
+    """While clients bring their keys, one that is over its limit everywhere, or whose key is refused, is nothing to the others."""
+    a, b, _ = cloud.simulators
+    for simulator in (a, b):
+        simulator.faults.always(status(429, retry_after=60), when=lambda call: call.received.header("api-key") == "one")
+
+    def ask(http: httpx.Client, key: str) -> int:
+        headers = {"Bearer": {"authorization": f"Bearer {key}"}, "api-key": {"api-key": key}}.get(how, {})
+        query = "" if headers else f"?api-key={key}"
+        return http.post(f"/v1/chat/completions{query}", json=CHAT | {"stream": stream}, headers=headers).status_code
+
+    entries = [cloud.entry(index) for index in range(2)]
+    for entry in entries:
+        del entry["token"]
+    with cloud.start(*entries) as proxy, httpx.Client(base_url=proxy.url, timeout=PATIENCE, trust_env=False) as http:
+        assert [429, 429] == [ask(http, "one") for _ in range(2)]
+        assert (1, 1) == (len(a.requests), len(b.requests))  # the second time it is told at once
+        assert [200, 401, 200] == [ask(http, key) for key in (a.key, "wrong", a.key)]
+        assert (4, 1) == (len(a.requests), len(b.requests))
+        assert 200 == http.get("/readyz").status_code
