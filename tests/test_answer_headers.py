@@ -9,6 +9,7 @@ from azure_openai_proxy import answer_headers
 def shaped(headers: dict[str, str], *, stream: bool = False, http1: bool = True) -> dict[str, str]:
     result = Headers([(name.encode(), value.encode()) for name, value in ({"x-request-id": "r"} | headers).items()])
     answer_headers.headers(result, stream=stream, http1=http1)
+    assert "nosniff" == result.pop("x-content-type-options")
     return dict(result.items())
 
 
@@ -76,9 +77,60 @@ def test_hop_by_hop_headers_end_here() -> None:
 
 
 def test_what_azure_says_of_its_own_host_ends_here() -> None:
-    """A browser would hold it against the proxy's."""
-    headers = {"strict-transport-security": "max-age=31536000", "set-cookie": "a=b", "alt-svc": "h3", "x-request-id": "r"}
-    assert {"x-request-id": "r"} == shaped(headers)
+    """A browser would apply it to the proxy's origin."""
+    assert {"x-request-id": "r"} == shaped(OF_THE_ORIGIN)
+
+
+OF_THE_ORIGIN = {
+    "Strict-Transport-Security": "max-age=31536000",
+    "set-cookie": "a=b",
+    "alt-svc": "h3",
+    "clear-site-data": '"*"',
+    "access-control-allow-origin": "*",
+    "access-control-allow-credentials": "true",
+    "refresh": "0; url=https://evil.example",
+    "service-worker-allowed": "/",
+    "x-content-type-options": "sniff",
+    "content-security-policy-report-only": "default-src 'none'; report-uri https://evil.example",
+    "nel": "{}",
+    "report-to": "{}",
+}
+
+
+def test_an_upgrade_keeps_its_own_headers() -> None:
+    """And none that would act on the proxy's origin."""
+    own = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-accept": "x"}
+    headers = Headers([(name.encode(), value.encode()) for name, value in (own | OF_THE_ORIGIN).items()])
+    answer_headers.of_upgrade(headers)
+    assert own == dict(headers.items())
+
+
+@pytest.mark.parametrize(
+    "azure, client",
+    [
+        ("text/html", "text/plain; charset=utf-8"),
+        ("TEXT/HTML; charset=latin-1", "text/plain; charset=utf-8"),
+        ("text/plain, text/html", "text/plain; charset=utf-8"),
+        ("application/xhtml+xml", "text/plain; charset=utf-8"),
+        ("application/xml", "text/plain; charset=utf-8"),
+        ("text/xsl", "text/plain; charset=utf-8"),
+        ("multipart/x-mixed-replace; boundary=x", "text/plain; charset=utf-8"),
+        ("image/svg+xml, text/html", "text/plain; charset=utf-8"),
+        *[(kind, kind) for kind in ("application/json", "text/event-stream", "audio/mpeg", "application/octet-stream", "text/plain")],
+        *[(f"application/vnd.openxmlformats-officedocument.{kind}",) * 2 for kind in ("wordprocessingml.document",)],
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_answer_is_a_page(azure: str, client: str, stream: bool) -> None:
+    """What a browser would show with scripts of the proxy's origin is plain text; everything else keeps its type."""
+    assert client == shaped({"content-type": azure}, stream=stream)["content-type"]
+    assert "content-security-policy" not in shaped({"content-type": azure})
+
+
+def test_a_drawing_is_one_without_scripts() -> None:
+    """It keeps its type, for a page that shows it, in a sandbox for a browser that opens it."""
+    shown = {"content-type": "image/svg+xml; charset=utf-8", "content-security-policy": "sandbox", "x-request-id": "r"}
+    assert shown == shaped({"content-type": "image/svg+xml; charset=utf-8", "content-security-policy": "default-src *"})
 
 
 def test_other_headers_pass() -> None:

@@ -11,13 +11,31 @@ from .errors import request_id
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["headers"]
+__all__ = ["headers", "of_upgrade"]
 
 # Those of RFC 9110, and Proxy-Connection. Not transfer-encoding, nor `connection: close`: mitmproxy acts on them.
 _HOP_BY_HOP = b"connection keep-alive proxy-authenticate proxy-connection te trailer upgrade"
-# Said of Azure's host, a browser would take it for the proxy's, and never again speak plain HTTP to anything on localhost.
-_OF_ANOTHER_HOST = b"strict-transport-security alt-svc set-cookie"
-_DROPPED = frozenset((_HOP_BY_HOP + b" " + _OF_ANOTHER_HOST).split())
+# A browser applies these to the origin that they come from, which is the proxy's: it would never again speak plain HTTP to anything on
+# localhost, delete what the pages there have stored, or let other pages read the answer. Those for readers the proxy sets itself.
+_OF_THE_ORIGIN = frozenset(
+    b"""
+    accept-ch access-control-allow-credentials access-control-allow-headers access-control-allow-methods access-control-allow-origin
+    access-control-allow-private-network access-control-expose-headers access-control-max-age activate-storage-access alt-svc
+    clear-site-data content-security-policy content-security-policy-report-only critical-ch cross-origin-embedder-policy
+    cross-origin-embedder-policy-report-only cross-origin-opener-policy cross-origin-opener-policy-report-only
+    cross-origin-resource-policy document-policy expect-ct feature-policy nel origin-agent-cluster origin-trial permissions-policy
+    public-key-pins public-key-pins-report-only refresh report-to reporting-endpoints secure-session-registration
+    sec-session-registration service-worker-allowed set-cookie set-cookie2 set-login sourcemap speculation-rules
+    strict-transport-security supports-loading-mode timing-allow-origin use-as-dictionary x-content-type-options x-sourcemap
+    """.split()
+)
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_DROPPED = frozenset(_HOP_BY_HOP.split()) | _OF_THE_ORIGIN
+# Types that a browser shows as a page, with scripts of the proxy's origin; of several in one header it may take any.
+_PAGE = re.compile(rb"(?i)html|[+/]xml|/xsl|x-mixed-replace")
+_SVG = re.compile(rb"(?i)image/svg\+xml(?:;[^,]*)?")
+_PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_SANDBOX = (b"content-security-policy", b"sandbox")
 _NEVER_DROPPED = frozenset({b"", b"close", b"transfer-encoding", b"content-length", b"content-type"})
 _REQUEST_IDS = ("apim-request-id", "x-ms-request-id", "x-ms-client-request-id")
 _RESETS = frozenset({b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens"})
@@ -34,12 +52,14 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
     """
     named = [name.strip().lower().encode(errors="surrogateescape") for name in headers.get("connection", "").split(",")]
     dropped = _DROPPED.union(named) - _NEVER_DROPPED if named != [b""] else _DROPPED
-    kept = []
+    kept = [_NOSNIFF]
     for field in headers.fields:
         name = field[0].lower()
         if name in _RESETS:
             if (told := _reset(field[1])) is not None:
                 kept.append((field[0], told))
+        elif name == b"content-type" and _PAGE.search(field[1]):
+            kept += [field, _SANDBOX] if _SVG.fullmatch(field[1]) else [_PLAIN_TEXT]
         elif name not in dropped:
             kept.append(field)
     if b"close" in named:
@@ -51,6 +71,11 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
     headers.fields = tuple(kept)
     if stream:
         _rewritten(headers, http1=http1)
+
+
+def of_upgrade(headers: http.Headers) -> None:
+    """Shape the headers of a 101, in place: a browser applies some of them to the proxy's origin too."""
+    headers.fields = tuple(field for field in headers.fields if field[0].lower() not in _OF_THE_ORIGIN)
 
 
 def _rewritten(headers: http.Headers, *, http1: bool) -> None:

@@ -95,7 +95,7 @@ def body(message: str, type: str, param: str | None = None, code: str | None = N
 
 def response(error: ProxyError) -> http.Response:
     """The whole answer for `error`. Its `x-request-id` is ours: Azure never saw the request."""
-    headers = {"content-type": "application/json", "x-request-id": request_id()}
+    headers = {"content-type": "application/json", "x-content-type-options": "nosniff", "x-request-id": request_id()}
     if isinstance(error, Unavailable) and error.wait is not None:
         headers |= when(error.wait)
     return http.Response.make(error.status, body(error.message, error.type, error.param, error.code), headers)

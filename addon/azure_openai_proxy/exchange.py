@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import calls, credentials, errors, links, moderations, realtime, redact, synthesized, to_azure, to_openai
+from . import answer_headers, calls, credentials, errors, links, moderations, realtime, redact, synthesized, to_azure, to_openai
 from .attempts import Attempts, Shared
 from .peek import Peek
 from .pool import Pool
@@ -224,8 +224,10 @@ class Exchange:
         if self.unchanged:
             response.stream = True
             return
-        if self.asked and response.status_code == 101 and (protocol := realtime.answered(self.asked.headers, response.headers)):
-            response.headers["sec-websocket-protocol"] = protocol
+        if self.asked and response.status_code == 101:
+            answer_headers.of_upgrade(response.headers)
+            if protocol := realtime.answered(self.asked.headers, response.headers):
+                response.headers["sec-websocket-protocol"] = protocol
         elif self.asked and response.is_http11 and "close" in self.asked.headers.get("connection", "").lower():
             response.headers["connection"] = "close"  # said to us; mitmproxy looks for it in the request, which is Azure's now
         if self.sent and response.status_code != 101:
@@ -244,6 +246,7 @@ class Exchange:
                 response.stream = self._pass_on if self.call and self.call.endpoint.answer == "secret" else True
         if not self.sent:
             response.headers.setdefault("x-request-id", errors.request_id())
+            response.headers.setdefault("x-content-type-options", "nosniff")
         if self.recorded and response.raw_content is None and response.status_code != 101:
             response.stream = True  # in its own pace
         if self.attempts and self.settings.debug_headers:

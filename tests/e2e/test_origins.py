@@ -223,3 +223,49 @@ def test_the_log_says_which_page_was_refused_once(azure: Simulator, proxy: Proxi
     assert f"pages of local origins and {PAGE} may use the key" in through.started
     through.wait_for_log("https://other.example")
     assert 1 == sum("https://told.example" in line and "azure_openai_allowed_origins" in line for line in through.output)
+
+
+# What an answer may do to the proxy's origin
+
+HOSTILE = {
+    "clear_site_data": '"*"',
+    "access_control_allow_credentials": "true",
+    "access_control_allow_origin": "https://evil.example",
+    "set_cookie": "a=b; Path=/",
+    "refresh": "0; url=https://evil.example",
+    "service_worker_allowed": "/",
+    "strict_transport_security": "max-age=31536000",
+    "cross_origin_resource_policy": "cross-origin",
+}
+ASKED: dict[str, tuple[str, str, str]] = {
+    "JSON": ("POST", "/v1/chat/completions", CHAT),
+    "a stream": ("POST", "/v1/chat/completions", json.dumps(json.loads(CHAT) | {"stream": True})),
+    "an operation of Azure's own path": ("POST", "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21", CHAT),
+    "binary": ("POST", "/v1/audio/speech", json.dumps({"model": "tts", "input": "hello", "voice": "alloy"})),
+    "an error": ("POST", "/v1/chat/completions", json.dumps({"model": "nothing", "messages": []})),
+}
+
+
+@pytest.mark.parametrize("http", ["1.1", "2"])
+@pytest.mark.parametrize("what", ASKED)
+def test_an_answer_does_nothing_to_the_origin(what: str, http: str, azure: Simulator, proxy: Proxies) -> None:
+    """No header that a browser would apply to the proxy's origin is passed on, and no HTML is shown as a page."""
+    through = proxy(**ALLOWED)
+    method, path, content = ASKED[what]
+
+    azure.faults.always(lambda answer, _: answer.with_headers(**HOSTILE, content_type="text/html"))
+    answer = ask(through, http, method, path, content, content_type="application/json")
+    azure.faults.clear()
+    as_it_is = ask(through, http, method, path, content, content_type="application/json")
+
+    for one in (answer, as_it_is):
+        assert [] == [name for name in one.headers if name.replace("-", "_") in HOSTILE]
+        assert ["nosniff"] == one.headers.get_list("x-content-type-options")
+    assert answer.headers["content-type"].startswith("application/json" if what == "an error" else "text/plain")
+    assert as_it_is.headers["content-type"].split(";")[0] in ("application/json", "text/event-stream", "audio/mpeg")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nowhere", "/v1/organization/users"])
+def test_an_answer_of_the_proxy_s_own_is_not_sniffed(path: str, proxy: Proxies) -> None:
+    """Whatever it is."""
+    assert ["nosniff"] == ask(proxy(**ALLOWED), "1.1", "GET", path, "").headers.get_list("x-content-type-options")
