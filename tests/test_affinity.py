@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,31 +51,87 @@ def test_owners() -> None:
 
 
 @pytest.mark.parametrize(
-    "method, path, content, id",
+    "method, path, content, ids",
     [
-        ("POST", "/v1/files", b"", "x"),
-        ("POST", "/v1/responses", b'{"model":"m"}', "x"),
-        ("POST", "/v1/chat/completions", b'{"model":"m","store":true}', "x"),
-        ("POST", "/v1/chat/completions", b'{"model":"m"}', None),
-        ("GET", "/v1/files/file-abc123", b"", None),
+        ("POST", "/v1/files", b"", ["x"]),
+        ("POST", "/v1/responses", b'{"model":"m"}', ["x"]),
+        ("GET", "/v1/responses/resp_123", b"", ["x"]),
+        ("POST", "/v1/chat/completions", b'{"model":"m","store":true}', ["x"]),
+        ("POST", "/v1/chat/completions", b'{"model":"m"}', []),
+        ("GET", "/v1/files/file-abc123", b"", []),
     ],
 )
-def test_what_azure_keeps(method: str, path: str, content: bytes, id: str | None) -> None:
-    """The id of what a request made, if it stays."""
-    assert id == affinity.kept(call(method, path, content), content, b'{"id":"x"}')
+def test_what_azure_keeps(method: str, path: str, content: bytes, ids: list[str]) -> None:
+    """The id of what a request made or asked for, if it stays."""
+    assert ids == affinity.kept(call(method, path, content), content, b'{"id":"x"}')
+
+
+ENCRYPTED = "gAAAAA" + "x" * 80
+ITEM = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": ENCRYPTED}
 
 
 @pytest.mark.parametrize(
-    "answer, id",
+    "answer, ids",
     [
-        (b'{"id":"a"}', "a"),
-        (b'{"type":"response.created","response":{"id":"r"}}', "r"),
-        (b"{}", None),
-        (b"[]", None),
-        (b'{"id":1}', None),
-        (b"no", None),
+        ({"id": "a"}, ["a"]),
+        ({"type": "response.created", "response": {"id": "r"}}, ["r"]),
+        ({"id": "resp_1", "output": [ITEM, {"id": "fc_1", "arguments": '{"id": "fc_2"}'}]}, ["resp_1", "rs_1", ENCRYPTED[-64:], "fc_1"]),
+        ({"type": "response.output_item.done", "item": ITEM, "output_index": 0}, ["rs_1", ENCRYPTED[-64:]]),
+        ({"response": {"output": [ITEM]}}, ["rs_1", ENCRYPTED[-64:]]),
+        ({"item": {"id": "x" * 300, "encrypted_content": "short", "content": [{"id": "deep"}], "type": "id"}}, []),
+        ({"metadata": {"id": "rs_2"}, "tools": [{"id": "rs_2"}], "text": {"format": {"output": [{"id": "rs_2"}]}}}, []),
+        ({"a": {"b": {"c": {"d": {"e": {"id": "rs_2"}}}}}}, []),
+        ({}, []),
+        (["id", "x"], []),
+        ({"id": 1}, []),
+        ({"id": 'q"uo[t}ed'}, ['q\\"uo[t}ed']),
     ],
 )
-def test_ids_in_an_answer(answer: bytes, id: str | None) -> None:
-    """Of a whole answer, or of a stream's first event."""
-    assert id == affinity.created(answer)
+def test_ids_in_an_answer(answer: object, ids: list[str]) -> None:
+    """Of a whole answer, an event or a frame: of what Azure made, and of nothing that a client may have put there."""
+    assert ids == affinity.made(json.dumps(answer).encode())
+
+
+@pytest.mark.parametrize("answer", [b"no", b"]", b'{"id":"a', b"", b'{"item":{"id":"x"'[:-1], b"\xff" * 10])
+def test_an_answer_that_is_no_json(answer: bytes) -> None:
+    """It has no ids."""
+    assert [] == affinity.made(answer)
+
+
+def test_the_work_for_one_answer_is_bounded() -> None:
+    """However many brackets it has."""
+    assert [] == affinity.made(b"[" + b"[]," * 100_000 + b'{"id":"x"}]')
+    assert ["x"] == affinity.made(b'{"text":"' + b'\\"[' * 100_000 + b'","id":"x"}')
+
+
+def test_owners_of_items() -> None:
+    """By an item's id wherever it stands, the newest first, and by what only one backend can decrypt."""
+    owners = affinity.Owners()
+    owners.claim("fc_1", "a")
+    owners.claim("fc_1", "b")
+    owners.claim(ENCRYPTED[-64:], "b")
+    owners.claim("msg_2", "c")
+    asked = call("POST", "/v1/responses", b'{"model":"m"}')
+
+    def of(*items: object, filling: int = 0) -> str | None:
+        return owners.of(asked, json.dumps({"input": [*items, "x" * filling]}).encode())
+
+    assert "a" == of({"type": "item_reference", "id": "fc_1"})
+    assert "b" == of({"type": "reasoning", "encrypted_content": ENCRYPTED})
+    assert "b" == of({"type": "reasoning", "encrypted_content": "old" + "y" * 80}, {"encrypted_content": ENCRYPTED}, {"id": "msg_2"})
+    assert "c" == of({"id": "fc_1"}, {"id": "msg_2"})
+    assert "a" == of({"id": "fc_1"}, filling=3 << 20)
+    assert None is of({"content": 'the text "fc_1"', "encrypted_content": None, "x": "encrypted_content"})
+    assert None is owners.of(asked, b'{"encrypted_content":"' + ENCRYPTED.encode())
+
+
+def test_the_work_for_one_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it names."""
+    monkeypatch.setattr(affinity, "_MOST_NAMED", 3)
+    monkeypatch.setattr(affinity, "_MOST_ENCRYPTED", 3)
+    owners = affinity.Owners()
+    owners.claim("fc_1", "a")
+    owners.claim(ENCRYPTED[-64:], "b")
+    asked = call("POST", "/v1/responses", b'{"model":"m"}')
+    assert None is owners.of(asked, b'["aa_1","aa_2","aa_3","fc_1"]')
+    assert None is owners.of(asked, b'{"encrypted_content":"%b"}' % ENCRYPTED.encode() + b'{"encrypted_content":1}' * 3)

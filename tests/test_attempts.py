@@ -250,6 +250,29 @@ def test_who_has_what() -> None:
     assert "resp_777777" in of.owners._names
 
 
+def test_whose_items_they_are() -> None:
+    """The backend that answered; of one backend alone nothing is remembered."""
+    of = shared()
+    making = attempts(A, B, path="/v1/responses", body={"model": "m"}, of=of)
+    assert making.makes_items
+    event = b'{"type":"response.output_item.done","item":{"id":"fc_1"}}'
+    making.item(event)  # nobody was asked yet
+    making.first()
+    making.again(failing(429))
+    making.item(b'{"type":"response.output_text.delta","item":{"id":"fc_1"}}')
+    assert 0 == len(of.owners)
+    making.item(event)
+    body = {"model": "m", "input": [{"type": "item_reference", "id": "fc_1"}]}
+    assert "b" == asked(attempts(A, B, path="/v1/responses", body=body, of=of).first())
+    assert not attempts(A, path="/v1/responses", body=body).makes_items
+    assert not attempts(A, B).makes_items
+    alone = attempts(A, path="/v1/responses", body={"model": "m"})
+    alone.first()
+    alone.answers(http.Headers(), streams=False)
+    alone.created(b'{"id":"resp_1"}')
+    assert 0 == len(alone.shared.owners)
+
+
 def test_what_was_seen() -> None:
     """On the flow and in headers: whom it asked, why, and what was changed."""
     asking = attempts(body=CHAT | {"max_tokens": 5})

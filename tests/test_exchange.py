@@ -311,6 +311,18 @@ def test_frames_name_the_deployment_out_and_the_model_back(from_client: bool, co
     assert passed == messages[0].content
 
 
+def test_items_in_frames_are_remembered() -> None:
+    """Those of the backend's frames, where there is more than one backend."""
+    frame = b'{"type":"response.output_item.done","item":{"id":"fc_1"}}'
+    for names, from_client, known in (("ab", False, 1), ("ab", True, 0), ("a", False, 0)):
+        backends = tuple(Backend(name=name, base=parse_endpoint("http://azure.example")[0], apiversion="v1") for name in names)
+        asked = exchange()
+        asked.settings = replace(asked.settings, backends=backends)
+        asked.request(asking("GET", "/v1/realtime?model=m", upgrade="websocket"))
+        asked.frame([WebSocketMessage(Opcode.TEXT, from_client, frame)], 1000)
+        assert known == len(asked.shared.owners)
+
+
 def test_of_a_long_talk_the_oldest_frames_are_forgotten() -> None:
     """A session lasts an hour, and sound is large."""
     asked = talking()

@@ -293,6 +293,7 @@ def test_what_says_nothing(content: bytes) -> None:
         (Rename("max_tokens", "max_completion_tokens"), {"max_tokens": 1}, {"max_completion_tokens": 1}),
         (Rename("max_tokens", "max_completion_tokens"), {"max_tokens": 1, "max_completion_tokens": 2}, {"max_completion_tokens": 2}),
         (Rename("max_tokens", "max_completion_tokens"), {}, None),
+        (Rename("max_tokens", "max_completion_tokens"), {"stop": "max_tokens"}, None),
         (Role("system", "developer"), {"messages": [{"role": "system"}, 7]}, {"messages": [{"role": "developer"}, 7]}),
         (Role("system", "developer"), {"input": [{"role": "user"}]}, None),
         (Role("system", "developer"), {"input": "hello"}, None),

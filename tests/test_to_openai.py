@@ -76,6 +76,17 @@ def test_openais_own_stream_passes() -> None:
     assert stream(two)[0] is two
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_events_are_looked_at(normalize: bool) -> None:
+    """Each once, whole, however it is cut; the stream goes on as it came."""
+    items: list[bytes] = []
+    stream = Stream(normalize=normalize, encoding=None, done=False, items=items.append)
+    event = '{"type":"response.output_item.done","item":{"id":"fc_1"}}'
+    text = b": comment\n\n" + sse('{"type":"response.created"}', event)
+    assert text == b"".join(part for at in range(len(text)) for part in stream(text[at : at + 1]))
+    assert [b'{"type":"response.created"}', event.encode()] == [item for item in items if item]
+
+
 def test_each_event_goes_out_when_it_is_whole() -> None:
     """Nothing waits for the next event, and nothing goes out before it is whole."""
     stream = Stream(normalize=True, encoding=None)

@@ -1,24 +1,46 @@
 """What Azure keeps lives on one backend: files, batches, responses, conversations, vector stores, jobs, calls. Who has which is
 remembered by its id; a request that names one goes there, and nowhere else.
+
+The items of a response belong to the backend that made it: another one answers "Item with id ... not found" to an item's id and
+cannot decrypt its `encrypted_content`. A client without ids (Codex with `store: false`) is recognised by the end of that text.
+
+Ids are read only from where Azure writes them itself: an answer may repeat a client's metadata, tools and schemas.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .calls import Call
 
-__all__ = ["Owners", "created", "ids", "keeps", "kept"]
+__all__ = ["ITEM", "Owners", "ids", "keeps", "kept", "made"]
 
+ITEM = b"response.output_item."
+"""In the type of an event or a frame that has an item of a response."""
 READ_AT_MOST = 4 << 20
-"""Bytes of a body that are searched for ids."""
+"""Bytes of a body that are searched for what tells how much it asks for."""
+_WINDOW = 1 << 20
+"""Bytes at each end of a body that are searched for ids; the newest items are the last."""
+_MOST_NAMED, _MOST_ENCRYPTED = 20_000, 16
+_MOST_TOKENS = 20_000
+"""Strings and brackets of an answer that are looked at: some milliseconds."""
+_TAIL = 64
+"""Bytes of an encrypted content by which it is recognised. It ends with a signature, so no two end alike."""
 
 _ID = re.compile(r"[a-z]{2,16}[-_](?=[\w-]*\d)[\w-]{4,120}")
-_QUOTED = re.compile(rb'"([a-z]{2,16}[-_][A-Za-z0-9_-]{4,120})"')
+_QUOTED = re.compile(rb'"([a-z]{2,16}[-_][A-Za-z0-9_-]{1,200}+)"')
+_ENCRYPTED = re.compile(rb'"encrypted_content"[ \t\r\n]*+:[ \t\r\n]*+"')
+
+_NEXT = re.compile(rb'[^"{}\[\]]*+(?:"((?:[^"\\]++|\\.)*+)"([ \t\r\n]*+:)?|([{}\[\]]))', re.DOTALL)
+_ITEMS = frozenset({(b"item",), (b"output", b"*"), (b"response", b"output", b"*")})
+_OBJECTS = _ITEMS | {(), (b"response",)}
+"""Where an answer, an event or a frame has what Azure made: the names on the way there, `*` in a list."""
 
 
 class Owners:
@@ -34,12 +56,15 @@ class Owners:
         while len(self._names) > self._most:
             self._names.popitem(last=False)
 
+    def claim(self, id: str, backend: str) -> None:
+        """As `add`, for an id in an answer. The first to say so is believed: ids are Azure's, and no two are alike."""
+        self.add(id, self._names.get(id, backend))
+
     def of(self, call: Call, content: bytes) -> str | None:
         """The backend that has what the request names; None while nothing of it is known."""
         if not self._names:
             return None
-        named = ids(call) + [match[1].decode() for match in _QUOTED.finditer(content, 0, READ_AT_MOST)]
-        for id in named:
+        for id in (*ids(call), *_encrypted(content), *_named(content)):
             if (name := self._names.get(id)) is not None:
                 self._names.move_to_end(id)
                 return name
@@ -63,18 +88,64 @@ def keeps(call: Call, content: bytes) -> bool:
     return call.path.startswith("/responses") or not call.endpoint.repeatable or b'"store"' in content
 
 
-def kept(call: Call, content: bytes, answer: bytes) -> str | None:
-    """The id of what the answer has made."""
-    return created(answer) if keeps(call, content) else None
+def kept(call: Call, content: bytes, answer: bytes) -> list[str]:
+    """The ids of what the answer has made, or shows."""
+    shown = call.method == "GET" and call.path.startswith("/responses")
+    return made(answer) if shown or keeps(call, content) else []
 
 
-def created(answer: bytes) -> str | None:
-    """The id of the object in an answer, or in the first event of a stream."""
-    try:
-        value = json.loads(answer)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, dict) and isinstance(inner := value.get("response"), dict):
-        value = inner
-    id = value.get("id") if isinstance(value, dict) else None
-    return id if isinstance(id, str) else None
+def made(answer: bytes) -> list[str]:
+    """The ids of the object in an answer, an event or a frame and of its items, and the ends of encrypted contents."""
+    found: list[str] = []
+    path: list[bytes] = []  # the names of the open objects and lists
+    lists: list[bool] = []
+    key = b""
+    position = 0
+    for _ in range(_MOST_TOKENS):
+        token = _NEXT.match(answer, position)
+        if token is None:
+            break
+        position = token.end()
+        if bracket := token[3]:
+            if bracket in b"{[":
+                path.append(b"*" if lists and lists[-1] else key)
+                lists.append(bracket == b"[")
+            elif not path:
+                break
+            else:
+                path.pop()
+                lists.pop()
+        elif token[2]:
+            key = answer[token.start(1) : token.end(1)][:_TAIL]
+        elif len(path) <= 4 and path and not lists[-1]:
+            found += _value(tuple(path[1:]), key, answer, *token.span(1))
+    return found
+
+
+def _value(path: tuple[bytes, ...], key: bytes, answer: bytes, start: int, end: int) -> list[str]:
+    if key == b"id" and path in _OBJECTS and end - start <= 256:
+        return [answer[start:end].decode("utf-8", "replace")]
+    if key == b"encrypted_content" and path in _ITEMS and end - start >= _TAIL:
+        return [answer[end - _TAIL : end].decode("utf-8", "replace")]
+    return []
+
+
+def _named(content: bytes) -> Iterator[str]:
+    """What may be an id in a body, the last first."""
+    start = max(0, len(content) - _WINDOW)
+    for window in ((start, len(content)), (0, min(_WINDOW, start))):
+        matches = list(islice(_QUOTED.finditer(content, *window), _MOST_NAMED))
+        for match in reversed(matches):
+            yield match[1].decode()
+
+
+def _encrypted(content: bytes) -> Iterator[str]:
+    """The ends of the last encrypted contents of a body, the last first."""
+    end = len(content)
+    for _ in range(_MOST_ENCRYPTED):
+        end = content.rfind(b'"encrypted_content"', 0, end)
+        if end < 0:
+            return
+        value = _ENCRYPTED.match(content, end)
+        if value and (close := content.find(b'"', value.end())) > 0:
+            yield content[max(value.end(), close - _TAIL) : close].decode("utf-8", "replace")

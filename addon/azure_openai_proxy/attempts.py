@@ -110,7 +110,7 @@ class Attempts:
                 param="model",
                 code="model_not_found",
             )
-        owner = self.shared.owners.of(self.call, self.asked.content)
+        owner = self.shared.owners.of(self.call, self.asked.content) if len(backends) > 1 else None
         own = tuple(backend for backend in backends if backend.name == owner) if owner else ()
         self._candidates = own or able
         chosen = self._choose()
@@ -185,13 +185,28 @@ class Attempts:
             self.shared.pool.answers(self.ticket, headers)
             if self._changes:
                 self._learn(self.backend)
-            for id in affinity.ids(self.call):
+            for id in affinity.ids(self.call) if len(self.settings.backends) > 1 else ():
                 self.shared.owners.add(id, self.backend.name)
 
     def created(self, answer: bytes) -> None:
         """Remember who has what this answer made."""
-        if self.backend and len(self.settings.backends) > 1 and (id := affinity.kept(self.call, self.asked.content, answer)):
-            self.shared.owners.add(id, self.backend.name)
+        if len(self.settings.backends) > 1:
+            self._claim(affinity.kept(self.call, self.asked.content, answer))
+
+    @property
+    def makes_items(self) -> bool:
+        """Whether events or frames of the answer may tell of items that only one of the backends will know."""
+        return len(self.settings.backends) > 1 and (self.call.method == "WS" or self.call.path.startswith("/responses"))
+
+    def item(self, event: bytes) -> None:
+        """Remember who has the item of an event or a frame, if it has one."""
+        if affinity.ITEM in event:
+            self._claim(affinity.made(event))
+
+    def _claim(self, made: list[str]) -> None:
+        if self.backend:
+            for id in made:
+                self.shared.owners.claim(id, self.backend.name)
 
     def end(self) -> None:
         if self.ticket:

@@ -241,7 +241,10 @@ class Exchange:
             links.in_headers(response.headers, self.sent.base, native=self._native)
             if kind == "events":
                 done = self.call is not None and self.call.endpoint.answer == "chat"
-                response.stream = to_openai.Stream(normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets)
+                items = self.attempts.item if self.attempts and self.attempts.makes_items else None
+                response.stream = to_openai.Stream(
+                    normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets, items=items
+                )
             elif kind == "opaque":
                 response.stream = self._pass_on if self.call and self.call.endpoint.answer == "secret" else True
         if not self.sent:
@@ -310,6 +313,8 @@ class Exchange:
             if message.from_client:
                 frame = self.frames.out(frame)
             else:
+                if self.attempts and self.attempts.makes_items:
+                    self.attempts.item(frame)
                 frame = self.frames.back(to_openai.json_body(frame) if self.settings.normalize else frame)
             if frame is not message.content:
                 message.content = frame

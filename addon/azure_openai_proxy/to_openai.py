@@ -15,7 +15,7 @@ from .answer_headers import headers
 from .error_shapes import error_body, mask, shape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Stream", "error_body", "headers", "json_body", "mask"]
 
@@ -50,14 +50,24 @@ class Stream:
 
     With `normalize` off the bytes pass as they come. `encoding` is the answer's content-encoding: it is undone, the client gets
     plain events. `done` is off for streams of typed events (the responses API): they have no `data: [DONE]`, and their `error`
-    events have a shape of their own. `secrets` are masked in an error event.
+    events have a shape of their own. `secrets` are masked in an error event. `items` is called with what each event
+    carries.
     """
 
-    def __init__(self, *, normalize: bool, encoding: str | None, done: bool = True, secrets: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        normalize: bool,
+        encoding: str | None,
+        done: bool = True,
+        secrets: Sequence[str] = (),
+        items: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._normalize = normalize
         self._decompressor = decompress.decompressor(encoding)
         self._done = done
         self._secrets = secrets
+        self._items = items
         self._events = sse.Decoder()
         self._content: Literal["delta", "text"] | None = None  # where this stream's choices have it, once that is known
         self._pattern: cut.Pattern | None = None  # of its events with text, once one was seen
@@ -79,6 +89,9 @@ class Stream:
             except decompress.BrokenError as error:
                 broken = error
                 data = b""
+        if self._items and not self._normalize:
+            for event in self._events.feed(data):
+                self._items(event.data or b"")
         out = self._normalized(data, at_end=at_end and not broken) if self._normalize else data
         if broken and not self._over:
             self._over = True
@@ -130,6 +143,8 @@ class Stream:
             return b""
         if data is None:
             return event.raw
+        if self._items:
+            self._items(data)
         if self._done and _is_done(data):
             self._over = True
             return b"" if self._failed else _DONE

@@ -17,9 +17,10 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
+from websockets.sync.client import connect
 
 from azure_simulator import Cut, Gate, Simulator, content_filter, reshape, status
-from azure_simulator.answers import json_answer
+from azure_simulator.answers import json_answer, typed_answer
 from support import PATIENCE, Mitmdump, only_http2
 
 if TYPE_CHECKING:
@@ -447,6 +448,76 @@ def test_what_lives_on_one_backend(cloud: Cloud) -> None:
         failed = http.post("/v1/responses", json=follow_up)
         assert 503 == failed.status_code
         assert before == (len(a.requests), len(c.requests))
+
+
+ENCRYPTED = "gAAAAA" + "k" * 100
+CALLED = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}", "status": "completed"}
+THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": ENCRYPTED}
+
+
+def making_items(answer: Answer, call: Call) -> Answer:
+    """A response of a reasoning item and a function call, JSON or events."""
+    response = {"id": "resp_1", "object": "response", "output": [THOUGHT, CALLED], "metadata": call.asked.get("metadata")}
+    if not call.asked.get("stream"):
+        return json_answer(response)
+    added = [
+        {"type": "response.output_item.added", "item": item | {"encrypted_content": ""}, "output_index": 0} for item in (THOUGHT, CALLED)
+    ]
+    done = [{"type": "response.output_item.done", "item": item, "output_index": 0} for item in (THOUGHT, CALLED)]
+    created = {"type": "response.created", "response": response | {"output": []}}
+    return typed_answer([created, *added, *done, {"type": "response.completed", "response": response}])
+
+
+FOLLOWING = {
+    "item reference": {"type": "item_reference", "id": "fc_1"},
+    "reasoning": THOUGHT,
+    "reasoning without an id": {"type": "reasoning", "summary": [], "encrypted_content": ENCRYPTED},
+    "response": "resp_1",
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"azure_openai_normalize": "false"}, {"azure_openai_shortcuts": "false"}], ids=str)
+@pytest.mark.parametrize("way", ["JSON", "SSE", "gzip", "h2", "poll"])
+def test_the_items_of_a_response(way: str, options: dict[str, str], cloud: Cloud) -> None:
+    """What follows up on an item goes to the backend that made it, when the first one is well again; nobody else is asked."""
+    a, b, _ = cloud.simulators
+    a.faults.next(status(429, retry_after=0.001))
+    faults = (making_items, reshape.compressed("gzip")) if way == "gzip" else (making_items,)
+    b.faults.always(*faults)
+    asked = {"model": "gpt-4o", "input": "hi", "store": False, "stream": way in ("SSE", "gzip")}
+    with (
+        cloud.start(cloud.entry(0), cloud.entry(1), azure_openai_apiversion="v1", **options) as proxy,
+        client(proxy, h2=way == "h2") as http,
+    ):
+        if way == "poll":
+            assert 200 == http.get("/v1/responses/resp_1").status_code
+        else:
+            assert 200 == http.post("/v1/responses", json=asked).status_code
+        assert 200 == http.post("/v1/responses", json=asked).status_code
+        assert (2, 1) == (len(a.requests), len(b.requests))
+        for name, item in FOLLOWING.items():
+            body = asked | ({"previous_response_id": item} if isinstance(item, str) else {"input": [item]})
+            before = len(b.requests)
+            assert 200 == http.post("/v1/responses", json=body).status_code
+            assert (2, before + 1) == (len(a.requests), len(b.requests)), name
+        assert 200 == http.post("/v1/responses", json=asked | {"input": [CALLED | {"id": "fc_2"}]}).status_code
+        assert 3 == len(a.requests)
+
+
+def test_the_items_of_a_websocket(cloud: Cloud) -> None:
+    """What was made on a connection is followed up by a request; a client's metadata claims nothing."""
+    a, b, _ = cloud.simulators
+    b.faults.always(making_items)
+    with cloud.start(cloud.entry(0, models=["gpt-4o"]), cloud.entry(1), azure_openai_apiversion="v1") as proxy, client(proxy) as http:
+        url = proxy.url.replace("http", "ws", 1) + "/v1/realtime?model=gpt-realtime"
+        with connect(url, additional_headers={"authorization": "Bearer x"}, open_timeout=PATIENCE, proxy=None) as talk:
+            talk.recv(timeout=PATIENCE)
+            frame = json.dumps({"type": "test.echo", "of": "response.output_item.done", "item": CALLED, "metadata": {"id": "rs_9"}})
+            talk.send(frame)
+            assert frame == talk.recv(timeout=PATIENCE)
+        for item, count in ((CALLED, 0), ({"type": "item_reference", "id": "rs_9"}, 1)):
+            assert 200 == http.post("/v1/responses", json={"model": "gpt-4o", "input": [item]}).status_code
+            assert count == len(a.requests)
 
 
 def test_the_command_and_the_flow(cloud: Cloud) -> None:
