@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ A = {"name": "a", "endpoint": "https://a.openai.azure.com"}
 
 def parse(*entries: Any, apiversion: str | None = None, token: str = "") -> tuple[Backend, ...]:
     return backends_file.parse(list(entries), apiversion=apiversion, default_version="2024-10-21", token=token)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_token_file_that_everybody_may_write(tmp_path: Path) -> None:
+    """Somebody else's key would be used, and somebody else could see what is sent with it."""
+    file = tmp_path / "key"
+    file.write_text("secret")
+    file.chmod(0o666)
+    with pytest.raises(SettingsError, match=r"a: token_file: .* is not used: everybody may write it"):
+        parse(A | {"token_file": str(file)})
+    file.chmod(0o644)
+    assert "secret" == parse(A | {"token_file": str(file)})[0].token
 
 
 def test_the_least_that_can_be_said() -> None:

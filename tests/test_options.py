@@ -305,7 +305,7 @@ def test_file_unreadable(folder: Path) -> None:
     with pytest.raises(SettingsError, match=r"mitm_config.yaml cannot be read: it is not UTF-8"):
         gather()
     with pytest.raises(SettingsError, match="conf cannot be read: Is a directory"):
-        sources._read(folder / "conf")
+        sources._read(folder / "conf", {})
 
 
 def test_file_named(folder: Path) -> None:
@@ -338,6 +338,58 @@ def test_unknown_name(name: str, hint: str) -> None:
         sources.check_names(ConfigFile(Path("f.yaml"), {name: 1}), Options().keys())
     assert str(caught.value).startswith("f.yaml: ")
     assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("azure_openai_tokn", "azure_openai_tokn is no option: did you mean azure_openai_token?"),
+        ("azure-openai-token", "did you mean azure_openai_token?"),
+        ("AZURE_OPENAI_TOKEN", "did you mean azure_openai_token?"),
+        ("azur_openai_endpoint", "did you mean azure_openai_endpoint?"),
+        ("azure_openai_backends", "can be set in mitm_config.yaml only"),
+        (f"azure_openai_token:{KEY}", "one of its names is no option: did you mean azure_openai_token?"),
+        ("azure_openai_zzzzzzzzzzzzzzzzzzzzzzzzzz", "is no option"),
+    ],
+)
+def test_unknown_name_of_set(name: str, hint: str, folder: Path) -> None:
+    """mitmproxy ignores it; it is refused, on the command line and in mitmproxy's own file alike."""
+    for where in ("--set", "conf/config.yaml"):
+        (folder / "conf" / "config.yaml").write_text("" if where == "--set" else f"{json.dumps(name)}: x")
+        with pytest.raises(SettingsError) as caught:
+            gather(*(["--set", f"{name}=x"] if where == "--set" else []))
+        assert where in str(caught.value)
+        assert str(caught.value).endswith(hint)
+        assert KEY not in str(caught.value)
+
+
+def test_names_of_other_scripts_are_left_alone() -> None:
+    """Their options are declared when they are loaded, after this one perhaps."""
+    assert "azure" == settings("--set", "my_script_mode=x", "--set", "modify_headers=a").mode
+
+
+def test_a_file_of_somebody_else(mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It ends the start; while running, the settings stay as they were until it is put right."""
+    caplog.set_level(logging.INFO)
+    file = folder / "mitm_config.yaml"
+    file.write_text("azure_openai_max_body: 1k")
+    live = mitmproxy.start()
+    live.running(mitmproxy.options)
+    assert f"Configuration file: {file}" in caplog.text
+    caplog.clear()
+
+    file.write_text("azure_openai_max_body: 2k")
+    before = live._stamps()
+    file.chmod(0o666)
+    assert before != live._stamps()
+    live.reread(mitmproxy.options)
+    assert 1 << 10 == live.settings.max_body
+    assert ["mitm_config.yaml is not used: everybody may write it (chmod o-w): the settings stay as they were"] == caplog.messages
+
+    file.chmod(0o644)
+    live.reread(mitmproxy.options)
+    assert 2 << 10 == live.settings.max_body
+    assert f"Configuration file: {file}" in caplog.text
 
 
 def test_known_names() -> None:
@@ -557,6 +609,24 @@ def test_values_from_elsewhere(mitmproxy: Mitmproxy) -> None:
     mitmproxy.options.set("azure_openai_proxy_mode=openai", defer=True)
     live = mitmproxy.start("-p", "nonsense")
     assert ("openai", 7) == (live.settings.mode, live.settings.max_body)
+
+
+def test_careless_settings_are_named_at_the_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and not again when something changes."""
+    live = mitmproxy.start("--set", f"azure_openai_token={KEY}", AZURE_OPENAI_ENDPOINT="http://10.0.0.7", AZURE_OPENAI_TOKN="x")
+    live.running(mitmproxy.options)
+    live.reread(mitmproxy.options)
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert ["unencrypted", "command line", "AZURE_OPENAI_TOKN"] == [
+        next(word for word in ("unencrypted", "command line", "AZURE_OPENAI_TOKN") if word in line) for line in warned
+    ]
+    assert KEY not in caplog.text
+
+
+def test_a_slip_in_set_ends_the_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
+    """With one line."""
+    mitmproxy.start("--set", "azure_openai_tokn=x")
+    assert ["--set: azure_openai_tokn is no option: did you mean azure_openai_token?"] == caplog.messages
 
 
 def test_bad_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:

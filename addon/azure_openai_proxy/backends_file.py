@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import file_trust
 from .backends import Backend, parse_apiversion, parse_endpoint
 from .errors import SettingsError
 from .models import Mapper
@@ -122,7 +123,10 @@ def _token(entry: Mapping[str, Any]) -> str:
         raise SettingsError(f"{' and '.join(given)}: write one of them")
     if path := _text(entry, "token_file"):
         try:
-            text = Path(path).expanduser().read_text(encoding="utf-8").strip()
+            file = Path(path).expanduser()
+            if file_trust.everybody_writes(file):
+                raise SettingsError(f"token_file: {path} is not used: everybody may write it (chmod o-w)")
+            text = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             raise SettingsError(f"token_file: {path} cannot be read") from None
         if not text:

@@ -14,7 +14,7 @@ from mitmproxy import exceptions
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.utils import typecheck
 
-from . import backends_file
+from . import backends_file, startup_warnings
 from .errors import SettingsError
 from .options import FILE, NAMES, declare
 from .settings import Found, Settings, resolve, shown, summary
@@ -74,6 +74,7 @@ class Live:
         self._changed: dict[str, Found] = {}  # while running
         self._shown: dict[str, Any] = {}  # what our options hold by our own hand: anything else is somebody's change
         self._file = ConfigFile()
+        self._found: Mapping[str, Found] = {}
         self._running = False
         self._busy = False
         self._modes: tuple[list[str], list[str]] | None = None  # mitmproxy's before we changed them, and as we left them
@@ -86,7 +87,7 @@ class Live:
         # options: with --set beaten by a file, the key for all to see, and a traceback for a value of the wrong type. They are
         # ours to read, so take them away; `gather` finds both again, each in its place.
         sets = dict(given.sets)
-        for name in NAMES & set(options.deferred):
+        for name in {name for name in options.deferred if name in NAMES or name.lower().startswith("azure_openai")}:
             value = options.deferred.pop(name)
             if (texts := getattr(value, "val", None)) is not None:  # from --set, as yet unread
                 sets.setdefault(name, texts)
@@ -128,14 +129,14 @@ class Live:
                 self.reread(options)
                 seen = self._stamps()
 
-    def _stamps(self) -> dict[Path, int | None]:
+    def _stamps(self) -> dict[Path, tuple[int, int] | None]:
         files = {self._file.path or Path(FILE), *backends_file.files(self._file.values.get(backends_file.NAME))}
         return {path: _modified(path) for path in files}
 
     def reread(self, options: OptManager) -> None:
         """Read everything again; a file that cannot be used changes nothing."""
         self._busy = True
-        before = self.settings
+        before, file = self.settings, self._file
         try:
             self._read(options, {})
         except SettingsError as error:
@@ -143,6 +144,8 @@ class Live:
             return
         finally:
             self._busy = False
+        if self._file != file and self._file.path:
+            logger.info("Configuration file: %s", self._file.path.absolute())
         if self.settings != before:
             logger.info(summary(self.settings))
 
@@ -160,6 +163,13 @@ class Live:
             self._listen(options, [self._explicit(mode, options) for mode in modes])
             options.update(server=options.server)
         logger.info(summary(self.settings))
+        if self._file.path:
+            logger.info("Configuration file: %s", self._file.path.absolute())
+        for line in (
+            *startup_warnings.careless(self.settings, self._found, self._file.path, ssl_insecure=options.ssl_insecure),
+            *startup_warnings.unread(self._environ),
+        ):
+            logger.warning(line)
 
     def _read(self, options: OptManager, changed: Mapping[str, Found]) -> None:
         changed = {**self._changed, **changed}
@@ -170,7 +180,7 @@ class Live:
         if self._given.listens and not runtime and settings.address != (options.listen_host, options.listen_port):
             settings = dataclasses.replace(settings, address=None)  # the command line has the last word on where to listen
         self._apply(options, file)
-        before, self.settings, self._changed, self._file = self.settings, settings, changed, file
+        before, self.settings, self._changed, self._file, self._found = self.settings, settings, changed, file, found
         self._shown = shown(found, settings, file.path)
         options.update(**self._shown)
         if self._running and settings.address != before.address:
@@ -221,11 +231,13 @@ class Live:
         return _at(mode, options.listen_host, options.listen_port if options.listen_port is not None else port)
 
 
-def _modified(path: Path) -> int | None:
+def _modified(path: Path) -> tuple[int, int] | None:
+    """When its content changed, and (on POSIX) its permissions."""
     try:
-        return path.stat().st_mtime_ns
+        found = path.stat()
     except OSError:
         return None
+    return found.st_mtime_ns, found.st_ctime_ns
 
 
 def _offline(options: OptManager) -> bool:

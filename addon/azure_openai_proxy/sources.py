@@ -13,7 +13,7 @@ from mitmproxy.tools import cmdline
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from . import backends_file
+from . import backends_file, file_trust
 from .errors import SettingsError
 from .options import BY_NAME, FILE, MASK, NAMES, OPTIONS
 from .settings import Found
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 
 __all__ = ["ConfigFile", "Given", "check_names", "command_line", "gather"]
+
+
+SLIP = 0.85
+"""How alike a name must be to one of our options to be taken for a slip; other scripts have options too."""
 
 
 class Given(NamedTuple):
@@ -84,14 +88,16 @@ def gather(
     weak_where = "mitmproxy's config.yaml"
     for name in ("config.yaml", "config.yml"):
         if (path := Path(confdir).expanduser() / name).is_file():
-            weak |= _read(path)
+            weak |= _read(path, environ)
             weak_where = str(path)
+    _check_set([*given.sets], "--set")
+    _check_set([*weak], weak_where)
     levels = [_from_file(weak, weak_where), _from_environment(environ), _from_command_line(given), changed or {}]
     config = _over(*levels).get("azure_openai_config")
     path = Path(str(config.raw).strip()).expanduser() if config else Path(FILE)
     if config and not path.is_file():
         raise SettingsError(f"azure_openai_config ({config.where}): there is no file {path}")
-    file = ConfigFile(path, _read(path)) if path.is_file() else ConfigFile()
+    file = ConfigFile(path, _read(path, environ)) if path.is_file() else ConfigFile()
     if "azure_openai_config" in file.values:
         raise SettingsError(f"azure_openai_config ({path}): it names this file: set AZURE_OPENAI_CONFIG or --set azure_openai_config=FILE")
     return _over(levels[0], _from_file(file.values, str(path)), _backends(file, environ), *levels[1:]), file
@@ -145,10 +151,12 @@ def _from_command_line(given: Given) -> dict[str, Found]:
     return found
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path, environ: Mapping[str, str]) -> dict[str, object]:
     """A YAML mapping. Of a file that is none, errors show the place and not the text: a key may stand there."""
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        values = YAML(typ="safe", pure=True).load(file_trust.read(path, environ).decode())
+    except file_trust.Untrusted as error:
+        raise SettingsError(f"{path} is not used: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
     except (YAMLError, ValueError) as error:  # ValueError: a date that is none
@@ -173,6 +181,19 @@ TOOLS = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads best as one
 )
 """Options that only mitmdump, only mitmweb or only mitmproxy has: one file serves all three."""
+
+
+def _check_set(names: Iterable[str], where: str) -> None:
+    """Raises SettingsError for a name that is meant to be one of our options. mitmproxy ignores a name that no option has."""
+    for name in names:
+        plain = name.lower().replace("-", "_")
+        if name in NAMES or not (plain.startswith("azure_openai") or difflib.get_close_matches(plain, NAMES, 1, SLIP)):
+            continue
+        if name == backends_file.NAME:
+            raise SettingsError(f"{name} ({where}): a list of backends can be set in {FILE} only")
+        near = difflib.get_close_matches(plain, sorted(NAMES), 1, 0.5)
+        what = f"{name} is" if re.fullmatch("[A-Za-z_-]{1,40}", name) else "one of its names is"
+        raise SettingsError(f"{where}: {what} no option" + (f": did you mean {near[0]}?" if near else ""))
 
 
 def check_names(file: ConfigFile, known: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -10,13 +11,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from azure_simulator import Simulator
 from support import MITMDUMP, PATIENCE, ROOT, SCRIPT, Mitmdump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-
-    from azure_simulator import Simulator
 
 ENDPOINT = "https://resource.openai.azure.com"
 KEY = "a-key-that-nobody-may-read-42"
@@ -28,6 +28,12 @@ def mitmdump(tmp_path: Path, confdir: Path) -> Callable[..., Mitmdump]:
         return Mitmdump(tmp_path / "home", confdir, env=env or {}, **more)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def evil() -> Iterator[Simulator]:
+    with Simulator() as simulator:
+        yield simulator
 
 
 def free_port() -> int:
@@ -46,6 +52,9 @@ BAD = {
     "an address that is none": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT, "AZURE_OPENAI_PROXY_ADDRESS": "here"}, {}, "HOST:PORT"),
     "a size that is none": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure_openai_max_body": "much"}, "256m"),
     "a key of two lines": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT, "AZURE_OPENAI_TOKEN": f"{KEY}\n{KEY}"}, {}, "azure_openai_token"),
+    "a slip in a name": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure_openai_tokn": KEY}, "did you mean azure_openai_token"),
+    "hyphens in a name": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure-openai-max-body": "1m"}, "did you mean azure_openai_max_body"),
+    "a list of backends": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure_openai_backends": "a"}, "mitm_config.yaml only"),
     "a file that is missing": ({"AZURE_OPENAI_CONFIG": "nowhere.yaml"}, {}, "nowhere.yaml"),
 }
 
@@ -55,7 +64,7 @@ def test_a_bad_setting_ends_the_start(env: dict[str, str], options: dict[str, st
     """With one line that says what, where and what would be right; without a traceback, without the key."""
     started = mitmdump(env, options=options).launch()
     assert 1 == started.wait()
-    about = [line for line in started.output if "azure_openai" in line and "Loading script" not in line]
+    about = [line for line in started.output if re.search("azure.openai", line) and "Loading script" not in line]
     assert 1 == len(about), started.log()
     assert says in about[0]
     assert "Traceback" not in started.log()
@@ -69,6 +78,88 @@ def test_an_unknown_key_in_the_file_names_the_nearest(mitmdump: Callable[..., Mi
     started = mitmdump({"AZURE_OPENAI_CONFIG": str(file)}).launch()
     assert 1 == started.wait()
     assert "did you mean azure_openai_token" in started.log()
+    assert KEY not in started.log()
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+FILES = {
+    "everybody may write it": pytest.param(0o666, None, "everybody may write it", marks=posix),
+    "another user's": pytest.param(0o644, 4711, "it belongs to user 4711", marks=root),
+}
+
+
+@pytest.mark.parametrize("mode, owner, says", FILES.values(), ids=FILES)
+@pytest.mark.parametrize("command", ["the script", "the command"])
+def test_a_file_of_others_ends_the_start(
+    command: str, mode: int, owner: int | None, says: str, mitmdump: Callable[..., Mitmdump], tmp_path: Path
+) -> None:
+    """In the working directory, where nobody asked for it; one line says why."""
+    file = tmp_path / "home" / "mitm_config.yaml"
+    file.parent.mkdir()
+    file.write_text("azure_openai_max_body: 1m\n")
+    file.chmod(mode)
+    if owner is not None:
+        os.chown(file, owner, -1)
+    program, scripts, _ = COMMANDS[command]
+    env = {"AZURE_OPENAI_ENDPOINT": ENDPOINT, "PYTHONPATH": f"{ROOT / 'addon'}:{ROOT / 'tests' / 'recorder'}"}
+
+    started = mitmdump(env, command=program, scripts=scripts).launch()
+
+    assert 1 == started.wait()
+    assert 1 == started.log().count(f"mitm_config.yaml is not used: {says}"), started.log()
+    assert "Traceback" not in started.log()
+
+
+@root
+def test_a_file_that_another_user_puts_there(mitmdump: Callable[..., Mitmdump], azure: Simulator, evil: Simulator, tmp_path: Path) -> None:
+    """In the working directory of a running proxy: it is refused, and requests go where they went."""
+    env = {"AZURE_OPENAI_ENDPOINT": azure.http_url, "AZURE_OPENAI_TOKEN": azure.key}
+    with mitmdump(env) as started:
+        file = tmp_path / "home" / "new.yaml"
+        file.write_text(f"map_remote: ['|{azure.http_url}|{evil.http_url}']\nsave_stream_file: stolen\n")
+        os.chown(file, 4711, -1)
+        file.rename(file.with_name("mitm_config.yaml"))
+        started.wait_for_log("mitm_config.yaml is not used: it belongs to user 4711.*the settings stay as they were")
+        answer = httpx.post(
+            f"{started.url}/v1/chat/completions",
+            json={"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]},
+            timeout=PATIENCE,
+            trust_env=False,
+        )
+
+    assert 200 == answer.status_code
+    assert ([], 1) == (evil.requests, len(azure.requests))
+    assert not file.with_name("stolen").exists()
+
+
+@root
+def test_the_files_of_who_called_sudo(mitmdump: Callable[..., Mitmdump], tmp_path: Path) -> None:
+    """They are used, and the file in force is named; a group that may write one is warned about, once."""
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"azure_openai_endpoint: {ENDPOINT}\n")
+    os.chown(file, 4711, 4711)
+    file.chmod(0o664)
+    with mitmdump({"AZURE_OPENAI_CONFIG": str(file), "SUDO_UID": "4711"}) as started:
+        started.wait_for_log(f"Configuration file: {file}")
+        started.wait_for_log(f"{file}: the group 4711 may write it")
+        assert 1 == started.log().count("may write it")
+
+
+CARELESS = {
+    "http to another machine": ({"azure_openai_endpoint": "http://198.51.100.7"}, "unencrypted"),
+    "a key on the command line": ({"azure_openai_endpoint": ENDPOINT, "azure_openai_token": KEY}, "command line"),
+    "no verification": ({"azure_openai_endpoint": ENDPOINT, "ssl_insecure": True}, "ssl_insecure: Azure's certificate"),
+}
+
+
+@pytest.mark.parametrize("options, says", CARELESS.values(), ids=CARELESS)
+def test_careless_settings_are_named(options: dict[str, object], says: str, mitmdump: Callable[..., Mitmdump]) -> None:
+    """Each with one warning at the start, which does not hold the key."""
+    with mitmdump(options=options) as started:
+        pass
+    assert [says] == [word for _, word in CARELESS.values() if word in started.started]
+    assert 1 == started.log().count(says)
     assert KEY not in started.log()
 
 

@@ -1,0 +1,92 @@
+"""Which settings are careless with the key."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from azure_openai_proxy import file_trust, startup_warnings
+from azure_openai_proxy.backends import Backend, parse_base
+from azure_openai_proxy.settings import Found, Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def settings(endpoint: str, **more: Any) -> Settings:
+    return Settings(backends=(Backend(name="a", base=parse_base(endpoint)[0], token="key", apiversion="v1"),), **more)
+
+
+def warned(chosen: Settings, found: dict[str, Found] | None = None, file: Path | None = None, *, ssl_insecure: bool = False) -> list[str]:
+    return list(startup_warnings.careless(chosen, found or {}, file, ssl_insecure=ssl_insecure))
+
+
+@pytest.mark.parametrize(
+    "endpoint, lines",
+    [
+        ("https://r.openai.azure.com", 0),
+        ("http://localhost:9000", 0),
+        ("http://azure.localhost", 0),
+        ("http://127.0.0.1:9000", 0),
+        ("http://[::1]:9000", 0),
+        ("http://10.0.0.7:9000", 1),
+        ("http://gateway.example", 1),
+        ("http://localhost.example", 1),
+    ],
+)
+def test_a_key_in_the_clear(endpoint: str, lines: int) -> None:
+    """To another machine, also where all goes to OpenAI unchanged."""
+    assert lines == len(warned(settings(endpoint)))
+    assert lines == len(warned(Settings(mode="openai", openai_endpoint=parse_base(endpoint)[0])))
+
+
+def test_each_address_once() -> None:
+    """Several backends may have the same."""
+    chosen = settings("http://10.0.0.7")
+    assert 1 == len(warned(dataclasses.replace(chosen, backends=chosen.backends * 2)))
+
+
+@pytest.mark.parametrize("where, lines", [("--set", 1), ("environment variable AZURE_OPENAI_TOKEN", 0), ("mitm_config.yaml", 0)])
+def test_a_key_on_the_command_line(where: str, lines: int) -> None:
+    """Others see it in the list of processes."""
+    (*found,) = warned(settings("https://r"), {"azure_openai_token": Found("sesame", where)})
+    assert lines == len(found)
+    assert "sesame" not in str(found)
+
+
+@pytest.mark.parametrize("endpoint, lines", [("https://r", 1), ("http://localhost", 0)])
+def test_no_verification(endpoint: str, lines: int) -> None:
+    """Without TLS there is nothing to verify."""
+    assert lines == len(warned(settings(endpoint), ssl_insecure=True))
+
+
+def test_a_file_that_others_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason."""
+    file = tmp_path / "mitm_config.yaml"
+    monkeypatch.setattr(file_trust, "doubts", lambda path: "the group staff may write it" if path == file else None)
+    assert [f"{file}: the group staff may write it. Who writes it decides where the key goes."] == warned(settings("https://r"), file=file)
+    assert [] == warned(settings("https://r"), file=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("AZURE_OPENAI_TOKN", "AZURE_OPENAI_TOKEN"),
+        ("AZURE_OPENAI_API_VERSION", "AZURE_OPENAI_APIVERSION"),
+        ("azure_openai_endpoints", "AZURE_OPENAI_ENDPOINT"),
+        ("AZURE_OPENAI_TOKEN", ""),
+        ("AZURE_OPENAI_TOKEN_2", ""),
+        ("AZURE_OPENAI_PROXY_PORT", ""),  # Kubernetes sets it for a service of this name
+        ("AZURE_OPENAI_PROXY_SERVICE_HOST", ""),
+        ("AZURE_OPENAI_AD_TOKEN", ""),
+        ("AZURE_OPENAI_DEPLOYMENT", ""),
+        ("AZURE_OPENAI_CHAT_DEPLOYMENT_NAME", ""),
+        ("OPENAI_API_KEY", ""),
+    ],
+)
+def test_a_variable_that_is_nearly_one_of_ours(name: str, near: str) -> None:
+    """Other programs' variables are left alone, and no value is shown."""
+    lines = list(startup_warnings.unread({name: "sesame"}))
+    assert ([f"The environment variable {name} is not read: did you mean {near}?"] if near else []) == lines
