@@ -1,5 +1,6 @@
 """One request and its answer, through the stages."""
 
+import gzip
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -226,6 +227,24 @@ def test_a_compressed_answer_is_shaped() -> None:
     asked.response_body(response)
     assert b'{"choices":[{"index":0}],"model":"gpt-4o"}' == response.content
     assert "gzip" == response.headers["content-encoding"]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_bomb_is_not_read(status: int) -> None:
+    """A good answer that becomes too large is an error instead, and an error has no text."""
+    asked = sent()
+    response = answering(status, b"")
+    response.headers["content-encoding"] = "gzip"
+    response.raw_content = gzip.compress(bytes(20 << 20))
+    asked.response_head(response)
+    asked.response_body(response)
+    error = json.loads(response.content or b"")["error"]
+    assert 1000 > len(response.raw_content)
+    if status == 200:
+        assert (502, "upstream_error", None) == (response.status_code, error["code"], response.headers.get("content-encoding"))
+        assert "become more than 16,777,216" in error["message"]
+    else:
+        assert (400, "Azure answered 400 Bad Request and gave no reason.") == (response.status_code, error["message"])
 
 
 def test_an_error_is_shaped() -> None:

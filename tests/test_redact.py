@@ -141,7 +141,7 @@ def test_a_key_in_the_name_of_a_header() -> None:
     assert ["x-key"] == [name for name in made.headers if name != "content-length"]
 
 
-@pytest.mark.parametrize("secrets", [[], ["json"], ["application/json"]], ids=["none", "short", "a content type"])
+@pytest.mark.parametrize("secrets", [[], ["json"], ["application/json"], [SECRET]], ids=["none", "short", "a content type", "not repeated"])
 def test_what_is_no_key_stays(secrets: list[str]) -> None:
     """Without a key, with one too short to be told from a word, and in headers that say how to read the body."""
     made = answer({"content-type": "application/json", "x-more": "a json"}, "json")

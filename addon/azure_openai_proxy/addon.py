@@ -159,9 +159,10 @@ class AzureOpenAIProxy(Exchanges):
 
     def response(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
-            azures = None if flow.response.stream else flow.response.get_content(strict=False)
+            whole = not flow.response.stream and flow.response.raw_content is not None
+            azures = exchange.content(flow.response) if whole else None
             exchange.mask_trailers(flow.response)
-            exchange.response_body(flow.response)
+            exchange.response_body(flow.response, azures)
             if flow.request.method == "HEAD" and not flow.response.stream:
                 flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer
             self.finish(flow, exchange, azures)

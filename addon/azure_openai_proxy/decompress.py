@@ -1,4 +1,4 @@
-"""Incremental decompression, for a stream must be readable as it comes.
+"""Incremental decompression: a stream has to be readable as it comes. What comes of a few bytes is bounded.
 
 br and zstd come from the libraries that mitmproxy itself depends on; they are imported when an answer needs them.
 """
@@ -7,22 +7,35 @@ from __future__ import annotations
 
 import zlib
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["BrokenError", "Decompressor", "decompressor", "known"]
+    from mitmproxy import http
+
+__all__ = ["BrokenError", "Decompressor", "TooLargeError", "content", "content_or_nothing", "decompressor", "known", "most"]
+
+MOST_AT_ONCE = 16 << 20
+"""Bytes that one piece of a stream (64 kB) may become. Text compresses to a twentieth, a bomb to a thousandth or less."""
+LARGEST = 256 << 20
+"""Bytes that a whole body may become."""
+_STEP = 256 << 10  # bytes that an engine is asked for at a time
 
 
 class BrokenError(ValueError):
     """The bytes are not what content-encoding says, or end too early."""
 
 
+class TooLargeError(BrokenError):
+    """They become more than they may."""
+
+
 class Decompressor(Protocol):
-    def feed(self, data: bytes) -> bytes:
-        """What `data` adds to the decompressed stream, often nothing. Raises BrokenError."""
+    def feed(self, data: bytes, most: int = MOST_AT_ONCE) -> bytes:
+        """What `data` adds to the decompressed stream, often nothing. Raises BrokenError, for more than `most` bytes TooLargeError."""
         ...
 
     def end(self) -> None:
@@ -31,13 +44,96 @@ class Decompressor(Protocol):
 
 
 class _Engine(Protocol):
-    """As zlib's decompression objects are, and zstandard's."""
+    """One compressed member."""
+
+    eof: bool
+    unused: bytes
+    """What follows its end."""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """What `data` becomes, a few megabytes at a time at most. Raises the library's own errors."""
+        ...
+
+
+class _Zlib:
+    def __init__(self, bits: int) -> None:
+        self._engine = zlib.decompressobj(bits)
+        self.eof = False
+        self.unused = b""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            out = self._engine.decompress(data, _STEP)
+            data = self._engine.unconsumed_tail
+            yield out
+            if self._engine.eof or (not data and len(out) < _STEP):
+                break
+        self.eof, self.unused = self._engine.eof, self._engine.unused_data
+
+
+class _Zstd:
+    """Python's own, or the same for an older Python."""
+
+    def __init__(self, made: Any) -> None:
+        self._engine = made
+        self.eof = False
+        self.unused = b""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            yield self._engine.decompress(data, _STEP)
+            data = b""
+            if self._engine.eof or self._engine.needs_input:
+                break
+        self.eof, self.unused = self._engine.eof, self._engine.unused_data
+
+
+class _Zstandard:
+    """The zstandard package. It takes no limit, so it is fed in slices: four bytes may become 128 kB."""
+
+    SLICE = 64
+
+    def __init__(self, made: Any) -> None:
+        self._engine = made
+        self.eof = False
+        self.unused = b""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), self.SLICE):
+            yield self._engine.decompress(data[start : start + self.SLICE])
+            if self._engine.eof:
+                self.eof, self.unused = True, self._engine.unused_data + data[start + self.SLICE :]
+                break
+
+
+class _Brotli:
+    """There is one member only. An older brotli takes no limit and is fed in slices: a few bytes may become 16 MB."""
+
+    SLICE = 16
+    LIMITED = True
+
+    def __init__(self) -> None:
+        import brotli  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - few answers are compressed with it
+
+        self._engine: Any = brotli.Decompressor()
+        self.eof = False  # what follows the end is an error
+        self.unused = b""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        if not (self.LIMITED and hasattr(self._engine, "can_accept_more_data")):
+            for start in range(0, len(data), self.SLICE):
+                yield self._engine.process(data[start : start + self.SLICE])
+            return
+        while True:
+            out = self._engine.process(data, output_buffer_limit=_STEP)
+            data = b""
+            yield out
+            if self._engine.is_finished() or (len(out) < _STEP and self._engine.can_accept_more_data()):
+                return
 
     @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def finished(self) -> bool:
+        return bool(self._engine.is_finished())
 
 
 class _Members:
@@ -47,23 +143,31 @@ class _Members:
         self._start = start
         self._engine: _Engine | None = None
 
-    def feed(self, data: bytes) -> bytes:
-        out = []
+    def feed(self, data: bytes, most: int = MOST_AT_ONCE) -> bytes:
+        out: list[bytes] = []
+        size = 0
+        for piece in self._pieces(data):
+            out.append(piece)
+            size += len(piece)
+            if size > most:
+                raise TooLargeError(f"{len(data):,} bytes of it become more than {most:,}")
+        return b"".join(out)
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._engine is None:
                 self._engine = self._start()
             try:
-                out.append(self._engine.decompress(data))
-            except Exception as error:  # zlib.error, zstandard.ZstdError
+                yield from self._engine.pieces(data)
+            except Exception as error:  # zlib.error, zstandard.ZstdError, brotli.error
                 raise BrokenError(str(error)) from error
             data = b""
             if self._engine.eof:
-                data = self._engine.unused_data
+                data = self._engine.unused
                 self._engine = None
-        return b"".join(out)
 
     def end(self) -> None:
-        if self._engine is not None:
+        if self._engine is not None and not getattr(self._engine, "finished", False):
             raise BrokenError("it ends too early")
 
 
@@ -74,7 +178,7 @@ class _Deflate:
         self._head = b""
         self._members: _Members | None = None
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes, most: int = MOST_AT_ONCE) -> bytes:
         if self._members is None:
             self._head += data
             if len(self._head) < 2:
@@ -82,8 +186,8 @@ class _Deflate:
             data = self._head
             wrapped = data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:2]) % 31 == 0
             bits = zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
-            self._members = _Members(lambda: zlib.decompressobj(bits))
-        return self._members.feed(data)
+            self._members = _Members(lambda: _Zlib(bits))
+        return self._members.feed(data, most)
 
     def end(self) -> None:
         if self._members is not None:
@@ -92,38 +196,26 @@ class _Deflate:
             raise BrokenError("it ends too early")
 
 
-class _Brotli:
-    def __init__(self) -> None:
-        import brotli  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - few answers are compressed with it
-
-        self._engine = brotli.Decompressor()
-        self._begun = False
-
-    def feed(self, data: bytes) -> bytes:
-        self._begun = self._begun or bool(data)
-        try:
-            return bytes(self._engine.process(data))
-        except Exception as error:  # brotli.error
-            raise BrokenError(str(error)) from error
-
-    def end(self) -> None:
-        if self._begun and not self._engine.is_finished():
-            raise BrokenError("it ends too early")
-
-
 def _gzip() -> Decompressor:
-    return _Members(lambda: zlib.decompressobj(16 + zlib.MAX_WBITS))
+    return _Members(lambda: _Zlib(16 + zlib.MAX_WBITS))
+
+
+def _brotli() -> Decompressor:
+    return _Members(_Brotli)
 
 
 _ZSTD = ("compression.zstd", "backports.zstd", "zstandard")
 """Python's own from 3.14 on, what mitmproxy brings from 12.3 on, and what it brought before."""
 
 
+def _zstd_engine(made: Any) -> _Engine:
+    return _Zstandard(made().decompressobj()) if hasattr(made, "decompressobj") else _Zstd(made())
+
+
 def _zstd() -> Decompressor:
     for name in _ZSTD:
         with suppress(ImportError):
-            made: Any = import_module(name).ZstdDecompressor
-            return _Members(getattr(made(), "decompressobj", made))
+            return _Members(partial(_zstd_engine, import_module(name).ZstdDecompressor))
     raise ImportError(" or ".join(_ZSTD))  # pragma: no cover - mitmproxy needs one too
 
 
@@ -131,7 +223,7 @@ _KNOWN: dict[str, Callable[[], Decompressor]] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _Deflate,
-    "br": _Brotli,
+    "br": _brotli,
     "zstd": _zstd,
 }
 
@@ -145,6 +237,37 @@ def decompressor(encoding: str | None) -> Decompressor | None:
     """None where there is nothing to undo, or no way to."""
     make = _KNOWN.get(_name(encoding))
     return make() if make else None
+
+
+def most(size: int) -> int:
+    """What a whole body of so many bytes may become: text compresses to a twentieth, and a small body may be all the same."""
+    return min(LARGEST, max(MOST_AT_ONCE, 64 * size))
+
+
+def content(message: http.Message) -> bytes:
+    """A body without its content-encoding, as `message.get_content(strict=False)`: as it came if it cannot be read.
+
+    Raises:
+        TooLargeError: it becomes more than such a body may.
+    """
+    body = message.raw_content or b""
+    engine = decompressor(message.headers.get("content-encoding")) if body else None
+    if engine is None:
+        return body
+    try:
+        return engine.feed(body, most(len(body)))
+    except TooLargeError:
+        raise
+    except BrokenError:
+        return body
+
+
+def content_or_nothing(message: http.Message) -> bytes:
+    """The same; nothing of one that becomes too large."""
+    try:
+        return content(message)
+    except TooLargeError:
+        return b""
 
 
 def _name(encoding: str | None) -> str:

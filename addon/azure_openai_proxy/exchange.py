@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import answer_headers, calls, credentials, errors, links, moderations, realtime, redact, synthesized, to_azure, to_openai
+from . import (
+    answer_headers,
+    calls,
+    credentials,
+    decompress,
+    errors,
+    links,
+    moderations,
+    realtime,
+    redact,
+    synthesized,
+    to_azure,
+    to_openai,
+)
 from .attempts import Attempts, Shared
 from .peek import Peek
 from .pool import Pool
@@ -279,12 +292,26 @@ class Exchange:
             self.attempts.created(self.passed)
         return [data] if data else []
 
-    def response_body(self, response: http.Response) -> None:
-        """Shape a body that was read whole."""
+    def content(self, response: http.Response) -> bytes:
+        """A body that was read whole, decompressed. A 2xx answer that becomes too large is replaced by a 502."""
+        try:
+            return decompress.content(response)
+        except decompress.TooLargeError as error:
+            if response.status_code < 400:
+                response.status_code, response.reason = 502, "Bad Gateway"
+                response.headers.pop("content-encoding", None)
+                shaped = errors.body(f"Azure's compressed answer cannot be read: {error}.", "server_error", code="upstream_error")
+                response.raw_content = shaped
+                response.headers["content-length"] = str(len(shaped))
+                return shaped
+            return b""
+
+    def response_body(self, response: http.Response, content: bytes | None = None) -> None:
+        """Shape a body that was read whole. `content`: it without its content-encoding."""
         if not self.sent or response.stream or response.status_code == 101:
             return
         assert self.call
-        content = response.get_content(strict=False) or b""
+        content = self.content(response) if content is None else content
         if response.status_code >= 400:
             shaped = to_openai.error_body(
                 response.status_code,

@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from . import answers, notes, readable
+from . import answers, decompress, notes, readable
 from .notes import PREFIX
 
 if TYPE_CHECKING:
@@ -106,4 +106,4 @@ def compare(one: http.HTTPFlow, other: http.HTTPFlow) -> str:
 def _answer(flow: http.HTTPFlow) -> str:
     if not flow.response:
         return flow.error.msg if flow.error else ""
-    return answers.answer((flow.response.get_content(strict=False) or b"")[:100_000], flow.response.headers.get("content-type", ""))
+    return answers.answer(decompress.content_or_nothing(flow.response)[:100_000], flow.response.headers.get("content-type", ""))

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote
 
-from . import quoting, redact
+from . import decompress, quoting, redact
 from .credentials import MASK
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ _MAYBE_STREAM = 'for chunk in answer if body.get("stream") else [answer]:\n    p
 
 def _body(request: http.Request, deployment: str) -> _Body:
     """The SDK makes the path of the body's model, so that becomes the `deployment`."""
-    content = request.get_content(strict=False)
+    content = decompress.content_or_nothing(request)
     if not content:
         return _Body()
     if len(content) > _LONGEST_ARGUMENT:

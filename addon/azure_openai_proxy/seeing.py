@@ -92,10 +92,10 @@ class Seeing:
                 clean = isinstance(tap.inner, to_openai.Stream) and tap.inner.clean
                 self._keep(flow, sent if clean else _masked(sent, exchange.secrets), bodies[1], held=len(bodies[1]))
         elif response and azures is not None and self.shelf:
-            self._keep(flow, _masked(azures, exchange.secrets), response.get_content(strict=False) or b"", held=0)
+            self._keep(flow, _masked(azures, exchange.secrets), decompress.content_or_nothing(response), held=0)
         if response and tap and response.data.content and _mints(flow, exchange):
             # The client has it: it went by.
-            response.content = redact.minted(response.get_content(strict=False) or b"")
+            response.content = redact.minted(decompress.content_or_nothing(response))
             flow.metadata.pop(f"{PREFIX}azures", None)  # the same
         _write(flow, facts(flow, exchange, tap))
 
@@ -180,6 +180,6 @@ def _decoded(flow: http.HTTPFlow, azures: bytes) -> bytes:
     if decompressor is None:
         return azures
     try:
-        return decompressor.feed(azures)
+        return decompressor.feed(azures, decompress.most(len(azures)))
     except decompress.BrokenError:
         return b""
