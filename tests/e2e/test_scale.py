@@ -44,11 +44,11 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def scaled(azure: Simulator, confdir: Path, home: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def scaled(azure: Simulator, confdir: Path, home: Path, **more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Two processes; the one port. They are ready when the balancer has somebody for a client."""
     port, first, _ = free_ports(3)
     command = [sys.executable, str(ROOT / "tools/scale.py"), "-n", "2", "--bind", f"127.0.0.1:{port}", "--first-port", str(first)]
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), "AZURE_OPENAI_ENDPOINT": azure.http_url}
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "AZURE_OPENAI_ENDPOINT": azure.http_url, **more}
     with subprocess.Popen(
         [*command, "--set", f"confdir={confdir}"], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -103,4 +103,17 @@ def test_a_stop_lets_streams_finish(azure: Simulator, confdir: Path, tmp_path: P
             gate.release()
             rest = list(chunks)
         assert "[DONE]" == rest[-1]
+        assert 0 == process.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("hosts, status", [({}, 403), ({"AZURE_OPENAI_HOSTS": "gateway.example.com"}, 200)])
+def test_the_name_that_clients_use(hosts: dict[str, str], status: int, azure: Simulator, confdir: Path, tmp_path: Path) -> None:
+    """The balancer passes it on: with a configured key it has to be set, and who did not is told the setting; addresses need none."""
+    azure.reset()
+    with scaled(azure, confdir, tmp_path, AZURE_OPENAI_TOKEN=azure.key, **hosts) as (process, port):
+        at = f"http://127.0.0.1:{port}/v1/models"
+        named = Curl(["-H", f"Host: gateway.example.com:{port}"])(at)
+        assert (200, status) == (Curl()(at).status, named.status)
+        assert (status == 403) == ("azure_openai_hosts" in json.dumps(named.json))
+        process.terminate()
         assert 0 == process.wait(PATIENCE)
