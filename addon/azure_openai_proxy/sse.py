@@ -5,6 +5,9 @@ differences. The bytes of each event are kept, so that what nobody needs to chan
 the input again. And what stands unfinished at the end of the stream is given out by `flush` for the caller to judge; a
 browser would throw it away.
 
+Comments and blank lines in front of an event are given out before it: some servers send keep-alives without a blank line. An event of
+more than `LONGEST` bytes is not collected: it passes in pieces without data, so that a line without an end takes no memory.
+
 An event ends with a blank line, and a line with `\n`, `\r\n` or `\r`. A `\r` that is the last byte so far is held back,
 for the `\n` that may follow belongs to it.
 """
@@ -22,11 +25,17 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 # `\r` alone must not match in front of its `\n`, or half a line end would count as a blank line.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 _ONE_LINE_END = re.compile(rb"\r\n|\n|\r(?!\n)")
+# Blank lines and comments where an event could begin. A flood of them is one match.
+_COMMENTS = re.compile(rb"(?:(?::[^\r\n]*+)?+(?:\r\n|\n|\r(?!\n)))++")
+_NO_EVENT = (b":", b"\n", b"\r")
 _LONGEST_BLANK_LINE = 4
+
+LONGEST = 32 << 20
+"""Bytes of an event that are held until its end; the images that Azure sends in one are smaller."""
 
 
 class Event(NamedTuple):
-    """The bytes up to and with one blank line. Without data it is a comment, a lone field or the blank line itself."""
+    """The bytes up to and with one blank line. Without data it is a lone field, or comments and blank lines between events."""
 
     raw: bytes
     data: bytes | None
@@ -34,12 +43,14 @@ class Event(NamedTuple):
 
 
 class Decoder:
-    """Feed it the stream in any pieces: the events are the same."""
+    """Feed it the stream in any pieces: the events with data are the same."""
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._first = True
         self._returns = False  # a `\r` was seen: most streams have none, and a plain find does for them
+        self._passing = False  # in an event that is too long
+        self.passed = False  # there was one
 
     @property
     def idle(self) -> bool:
@@ -56,28 +67,48 @@ class Decoder:
             searched = max(0, len(self._held) - _LONGEST_BLANK_LINE + 1)
             self._held += chunk
             buffer = self._held
-        events = []
+        events: list[Event] = []
         start = 0
-        while (end := _end(buffer, start, searched, returns=self._returns)) > 0:
+        if self._passing:
+            start = searched = self._end_of_long(buffer, searched, events)
+        while not self._passing and (end := _end(buffer, start, searched, returns=self._returns)) > 0:
             events.append(self._event(bytes(buffer[start:end])))
             start = searched = end
         if buffer is self._held:
             del self._held[:start]
         else:
             self._held += chunk[start:]
+        if self._passing or len(self._held) > LONGEST:
+            self._passing = self.passed = True
+            kept = 1 - _LONGEST_BLANK_LINE  # may be the beginning of the blank line
+            events.append(Event(bytes(self._held[:kept]), None))
+            del self._held[:kept]
         return events
+
+    def _end_of_long(self, buffer: bytes | bytearray, searched: int, events: list[Event]) -> int:
+        """Where the event that is too long ends, if it does; 0 if not."""
+        end = _blank_line(buffer, searched, returns=self._returns)
+        if end < 0:
+            return 0
+        self._passing = False
+        events.append(Event(bytes(buffer[:end]), None))
+        return end
 
     def flush(self) -> list[Event]:
         """What is left at the end of the stream: no event, or one, which may lack its blank line."""
         raw = bytes(self._held)
         self._held.clear()
-        return [self._event(raw)] if raw else []
+        if not raw:
+            return []
+        return [Event(raw, None) if self._passing else self._event(raw)]
 
     def _event(self, raw: bytes) -> Event:
         lines = raw
         if self._first:
             self._first = False
             lines = raw.removeprefix(BOM)
+        if lines.startswith(_NO_EVENT):
+            return Event(raw, None)
         if lines.startswith(b"data: ") and lines.find(b"\n") == len(lines) - 2 and not self._returns:
             return Event(raw, lines[6:-2])
         data: list[bytes] = []
@@ -128,12 +159,21 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 def _end(buffer: bytes | bytearray, start: int, searched: int, *, returns: bool) -> int:
     """Where the event at `start` ends; -1 if that is still to come."""
+    if buffer.startswith(_NO_EVENT, start):
+        # A \r at the end may be the first half of a line end.
+        known = len(buffer) - buffer.endswith(b"\r")
+        if not _LINE_END.search(buffer, searched, known):
+            return -1
+        return match.end() if (match := _COMMENTS.match(buffer, start, known)) else -1
+    return _blank_line(buffer, searched, returns=returns)
+
+
+def _blank_line(buffer: bytes | bytearray, searched: int, *, returns: bool) -> int:
+    """Where the first blank line ends; -1 if it is still to come."""
     if not returns:
-        if buffer.startswith(b"\n", start):
-            return start + 1
         found = buffer.find(b"\n\n", searched)
         return found + 2 if found >= 0 else -1
-    match = _ONE_LINE_END.match(buffer, start) or _BLANK_LINE.search(buffer, searched)
+    match = _BLANK_LINE.search(buffer, searched)
     if not match or (match.end() == len(buffer) and buffer.endswith(b"\r")):
         return -1
     return match.end()
