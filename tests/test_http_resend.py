@@ -10,6 +10,7 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
+import h2.events
 import pytest
 from mitmproxy import http
 from mitmproxy.proxy import commands, events
@@ -30,6 +31,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
+NOTHING = b'data: {"id":"","object":"","created":0,"model":"","choices":[]}\n\n'
 ERROR = b'data: {"error":{"message":"overloaded","code":"503"}}\n\n'
 
 
@@ -71,6 +73,9 @@ class Again(Rules):
         if response.status_code >= 500:
             return "whole"
         return Peek(None) if "event-stream" in response.headers.get("content-type", "") else "pass"
+
+    def last_event(self, failure: Failure, flow: http.HTTPFlow) -> bytes | None:
+        return b"data: %b\n\n" % failure.code.encode()
 
     def again(self, flow: http.HTTPFlow, what: Failure | http.Response) -> bool | http.Response:
         self.failures.append(what if isinstance(what, Failure) else what.status_code)
@@ -145,7 +150,7 @@ def posted(client: H2, path: str, body: bytes) -> int:
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
         b"HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\nhalf",
         SSE + chunk(ERROR),
-        SSE + chunk(b": nothing yet\n\n"),
+        SSE + chunk(NOTHING),
     ],
     ids=["503", "closed", "malformed", "cut", "503 cut", "error event", "stream cut"],
 )
@@ -218,6 +223,93 @@ def test_not_ours(proxy: Proxy, servers: Servers) -> None:
     with proxy.dial() as client:
         assert 200 == client.ask(head(f"GET {servers.path(OK, before='/foreign')} HTTP/1.1"), method="GET").status
         assert b"<html>" in client.ask(head("GET /foreign/1 HTTP/1.1"), method="GET").body
+
+
+def gated(*pieces: bytes) -> tuple[Callable[[socket.socket], None], threading.Event]:
+    """A server that sends a piece, and the next one when the event is set."""
+    let = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(pieces[0])
+        for piece in pieces[1:]:
+            assert let.wait(PATIENCE)
+            let.clear()
+            connection.sendall(piece)
+
+    return serve, let
+
+
+@pytest.mark.parametrize("first", [b": keepalive\n\n", b": keepalive\n", NOTHING + b": keepalive\n\n"])
+def test_a_comment_lets_the_head_go(first: bytes, proxy: Proxy, servers: Servers, rules: Again) -> None:
+    """The client has both while the server still holds back its first event; what fails after that is told in the stream."""
+    serve, let = gated(SSE + chunk(first), chunk(ERROR) + b"0\r\n\r\n")
+    path = servers.path(serve, OK)
+    with proxy.dial() as client:
+        client.send(head(f"GET {path} HTTP/1.1"))
+        response = client.begin("GET")
+        assert first == response.read(len(first))
+        let.set()
+        assert ERROR == response.read()
+    assert [] == rules.failures
+
+
+def wait_for(client: H2, kind: type, stream: int) -> None:
+    """Until the stream has had an event of that kind."""
+    found: set[int] = set()
+    while stream not in found:
+        told = client.conn.receive_data(client.client.sock.recv(65536))
+        found |= {event.stream_id for event in told if isinstance(event, kind)}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("before", [b"", chunk(NOTHING), chunk(b"data: {")])
+def test_the_head_of_a_silent_stream_goes(before: bytes, proxy: Proxy, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its time the client has it while the server still holds back its first event; the next stream of the connection too."""
+    monkeypatch.setattr(http_resend, "HOLD_STREAM", 0.01)
+    for _ in range(2):
+        with proxy.dial() as client:
+            serve, let = gated(SSE + before, chunk(EVENT) + b"0\r\n\r\n")
+            client.send(head(f"GET {servers.path(serve)} HTTP/1.1"))
+            response = client.begin("GET")
+            let.set()
+            assert response.read().endswith(EVENT)
+        with H2(proxy) as multiplexed:
+            serve, let = gated(SSE + before, chunk(EVENT) + b"0\r\n\r\n")
+            stream = multiplexed.open(servers.path(serve))
+            wait_for(multiplexed, h2.events.ResponseReceived, stream)
+            let.set()
+            wait_for(multiplexed, h2.events.StreamEnded, stream)
+
+
+def returned(doing: Iterator[object]) -> object:
+    """What a generator that asks for nothing returns."""
+    with pytest.raises(StopIteration) as stopped:
+        next(doing)
+    return stopped.value.value
+
+
+def test_a_head_is_held_for_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One timer serves all streams of a connection, and no stream is let go by the timer of another."""
+    stream = http_resend.Stream.__new__(http_resend.Stream)
+    home = http_resend.Connection.__new__(http_resend.Connection)
+    home.streams, home.command_sources = {1: stream}, {}
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    stream.server_state, stream.held_until = stream.state_peek, 3.0
+    monkeypatch.setattr(http_resend.Connection, "event_to_child", lambda *_: iter(()))
+    home.hold_timer = commands.RequestWakeup(2.0)
+    now = 2.0
+    (timer,) = home._handle_event(events.Wakeup(home.hold_timer))
+    assert isinstance(timer, commands.RequestWakeup)
+    assert 1.0 == timer.delay
+    assert timer is home.hold_timer
+    assert [] == list(home.hold())
+    assert None is returned(stream.look(events.Wakeup(timer)))
+    now = 3.0
+    wakeup = events.Wakeup(timer)
+    assert wakeup is returned(stream.look(wakeup))
+    stream.server_state = stream.state_done
+    assert [] == list(home._handle_event(wakeup))
+    assert home.hold_timer is None
 
 
 def mute(connection: socket.socket) -> None:
@@ -325,6 +417,7 @@ def test_time_goes_on_in_the_shorter_way(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nobody_looks_at_the_clock_for_requests_that_are_over() -> None:
     """One timer for a connection: it looks at every request, and without one that waits it is the last."""
     over = http_resend.Stream.__new__(http_resend.Stream)
+    over.server_state = over.state_done
     home = http_resend.Connection.__new__(http_resend.Connection)
     home.streams, home.command_sources, home.timer = {1: over}, {}, commands.RequestWakeup(1)
     assert [] == list(home._handle_event(events.Wakeup(home.timer)))

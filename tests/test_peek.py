@@ -11,6 +11,7 @@ from azure_openai_proxy import peek
 from azure_openai_proxy.peek import Peek, error_response
 
 FILTER = b'data: {"choices":[],"id":"","prompt_filter_results":[]}\n\n'
+EMPTY = b'data: {"id":"","object":"","created":0,"model":"","choices":[]}\n\n'
 CONTENT = b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
 ERROR = b'data: {"error":{"message":"overloaded","code":"429"}}\n\n'
 
@@ -20,7 +21,8 @@ ERROR = b'data: {"error":{"message":"overloaded","code":"429"}}\n\n'
     [
         (CONTENT, None),
         (FILTER + CONTENT, None),
-        (b": keep-alive\n\n" + CONTENT, None),
+        (b"\n\n" + ERROR, {"message": "overloaded", "code": "429"}),
+        (EMPTY + EMPTY.replace(b"[]", b"null") + ERROR, {"message": "overloaded", "code": "429"}),
         (b"data: [DONE]\n\n", None),
         (b"data: 7\n\n", None),
         (b'data: {"choices":[],"usage":{}}\n\n', None),
@@ -29,7 +31,16 @@ ERROR = b'data: {"error":{"message":"overloaded","code":"429"}}\n\n'
         (FILTER + ERROR, {"message": "overloaded", "code": "429"}),
         (b'data: {"error":"broken"}\n\n', {"message": "broken"}),
         (b'event: error\ndata: {"message":"broken"}\n\n', {"message": "broken"}),
-        (b'data: {"type":"error","message":"broken"}\n\n', {"type": "error", "message": "broken"}),
+        (b'data: {"type":"error","message":"broken"}\n\n', {"message": "broken"}),
+        (
+            b'event: error\ndata: {"type":"error","sequence_number":0,"error":{"type":"too_many_requests","message":"slow"}}\n\n',
+            {"type": "too_many_requests", "message": "slow"},
+        ),
+        (
+            b'event: error\ndata: {"type":"error","sequence_number":0,"code":"rate_limit_exceeded","message":"slow","param":null}\n\n',
+            {"code": "rate_limit_exceeded", "message": "slow", "param": None},
+        ),
+        (b'event: error\ndata: {"type":"server_error","message":"broken"}\n\n', {"type": "server_error", "message": "broken"}),
     ],
 )
 @pytest.mark.parametrize("size", [1, 7, 10**6])
@@ -39,6 +50,21 @@ def test_the_first_event_that_carries_something(stream: bytes, error: object, si
     verdicts = [looking.feed(stream[start : start + size]) for start in range(0, len(stream), size)]
     verdict = next(verdict for verdict in verdicts if verdict)
     assert error == verdict.error
+
+
+@pytest.mark.parametrize("before", [b"", FILTER, b"\n", b"id: 1\n\n"])
+@pytest.mark.parametrize("comment", [b": keepalive\n\n", b": keepalive\n", b":\r\n"])
+def test_a_comment_ends_the_hold(before: bytes, comment: bytes) -> None:
+    """It is known to be content when its line is there; an error that came with it is still one."""
+    looking = Peek(None)
+    text = comment.rstrip(b"\r\n")
+    assert None is looking.feed(before.replace(b"id: 1\n\n", b"") + text)
+    verdict = looking.feed(comment.removeprefix(text))
+    assert verdict
+    assert verdict.error is None
+    verdict = Peek(None).feed(before + comment + ERROR)
+    assert verdict
+    assert {"message": "overloaded", "code": "429"} == verdict.error
 
 
 def test_compressed() -> None:
@@ -55,8 +81,8 @@ def test_no_more_is_held_than_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream without events is passed on some time."""
     monkeypatch.setattr(peek, "AT_MOST", 10)
     looking = Peek(None)
-    assert None is looking.feed(b": 345678\n\n"[:10])
-    assert None is not looking.feed(b":")
+    assert None is looking.feed(b"data: 6789")
+    assert None is not looking.feed(b"0")
 
 
 @pytest.mark.parametrize(

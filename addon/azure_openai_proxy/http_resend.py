@@ -1,7 +1,7 @@
 """One request, sent until it is answered.
 
 A failed answer is kept from the client while the rules are asked whether to send the request again; so is the beginning of a stream
-until it shows that it is no error. Once anything has gone to the client, nothing is sent again.
+until it shows that it is no error, but not for longer than `HOLD_STREAM`. Once anything has gone to the client, nothing is sent again.
 
 mitmproxy tells the events of upstream connections apart by the number of the client's stream. A connection that was given up may
 still have something to say, so each further attempt has a number of its own: what comes under another is not for us.
@@ -53,6 +53,9 @@ __all__ = ["Connection", "Stream", "compatible"]
 
 HOLD_AT_MOST = 1 << 20
 """Bytes of a failed answer; a longer one is passed on."""
+HOLD_STREAM = 2.0
+"""Seconds that the head of a stream is held back while nothing follows it: clients and what stands before them wait for it."""
+SOON = 0.001
 LOOK = 5.0
 """Seconds between two looks at the clock, at most: mitmproxy's timers keep what they are for in memory, and cannot be stopped."""
 
@@ -80,6 +83,7 @@ class Stream(http_stream.Stream):
         self.why = ""  # what is late when it has passed
         self.connecting: GetHttpConnection | None = None
         self.late = False  # the connection that was waited for did not come in time
+        self.held_until = 0.0  # in `state_peek`
         self.growing = False  # the answer that is held, with mitmproxy's stream_large_bodies
 
     # What comes and goes
@@ -115,7 +119,7 @@ class Stream(http_stream.Stream):
 
     def dispatch(self, event: events.Event) -> CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
-            return self.send_again()
+            return self.send_again() if event.command.delay == 0 else self.release()
         return super().dispatch(event)
 
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
@@ -139,6 +143,8 @@ class Stream(http_stream.Stream):
         """What a timer brings: the event to go on with, or nothing."""
         if wakeup.command.delay == 0:
             return wakeup  # no look at the clock: the turn of `send_again`
+        if self.holding and time.monotonic() >= self.held_until:
+            return wakeup  # the turn of `release`
         if not self.watched:
             return None
         if self.deadline is None or time.monotonic() < self.deadline:
@@ -156,6 +162,11 @@ class Stream(http_stream.Stream):
     def not_connected(self) -> GetHttpConnection | None:
         """The connection that is waited for."""
         return self.connecting if self._paused and self._paused.command is self.connecting else None
+
+    @property
+    def holding(self) -> bool:
+        """The head of a stream is held back."""
+        return bool(self.server_state == self.state_peek)
 
     @property
     def watched(self) -> bool:
@@ -238,6 +249,8 @@ class Stream(http_stream.Stream):
         if isinstance(how, Peek):
             self.peek = how
             self.server_state = self.state_peek
+            self.held_until = time.monotonic() + HOLD_STREAM
+            yield from self.home.hold()
         else:
             self.server_state = self.state_hold
 
@@ -271,6 +284,11 @@ class Stream(http_stream.Stream):
                 response.headers.update({"content-type": "application/json", "content-length": str(len(content))})
                 yield from self.abandon()
                 yield from self.decide(response)
+
+    def release(self) -> CommandGenerator[None]:
+        """Nothing has shown in time whether the stream is an error."""
+        if self.holding:  # pragma: no branch - it may have had to wait for a hook
+            yield from self.let_go()
 
     def let_go(self) -> CommandGenerator[None]:
         """Pass on what was held, as if it came now."""
@@ -349,14 +367,27 @@ class Connection(http_stream.Connection):
             self.timer = commands.RequestWakeup(min(LOOK, min(timeouts) / 2))
             yield self.timer
 
+    hold_timer: commands.RequestWakeup | None = None
+    """The one for the heads that are held back."""
+
+    def hold(self, seconds: float | None = None) -> CommandGenerator[None]:
+        if self.hold_timer is None:
+            self.hold_timer = commands.RequestWakeup(HOLD_STREAM if seconds is None else seconds)
+            yield self.hold_timer
+
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        if not isinstance(event, events.Wakeup) or event.command is not self.timer:
+        if not isinstance(event, events.Wakeup) or event.command not in (self.timer, self.hold_timer):
             return (yield from super()._handle_event(event))
         self.command_sources.pop(event.command, None)
-        self.timer = None
         streams = cast("list[Stream]", [*dict.fromkeys(self.streams.values())])  # one that was sent again stands there twice
         for stream in streams:
             yield from self.event_to_child(stream, event)
+        if event.command is self.hold_timer:
+            self.hold_timer = None
+            if held := [stream.held_until for stream in streams if stream.holding]:
+                yield from self.hold(max(min(held) - time.monotonic(), SOON))
+            return None
+        self.timer = None
         if waiting := [stream.timeouts for stream in streams if stream.watched and stream.timeouts]:
             yield from self.watch(min(waiting))
         return None

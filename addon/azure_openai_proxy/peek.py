@@ -1,7 +1,8 @@
 """The beginning of a stream: is it content, or an error in the place of the answer? Bytes in, a verdict out; nothing is changed.
 
 Azure answers 200 before it knows whether the model has room. A stream is held until its first event that carries something, and the
-first chunk with what the content filter found in the prompt carries nothing.
+first chunk with what the content filter found in the prompt carries nothing. A comment ends the hold: it is there to reach the client
+while the model works, which may take minutes.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ class Peek:
         except decompress.BrokenError:
             return Verdict(None, b"")  # whoever reads the stream will say so
         self._seen += max(len(data), len(plain))
+        commented = False
         for event in self._events.feed(plain):
+            commented = commented or (event.data is None and b":" in event.raw)
             if event.data is not None and (verdict := _verdict(event.data, event.event)):
                 return verdict
-        return Verdict(None, b"") if self._seen > AT_MOST else None
+        return Verdict(None, b"") if commented or self._seen > AT_MOST else None
 
 
 def _verdict(data: bytes, kind: bytes | None) -> Verdict | None:
@@ -57,8 +60,10 @@ def _verdict(data: bytes, kind: bytes | None) -> Verdict | None:
         return Verdict(None, data)
     error = value.get("error")
     if error or kind == b"error" or value.get("type") == "error":
-        return Verdict(error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else value, data)
-    if value.get("choices") == [] and value.get("usage") is None:
+        if not error:  # the event is the error itself; in an answer's body it has no number, and a type of its own
+            error = {name: item for name, item in value.items() if name != "sequence_number" and (name, item) != ("type", "error")}
+        return Verdict(error if isinstance(error, dict) else {"message": str(error)}, data)
+    if "choices" in value and not value["choices"] and value.get("usage") is None:
         return None
     return Verdict(None, data)
 
