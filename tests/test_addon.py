@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -245,6 +246,28 @@ def test_only_openais_hosts_are_decrypted(addon: AzureOpenAIProxy) -> None:
     assert [False, True] == [passes("api.openai.com"), passes("other.example")]
     ctx.options.allow_hosts = ["other"]
     assert not passes("other.example")
+
+
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [("/v1/chat/completions", b'data: {"error":'), ("/v1/responses", b'event: error\ndata: {"type":"error","sequence_number":8,"error":')],
+)
+def test_a_stream_that_breaks_off_ends_with_an_error_of_its_kind(path: str, start: bytes, addon: AzureOpenAIProxy) -> None:
+    """A stream of typed events with a typed one; a flow that is not ours with none."""
+    failure = http_layer.Failure(502, "upstream_error", "The connection upstream failed.")
+    flow = ask(addon, gateways("POST", path, b'{"model":"m","stream":true}'))
+    before = addon.last_event(failure, flow)
+    flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    addon.responseheaders(flow)
+    assert callable(flow.response.stream)
+    flow.response.stream(b'data: {"type":"x","sequence_number":7}\n\n')
+    event = addon.last_event(failure, flow)
+    assert event
+    assert event.startswith(start)
+    error = {"message": failure.message, "type": "server_error", "param": None, "code": "upstream_error"}
+    assert error == json.loads(event.split(b"data: ")[1])["error"]
+    assert before == b"data: %b\n\n" % json.dumps({"error": error}, separators=(",", ":")).encode()
+    assert addon.last_event(failure, somebody_elses()) is None
 
 
 def test_a_failed_connection_is_not_remembered(addon: AzureOpenAIProxy) -> None:

@@ -342,6 +342,30 @@ def test_items_in_frames_are_remembered() -> None:
         assert known == len(asked.shared.owners)
 
 
+FRAME = '{"response":{%s"text":"%s"},"type":"response.done"}'
+
+
+def test_a_changed_frame_is_ascii() -> None:
+    """mitmproxy cuts it anywhere, and half a character would be lost; the text stays the same."""
+    said = 2000 * "é€😀"
+    for content in (FRAME % ('"model":"d",', said), FRAME % ('"content_filters":[],"model":"m",', said)):
+        messages = [WebSocketMessage(Opcode.TEXT, False, content.encode())]
+        talking().frame(messages, 10**6)
+        assert messages[0].content.isascii()
+        assert {"model": "m", "text": said} == json.loads(messages[0].content)["response"]
+
+
+def test_an_error_in_a_frame_is_shaped() -> None:
+    """The frame keeps what else it has, and the key that Azure repeats is masked."""
+    frame = {"type": "error", "event_id": "e", "error": {"code": "429", "message": "k was mykey0123"}}
+    messages = [WebSocketMessage(Opcode.TEXT, False, json.dumps(frame).encode())]
+    asked = talking()
+    asked.secrets = ("mykey0123",)
+    asked.frame(messages, 10**6)
+    error = {"message": "k was [key]", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
+    assert frame | {"error": error} == json.loads(messages[0].content)
+
+
 def test_of_a_long_talk_the_oldest_frames_are_forgotten() -> None:
     """A session lasts an hour, and sound is large."""
     asked = talking()

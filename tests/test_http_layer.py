@@ -130,6 +130,10 @@ class Rules:
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         return LIMIT if flow.metadata.get("ours") else None
 
+    def last_event(self, failure: http_layer.Failure, flow: http.HTTPFlow) -> bytes | None:
+        answer = self.answer(failure, flow)
+        return b"data: %b\n\n" % answer.content if answer and answer.content else None
+
     def answer(self, failure: http_layer.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         self.hooks.append("answer")
         if flow and not flow.metadata.get("ours"):

@@ -44,6 +44,14 @@ ASYNC = (
 )
 
 
+MESSAGE = '{"role":"assistant","content":null,"refusal":null}'
+# Without a member of the filter's, as some deployments send them in front and in the middle.
+EMPTY = '{"id":"","object":"","created":0,"model":"","choices":[]}'
+NULL_DELTA = (
+    '{"id":"c1","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":[{"index":0,"delta":null,"finish_reason":"stop"}]}'
+)
+
+
 def sse(*data: str) -> bytes:
     return "".join(f"data: {text}\n\n" for text in data).encode()
 
@@ -104,6 +112,23 @@ def test_each_event_goes_out_when_it_is_whole() -> None:
         ('{"choices":[],"latency_checkpoint":{}}', ""),
         (ASYNC, ""),
         ('{"choices":[{"index":0}]}', ""),
+        (EMPTY, ""),
+        (EMPTY.replace(":", ": "), ""),
+        ('{"choices":[]}', ""),
+        ('{"choices":null}', ""),
+        ('{"choices":[null]}', ""),
+        (f'{{"choices":[],{REST},"service_tier":"default","system_fingerprint":null,"usage":null,"moderation":null}}', ""),
+        ('{"choices":[{"index":0,"delta":null,"finish_reason":null}]}', ""),
+        # null where OpenAI has a value
+        (NULL_DELTA, NULL_DELTA.replace("null", "{}")),
+        (NULL_DELTA.replace(":", ": "), NULL_DELTA.replace("null", "{}")),
+        (
+            '{"choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":null,"finish_reason":"stop"}]}',
+            '{"choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":{},"finish_reason":"stop"}]}',
+        ),
+        ('{"choices":null,"usage":{"total_tokens":3}}', '{"choices":[],"usage":{"total_tokens":3}}'),
+        ('{"usage":{"total_tokens":3}}', '{"usage":{"total_tokens":3},"choices":[]}'),
+        ('{"choices":null,"x":"_filter"}', '{"choices":[],"x":"_filter"}'),
         # something is
         ('{"choices":[],"prompt_filter_results":[],"usage":{"total_tokens":3}}', '{"choices":[],"usage":{"total_tokens":3}}'),
         (
@@ -142,9 +167,11 @@ def test_changed_chunks(chunk: str, expected: str) -> None:
         '{"choices":[{"delta":{"content":"content_filter_results, gpt-35-turbo and \\"error\\""}}]}',
         '{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{\\"content_filter_results\\":1}"}}]}}]}',
         '{"choices":[{"delta":{"x":{"content_filter_results":1}}}]}',
-        '{"choices":[]}',
-        '{"choices":null,"x":"_filter"}',
         '{"choices":["_filter",7]}',
+        '{"choices":[],"citations":["u"]}',
+        '{"choices":[],"usage":{}}',
+        '{"choices":[],"moderation":{"input":{"type":"moderation_results"}},"object":"chat.completion.chunk"}',
+        '{"choices":[{"delta":{"content":"\\"delta\\":null"}}]}',
         '{"model":35,"x":"gpt-35-turbo"}',
         '{"model":"my-gpt-35-turbo"}',
         '{"error":null,"choices":[{"delta":{}}]}',
@@ -182,9 +209,15 @@ def test_other_fields_stay_with_a_changed_event() -> None:
 )
 def test_completions_get_a_text(before: str) -> None:
     """In a stream of completions the place of the content is `text`."""
-    assert sse('{"choices":[{"finish_reason":"content_filter","text":""}]}') == one(
-        '{"choices":[{"finish_reason":"content_filter"}]}', before
-    )
+    ended = '{"choices":[{"finish_reason":"content_filter","text":""}]}'
+    assert sse(ended) == one('{"choices":[{"finish_reason":"content_filter"}]}', before)
+    for null in (
+        '{"choices":[{"finish_reason":"content_filter","text":null}]}',
+        '{"choices": [{"finish_reason": "content_filter", "text": null}]}',
+    ):
+        assert sse(ended) == one(null, before)
+    assert b"" == one('{"choices":[{"index":0,"text":null,"finish_reason":null}]}', before)
+    assert b"" == one(EMPTY, before)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +339,140 @@ def test_a_whole_error_in_a_stream_of_typed_events() -> None:
     assert b'"type":"server_error"' in run(sse('{"error":{"message":"m"}}'), done=False)
 
 
+NESTED = '{"type":"error","sequence_number":2,"error":{"type":"too_many_requests","code":"rate_limit_exceeded","message":"slow down"}}'
+FAILED = '{"type":"response.failed","sequence_number":3,"response":{"id":"r","error":%s,"output":[]}}'
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        # the responses API, as both send it and as OpenAI's reference has it
+        (
+            f"event: error\ndata: {NESTED}\n\n",
+            {
+                "type": "error",
+                "sequence_number": 2,
+                "error": {"message": "slow down", "type": "too_many_requests", "param": None, "code": "rate_limit_exceeded"},
+            },
+        ),
+        (
+            'event: error\ndata: {"type":"error","sequence_number":2,"code":429,"message":"slow down KEY0123"}\n\n',
+            {"type": "error", "sequence_number": 2, "code": "rate_limit_exceeded", "message": "slow down [key]", "param": None},
+        ),
+        (
+            'event: error\ndata: {"sequence_number":2,"code":"x","message":"m"}\n\n',
+            {"type": "error", "sequence_number": 2, "code": "x", "message": "m", "param": None},
+        ),
+        (
+            f"event: response.failed\ndata: {FAILED % '{"code":"429","message":"KEY0123"}'}\n\n",
+            {
+                "type": "response.failed",
+                "sequence_number": 3,
+                "response": {"id": "r", "error": {"code": "rate_limit_exceeded", "message": "[key]"}, "output": []},
+            },
+        ),
+        (
+            f"data: {FAILED % '"broken"'}\n\n",
+            {
+                "type": "response.failed",
+                "sequence_number": 3,
+                "response": {"id": "r", "error": {"code": "server_error", "message": "broken"}, "output": []},
+            },
+        ),
+        # images and audio
+        (
+            'data: {"error":{"code":"content_filter","message":"m"}}\n\n',
+            {"type": "error", "error": {"message": "m", "type": "invalid_request_error", "param": "prompt", "code": "content_filter"}},
+        ),
+        # assistants
+        (
+            'event: error\ndata: {"code":"500","message":"m"}\n\n',
+            {"message": "m", "type": "server_error", "param": None, "code": None},
+        ),
+        # what is no JSON
+        (
+            "event: error\ndata: overloaded\n\n",
+            {"type": "error", "error": {"message": "overloaded", "type": "server_error", "param": None, "code": None}},
+        ),
+    ],
+)
+def test_an_error_in_a_stream_of_typed_events(event: str, expected: dict[str, Any]) -> None:
+    """Its members stay, those that OpenAI has beside them are there, and no key is; what comes after it still comes."""
+    stream = Stream(normalize=True, encoding=None, done=False, secrets=["KEY0123"])
+    out = b"".join(stream(event.encode() + b"data: {}\n\n"))
+    before = event.partition("data: ")[0]
+    assert out.startswith(before.encode() + b"data: ")
+    assert out.endswith(b"\n\ndata: {}\n\n")
+    assert expected == json.loads(out.split(b"data: ")[1])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        FAILED % '{"code":"server_error","message":"m"}',
+        FAILED % "null",
+        '{"type":"error","error":{"message":"m","type":"t","param":null,"code":null}}',
+        '{"type":"response.mcp_call.failed","item":{"error":"m"}}',
+        '{"type":"response.created","response":"error","error":null}',
+    ],
+)
+def test_typed_errors_that_pass(data: str) -> None:
+    """Byte for byte: those that are OpenAI's already."""
+    assert sse(data) == run(sse(data), done=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "done", "expected"),
+    [
+        (b"", True, b'data: {"error":{"message":"m"}}\n\n'),
+        (b"", False, b'event: error\ndata: {"type":"error","error":{"message":"m"}}\n\n'),
+        (
+            sse('{"type":"response.created","sequence_number":7}') + b'data: {"sequence_number":8',
+            False,
+            b'event: error\ndata: {"type":"error","sequence_number":8,"error":{"message":"m"}}\n\n',
+        ),
+    ],
+)
+def test_the_event_that_ends_a_broken_stream(before: bytes, done: bool, expected: bytes) -> None:
+    """Has the shape of an error in such a stream, and the number after the last one that was whole."""
+    stream = Stream(normalize=True, encoding=None, done=done)
+    stream(before)
+    assert expected == stream.failure({"message": "m"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"type":"response.done","response":{"error":null}}',
+        b'{"type":"error","error":{"type":"t","code":null,"message":"m","param":null,"event_id":"e"}}',
+        b'"error"',
+        b'{"error":',
+        b"{}",
+        b'{"error":{"message":1e999,"type":"t"},"x":NaN}',
+    ],
+)
+def test_frames_that_pass(text: bytes) -> None:
+    """A frame that is OpenAI's already, or that cannot be read or written, is the same object."""
+    assert to_openai.frame(text) is text
+
+
+def test_a_frame_with_a_status() -> None:
+    """The status says what kind of error it is, and what the filter found goes too."""
+    text = b'{"type":"error","status":401,"error":{"message":"no"},"content_filter_results":{}}'
+    error = {"message": "no", "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
+    assert {"type": "error", "status": 401, "error": error} == json.loads(to_openai.frame(text))
+
+
+def test_too_long_an_event_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not collected, and the stream no longer counts as looked through."""
+    monkeypatch.setattr("azure_openai_proxy.sse.LONGEST", 10)
+    stream = Stream(normalize=True, encoding=None)
+    body = b"data: " + b"x" * 50
+    assert [body[:-3]] == stream(body)
+    assert not stream.clean
+    assert body[-3:] + b"\n\n" + sse(CLEAN_HI) == b"".join(stream(b"\n\n" + sse(HI)))
+
+
 def test_deep_nesting_passes() -> None:
     """What cannot be parsed is not ours to judge."""
     assert sse("[" * 100_000 + "_filter") == run(sse("[" * 100_000 + "_filter"))
@@ -355,10 +522,34 @@ def test_not_normalised() -> None:
 
 EVENTS = st.lists(
     st.sampled_from(
-        [sse(data) for data in [*CAPTURE, *CLEAN, ASYNC, '{"error":{"message":"m"}}', '{"choices":[{"finish_reason":"stop"}]}']]
+        [
+            sse(data)
+            for data in [
+                *CAPTURE,
+                *CLEAN,
+                ASYNC,
+                EMPTY,
+                NULL_DELTA,
+                NESTED,
+                FAILED % NESTED,
+                '{"error":{"message":"m"}}',
+                '{"choices":[{"finish_reason":"stop"}]}',
+            ]
+        ]
     )
     | st.sampled_from(
-        [b": ping\n\n", b"data: x\r\n\r\n", b"event: error\n", b"data: [DONE]", b"\n", b"\r", HI.encode(), b"data: ", b"data: a\r"]
+        [
+            b": ping\n\n",
+            b": ping\n",
+            b"data: x\r\n\r\n",
+            b"event: error\n",
+            b"data: [DONE]",
+            b"\n",
+            b"\r",
+            HI.encode(),
+            b"data: ",
+            b"data: a\r",
+        ]
     )
     | st.binary(max_size=4).filter(lambda noise: b"\xef" not in noise),  # a byte order mark gets a meaning where the first event is dropped
     max_size=8,
@@ -415,10 +606,22 @@ def test_any_json_is_survived(value: Any) -> None:
         ('{"model":"gpt-35-turbo","object":"list","data":[]}', '{"model":"gpt-3.5-turbo","object":"list","data":[]}'),
         ('{"data":[{"url":"u","content_filter_results":{}}, 1]}', '{"data":[{"url":"u"},1]}'),
         ('{"id":"\\ud83d","latency_checkpoint":{}}', '{"id":"\\ud83d"}'),
+        ('{"choices":null,"object":"chat.completion"}', '{"choices":[],"object":"chat.completion"}'),
+        ('{"choices": null}', '{"choices":[]}'),
+        ('{"choices":[{"index":0,"message":null}]}', f'{{"choices":[{{"index":0,"message":{MESSAGE}}}]}}'),
+        (
+            '{"choices":[{"index":0,"finish_reason":"content_filter","content_filter_results":{}},7]}',
+            f'{{"choices":[{{"index":0,"finish_reason":"content_filter","message":{MESSAGE}}},7]}}',
+        ),
+        ('{"object":"text_completion","choices":[{"text":null}]}', '{"object":"text_completion","choices":[{"text":""}]}'),
+        (
+            '{"choices":[{"text": null},{"finish_reason":"content_filter"}]}',
+            '{"choices":[{"text":""},{"finish_reason":"content_filter","text":""}]}',
+        ),
     ],
 )
 def test_json_body(body: str, expected: str) -> None:
-    """A whole answer loses what Azure added, at the top, in its choices and in its data."""
+    """A whole answer loses what Azure added, at the top, in its choices and in its data, and has what OpenAI always has."""
     assert expected.encode() == json_body(body.encode())
 
 
@@ -427,7 +630,11 @@ def test_json_body(body: str, expected: str) -> None:
     [
         b"",
         b'{ "choices": [] }',
-        b'{ "choices": [{"finish_reason": "content_filter"}] }',
+        b'{ "choices": [{"message": {"content": "_filter"}, "finish_reason": "content_filter"}] }',
+        b'{ "choices": [{"text": "_filter", "finish_reason": "content_filter"}] }',
+        b'{"choices":[7,{"index":0}],"message":null}',
+        b'{"message":null,"content_filter":1}',
+        b'{"choices":[{"message":{"content":"\\"message\\":null"}}]}',
         b'{"metadata":{"content_filter_results":1}}',
         b'{"choices":[{"message":{"content":"content_filter_results"}}]}',
         b"_filter",
@@ -443,7 +650,7 @@ def test_json_body_that_passes(body: bytes) -> None:
 
 def test_one_door() -> None:
     """Whoever has an answer in hand needs this module only."""
-    assert {"Stream", "error_body", "headers", "json_body", "mask"} == set(to_openai.__all__)
+    assert {"Stream", "error_body", "frame", "headers", "json_body", "mask"} == set(to_openai.__all__)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -20,7 +20,7 @@ from .redact import mask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["error_body", "mask", "shape"]
+__all__ = ["error_body", "in_event", "mask", "shape"]
 
 _JSON_AT_MOST = 256 << 10  # bytes of a body that is parsed
 _READ_AT_MOST = 16384  # bytes of a body that is no JSON
@@ -119,6 +119,32 @@ def shape(error: object, status: int | None = None, secrets: Sequence[str] = ())
         if (text := shaped[name]) and len(text) > longest:  # masked before: half a secret would not be recognised
             shaped[name] = text[:longest].rstrip() + " …"
     return shaped
+
+
+def in_event(said: object, *, named: bool, typed: bool, secrets: Sequence[str] = (), status: int | None = None) -> dict[str, Any] | None:
+    """The value of a stream's event or a WebSocket's frame that reports an error, as OpenAI sends it; None: it reports none.
+
+    `named`: the event's name is `error`. In a chat's stream the event is the error alone. Where events are `typed` the members around the
+    error stay; the error may also be the event itself (OpenAI's reference of the responses API, assistants), or that of its response.
+    """
+    event = said if isinstance(said, dict) else {}
+    error = event.get("error")
+    if not typed:
+        return {"error": shape(error or said or " ", secrets=secrets)} if error or named else None
+    if error or (named and not event):
+        return {"type": "error"} | event | {"error": shape(error or said or " ", status, secrets)}
+    if event.get("type") == "error" or (named and "sequence_number" in event):
+        return shape({name: item for name, item in event.items() if name != "type"}, status, secrets) | {"type": "error"}
+    if named:
+        return shape(event, status, secrets)
+    response = event.get("response")
+    error = response.get("error") if isinstance(response, dict) else None
+    if not isinstance(response, dict) or not error:
+        return None
+    shaped = shape(error, status, secrets)
+    shaped["code"] = shaped["code"] or "server_error"  # never null here
+    members = ("code", "message", *(error if isinstance(error, dict) else ()))
+    return event | {"response": response | {"error": {name: shaped[name] for name in members}}}
 
 
 def _masked(value: Any, secrets: Sequence[str]) -> Any:

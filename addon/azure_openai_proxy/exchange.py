@@ -60,6 +60,7 @@ class Exchange:
     asked: Asked | None = field(default=None, repr=False)
     sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    stream: to_openai.Stream | None = field(default=None, repr=False)  # of events
     frames: realtime.Frames | None = field(default=None, repr=False)  # of a WebSocket
     talked: int = 0  # bytes of its messages that are kept
     attempts: Attempts | None = field(default=None, repr=False)
@@ -255,9 +256,10 @@ class Exchange:
             if kind == "events":
                 done = self.call is not None and self.call.endpoint.answer == "chat"
                 items = self.attempts.item if self.attempts and self.attempts.makes_items else None
-                response.stream = to_openai.Stream(
+                self.stream = to_openai.Stream(
                     normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets, items=items
                 )
+                response.stream = self.stream
             elif kind == "opaque":
                 response.stream = self._pass_on if self.call and self.call.endpoint.answer == "secret" else True
         if not self.sent:
@@ -306,6 +308,11 @@ class Exchange:
                 return shaped
             return b""
 
+    def last_event(self, error: errors.ProxyError) -> bytes:
+        """What ends a stream that broke off, in the shape of its other events."""
+        stream = self.stream or to_openai.Stream(normalize=False, encoding=None)
+        return stream.failure({"message": error.message, "type": error.type, "param": error.param, "code": error.code})
+
     def response_body(self, response: http.Response, content: bytes | None = None) -> None:
         """Shape a body that was read whole. `content`: it without its content-encoding."""
         if not self.sent or response.stream or response.status_code == 101:
@@ -342,9 +349,10 @@ class Exchange:
             else:
                 if self.attempts and self.attempts.makes_items:
                     self.attempts.item(frame)
-                frame = self.frames.back(to_openai.json_body(frame) if self.settings.normalize else frame)
+                frame = self.frames.back(to_openai.frame(frame, self.secrets) if self.settings.normalize else frame)
             if frame is not message.content:
-                message.content = frame
+                # mitmproxy cuts a frame that has changed into pieces, and with it a character of several bytes.
+                message.content = realtime.in_ascii(frame)
         self.talked += len(message.content) + MESSAGE
         while self.talked > keep and len(messages) > 1:
             self.talked -= len(messages.pop(0).content) + MESSAGE

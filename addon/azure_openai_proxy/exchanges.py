@@ -124,6 +124,10 @@ class Exchanges:
             synthesized.add_cors(response, origin)
         return response
 
+    def last_event(self, failure: http_layer.Failure, flow: http.HTTPFlow) -> bytes | None:
+        exchange = self.exchanges.get(flow)
+        return exchange.last_event(errors.Failed(*failure)) if exchange else None
+
     def timeouts(self, flow: http.HTTPFlow) -> http_layer.Timeouts | None:
         return self.exchanges[flow].settings.timeouts if flow in self.exchanges else None
 

@@ -61,6 +61,9 @@ class Rules(Protocol):
     def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         """What the client is told. None: not ours, mitmproxy does what it always does."""
 
+    def last_event(self, failure: Failure, flow: http.HTTPFlow) -> bytes | None:
+        """The event that ends a stream that broke off. None: not ours."""
+
     def timeouts(self, flow: http.HTTPFlow) -> Timeouts | None:
         """How long to wait for what. None: not ours."""
 

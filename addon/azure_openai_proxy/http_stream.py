@@ -232,10 +232,9 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
         headers = cast("http.Response", self.flow.response).headers
         if "text/event-stream" not in headers.get("content-type", "") or "content-encoding" in headers or "content-length" in headers:
             return
-        if response := self.rules.answer(failure, self.flow):
-            data = b"".join(b"data: " + line + b"\n" for line in (response.raw_content or b"").splitlines())
+        if event := self.rules.last_event(failure, self.flow):
             # The blank line before ends an event that was cut.
-            yield SendHttp(ResponseData(self.stream_id, b"\n\n" + data + b"\n"), self.context.client)
+            yield SendHttp(ResponseData(self.stream_id, b"\n\n" + event), self.context.client)
 
 
 class Connection(HttpLayer):

@@ -14,7 +14,7 @@ from . import bodies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Frames", "answered", "key", "offered", "speaks_beta"]
+__all__ = ["Frames", "answered", "in_ascii", "key", "offered", "speaks_beta"]
 
 _KEY = "openai-insecure-api-key."
 _OPENAIS_OWN = (_KEY, "openai-organization.", "openai-project.", "openai-beta.")
@@ -86,14 +86,12 @@ def _renamed(frame: bytes, places: Iterable[str], new: Callable[[str], str]) -> 
         json.loads(frame)
     except (ValueError, RecursionError):
         return frame
-    renamed = bodies.rename(frame, places, new)
-    # mitmproxy cuts a frame that has changed into pieces, and with it a character of several bytes.
-    return frame if renamed is frame else _ascii(renamed)
+    return bodies.rename(frame, places, new)
 
 
 _WIDE = re.compile(r"[^\x00-\x7f]+")
 
 
-def _ascii(document: bytes) -> bytes:
+def in_ascii(document: bytes) -> bytes:
     """JSON with escapes in place of all that is not ASCII, which stands only in its strings."""
     return document if document.isascii() else _WIDE.sub(lambda text: json.dumps(text[0])[1:-1], document.decode()).encode()

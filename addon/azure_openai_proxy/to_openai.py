@@ -8,16 +8,17 @@ its bytes and passes unparsed, byte for byte.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import cut, decompress, sse
 from .answer_headers import headers
-from .error_shapes import error_body, mask, shape
+from .error_shapes import error_body, in_event, mask, shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Stream", "error_body", "headers", "json_body", "mask"]
+__all__ = ["Stream", "error_body", "frame", "headers", "json_body", "mask"]
 
 # Members Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. Deeper down only
 # strings of the user's and the model's could look like them. `obfuscation` stays: OpenAI sends it too.
@@ -35,8 +36,19 @@ _AZURES_OWN = frozenset(
 )
 _TRACES = (b"_filter", b"latency_checkpoint", b"prompt_annotations", b"gpt-35-turbo")
 
+# What OpenAI's chunks without choices have. One with nothing else tells a client nothing, and LangChain, simonw/llm and others ask for
+# choices[0] of it. Usage and the results of a moderation come in chunks without choices from OpenAI too.
+_PLAIN = frozenset({"choices", "created", "id", "model", "object", "obfuscation", "service_tier", "system_fingerprint"})
+
+# Null where OpenAI always sends a value counts as absent. Azure writes JSON with or without a space behind the colon.
+_NO_CONTENT = {"delta": (b'"delta":null', b'"delta": null'), "text": (b'"text":null', b'"text": null')}
+_NO_MESSAGE = (b'"message":null', b'"message": null', b'"choices":null', b'"choices": null', *_NO_CONTENT["text"])
+_MESSAGE = {"role": "assistant", "content": None, "refusal": None}
+
 _DONE = b"data: [DONE]\n\n"
 _FINISHED = (b'"finish_reason":"', b'"finish_reason": "')  # in a string of the model's own the quotes would be escaped
+
+_NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,15})')
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _dump_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -50,7 +62,7 @@ class Stream:
 
     With `normalize` off the bytes pass as they come. `encoding` is the answer's content-encoding: it is undone, the client gets
     plain events. `done` is off for streams of typed events (the responses API): they have no `data: [DONE]`, and their `error`
-    events have a shape of their own. `secrets` are masked in an error event. `items` is called with what each event
+    events keep the members around the error. `secrets` are masked in an error event. `items` is called with what each event
     carries.
     """
 
@@ -75,6 +87,7 @@ class Stream:
         self._failed = False  # an error went by
         self._errors = False  # or something that has one
         self._over = False  # nothing more goes out
+        self._last = b""  # what the last typed event carries
 
     def __call__(self, data: bytes) -> list[bytes]:
         if self._over:
@@ -96,16 +109,24 @@ class Stream:
         if broken and not self._over:
             self._over = True
             said = {"message": f"Azure's compressed answer cannot be read: {broken}.", "type": "server_error", "code": "upstream_error"}
-            # The blank line ends whatever event the client may have the first half of.
-            out += (b"" if self._normalize else b"\n\n") + b"data: " + _json({"error": shape(said)}) + b"\n\n"
+            # The blank line ends an event that the client may have the first half of.
+            out += (b"" if self._normalize else b"\n\n") + self.failure(shape(said))
         if out == data:
             out = data
         return [out] if out else []
 
+    def failure(self, error: dict[str, Any]) -> bytes:
+        """The event that ends this stream when it breaks off. The official SDKs raise for both shapes; others dispatch by the type."""
+        if self._done:
+            return b"data: %b\n\n" % _json({"error": error})
+        number = _NUMBER.search(self._last)
+        numbered = {"sequence_number": int(number[1]) + 1} if number else {}
+        return b"event: error\ndata: %b\n\n" % _json({"type": "error", **numbered, "error": error})
+
     @property
     def clean(self) -> bool:
         """Every event was looked at, and none has an error: Azure repeats keys in errors alone."""
-        return self._normalize and not self._errors
+        return self._normalize and not self._errors and not self._events.passed
 
     def _normalized(self, data: bytes, *, at_end: bool) -> bytes:
         if self._pattern and not at_end and self._events.idle and (event := self._pattern.cut(data)) is not None:
@@ -130,6 +151,7 @@ class Stream:
         if not self._over and self._ends_well:
             out += _DONE
         self._over = True
+        self._last = b""  # the flow may be kept
         return out
 
     @property
@@ -148,7 +170,9 @@ class Stream:
         if self._done and _is_done(data):
             self._over = True
             return b"" if self._failed else _DONE
-        if not self._finished:
+        if not self._done:
+            self._last = data
+        elif not self._finished:
             self._finished = _FINISHED[0] in data or _FINISHED[1] in data
         if self._content == "delta" and (chunk := cut.without_filter(data)) and not self._suspect(event, chunk.content):
             self._pattern = chunk.pattern or self._pattern
@@ -168,20 +192,24 @@ class Stream:
         for trace in _TRACES:
             if trace in data:
                 return True
-        return self._done and (not self._content or (b'"delta"' not in data and b'"text"' not in data))
+        if not self._done:
+            return False
+        if not self._content or (b'"delta"' not in data and b'"text"' not in data):
+            return True
+        one, other = _NO_CONTENT[self._content]
+        return one in data or other in data
 
     def _changed(self, event: sse.Event, data: bytes) -> bytes:
         chunk = _object(data)
-        error = chunk and chunk.get("error")
-        if self._done and event.event == b"error" and not error:
-            error = chunk or data.decode("utf-8", "replace") or " "
-        if error:
+        said = chunk if chunk is not None else data.decode("utf-8", "replace")
+        failed = in_event(said, named=event.event == b"error", typed=not self._done, secrets=self._secrets)
+        if failed is not None:
             self._failed = True
-            return sse.encode(_json({"error": shape(error, secrets=self._secrets)}), of=event)
+            return event.raw if failed == chunk else sse.encode(_json(failed), of=event)
         if chunk is None:
             return event.raw
         self._content = self._content or _content(chunk)
-        changed = _chunk(chunk, self._content or "delta")
+        changed = _chunk(chunk, self._content or "delta") if self._done else _without_azures(chunk)
         if changed is chunk:
             return event.raw
         return b"" if changed is None else sse.encode(_json(changed), of=event)
@@ -199,26 +227,32 @@ def _content(chunk: dict[str, Any]) -> Literal["delta", "text"] | None:
 
 
 def _chunk(chunk: dict[str, Any], content: Literal["delta", "text"]) -> dict[str, Any] | None:
-    """`chunk` without what Azure added; itself if that is nothing, None if nothing is left of it."""
+    """`chunk` without what Azure added and with what OpenAI always has; itself if that is nothing, None if nothing is left of it."""
     clean = _without_azures(chunk)
-    choices = clean.get("choices")
+    choices: Any = clean.get("choices")
+    if choices is None and ("choices" in clean or clean.get("usage") is not None):
+        choices = []
     if not isinstance(choices, list):
         return clean
-    counts = clean.get("usage") is not None
-    if not choices:
-        # The first chunk, with what the filter found in the prompt. LangChain, simonw/llm and others ask for choices[0] of it.
-        return None if clean is not chunk and not counts else clean
     kept = [choice for choice in (_choice(choice, content) for choice in choices) if choice is not None]
-    if not kept and not counts:
+    if not kept and not _counts(clean, pruned=clean is not chunk or bool(choices)):
         return None
-    if len(kept) == len(choices) and all(new is old for new, old in zip(kept, choices, strict=True)):
-        return clean
-    return {**clean, "choices": kept}
+    same = len(kept) == len(choices) and all(new is old for new, old in zip(kept, choices, strict=True))
+    return clean if same and choices is clean.get("choices") else {**clean, "choices": kept}
+
+
+def _counts(chunk: dict[str, Any], *, pruned: bool) -> bool:
+    """Whether a chunk without choices tells a client something. `pruned`: it had something else, which was Azure's own."""
+    if chunk.get("usage") is not None or chunk.get("moderation") is not None:
+        return True
+    return not pruned and any(value is not None and name not in _PLAIN for name, value in chunk.items())
 
 
 def _choice(choice: Any, content: Literal["delta", "text"]) -> Any:
     """One without content comes of the asynchronous filter; autogen and LangChain break on it. Its finish_reason must stay."""
-    if not isinstance(choice, dict) or "delta" in choice or "text" in choice:
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("delta") is not None or choice.get("text") is not None:
         return choice
     if choice.get("finish_reason") is None:
         return None
@@ -255,16 +289,50 @@ def _pruned(item: Any) -> Any:
 
 def json_body(body: bytes) -> bytes:
     """A whole JSON answer without what Azure added; `body` itself when that is nothing, or when it cannot be read."""
-    if not any(trace in body for trace in _TRACES):
+    if not any(trace in body for trace in _TRACES) and not any(null in body for null in _NO_MESSAGE):
         return body
     value = _object(body)
     if value is None:
         return body
-    clean = _without_azures(value)
+    clean = _with_messages(_without_azures(value))
     try:
         return body if clean is value else _json(clean)
     except (ValueError, RecursionError):
         return body
+
+
+def frame(text: bytes, secrets: Sequence[str] = ()) -> bytes:
+    """A text frame of a WebSocket without what Azure added, an error in it as OpenAI writes it; `text` itself if it stays."""
+    if b'"error"' not in text:
+        return json_body(text)
+    value = _object(text)
+    status = value.get("status") if value else None
+    failed = in_event(value, named=False, typed=True, secrets=secrets, status=status if isinstance(status, int) else None)
+    changed = _without_azures(failed or value or {})
+    try:
+        return text if not changed or changed == value else _json(changed)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _with_messages(answer: dict[str, Any]) -> dict[str, Any]:
+    """A chat's answer with a message in every choice, and a completion's with a text; itself if it has them."""
+    if "choices" not in answer:
+        return answer
+    choices = answer["choices"]
+    if choices is None:
+        return {**answer, "choices": []}
+    text = answer.get("object") == "text_completion" or any("text" in choice for choice in _dicts(choices))
+    name, value = ("text", "") if text else ("message", _MESSAGE)
+    if not any(_lacks(choice, name) for choice in _dicts(choices)):
+        return answer
+    return {**answer, "choices": [{**choice, name: value} if _lacks(choice, name) else choice for choice in choices]}
+
+
+def _lacks(choice: Any, name: str) -> bool:
+    if not isinstance(choice, dict) or choice.get(name) is not None:
+        return False
+    return name in choice or choice.get("finish_reason") is not None
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
