@@ -1,0 +1,423 @@
+"""A large JSON document read in slices: whether it is valid, and where the wanted members stand.
+
+`json.loads` and a regular expression hold the interpreter until they are done, in a thread too: 18 MB are a second in which no client is
+served. A `Scanner` reads at most `SLICE` bytes at a time and builds nothing from what is not wanted. Runs of items and members that
+nobody asked for are read by one regular expression; every quantifier in it is possessive and what it follows is three levels deep at
+most, so it reads each byte of a slice a few times at most. What it cannot follow is read token by token.
+
+As `json.loads` has it, but for three limits: text is UTF-8, containers nest `DEEPEST` deep, and a number has 4300 digits at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import re
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["DEEPEST", "LARGE", "MOST", "SLICE", "STEPS", "InvalidError", "Member", "Outline", "Scanner", "Turns", "outline"]
+
+LARGE = 256 * 1024
+"""Bytes of a document from which on it is read in slices: `json.loads` takes a few milliseconds for less."""
+SLICE = 64 * 1024
+"""Bytes that are read at once."""
+STEPS = 2000
+"""Tokens that are read one by one at once: 1 to 3 milliseconds."""
+DEEPEST = 1000
+"""Levels of nesting."""
+MOST = 10_000
+"""Members that are noted. Those of the root that are wanted by name are noted in any case."""
+LONGEST_NAME = 1024
+"""Bytes of a member's name that is compared."""
+LONGEST_NUMBER = 16 * 1024
+
+_SPACE = rb"[ \t\n\r]*+"
+_STRING = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
+_DIGITS = rb"[0-9]{1,4300}+"
+_ATOM = rb"(?:-?(?:0|[1-9][0-9]{0,4299}+)(?:\.%b)?+(?:[eE][-+]?%b)?+|true|false|null|NaN|-?Infinity)" % (_DIGITS, _DIGITS)
+
+
+def _items(value: bytes) -> bytes:
+    return rb"\[%b(?:%b%b(?:,%b(?!\])|(?=\])))*+\]" % (_SPACE, value, _SPACE, _SPACE)
+
+
+def _members(value: bytes) -> bytes:
+    return rb"\{%b(?:%b%b:%b%b%b(?:,%b(?!\})|(?=\})))*+\}" % (_SPACE, _STRING, _SPACE, _SPACE, value, _SPACE, _SPACE)
+
+
+class _Patterns(NamedTuple):
+    """Runs of whole items and members, each with the comma behind it. Always a match, perhaps of nothing."""
+
+    items: re.Pattern[bytes]
+    items_but_objects: re.Pattern[bytes]
+    members: re.Pattern[bytes]
+
+
+@cache
+def _patterns() -> _Patterns:
+    """Made when the first large document comes: it takes some milliseconds."""
+    plain = rb"(?:%b|%b)" % (_STRING, _ATOM)
+    value = plain
+    for _ in range(3):
+        value = rb"(?:%b|%b|%b)" % (plain, _items(value), _members(value))
+    run = rb"(?:%b%%b%b,)*+" % (_SPACE, _SPACE)
+    return _Patterns(
+        re.compile(run % value),
+        re.compile(run % (rb"(?:%b|%b)" % (plain, _items(value)))),
+        re.compile(run % (rb"%b%b:%b%b" % (_STRING, _SPACE, _SPACE, value))),
+    )
+
+
+_WHITE = re.compile(_SPACE)
+_TEXT = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
+_PLAIN = re.compile(_ATOM)
+_WORD = re.compile(rb"[-+.0-9A-Za-z]*+")
+_QUOTE, _BACKSLASH, _COMMA, _COLON = b'"\\,:'
+_LIST, _LIST_END, _OBJECT, _OBJECT_END = b"[]{}"
+_ESCAPE = 6
+"""Bytes of the longest escape."""
+
+
+class InvalidError(ValueError):
+    """The document is not JSON, as far as it is read here."""
+
+
+class _Awaits(Enum):
+    """What comes next."""
+
+    VALUE = auto()
+    FIRST_ITEM = auto()
+    ITEM = auto()
+    FIRST_NAME = auto()
+    NAME = auto()
+    COLON = auto()
+    NAME_TEXT = auto()
+    VALUE_TEXT = auto()
+    COMMA = auto()
+
+
+class _Place:
+    """What is wanted of a value: itself, and what is wanted below it."""
+
+    __slots__ = ("below", "every", "wanted")
+
+    def __init__(self) -> None:
+        self.below: dict[str, _Place] = {}
+        self.wanted = False
+        self.every = False  # each member of it, by whatever name
+
+    def add(self, place: str) -> None:
+        node = self
+        for name in place.split("."):
+            node = node.below.setdefault(name, _Place())
+        node.wanted = True
+
+
+_UNNAMED = _Place()
+_UNNAMED.wanted = True
+
+
+@dataclass(slots=True)
+class Member:
+    """Where a member of an object, or an item of a list (its name is `*`), stands in the document."""
+
+    path: str
+    start: int  # of its name
+    value: int
+    end: int = 0
+    before: int = 0  # where the member before it ended; 0: it is the first
+    next: int = 0  # where the name of the member behind it starts; 0: it is the last
+
+    def kind(self, content: bytes | bytearray) -> int:
+        """The first byte of the value."""
+        return content[self.value]
+
+
+@dataclass(slots=True)
+class _Open:
+    """An object or a list of which something is wanted, while it is read."""
+
+    start: int
+    place: _Place
+    path: str
+    name: str = ""  # of the member that is read
+    at: int = 0  # where that begins
+    before: int = 0
+    reading: tuple[_Place, Member] | None = None
+    last: Member | None = None
+
+
+class Outline(NamedTuple):
+    """What was found in a valid document."""
+
+    kind: int = 0  # the first byte of the root
+    members: dict[tuple[int, str], Member] = {}  # noqa: RUF012 - never changed; by the start of the object and the name: the last of a name
+    root: int = 0  # where the root starts
+    partial: bool = False  # there were more members than are noted
+
+    @property
+    def is_object(self) -> bool:
+        return self.kind == _OBJECT
+
+    def get(self, name: str) -> Member | None:
+        """A member of the root."""
+        return self.members.get((self.root, name))
+
+    def top(self) -> Iterator[tuple[str, Member]]:
+        """The root's members that were noted."""
+        return ((name, member) for (start, name), member in self.members.items() if start == self.root)
+
+    def at(self, *places: str) -> list[Member]:
+        """The members at `places`."""
+        return [member for member in self.members.values() if member.path in places]
+
+
+@dataclass(slots=True)
+class Scanner:
+    """One document, of which there may be more and more. `places` as `bodies.json_strings` has them; `every`: each member of the root."""
+
+    places: Iterable[str] = ()
+    every: bool = False
+    position: int = 0  # what is before is read
+    steps: int = 0
+    done: bool = False
+    _awaits: _Awaits = _Awaits.VALUE
+    _stack: list[bool] = field(default_factory=list)  # whether it is a list
+    _open: list[_Open | None] = field(default_factory=list)
+    _found: dict[tuple[int, str], Member] = field(default_factory=dict)
+    _tree: _Place = field(default_factory=_Place)
+    _kind: int = 0
+    _root: int = 0
+    _text: int = 0  # where the string that is read starts
+    _partial: bool = False
+    _decoded: int = 0
+    _decoder: Any = field(default_factory=codecs.getincrementaldecoder("utf-8"))
+
+    def __post_init__(self) -> None:
+        for place in self.places:
+            self._tree.add(place)
+        self._tree.every = self.every
+
+    def scan(self, content: bytes | bytearray, end: int, *, final: bool) -> None:
+        """Read on, as far as `end` and `STEPS` allow. `final`: the document ends there.
+
+        Raises:
+            InvalidError: it is not JSON.
+        """
+        if end > self._decoded:
+            try:
+                self._decoder.decode(content[self._decoded : end], final)
+            except UnicodeDecodeError as error:
+                raise InvalidError(f"not UTF-8 at byte {self._decoded + error.start}") from error
+            self._decoded = end
+        for _ in range(STEPS):
+            self.steps += 1
+            if not self._step(content, end, final=final):
+                break
+        if final and self.position == end:
+            if self._stack or self._awaits is not _Awaits.COMMA:
+                raise InvalidError(f"it ends too early, at byte {end}")
+            self.done = True
+
+    @property
+    def outline(self) -> Outline:
+        return Outline(self._kind, self._found, self._root, self._partial)
+
+    def _step(self, content: bytes | bytearray, end: int, *, final: bool) -> bool:
+        """Read a run or a token. False: there is too little of it."""
+        awaits = self._awaits
+        if awaits is _Awaits.NAME_TEXT or awaits is _Awaits.VALUE_TEXT:
+            return self._string(content, end, final=final)
+        if self._stack and (run := self._run()) and (match := run.match(content, self.position, end)) and match.end() > self.position:
+            self.position = match.end()
+            self._awaits = _Awaits.ITEM if self._stack[-1] else _Awaits.NAME
+            return True
+        match = _WHITE.match(content, self.position, end)
+        self.position = match.end()  # type: ignore[union-attr] # an empty match at least
+        if self.position == end:
+            return False
+        first = content[self.position]
+        if awaits is _Awaits.COMMA:
+            self._behind(first)
+        elif awaits is _Awaits.COLON:
+            self._expect(first == _COLON, "':'")
+            self.position += 1
+            self._awaits = _Awaits.VALUE
+        elif awaits is _Awaits.NAME or awaits is _Awaits.FIRST_NAME:
+            if first == _OBJECT_END and awaits is _Awaits.FIRST_NAME:
+                self._close()
+            else:
+                self._expect(first == _QUOTE, "a name in double quotes")
+                self._quote(_Awaits.NAME_TEXT)
+        elif first == _LIST_END and awaits is _Awaits.FIRST_ITEM:
+            self._close()
+        else:
+            return self._value(content, first, end, final=final)
+        return True
+
+    def _run(self) -> re.Pattern[bytes] | None:
+        """What reads a run of what comes next; None where each is to be looked at, or none can come."""
+        open_ = self._open[-1]
+        awaits = self._awaits
+        if awaits is _Awaits.ITEM or awaits is _Awaits.FIRST_ITEM:
+            item = open_.place.below.get("*") if open_ else None
+            if item is None:
+                return _patterns().items
+            return None if item.wanted or "*" in item.below else _patterns().items_but_objects
+        if (awaits is _Awaits.NAME or awaits is _Awaits.FIRST_NAME) and open_ is None:
+            return _patterns().members
+        return None
+
+    def _value(self, content: bytes | bytearray, first: int, end: int, *, final: bool) -> bool:
+        open_ = self._open[-1] if self._open else None
+        place = self._begin(open_) if self._stack else self._tree
+        if not self._stack:
+            self._kind, self._root = first, self.position
+        if first == _QUOTE:
+            self._quote(_Awaits.VALUE_TEXT)
+        elif first == _LIST or first == _OBJECT:
+            if len(self._stack) >= DEEPEST:
+                raise InvalidError(f"it nests deeper than {DEEPEST} levels, at byte {self.position}")
+            is_list = first == _LIST
+            wanted = place is not None and ("*" in place.below if is_list else bool(place.below) or place.every)
+            path = (open_.reading[1].path if open_ and open_.reading else "") if wanted else ""
+            self._open.append(_Open(self.position, place, path) if place and wanted else None)
+            self._stack.append(is_list)
+            self.position += 1
+            self._awaits = _Awaits.FIRST_ITEM if is_list else _Awaits.FIRST_NAME
+        else:
+            word = _WORD.match(content, self.position, end).end()  # type: ignore[union-attr] # an empty match at least
+            if word == end and not final and end - self.position < LONGEST_NUMBER:
+                return False
+            self._expect(_PLAIN.fullmatch(content, self.position, word) is not None, "a value")
+            self.position = word
+            self._ended()
+        return True
+
+    def _begin(self, open_: _Open | None) -> _Place | None:
+        """A value inside `open_` begins: what is wanted of it."""
+        if open_ is None:
+            return None
+        if self._stack[-1]:
+            open_.name, open_.at = "*", self.position
+        place = open_.place.below.get(open_.name)
+        if place is None and open_.place.every:
+            place = _UNNAMED
+        if place is not None:
+            path = f"{open_.path}.{open_.name}" if open_.path else open_.name
+            open_.reading = place, Member(path, open_.at, self.position, before=open_.before)
+        return place
+
+    def _ended(self) -> None:
+        """A value has been read."""
+        self._awaits = _Awaits.COMMA
+        open_ = self._open[-1] if self._open else None
+        if open_ is None:
+            return
+        open_.before = self.position
+        if open_.reading is None:
+            return
+        place, member = open_.reading
+        open_.reading = None
+        member.end = self.position
+        open_.last = member
+        if not (place.wanted or open_.place.every):
+            return
+        key = (open_.start, open_.name) if not self._stack[-1] else (member.start, "*")
+        if len(self._found) < MOST or (len(self._stack) == 1 and place is not _UNNAMED and not self._stack[-1]) or key in self._found:
+            self._found[key] = member
+        else:
+            self._partial = True
+
+    def _string(self, content: bytes | bytearray, end: int, *, final: bool) -> bool:
+        position = _TEXT.match(content, self.position, end).end()  # type: ignore[union-attr] # an empty match at least
+        self.position = position
+        if position == end:
+            return False
+        first = content[position]
+        if first == _BACKSLASH and not final and end - position < _ESCAPE:
+            return False
+        self._expect(first == _QUOTE, "a character that may stand in a string")
+        self.position += 1
+        if self._awaits is _Awaits.VALUE_TEXT:
+            self._ended()
+            return True
+        self._awaits = _Awaits.COLON
+        if open_ := self._open[-1]:
+            if open_.last is not None:
+                open_.last.next, open_.last = self._text, None
+            short = self.position - self._text <= LONGEST_NAME
+            open_.name, open_.at = _name(content[self._text : self.position]) if short else "", self._text
+            self._partial |= not short and open_.place.every
+        return True
+
+    def _quote(self, awaits: _Awaits) -> None:
+        self._text = self.position
+        self.position += 1
+        self._awaits = awaits
+
+    def _behind(self, first: int) -> None:
+        """What stands behind a value."""
+        if not self._stack:
+            raise InvalidError(f"something stands behind its end, at byte {self.position}")
+        is_list = self._stack[-1]
+        if first == (_LIST_END if is_list else _OBJECT_END):
+            self._close()
+            return
+        self._expect(first == _COMMA, f"',' or '{']' if is_list else '}'}'")
+        self.position += 1
+        self._awaits = _Awaits.ITEM if is_list else _Awaits.NAME
+
+    def _close(self) -> None:
+        self._stack.pop()
+        self._open.pop()
+        self.position += 1
+        self._ended()
+
+    def _expect(self, right: bool, what: str) -> None:  # noqa: FBT001 - the condition comes first, as in an assertion
+        if not right:
+            raise InvalidError(f"expected {what} at byte {self.position}")
+
+
+def _name(token: bytes | bytearray) -> str:
+    return token[1:-1].decode("utf-8", "replace") if b"\\" not in token else str(json.loads(token))
+
+
+def outline(content: bytes, places: Iterable[str] = (), *, every: bool = False) -> Outline:
+    """The same at once, for a document of any size.
+
+    Raises:
+        InvalidError: it is not JSON.
+    """
+    scanner = Scanner(places, every)
+    while not scanner.done:
+        _turn(scanner, content)
+    return scanner.outline
+
+
+def _turn(scanner: Scanner, content: bytes) -> None:
+    end = min(len(content), scanner.position + SLICE)
+    scanner.scan(content, end, final=end == len(content))
+
+
+class Turns:
+    """Large documents that are read at the same time share the event loop: one slice of one of them, then everybody else."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def outline(self, content: bytes, places: Iterable[str] = (), *, every: bool = False) -> Outline:
+        """Raises InvalidError."""
+        scanner = Scanner(places, every)
+        while not scanner.done:
+            async with self._lock:
+                _turn(scanner, content)
+                await asyncio.sleep(0)
+        return scanner.outline
