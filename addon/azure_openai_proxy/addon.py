@@ -144,10 +144,13 @@ class AzureOpenAIProxy(Exchanges):
             flow.response = exchange.hand_over(flow.request)
         return None
 
-    def request(self, flow: http.HTTPFlow) -> None:
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         exchange = self.exchanges.get(flow)
         if exchange and not (exchange.unchanged or exchange.streamed or flow.response):
+            if scan := exchange.to_scan(flow.request):
+                return self.translate_large(flow, exchange, *scan)
             self.translate(flow, exchange)
+        return None
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.exchanges.get(flow)) and flow.response:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["BOM", "Span", "is_object", "json_strings", "rename", "replace"]
+__all__ = ["BOM", "Span", "is_object", "json_strings", "rename", "renamed", "replace"]
 
 BOM = b"\xef\xbb\xbf"
 """A UTF-8 byte order mark. RFC 8259 lets a parser ignore one in front of a document; some editors and .NET clients write it."""
@@ -85,5 +85,10 @@ def _text(token: bytes) -> str:
 
 def rename(content: bytes, places: Iterable[str], new: Callable[[str], str]) -> bytes:
     """`content`, a valid JSON document, with the strings at `places` renamed; `content` itself if none of them changes."""
-    spans = [span._replace(text=name) for span in json_strings(content, places) if (name := new(span.text)) != span.text]
+    return renamed(content, json_strings(content, places), new)
+
+
+def renamed(content: bytes, found: Iterable[Span], new: Callable[[str], str]) -> bytes:
+    """The same for strings that were found before."""
+    spans = [span._replace(text=name) for span in found if (name := new(span.text)) != span.text]
     return replace(content, spans, lambda name: json.dumps(name).encode()) if spans else content

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .endpoints import Endpoint
+    from .large_bodies import LargeBody
 
 __all__ = ["Call", "goes_on", "reaches_azure", "recognise"]
 
@@ -39,8 +40,10 @@ class Call:
         return f"{self.method} /v1{self.path}"
 
 
-def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = b"", query: str = "") -> Call | None:
-    """Read a request. `method` is WS for a WebSocket's upgrade; `path` is without the query.
+def recognise(
+    method: str, path: str, headers: Mapping[str, str], body: bytes = b"", query: str = "", large: LargeBody | None = None
+) -> Call | None:
+    """Read a request. `method` is WS for a WebSocket's upgrade; `path` is without the query; `large` is what was found in a large body.
 
     Returns:
         None when the path is outside the API.
@@ -57,10 +60,10 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
     if endpoint.by not in ("azure", "models", "engines"):
         return call
     if deployment:
-        return _named(replace(call, deployed=True), unquote(deployment), headers, body)
+        return _named(replace(call, deployed=True), unquote(deployment), headers, body, large)
     match endpoint.model_in:
         case "path":
-            return _named(call, unquote(next(iter(values.values()))) if values else None, headers, body)
+            return _named(call, unquote(next(iter(values.values()))) if values else None, headers, body, large)
         case "query":
             asked = dict(parse_qsl(query))
             beta = bool(endpoint.beta and not native and realtime.speaks_beta(headers))
@@ -69,7 +72,7 @@ def recognise(method: str, path: str, headers: Mapping[str, str], body: bytes = 
             return _named(call, multipart.field(body, headers["content-type"], "model"))
         case "frames":
             return call
-    return _in_body(call, headers, body)
+    return _in_body(call, headers, body, large)
 
 
 def goes_on(method: str, path: str, headers: Mapping[str, str]) -> bool:
@@ -113,22 +116,24 @@ def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[st
     return "", parts, ""
 
 
-def _named(call: Call, model: str | None, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Call:
+def _named(
+    call: Call, model: str | None, headers: Mapping[str, str] | None = None, body: bytes = b"", large: LargeBody | None = None
+) -> Call:
     """`call` with a model that does not stand in its JSON body; this says only whether to stream."""
     stream = False
     if b'"stream"' in body and call.endpoint.answer in ("chat", "typed"):
         with contextlib.suppress(BadRequest):  # Azure has the better message: it knows what else the body should hold
-            stream = _json_object(headers or {}, body, call).get("stream") is True
+            stream = _json_object(headers or {}, body, call, large).get("stream") is True
     return replace(call, model=_checked(model), stream=stream)
 
 
-def _in_body(call: Call, headers: Mapping[str, str], body: bytes) -> Call:
+def _in_body(call: Call, headers: Mapping[str, str], body: bytes, large: LargeBody | None) -> Call:
     needed = call.endpoint.needs_model and call.native != "dated"
     declared = bool(body) and "json" in headers.get("content-type", "").lower()
     if not needed and not declared and not bodies.is_object(body):
         return call
     try:
-        members = _json_object(headers, body, call)
+        members = _json_object(headers, body, call, large)
     except BadRequest:
         if needed or declared:
             raise
@@ -137,24 +142,35 @@ def _in_body(call: Call, headers: Mapping[str, str], body: bytes) -> Call:
     if needed and model is None:
         raise BadRequest("you must provide a model parameter", param="model")  # OpenAI's own sentence: clients look for it
     if model is None and call.endpoint.models != ("model",):
-        model = next((span.text for span in bodies.json_strings(body, call.endpoint.models)), None)
+        spans = large.strings(*call.endpoint.models) if large else bodies.json_strings(body, call.endpoint.models)
+        model = next((span.text for span in spans), None)
     return replace(call, model=model, stream=members.get("stream") is True)
 
 
-def _json_object(headers: Mapping[str, str], body: bytes, call: Call) -> dict[str, Any]:
+def _json_object(headers: Mapping[str, str], body: bytes, call: Call, large: LargeBody | None) -> Mapping[str, Any]:
+    """The body's members; of a large one those that tell what is asked for."""
     if headers.get("content-encoding", "identity") != "identity":
         raise BadRequest(f"The body is compressed ({headers['content-encoding']}): send it without content-encoding.")
     if not body:
         raise BadRequest(f"The body is empty: {call.operation} needs a JSON object with a `model`.")
+    if large:
+        if large.error:
+            raise BadRequest(f"The body is not valid JSON: {large.error}.")
+        members = {name: large.value(name) for name in ("model", "stream")} if large.outline and large.outline.is_object else None
+    else:
+        members = _loaded(body)
+    if not isinstance(members, dict):
+        raise BadRequest(f"The body is JSON, but not an object: {call.operation} needs an object with a `model`.")
+    return members
+
+
+def _loaded(body: bytes) -> Any:
     try:
-        members = json.loads(body.removeprefix(bodies.BOM).decode())
+        return json.loads(body.removeprefix(bodies.BOM).decode())
     except json.JSONDecodeError as e:
         raise BadRequest(f"The body is not valid JSON: {e}") from e
     except (ValueError, RecursionError) as e:  # not UTF-8, a number or a nesting beyond all measure
         raise BadRequest("The body is not valid JSON.") from e
-    if not isinstance(members, dict):
-        raise BadRequest(f"The body is JSON, but not an object: {call.operation} needs an object with a `model`.")
-    return members
 
 
 def _checked(model: object) -> str | None:

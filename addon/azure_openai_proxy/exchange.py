@@ -11,6 +11,7 @@ from . import (
     credentials,
     decompress,
     errors,
+    large_bodies,
     links,
     moderations,
     realtime,
@@ -20,6 +21,7 @@ from . import (
     to_openai,
 )
 from .attempts import Attempts, Shared
+from .json_scan import LARGE
 from .peek import Peek
 from .pool import Pool
 from .redact import Fields, Hidden
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from .backends import Base
     from .calls import Call
     from .http_layer import Failure
+    from .large_bodies import LargeBody
     from .playback import Replay
     from .settings import Settings
     from .to_azure import Asked, Sent
@@ -70,6 +73,7 @@ class Exchange:
     hidden: Hidden = field(default_factory=Hidden)  # the keys that the flow does not show
     passed: bytes = field(default=b"", repr=False)  # of an answer with a secret
     masked: tuple[Fields, bytes] = ((), b"")  # headers and path that were last seen to show none
+    large: LargeBody | None = field(default=None, repr=False)  # what was found in a large body of the request
     early: http.Response | None = field(default=None, repr=False)  # to be sent before the request's body is read
 
     @property
@@ -110,6 +114,14 @@ class Exchange:
         """The request's body went on as it came: nobody can send it again."""
         return self.asked is not None and self.asked.more
 
+    def to_scan(self, request: http.Request) -> tuple[bytes, tuple[str, ...]] | None:
+        """A body that is to be read in slices before `request` is called, and what is to be looked for in it."""
+        content = request.raw_content or b""
+        if len(content) <= LARGE or not large_bodies.is_large(content, request.headers.get("content-type", "")):
+            return None
+        row = calls.row(_method(request), request.path.partition("?")[0])
+        return content, (*row.models, "stream", *((moderations.ITEMS,) if row.by == "moderations" else ()))
+
     def request(self, request: http.Request, start: bytes | None = None) -> http.Response | None:
         """Turn `request` into Azure's, in place, or answer it. `start`: what there is of a body that goes on as it comes.
 
@@ -131,18 +143,18 @@ class Exchange:
             if (health := synthesized.health(path, self.not_ready)) is not None:
                 return health
         content = (request.raw_content or b"") if start is None else start
-        self.call = calls.recognise(_method(request), path, request.headers, content, query.rest)
+        self.call = calls.recognise(_method(request), path, request.headers, content, query.rest, self.large)
         if self.call is None:
             return synthesized.not_found()
         if self.call.endpoint.by != "azure":
             if self.call.endpoint.by == "moderations" and self.settings.moderations_unflagged:
-                return moderations.unflagged(content)
+                return moderations.unflagged(content, self.large)
             return synthesized.answer(self.call, self.settings.listed, self.discovered)
         if self.replay:
             self.recorded = self.replay.find(self.call, request)
             return self.replay.answer(self.recorded, request)
         self.here = f"{request.scheme}://{request.host_header or request.host}"
-        self.asked = to_azure.Asked(request.headers, query, content, more=start is not None)
+        self.asked = to_azure.Asked(request.headers, query, content, self.large, more=start is not None)
         self.attempts = Attempts(self.settings, self.shared, self.call, self.asked)
         try:
             self.send(request, self.attempts.first())

@@ -6,8 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from . import again, errors, http_layer, origins, redact, synthesized, ways
+from . import again, errors, http_layer, large_bodies, origins, redact, synthesized, ways
 from .attempts import ATTEMPTS
+from .json_scan import Turns
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -22,6 +23,8 @@ __all__ = ["Exchanges"]
 
 logger = logging.getLogger(__name__)
 
+_UNTRANSLATED = "The proxy failed to translate this request: its log says why."
+
 
 class Exchanges:
     """Every request of ours that lives, and `http_layer.Rules` for it."""
@@ -30,6 +33,7 @@ class Exchanges:
         self.live = live
         self.seeing = seeing
         self.gate = origins.Gate()
+        self.turns = Turns()
         self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
     @property
@@ -73,10 +77,20 @@ class Exchanges:
             flow.response = errors.response(error)
         except Exception:  # whatever it was: a request that is not translated must not leave
             logger.exception("A request could not be translated")
-            flow.response = errors.response(errors.ProxyError("The proxy failed to translate this request: its log says why."))
+            flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
         if flow.response or http_layer.mended(flow):
             self.hide(flow, exchange)
         self.seeing.sent(flow, exchange)
+
+    async def translate_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
+        """The same for a large body, which is read first, in slices between which other clients are served."""
+        try:
+            exchange.large = await large_bodies.read(self.turns, content, *places)
+        except Exception:  # as in `translate`
+            logger.exception("A request could not be translated")
+            flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
+        else:
+            self.translate(flow, exchange)
 
     def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
         exchange.finish()

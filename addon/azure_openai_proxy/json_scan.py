@@ -5,7 +5,8 @@ served. A `Scanner` reads at most `SLICE` bytes at a time and builds nothing fro
 nobody asked for are read by one regular expression; every quantifier in it is possessive and what it follows is three levels deep at
 most, so it reads each byte of a slice a few times at most. What it cannot follow is read token by token.
 
-As `json.loads` has it, but for three limits: text is UTF-8, containers nest `DEEPEST` deep, and a number has 4300 digits at most.
+It agrees with `json.loads`, within limits: text is UTF-8, perhaps with a byte order mark, containers nest `DEEPEST` deep, and a number has
+4300 digits at most.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .bodies import BOM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -282,7 +285,7 @@ class Scanner:
             self._kind, self._root = first, self.position
         if first == _QUOTE:
             self._quote(_Awaits.VALUE_TEXT)
-        elif first == _LIST or first == _OBJECT:
+        elif first in (_LIST, _OBJECT):
             if len(self._stack) >= DEEPEST:
                 raise InvalidError(f"it nests deeper than {DEEPEST} levels, at byte {self.position}")
             is_list = first == _LIST
@@ -403,6 +406,8 @@ def outline(content: bytes, places: Iterable[str] = (), *, every: bool = False) 
 
 
 def _turn(scanner: Scanner, content: bytes) -> None:
+    if not scanner.position and content.startswith(BOM):
+        scanner.position = len(BOM)
     end = min(len(content), scanner.position + SLICE)
     scanner.scan(content, end, final=end == len(content))
 
@@ -415,6 +420,7 @@ class Turns:
 
     async def outline(self, content: bytes, places: Iterable[str] = (), *, every: bool = False) -> Outline:
         """Raises InvalidError."""
+        await asyncio.to_thread(_patterns)  # which take some milliseconds, once
         scanner = Scanner(places, every)
         while not scanner.done:
             async with self._lock:

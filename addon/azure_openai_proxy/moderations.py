@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
 
 from .errors import BadRequest
 
-__all__ = ["unflagged"]
+if TYPE_CHECKING:
+    from .large_bodies import LargeBody
+
+__all__ = ["ITEMS", "MOST", "unflagged"]
 
 _CATEGORIES = (
     "harassment",
@@ -28,26 +32,49 @@ _CATEGORIES = (
 )
 
 
-def unflagged(content: bytes) -> http.Response:
+MOST = 2048
+"""Texts of one request: the answer has a result for each, many times longer than the shortest text."""
+ITEMS = "input.*"
+"""What is to be looked for in a large body."""
+
+
+def unflagged(content: bytes, large: LargeBody | None = None) -> http.Response:
     """One result for each text; one for the whole of an input of several kinds. The id says that nobody looked.
 
     Raises:
-        BadRequest: there is no input.
+        BadRequest: there is no input, or too much of it.
     """
-    try:
-        asked = json.loads(content)
-    except (ValueError, RecursionError):
-        asked = None
-    given = asked.get("input") if isinstance(asked, dict) else None
-    if not given or not isinstance(given, str | list):
+    count, model = _of_large(large) if large else _of(content)
+    if not count:
         raise BadRequest("`input` is required: a text, or a list of inputs.", param="input")
-    assert isinstance(asked, dict)
-    count = len(given) if isinstance(given, list) and isinstance(given[0], str) else 1
+    if count > MOST:
+        raise BadRequest(f"`input` has more than {MOST} texts.", param="input")
     result = {
         "flagged": False,
         "categories": dict.fromkeys(_CATEGORIES, False),
         "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
         "category_applied_input_types": {category: [] for category in _CATEGORIES},
     }
-    answer = {"id": f"modr-unchecked-{uuid.uuid4().hex}", "model": asked.get("model") or "unchecked", "results": [result] * count}
+    answer = {"id": f"modr-unchecked-{uuid.uuid4().hex}", "model": model or "unchecked", "results": [result] * count}
     return http.Response.make(200, json.dumps(answer), {"content-type": "application/json"})
+
+
+def _of(content: bytes) -> tuple[int, Any]:
+    """How many results are wanted, and of which model."""
+    try:
+        asked = json.loads(content)
+    except (ValueError, RecursionError):
+        return 0, None
+    given = asked.get("input") if isinstance(asked, dict) else None
+    if not given or not isinstance(given, str | list):
+        return 0, None
+    return len(given) if isinstance(given, list) and isinstance(given[0], str) else 1, asked.get("model")
+
+
+def _of_large(large: LargeBody) -> tuple[int, Any]:
+    member = large.outline.get("input") if large.outline else None
+    kind = large.content[member.value] if member else 0
+    items = large.outline.at(ITEMS) if large.outline and kind == ord("[") else []
+    texts = bool(items) and large.content[items[0].value] == ord('"')
+    text = kind == ord('"') and member and member.end - member.value > 2
+    return len(items) if texts else int(bool(items) or bool(text)), large.value("model")

@@ -545,17 +545,26 @@ def route(asked: Asked, backend: Backend, changes: Iterable[Change]) -> Route:
         if used:
             applied.append(change)
     if changed:
-        asked = asked._replace(content=_dump(body))
+        asked = _written(asked, _dump(body))
     return Route(asked, backend, deployment, tuple(applied))
 
 
 def read(asked: Asked) -> dict[str, Any]:
-    """The body as JSON; empty if it is none."""
+    """The body as JSON; empty if it is none. What is long in a large one is replaced."""
+    if asked.large:
+        return asked.large.parse()
     try:
         body = json.loads(asked.content)
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _written(asked: Asked, content: bytes) -> Asked:
+    if not asked.large:
+        return asked._replace(content=content)
+    large = asked.large.changed(content)
+    return asked._replace(content=large.content, large=large)
 
 
 def _dump(body: dict[str, Any]) -> bytes:

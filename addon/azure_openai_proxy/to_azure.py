@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .backends import Backend, Base
     from .calls import Call
     from .credentials import Credential
+    from .large_bodies import LargeBody
     from .multipart import Rewriter
 
 __all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
@@ -27,6 +29,7 @@ _NOT_FOR_AZURE = frozenset(
     b"openai-organization openai-project openai-beta authorization api-key cookie".split()
 )
 _ORDINARY = frozenset({"", "keep-alive", "close"})
+_EMPTY = re.compile(rb"\{[ \t\r\n]*+\}")
 
 
 class Asked(NamedTuple):
@@ -35,6 +38,7 @@ class Asked(NamedTuple):
     headers: http.Headers
     query: Query
     content: bytes
+    large: LargeBody | None = None  # what was found in `content`, if that is large
     more: bool = False  # `content` is only the beginning: the rest goes on as it comes, and the request cannot be sent again
 
 
@@ -162,7 +166,9 @@ def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: 
     if call.model is None or _in_path(call, backend) or call.endpoint.model_in == "query" or is_form:
         return content
     if call.endpoint.model_in == "path":
-        return _with_model(content, deployment(call.model))
+        return _with_model(content, deployment(call.model), asked.large)
+    if asked.large:
+        return bodies.renamed(content, asked.large.strings(*call.endpoint.models), deployment)
     return bodies.rename(content, call.endpoint.models, deployment)
 
 
@@ -170,8 +176,10 @@ def _in_path(call: Call, backend: Backend) -> bool:
     return "{deployment}" in form(call, call.model, backend).path
 
 
-def _with_model(content: bytes, deployment: str) -> bytes:
+def _with_model(content: bytes, deployment: str, large: LargeBody | None) -> bytes:
     """A JSON object whose model is in the path, with the deployment as its only `model`."""
+    if large:
+        return _with_model_in_large(large, json.dumps(deployment).encode())
     if not bodies.is_object(content):
         return content  # Azure says so
     head, brace, members = content.partition(b"{")
@@ -184,3 +192,14 @@ def _with_model(content: bytes, deployment: str) -> bytes:
             return json.dumps(found | {"model": deployment}).encode()
     comma = b"" if members.lstrip().startswith(b"}") else b","
     return head + brace + b'"model":' + json.dumps(deployment).encode() + comma + members
+
+
+def _with_model_in_large(large: LargeBody, model: bytes) -> bytes:
+    content, outline = large.content, large.outline
+    if not outline or not outline.is_object:
+        return content
+    if member := outline.get("model"):
+        return b"".join([content[: member.value], model, content[member.end :]])
+    start = outline.root + 1
+    comma = b"" if _EMPTY.match(content, outline.root) else b","
+    return b"".join([content[:start], b'"model":', model, comma, content[start:]])

@@ -1,0 +1,135 @@
+"""Bodies that take long to read: other clients are served meanwhile, and a large one is translated as a small one is."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from support import PATIENCE, SCRIPT, Mitmdump, only_http2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from azure_simulator import Simulator
+    from conftest import Proxies
+
+TEXT = {"type": "text", "text": "what is this?"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(bytes(3 << 20)).decode()}}
+MESSAGES = [{"role": "user", "content": [TEXT, IMAGE]}]
+HERE = """
+import logging
+
+def request(flow):
+    if len(flow.request.raw_content or b"") > 1 << 20:
+        logging.warning("A large body is here")
+"""
+
+
+@pytest.fixture
+def watched(azure: Simulator, confdir: Path, tmp_path: Path) -> Iterator[Mitmdump]:
+    """A proxy that says when it has received a large body, before anything is done with it."""
+    script = tmp_path / "here.py"
+    script.write_text(HERE)
+    with Mitmdump(tmp_path, confdir, options={"azure_openai_endpoint": azure.http_url}, scripts=(script, SCRIPT)) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/v1/responses", b'{"model":"gpt-4o","input":[' + b"{}," * 800_000),
+        ("/v1/chat/completions", b'{"model":"gpt-4o","messages":[' + (b"[" * 90 + b"]" * 90 + b",") * 15_000),
+        ("/v1/embeddings", b'{"model":"a",' + b'"\\u006dodel":"gpt-4o",' * 120_000),
+    ],
+    ids=["many objects", "nesting", "names with escapes"],
+)
+def test_others_are_served_while_a_large_body_is_read(path: str, body: bytes, azure: Simulator, watched: Mitmdump) -> None:
+    """A chat that is asked after the body has arrived is answered before it; and what is no JSON is refused as ever."""
+    order: list[str] = []
+    answers: list[httpx.Response] = []
+    headers = {"authorization": f"Bearer {azure.key}", "content-type": "application/json"}
+
+    def hostile() -> None:
+        answers.append(httpx.post(watched.url + path, content=body, headers=headers, timeout=PATIENCE, trust_env=False))
+        order.append("large")
+
+    chat = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
+    with httpx.Client(base_url=watched.url, headers=headers, timeout=PATIENCE, trust_env=False) as http:
+        http.get("/v1/models")
+        thread = threading.Thread(target=hostile)
+        thread.start()
+        watched.wait_for_log("A large body is here")
+        for _ in range(3):
+            assert 200 == http.post("/v1/chat/completions", json=chat).status_code
+            order.append("small")
+        thread.join(PATIENCE)
+
+    assert ["small"] * 3 + ["large"] == order
+    assert 400 == answers[0].status_code
+    assert answers[0].json()["error"]["message"].startswith("The body is not valid JSON: it ends too early")
+
+
+def client(way: str, proxy: Mitmdump, azure: Simulator) -> httpx.Client:
+    ways: dict[str, dict[str, Any]] = {
+        "http": {"base_url": proxy.url},
+        "h2": {"base_url": proxy.https_url, "verify": only_http2(proxy.ca), "http1": False, "http2": True},
+    }
+    return httpx.Client(timeout=PATIENCE, trust_env=False, headers={"authorization": f"Bearer {azure.key}"}, **ways[way])
+
+
+@pytest.mark.parametrize("way", ["http", "h2"])
+@pytest.mark.parametrize("stream", [False, True], ids=["JSON", "SSE"])
+@pytest.mark.parametrize("version", ["v1", "2024-10-21"])
+def test_a_chat_with_a_large_image(way: str, stream: bool, version: str, azure: Simulator, proxy: Proxies) -> None:
+    """Its model is mapped, whatever stands before it, and it streams if that was asked for; the image passes byte for byte."""
+    through = proxy(azure_openai_apiversion=version, azure_openai_model_mapper="gpt-4=gpt-4o")
+    body = {"messages": MESSAGES, "stream": stream, "model": "gpt-4"}
+    with client(way, through, azure) as http:
+        answer = http.post("/v1/chat/completions", json=body)
+
+    assert (200, stream) == (answer.status_code, answer.headers["content-type"].startswith("text/event-stream")), answer.text
+    assert ("gpt-4o" if version == "v1" else "gpt-4") == json.loads(azure.requests[-1].body)["model"]
+    assert ("deployments/gpt-4o/" in azure.requests[-1].path) == (version != "v1")
+    assert body["messages"] == json.loads(azure.requests[-1].body)["messages"]
+
+
+@pytest.mark.parametrize("way", ["http", "h2"])
+def test_a_refused_chat_with_a_large_image_is_repaired(way: str, azure: Simulator, proxy: Proxies) -> None:
+    """As a small one is: the first time after the refusal, the second time at once."""
+    through = proxy(azure_openai_apiversion="v1", env={"CASE": f"large {way}"})  # what is learned is this case's own
+    body = {"messages": MESSAGES, "max_tokens": 7, "temperature": 0.5, "model": "o3-mini"}
+    with client(way, through, azure) as http:
+        first = http.post("/v1/chat/completions", json=body)
+        tried = len(azure.requests)
+        second = http.post("/v1/chat/completions", json=body)
+
+    assert (200, 200) == (first.status_code, second.status_code), first.text
+    assert tried > 1
+    assert tried + 1 == len(azure.requests)
+    assert {"messages": MESSAGES, "max_completion_tokens": 7, "model": "o3-mini"} == json.loads(azure.requests[-1].body)
+
+
+@pytest.mark.parametrize(
+    "path, body, status",
+    [
+        ("/v1/responses", b"[]," * 780_000, 400),
+        ("/v1/chat/completions", b"[" * 2_000_000, 400),
+        ("/v1/chat/completions", b'{"model":"gpt-4o","messages":[' + b'"\\u00e9",' * 300_000 + b"]}", 400),
+        ("/v1/chat/completions", b'{"messages":"' + b"a" * 2_000_000 + b'"}', 400),
+        ("/v1/chat/completions", b'{"model":7,"messages":"' + b"a" * 2_000_000 + b'"}', 400),
+        ("/v1/chat/completions", b'["' + b"a" * 2_000_000 + b'"]', 400),
+    ],
+    ids=["empty lists", "nesting", "a comma too many", "no model", "a number", "a list"],
+)
+def test_a_large_body_that_cannot_be_served(path: str, body: bytes, status: int, azure: Simulator, proxy: Proxies) -> None:
+    """It is refused as a small one is, and never sent."""
+    with client("http", proxy(), azure) as http:
+        answer = http.post(path, content=body, headers={"content-type": "application/json"})
+        assert (status, "invalid_request_error") == (answer.status_code, answer.json()["error"]["type"])
+    assert [] == azure.requests
