@@ -24,7 +24,7 @@ from azure_openai_proxy.credentials import MASK
 from azure_openai_proxy.exchange import Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from mitmproxy import tls
     from mitmproxy.proxy.layer import NextLayer
@@ -63,6 +63,12 @@ def ask(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.HTTPFlow:
         cast("Coroutine[None, None, None]", judging).close()  # where it goes is the guard's matter
     addon.request(flow)
     return flow
+
+
+def on_the_wire(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.Request:
+    sent = addon.on_the_wire(flow)
+    assert isinstance(sent, http.Request)
+    return sent
 
 
 def status(flow: http.HTTPFlow) -> int:
@@ -322,7 +328,7 @@ def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monk
     monkeypatch.setattr(Exchange, "again", lambda _, request, __: not request.headers.update({"api-key": "another"}))
     assert addon.again(ours, http.Response.make(503))
     assert "[key]" == ours.request.headers["api-key"]
-    assert "another" == addon.on_the_wire(ours).headers["api-key"]
+    assert "another" == on_the_wire(addon, ours).headers["api-key"]
     assert "[key]" == ours.request.headers["api-key"]
 
 
@@ -415,8 +421,53 @@ def test_a_key_is_on_the_wire_alone(addon: AzureOpenAIProxy) -> None:
     before = flow.request.headers["authorization"]
     addon.request(flow)
     other = somebody_elses()
-    assert ("Bearer [key]", MASK, "client") == (before, flow.request.headers["api-key"], addon.on_the_wire(flow).headers["api-key"])
+    assert ("Bearer [key]", MASK, "client") == (before, flow.request.headers["api-key"], on_the_wire(addon, flow).headers["api-key"])
     assert addon.on_the_wire(other) is other.request
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda request: setattr(request, "path", "/openai/../secret"),
+        lambda request: setattr(request, "path", "/secret"),
+        lambda request: setattr(request, "path", request.path + " HTTP/1.1\r\nX: y"),
+        lambda request: setattr(request, "method", "GET /"),
+        lambda request: request.headers.update({"x": "a\r\nb: c"}),
+        lambda request: request.headers.update({"api-key": "a\nb"}),
+    ],
+)
+def test_an_edited_request_is_checked_again(addon: AzureOpenAIProxy, edit: Callable[[http.Request], None]) -> None:
+    """A person edits a request that is held, another addon any: what cannot be sent is not."""
+    flow = ask(addon, gateways())
+    assert isinstance(addon.on_the_wire(flow), http.Request)
+    edit(flow.request)
+    failure = addon.on_the_wire(flow)
+    assert isinstance(failure, http_layer.Failure)
+    assert 400 == failure.status
+
+
+def test_a_line_of_somebody_elses_http2_request_is_checked(addon: AzureOpenAIProxy) -> None:
+    """A space in it would make another request on HTTP/1.1."""
+    other = somebody_elses()
+    other.request.http_version = "HTTP/2.0"
+    assert addon.on_the_wire(other) is other.request
+    other.request.method = "GET /secret"
+    assert isinstance(addon.on_the_wire(other), http_layer.Failure)
+
+
+def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> None:
+    """Its prefix and its headers, with the keys in them."""
+    addon.live.settings = dataclasses.replace(addon.settings, mode="openai")
+    flow, bad = gateways(), gateways("GET", "/v1/files", b"", **{"api-key": "a\x01b"})
+    addon.requestheaders(flow)
+    assert isinstance(addon.on_the_wire(flow), http.Request)
+    flow.request.headers["x"] = "a\x01b"
+    assert isinstance(addon.on_the_wire(flow), http_layer.Failure)
+    addon.requestheaders(bad)
+    assert 400 == status(bad)
+    dots = gateways("GET", "/v1/../secret", b"")
+    addon.requestheaders(dots)
+    assert 400 == status(dots)
 
 
 def test_a_mitmproxy_that_is_not_known_gets_the_key_on_the_flow(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:

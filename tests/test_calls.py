@@ -126,6 +126,9 @@ def test_whether_it_asked_to_stream(path: str, body: bytes, stream: bool) -> Non
         (b'{"model": ["gpt-4o"]}', "must be a string, not list"),
         (b'{"model": ""}', "name a model"),
         (b'{"model": ".."}', "name a model"),
+        (b'{"model": "  "}', "name a model"),
+        (b'{"model": "a/../b"}', "name a model"),
+        (rb'{"model": "a\\.\\b"}', "name a model"),
         (rb'{"model": "\ud800"}', "characters that no name has"),
         (rb'{"model": "gpt-4o\r\n"}', "characters that no name has"),
     ],
@@ -145,7 +148,7 @@ def test_a_body_whose_type_is_json_must_be_json() -> None:
 @pytest.mark.parametrize("path", ["/v1/engines/%2E%2E/embeddings", "/openai/deployments/%2e%2e/chat/completions"])
 def test_a_deployment_is_no_way_out_of_its_path(path: str) -> None:
     """Dots alone would be another place, however they are written."""
-    with pytest.raises(BadRequest, match="name a model"):
+    with pytest.raises(BadRequest, match="segment of dots"):
         recognise("POST", path, JSON, b"{}")
 
 

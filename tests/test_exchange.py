@@ -4,6 +4,7 @@ import gzip
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
 
 import pytest
 from mitmproxy import http
@@ -12,7 +13,7 @@ from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy.backends import Backend, parse_base, parse_endpoint
-from azure_openai_proxy.errors import BadRequest, NoKey, NotFound
+from azure_openai_proxy.errors import BadRequest, Failed, NoKey, NotFound
 from azure_openai_proxy.exchange import MESSAGE, Exchange
 from azure_openai_proxy.http_layer import Failure
 from azure_openai_proxy.models import Mapper
@@ -129,6 +130,44 @@ def test_a_client_of_azures_keeps_its_deployments() -> None:
     request = asking("POST", path, chat())
     exchange(mapping="whisper-1=w").request(request)
     assert path.replace("whisper-1", "w") == request.path
+
+
+@pytest.mark.parametrize("method", ["TRACE", "trace", "TRACK", "CONNECT", "WS"])
+def test_a_method_that_no_operation_has_is_refused(method: str) -> None:
+    """TRACE would repeat the key, and WS is no method."""
+    with pytest.raises(Failed, match="not a method") as refused:
+        exchange().request(asking(method, "/v1/files"))
+    assert 405 == refused.value.status
+
+
+@pytest.mark.parametrize("version", ["v\r\nX: y", "2024-10-21 a", "2024-10-21&a=b", "junk", "2024-10-21-preview-2"])
+@pytest.mark.parametrize("path", ["/openai/files", "/openai/v1/files", "/v1/files"])
+def test_an_api_version_that_is_none_is_refused(version: str, path: str) -> None:
+    """It would be written into Azure's query."""
+    with pytest.raises(BadRequest, match="api-version") as refused:
+        exchange().request(asking("GET", f"{path}?api-version={quote(version)}"))
+    assert "api-version" == refused.value.param
+
+
+@pytest.mark.parametrize("version", ["2024-10-21", "2025-04-01-PREVIEW", "v1", "preview", "latest", ""])
+def test_an_api_version_that_azure_may_have_passes(version: str) -> None:
+    """Azure says which it has."""
+    assert exchange().request(asking("GET", f"/openai/files?api-version={version}")) is None
+
+
+def test_a_request_that_cannot_be_sent_is_not_azures() -> None:
+    """A header that the flow hides is seen at the last check; the answer is the proxy's own."""
+    asked = exchange()
+    with pytest.raises(BadRequest, match="value has control"):
+        asked.request(asking("GET", "/v1/files", None, **{"ocp-apim-subscription-key": "a\x01b"}))
+    assert asked.sent is None
+
+
+def test_an_upgrade_of_another_method_is_none() -> None:
+    """Its body would be taken for a WebSocket's frames."""
+    request = asking("POST", "/v1/chat/completions", chat(), connection="Upgrade", upgrade="websocket")
+    assert exchange().request(request) is None
+    assert ("upgrade" in request.headers, "connection" in request.headers) == (False, False)
 
 
 def test_openai_mode_hands_everything_over() -> None:
@@ -557,6 +596,9 @@ def test_a_recording_answers_instead_of_azure() -> None:
     one.response_head(played)
     one.response_head(at_once)
     assert (None, recorded, True, False) == (one.sent, one.recorded, played.stream, at_once.stream)
+    one.verify(asking("GET", "/name"))
+    with pytest.raises(BadRequest, match="spaces"):
+        one.verify(asking("GET", "/name a"))
 
 
 def early(one: Exchange, method: str = "POST", path: str = "/v1/responses", **headers: str) -> http.Response | None:

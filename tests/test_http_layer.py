@@ -62,8 +62,8 @@ class Rules:
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = None
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
-        return flow.request
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | http_layer.Failure:
+        return http_layer.Failure(400, "invalid_request", "unsendable") if "x-unsendable" in flow.request.headers else flow.request
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         self.hooks.append("requestheaders")
@@ -719,6 +719,28 @@ def test_no_way_upstream(proxy: Proxy, path: str) -> None:
             assert 502 == h2_client.answer(h2_client.open(target))[0]
 
 
+def test_a_request_that_must_not_be_sent(proxy: Proxy) -> None:
+    """The client gets its answer in our shape, and upstream nothing of the request."""
+    with Upstream(lambda connection: connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")) as upstream:
+        target = f"/up/{upstream.port}"
+        with proxy.dial() as client:
+            answer = client.ask(head(f"POST {target} HTTP/1.1", "Content-Length: 2", "X-Unsendable: 1"), b"{}")
+            assert (400, "invalid_request") == (answer.status, answer.code)
+        with H2(proxy) as h2_client:
+            assert 400 == h2_client.answer(h2_client.open(target, ("x-unsendable", "1")))[0]
+            assert 204 == h2_client.answer(h2_client.open(target))[0]
+
+
+def test_trailers_of_a_request_are_left_out(proxy: Proxy) -> None:
+    """They are headers that come too late to be checked; mitmproxy would fail to write them to HTTP/1.1."""
+    with Upstream(lambda connection: connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")) as upstream, H2(proxy) as client:
+        stream = client.open(f"/up/{upstream.port}", end=False)
+        client.body(stream, b"{}", end=False)
+        client.conn.send_headers(stream, [("x-late", "1")], end_stream=True)
+        client.flush()
+        assert 204 == client.answer(stream)[0]
+
+
 def test_error_does_not_stick(proxy: Proxy) -> None:
     """After a refused connection the next request of the same client asks again."""
     sock = socket.create_server(("127.0.0.1", 0))
@@ -841,6 +863,8 @@ def test_bad_http2(proxy: Proxy) -> None:
     with H2(proxy) as client:
         assert 400 == client.answer(client.open("/echo", ("x", "a\x1bb")))[0]
         assert 400 == client.answer(client.open("/ec\x01ho"))[0]
+        assert 400 == client.answer(client.open("/echo a"))[0]
+        assert 400 == client.answer(client.open("/echo\ta"))[0]
         assert 200 == client.answer(client.open("/echo"))[0]
     assert still_works(proxy)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote
 
-from . import bodies, endpoints, multipart, realtime
+from . import bodies, endpoints, multipart, realtime, request_syntax
 from .errors import BadRequest
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ def recognise(
         None when the path is outside the API.
 
     Raises:
-        BadRequest: the operation needs a model and the request names none that can be read.
+        BadRequest: the operation needs a model and the request names none that can be read, or the path could lead elsewhere.
     """
+    if fault := request_syntax.path_fault(path):
+        raise BadRequest(fault)
     native, parts, deployment = _place(endpoints.segments(path))
     endpoint = endpoints.find(method, parts)
     if not parts or not _in_api(endpoint, native, endpoints.segments(path)):
@@ -180,6 +183,7 @@ def _checked(model: object) -> str | None:
         raise BadRequest(f"`model` must be a string, not {type(model).__name__}.", param="model")
     if not model.isprintable():  # half an emoji, a line end: no deployment is called that, and neither header nor path can hold it
         raise BadRequest("`model` has characters that no name has.", param="model")
-    if not model.strip("."):  # "", "." and "..": in a path they would be other places
+    # "", blanks, "." and "..", between slashes too: in a path they would be other places
+    if not model.strip(". ") or any(part and not part.strip(". ") for part in re.split(r"[/\\]", model)):
         raise BadRequest(f"`model` is {model!r}: name a model or a deployment.", param="model")
     return model

@@ -18,6 +18,8 @@ __all__ = ["MASK", "Credential", "choose", "scope", "seen", "without_key"]
 MASK = "[key]"
 """Stands where a key was, once it is no longer needed."""
 
+# What can be a key: visible ASCII. Anything else would end the header or start another one.
+_KEY = re.compile(r"[!-~]+")
 # Tokens that Azure takes as a Bearer alone: Entra ID's (a JWT), and those that a realtime session hands to a browser.
 _BEARERS = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|ek_[\w-]+")
 
@@ -53,6 +55,8 @@ def choose(token: str, headers: http.Headers, query: str = "", *, entra: str | N
             "You didn't provide an API key. Send Azure's key as the API key of your client (Authorization: Bearer ...), "
             "or start the proxy with AZURE_OPENAI_TOKEN set."
         )
+    if not _KEY.fullmatch(key):
+        raise NoKey("Incorrect API key provided: it has spaces, control characters or letters that no key has.")
     return Credential("api-key", key)
 
 

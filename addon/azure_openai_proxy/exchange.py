@@ -16,6 +16,7 @@ from . import (
     moderations,
     realtime,
     redact,
+    request_syntax,
     synthesized,
     to_azure,
     to_openai,
@@ -46,6 +47,8 @@ __all__ = ["Exchange"]
 
 MESSAGE = 1024
 """Bytes that a kept WebSocket message counts beside its content."""
+# TRACE and TRACK repeat the key in the answer, CONNECT opens a tunnel, and WS is this proxy's own name for a WebSocket's upgrade.
+_NOT_FORWARDED = frozenset({"TRACE", "TRACK", "CONNECT", "WS"})
 
 
 @dataclass(slots=True)
@@ -89,7 +92,13 @@ class Exchange:
         if "host" in request.headers:
             request.headers["host"] = base.netloc
         self._aim(request, base)
-        request.path = base.prefix + request.path
+        try:
+            request_syntax.check_line(request)
+            path, _, query = request.path.partition("?")
+            request.path = request_syntax.encoded(base.prefix + path, query)
+            self.verify(redact.shown(request, self.hidden))
+        except errors.BadRequest as error:
+            return errors.response(error)
         request.stream = True
         return None
 
@@ -137,6 +146,9 @@ class Exchange:
         self.secrets = tuple(filter(None, {*self.settings.tokens, *credentials.seen(request.headers, query.api_key)}))
         if request.method == "OPTIONS":
             return synthesized.preflight(request)
+        query.check()
+        if request.method.upper() in _NOT_FORWARDED:
+            raise errors.Failed(405, "method_not_allowed", f"{request.method[:20]} is not a method of the API.")
         if request.method in ("GET", "HEAD"):
             if path == "/":
                 return synthesized.welcome()
@@ -192,6 +204,24 @@ class Exchange:
             if request.headers.get("content-length") != length:
                 request.headers["content-length"] = length
         self._aim(request, sent.base)
+        try:
+            self.verify(request)
+        except errors.BadRequest:
+            self.sent = None  # the answer to come is not Azure's
+            raise
+
+    def verify(self, request: http.Request) -> None:
+        """The last check of what goes out.
+
+        Raises:
+            BadRequest: it would not be the one request that the client is entitled to.
+        """
+        if self.unchanged:
+            request_syntax.check(request, self.settings.openai_endpoint.prefix, "/")
+        elif self.sent:
+            request_syntax.check(request, self.sent.base.prefix)
+        else:  # a recorded answer comes from a server of this process
+            request_syntax.check(request, "", "/")
 
     def _aim(self, request: http.Request, base: Base) -> None:
         """Send `request` to `base` instead of where the client sent it. Its Host says so already."""
@@ -372,4 +402,5 @@ class Exchange:
 
 def _method(request: http.Request) -> str:
     """WS for the upgrade to a WebSocket."""
-    return "WS" if request.headers.get("upgrade", "").lower() == "websocket" else request.method
+    upgrade = request.method == "GET" and request.headers.get("upgrade", "").lower() == "websocket"
+    return "WS" if upgrade else request.method

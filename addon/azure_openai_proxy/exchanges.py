@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from . import again, errors, http_layer, large_bodies, origins, redact, synthesized, ways
+from . import again, errors, http_layer, large_bodies, origins, redact, request_syntax, synthesized, ways
 from .attempts import ATTEMPTS
 from .json_scan import Turns
 
@@ -100,9 +100,23 @@ class Exchanges:
 
     # What http_layer asks: the keys on the wire, the limits, and the shape of what goes wrong below the hooks
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
-        exchange = self.exchanges.get(flow)
-        return redact.shown(flow.request, exchange.hidden) if exchange else flow.request
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | http_layer.Failure:
+        request = flow.request
+        try:
+            if exchange := self.exchanges.get(flow):
+                fields, path = exchange.masked
+                shown = redact.shown(request, exchange.hidden)
+                # What `send` has checked needs no second check, unless a person or another addon has changed it since.
+                if exchange.unchanged or request.headers.fields is not fields or request.data.path is not path:
+                    exchange.verify(shown)
+                else:
+                    request_syntax.check_line(request)
+                return shown
+            if request.is_http2:
+                request_syntax.check_line(request)
+        except errors.BadRequest as error:
+            return http_layer.Failure(error.status, "invalid_request", error.message)
+        return request
 
     @property
     def shortcuts(self) -> bool:

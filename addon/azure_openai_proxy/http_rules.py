@@ -55,8 +55,8 @@ class Rules(Protocol):
     def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
         """Make the request the one for upstream, with `stream` set for its body, or give it a response. `start` is what has come so far."""
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
-        """The flow's request with what the flow does not show: its keys."""
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | Failure:
+        """The flow's request with what the flow does not show: its keys. A failure: it must not be sent."""
 
     def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         """What the client is told. None: not ours, mitmproxy does what it always does."""

@@ -10,12 +10,13 @@ from mitmproxy import flow
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import url
 from mitmproxy.proxy import events, mode_specs
-from mitmproxy.proxy.commands import StartHook
+from mitmproxy.proxy.commands import CloseConnection, StartHook
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestHeaders,
     RequestProtocolError,
+    RequestTrailers,
     ResponseData,
     ResponseHeaders,
     ResponseProtocolError,
@@ -58,6 +59,10 @@ FAILURES = {
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t"})
 
 
+def _nothing() -> CommandGenerator[None]:
+    yield from ()
+
+
 class Stream(Uploading, Upgrading, fast_stream.Streaming):
     rules: Rules
     max_body: int | None = None
@@ -83,13 +88,22 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
             if isinstance(command, StartHook) and self.shortcuts and command.blocking is True and fast_hooks.in_place(command):
                 continue
             if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
-                command.event.request = self.rules.on_the_wire(self.flow)
+                request = self.rules.on_the_wire(self.flow)
+                if isinstance(request, Failure):
+                    doing.close()
+                    doing = self.refuse(request.message, ErrorCode.REQUEST_VALIDATION_FAILED)
+                    if command.connection.alpn != b"h2":  # pragma: no branch - over HTTP/2 it has other requests
+                        yield CloseConnection(command.connection)
+                    continue
+                command.event.request = request
             if not isinstance(command, SendHttp) or not isinstance(command.event, ResponseProtocolError):
                 reply = yield command
             elif command.connection != self.context.client or not (yield from self.tell(command.event)):
                 yield command
 
     def dispatch(self, event: events.Event) -> CommandGenerator[None]:
+        if isinstance(event, RequestTrailers) and self.max_body is not None:
+            return _nothing()  # they would be headers that nobody has checked, and mitmproxy cannot write them to HTTP/1.1
         return self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
 
     # The request
@@ -142,9 +156,11 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
 
     def check_headers(self) -> CommandGenerator[bool]:
         asked = self.flow.request
-        head = b"".join(
-            (asked.data.method, asked.data.authority, asked.data.path, *(part for field in asked.headers.fields for part in field))
-        )
+        line = b"".join((asked.data.method, asked.data.authority, asked.data.path))
+        if b" " in line or b"\t" in line:  # an HTTP/2 client can send them
+            yield from self.refuse("The request's method, authority or path has a space or a tab.", ErrorCode.REQUEST_VALIDATION_FAILED)
+            return True
+        head = b"".join((line, *(part for field in asked.headers.fields for part in field)))
         if len(head.translate(None, _CONTROLS)) != len(head):
             yield from self.refuse(
                 "The request's line or headers hold control characters, or a header goes on over several lines.",

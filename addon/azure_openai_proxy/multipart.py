@@ -113,7 +113,7 @@ class Lines:
 def boundary(content_type: str) -> bytes | None:
     """What separates the parts; None: it is no form."""
     found = _BOUNDARY.search(content_type) if content_type.lower().startswith("multipart/") else None
-    return (found[1] or found[2]).encode() if found else None
+    return (found[1] or found[2]).encode(errors="surrogateescape") if found else None
 
 
 def field(content: bytes, content_type: str, name: str) -> str | None:

@@ -7,8 +7,9 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus
 
-from . import bodies, realtime, uploads
+from . import bodies, realtime, request_syntax, uploads
 from .endpoints import NEWEST_GA, Form
+from .errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,8 @@ _NOT_FOR_AZURE = frozenset(
 )
 _ORDINARY = frozenset({"", "keep-alive", "close"})
 _EMPTY = re.compile(rb"\{[ \t\r\n]*+\}")
+# Dates with or without a suffix, v1, preview and latest. Azure refuses a version that it does not know; other text is refused here.
+_API_VERSION = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}(?:-[a-z]{1,16})?|v1|preview|latest)?", re.IGNORECASE)
 
 
 class Asked(NamedTuple):
@@ -60,13 +63,23 @@ class Query(NamedTuple):
                 rest.append(pair)
         return cls("&".join(rest), taken["api-version"], taken["api-key"])
 
+    def check(self) -> None:
+        """Refuse an api-version that is none: it would be written into Azure's query.
+
+        Raises:
+            BadRequest: it is neither a date nor a name that Azure has.
+        """
+        if not _API_VERSION.fullmatch(self.api_version):
+            raise BadRequest("`api-version` must be YYYY-MM-DD, YYYY-MM-DD-preview, v1 or preview, as in 2024-10-21.", param="api-version")
+
     def with_model(self, deployment: str | None, name: str = "") -> str:
         """The rest, with the deployment in place of a model that it names; under another `name` if need be."""
         if deployment is None:
             return self.rest
         pairs = (pair.partition("=") for pair in self.rest.split("&"))
         return "&".join(
-            f"{name or old}={quote(deployment)}" if old in ("model", "deployment") else f"{old}{sep}{value}" for old, sep, value in pairs
+            f"{name or unquote_plus(old)}={quote(deployment)}" if unquote_plus(old) in ("model", "deployment") else f"{old}{sep}{value}"
+            for old, sep, value in pairs
         )
 
 
@@ -133,8 +146,8 @@ def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> 
     template, version = form(call, deployment, backend, query.api_version)
     below = template.replace("{path}", "\0").format(deployment=quote(deployment or "", safe=""), **call.values).replace("\0", call.path)
     rest = query.with_model(deployment, "deployment" if call.beta else "") if call.endpoint.model_in == "query" else query.rest
-    joined = "&".join(filter(None, [rest, f"api-version={version}" if version else ""]))
-    return f"{backend.base.prefix}{below}{'?' if joined else ''}{joined}"
+    joined = "&".join(filter(None, [rest, f"api-version={quote(version)}" if version else ""]))
+    return request_syntax.encoded(backend.base.prefix + below, joined)
 
 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
@@ -144,9 +157,12 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
         dropped |= {name.strip().encode(errors="surrogateescape") for name in connection.split(",")}
     kept = []
     for field in client.fields:
-        if (name := field[0].lower()) == b"host":
+        if (name := field[0].lower()) in dropped:
+            continue
+        if name == b"host":
             kept.append((field[0], host.encode()))
-        elif name not in dropped:
+            dropped |= {name}  # an HTTP/2 client can send several
+        else:
             kept.append(field)
     kept.append((credential.header.encode(), credential.value.encode(errors="surrogateescape")))
     result = type(client)(kept)
