@@ -672,6 +672,9 @@ def test_delays(http: httpx.Client, azure: Simulator, delay: Delay, steps: int) 
     assert [steps] == seen
 
 
+EMPTY = '{"id":"","object":"","created":0,"model":"","choices":[]}'
+
+
 @pytest.mark.parametrize(
     "fault, expected",
     [
@@ -680,6 +683,9 @@ def test_delays(http: httpx.Client, azure: Simulator, delay: Delay, steps: int) 
         (reshape.unfinished_done, lambda text: text.removesuffix("\n")),
         (reshape.crlf, lambda text: text.replace("\n", "\r\n")),
         (reshape.comments, lambda text: text.replace("data: ", ": keep-alive\n\ndata: ")),
+        (reshape.empty_chunks, lambda text: text.replace("data: ", f"data: {EMPTY}\n\ndata: ")),
+        (reshape.null_content, lambda text: text.replace('"delta":{},"finish', '"delta":null,"finish')),
+        (reshape.null_message, lambda text: text),
         (reshape.split(1), lambda text: text),
         (reshape.split(3, 1000), lambda text: text),
         (reshape.compressed("gzip"), lambda text: text),
@@ -738,11 +744,37 @@ def test_an_error_inside_a_stream(http: httpx.Client, azure: Simulator, after: i
     assert code == error["error"]["code"]
 
 
-@pytest.mark.parametrize("fault", [reshape.error_event(), reshape.comments, reshape.async_filter(), reshape.crlf, reshape.no_done])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        reshape.error_event(),
+        reshape.typed_error(),
+        reshape.empty_chunks,
+        reshape.null_content,
+        reshape.comments,
+        reshape.async_filter(),
+        reshape.crlf,
+        reshape.no_done,
+    ],
+)
 def test_what_is_not_a_stream_stays_json(http: httpx.Client, azure: Simulator, fault: Fault) -> None:
     """Faults of streams leave other answers alone."""
     azure.faults.next(fault)
     assert "You said: hello there" == http.post(DATED, json=HELLO).json()["choices"][0]["message"]["content"]
+
+
+def test_a_message_that_is_null(http: httpx.Client, azure: Simulator) -> None:
+    """So is the text of a completion."""
+    azure.faults.always(reshape.null_message)
+    assert http.post(DATED, json=HELLO).json()["choices"][0]["message"] is None
+
+
+def test_a_typed_error(http: httpx.Client, azure: Simulator) -> None:
+    """It follows so many events, has their next number, and ends the stream."""
+    azure.faults.next(Delay(0, 1), reshape.typed_error(2))
+    response = http.post("/openai/v1/responses", json={"model": "gpt-4o", "input": "hello", "stream": True})
+    events = [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line.startswith("data: ")]
+    assert [("response.created", 0), ("response.in_progress", 1), ("error", 2)] == [(one["type"], one["sequence_number"]) for one in events]
 
 
 CAPTURED_VERDICT = (

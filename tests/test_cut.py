@@ -24,6 +24,7 @@ DELTA = st.one_of(
     st.fixed_dictionaries({"content": TEXT}),
     st.fixed_dictionaries({}, optional={"content": PLAIN, "role": TEXT, "tool_calls": ANY}),
     st.just({"tool_calls": [{"function": {"arguments": '{"a"'}, "index": 0}]}),
+    st.none(),
 )
 REST = st.fixed_dictionaries(
     {}, optional={"finish_reason": st.sampled_from([None, "stop"]), "index": st.integers(0, 1), "logprobs": ANY, "text": TEXT}
@@ -46,7 +47,7 @@ TAIL = st.fixed_dictionaries(
         "choices": ANY,
     },
 )
-CHUNK = st.builds(lambda choices, tail: {"choices": choices} | tail, st.lists(CHOICE, min_size=1, max_size=2), TAIL)
+CHUNK = st.builds(lambda choices, tail: {"choices": choices} | tail, st.lists(CHOICE, max_size=2) | st.none(), TAIL)
 
 
 def written(value: Any, *, spaced: bool, ascii_only: bool) -> bytes:

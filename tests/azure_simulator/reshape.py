@@ -10,7 +10,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import errors, filters
-from .answers import DONE, Answer, Part, event
+from .answers import DONE, Answer, Part, dumps, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,11 +24,15 @@ __all__ = [
     "compressed",
     "crlf",
     "double_done",
+    "empty_chunks",
     "error_event",
     "no_content_type",
     "no_done",
     "no_filter",
+    "null_content",
+    "null_message",
     "split",
+    "typed_error",
     "unfinished_done",
 ]
 
@@ -89,6 +93,51 @@ def error_event(after: int = 0, *, status: int | None = None, done: bool = False
         return replace(answer, parts=(*kept, event({"error": error}), *([DONE] if done else [])))
 
     return fault
+
+
+def typed_error(after: int = 2) -> Fault:
+    """A stream of typed events whose event `after` (0: the first) is an error, the last thing that is said, as the responses API has it."""
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        error = {"type": "too_many_requests", "code": "rate_limit_exceeded", "message": "slow down"}
+        value = {"type": "error", "sequence_number": after, "error": error}
+        kept = [part for part in answer.parts if isinstance(part, bytes)][:after]
+        return replace(answer, parts=(*kept, b"event: error\n" + event(value))) if answer.stream else answer
+
+    return fault
+
+
+# -- chunks that break clients --------------------------------------------------------------------------------------------------------
+
+_EMPTY = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
+
+
+def empty_chunks(answer: Answer, call: Call) -> Answer:
+    """A chunk without choices and without a word of the filter's before every chunk, as some deployments and the model router send."""
+    return _each(lambda chunk: [event(_EMPTY), chunk], answer) if answer.stream else answer
+
+
+def null_content(answer: Answer, call: Call) -> Answer:
+    """The chunk that ends a choice has null where its delta or text should be."""
+
+    def change(chunk: bytes) -> Sequence[bytes]:
+        value = _json(chunk)
+        ended = [choice for choice in (value or {}).get("choices", ()) if choice["finish_reason"]]
+        for choice in ended:
+            choice["text" if "text" in choice else "delta"] = None
+        return [event(value)] if ended else [chunk]
+
+    return _each(change, answer) if answer.stream else answer
+
+
+def null_message(answer: Answer, call: Call) -> Answer:
+    """As for an answer that the filter took away: its choices have null where the message or the text should be."""
+    if answer.stream:
+        return answer
+    value = json.loads(answer.body)
+    for choice in value["choices"]:
+        choice |= {"finish_reason": "content_filter", "text" if "text" in choice else "message": None}
+    return replace(answer, parts=(dumps(value),))
 
 
 # -- bytes and headers ----------------------------------------------------------------------------------------------------------------

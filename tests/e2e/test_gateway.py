@@ -163,6 +163,8 @@ SHAPES: dict[str, list[Fault]] = {
     "gzip": [reshape.compressed("gzip")],
     "deflate": [reshape.compressed("deflate")],
     "no content type": [reshape.no_content_type],
+    "empty chunks": [reshape.empty_chunks],
+    "a null delta": [reshape.null_content],
 }
 
 
@@ -175,7 +177,8 @@ def test_a_stream_is_openais(faults: list[Fault], azure: Simulator, proxy: Proxi
     seen = chunks(answer)
     assert "filter" not in answer.text
     assert "latency_checkpoint" not in answer.text
-    assert all("delta" in choice for chunk in seen for choice in chunk["choices"])
+    assert all(isinstance(choice["delta"], dict) for chunk in seen for choice in chunk["choices"])
+    assert all(chunk["choices"] for chunk in seen[:-1])
     assert "assistant" == seen[0]["choices"][0]["delta"]["role"]
     assert ["stop"] == [c["finish_reason"] for chunk in seen for c in chunk["choices"] if c["finish_reason"]]
     assert [] == seen[-1]["choices"]

@@ -195,6 +195,27 @@ def test_a_large_frame_that_is_changed_keeps_its_text(azure: Simulator, proxy: P
     assert ("rt", instructions) == (session["model"], session["instructions"])
 
 
+def test_a_large_frame_without_its_filter_keeps_its_text(azure: Simulator, proxy: Proxies) -> None:
+    """What the filter found goes from a response of many kilobytes, and every character of its text stays what it was."""
+    text = "é€😀" * 5000
+    frame = {"type": "test.echo", "response": {"content_filters": [], "text": text}}
+    with dial("ws", proxy(), "/v1/realtime?model=gpt-realtime", additional_headers=bearer(azure)) as ws:
+        heard(ws)
+        ws.send(json.dumps(frame, ensure_ascii=False))
+        assert {"text": text} == heard(ws)["response"]
+
+
+def test_an_error_in_a_frame_is_openai_s(azure: Simulator, proxy: Proxies) -> None:
+    """The error has OpenAI's members and no key in it; the frame keeps its own."""
+    error = {"code": "429", "message": f"{azure.key} has no more tokens"}
+    with dial("ws", proxy(), "/v1/responses", additional_headers=bearer(azure)) as ws:
+        ws.send(json.dumps({"type": "test.echo", "status": 429, "error": error}))
+        frame = heard(ws)
+
+    assert ("test.echo", 429) == (frame["type"], frame["status"])
+    assert {"message": "[key] has no more tokens", "type": "tokens", "param": None, "code": "rate_limit_exceeded"} == frame["error"]
+
+
 def test_a_connection_that_breaks_off_is_no_regular_end(azure: Simulator, proxy: Proxies) -> None:
     """A client is not told 1000 when Azure is gone in mid-sentence: the SDK takes up 1011 again."""
     with dial("ws", proxy(), "/v1/realtime?model=gpt-realtime", additional_headers=bearer(azure)) as ws:
