@@ -206,6 +206,7 @@ def test_own_hosts(host: str, own: bool) -> None:
         ("[::1]", ("[::1]", "")),
         ("[::1]:8080", ("[::1]", "8080")),
         (":8080", (":8080", "")),
+        ("a" * 301, ("?", "")),
     ],
 )
 def test_a_host_header(authority: str, expected: tuple[str, str]) -> None:

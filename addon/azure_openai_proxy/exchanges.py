@@ -48,7 +48,7 @@ class Exchanges:
 
     def refuses_page(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
         """Answer a request of a web page that may not use the proxy; it may not read the answer either."""
-        if flow.is_replay:  # the owner's doing
+        if exchange.settings.origins.every or flow.is_replay:  # sent again by the owner
             return False
         refused = self.gate.refusal(
             flow, exchange.settings.origins, authority=http_layer.client_host(flow), absolute=http_layer.absolute_form(flow)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from mitmproxy.proxy import mode_specs
@@ -104,9 +105,13 @@ class Origins:
 
     def owns(self, host: str) -> bool:
         """Whether `host` is a name of the proxy that no other site can have. An address is: only a name can be rebound."""
-        if self.every or not host or host in self.hosts or _is_address(host) or host.endswith(".localhost"):
+        if self.every or not host or host in self.hosts:
             return True
-        return len(host) <= _LONGEST and any(pattern.host.fullmatch(host) for pattern in self.patterns if pattern.scheme in _DEFAULT_PORTS)
+        if len(host) > _LONGEST:
+            return False
+        if _is_address(host) or host.endswith(".localhost"):
+            return True
+        return any(pattern.host.fullmatch(host) for pattern in self.patterns if pattern.scheme in _DEFAULT_PORTS)
 
     def __str__(self) -> str:
         """The origins in words, for the line that the proxy logs at its start."""
@@ -152,12 +157,18 @@ def _glob(text: str) -> re.Pattern[str]:
 
 def split(authority: str) -> tuple[str, str]:
     """The host of a Host header, in lower case and without the root's dot, and the port as it is written."""
+    return _split(authority) if len(authority) <= _LONGEST else ("?", "")  # no name is that long; the cache stays small
+
+
+@lru_cache(256)
+def _split(authority: str) -> tuple[str, str]:
     host, _, port = authority.lower().rpartition(":")
     if not host or port.endswith("]"):
         host, port = authority.lower(), ""
     return host.removesuffix("."), port
 
 
+@lru_cache(256)
 def _is_address(host: str) -> bool:
     """Whether a browser takes this host for an IP address, as the URL standard says: by its brackets, or a number at its end."""
     return host.startswith("[") or bool(re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2]))
@@ -176,8 +187,6 @@ class Gate:
 
     def refusal(self, flow: http.HTTPFlow, rule: Origins, *, authority: str, absolute: bool) -> Refused | None:
         """Why the request is not served; None: it is. `authority` is its Host; `absolute`: it came as to a forward proxy."""
-        if rule.every:
-            return None
         found = _refusal(flow, rule, authority, absolute=absolute)
         if found and found.message not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(found.message)
@@ -186,6 +195,8 @@ class Gate:
 
 
 def _refusal(flow: http.HTTPFlow, rule: Origins, authority: str, *, absolute: bool) -> Refused | None:
+    if rule.every:
+        return None
     headers = flow.request.headers
     if (origin := headers.get("origin")) is not None:
         if not rule.allows(origin, authority):
@@ -211,7 +222,8 @@ def _came_straight_from_here(flow: http.HTTPFlow) -> bool:
     """Whether the request arrived at a loopback address and was meant for the proxy, not sent through it to another host."""
     client = flow.client_conn
     straight = flow.server_conn.address is None or isinstance(client.proxy_mode, mode_specs.ReverseMode)
-    return straight and client.sockname[0].removeprefix("::ffff:").startswith(("127.", "::1"))
+    here = client.sockname[0].removeprefix("::ffff:")
+    return straight and (here == "::1" or here.startswith("127."))
 
 
 def _quoted(text: str) -> str:
