@@ -353,6 +353,47 @@ def test_a_limit_of_one_clients_key_is_that_keys() -> None:
     assert "a" == asked(attempts(*own, of=of).first())
 
 
+@pytest.mark.parametrize(
+    "more", [{"max_tokens": 10**8}, {"n": 128, "max_completion_tokens": 4096}, {"max_tokens": 1, "max_output_tokens": 10**6, "best_of": 2}]
+)
+def test_a_request_beyond_the_limit_stops_no_others(more: dict[str, int]) -> None:
+    """Azure gives a 429 to one that is larger than the limit by itself; the next of that size is told when to come back."""
+    of = shared()
+    large = attempts(A, B, of=of, body=CHAT | more)
+    large.first()
+    large.again(failing(429, retry_after="60"))
+    large.again(failing(429, retry_after="60"))
+    assert "a" == asked(attempts(A, B, of=of).first())
+    with pytest.raises(Unavailable) as caught:
+        attempts(A, B, of=of, body=CHAT | more).first()
+    assert 60 == caught.value.wait
+
+
+ABSENT = '{"error":{"code":"DeploymentNotFound","message":"The API deployment for this resource does not exist."}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "next_asked"),
+    [
+        (401, "", "b"),
+        (403, '{"error":{"code":"403","message":"no"}}', "b"),
+        (403, "<html>the front dislikes this prompt</html>", "a"),
+        (404, ABSENT, "b"),
+        (404, '{"error":{"code":"404","message":"Resource not found"}}', "a"),
+        (404, '{"error":{"code":404,"message":"No such file"}}', "a"),
+        (404, '{"error":"no"}', "a"),
+        (404, "no", "a"),
+    ],
+)
+def test_what_one_request_names_is_not_the_deployments_absence(status: int, body: str, next_asked: str) -> None:
+    """A path, a version, a file or a prompt that one client chose moves the requests of others nowhere."""
+    of = shared()
+    asking = attempts(A, B, of=of)
+    asking.first()
+    asking.again(http.Response.make(status, body))
+    assert next_asked == asked(attempts(A, B, of=of).first())
+
+
 def test_a_failure_of_one_model_leaves_the_others() -> None:
     """And is over after some minutes, whatever the answer said."""
     of = shared()

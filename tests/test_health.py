@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.health import LONGEST_BACKOFF, LONGEST_WAIT, Health, Limit, duration, wait
+from azure_openai_proxy.health import LARGE, LONGEST_BACKOFF, LONGEST_WAIT, Health, Limit, duration, wait
 
 
 def test_a_failure_and_its_probe() -> None:
@@ -38,9 +38,18 @@ def test_what_azure_says_beats_the_backoff() -> None:
 def test_a_limit() -> None:
     """It refuses until its time, and too few tokens count until they are renewed."""
     limit = Limit().refused(0, 10).refused(1, 2)
-    assert (True, False) == (limit.refuses(9), limit.refuses(10))
+    assert (True, False) == (limit.refuses(9, 0), limit.refuses(10, 0))
     told = Limit().answered(0, {"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "30"})
     assert (True, False, True) == (told.covers(100, 0), told.covers(101, 29), told.covers(101, 30))
+
+
+def test_a_large_request_that_is_refused() -> None:
+    """A 429 for what exceeds the limit by itself says nothing of smaller requests; a smaller one's says it of all."""
+    large = Limit().refused(0, 10, 100_000)
+    assert (False, True, False) == (large.refuses(9, 99_999), large.refuses(9, 100_000), large.refuses(10, 100_000))
+    assert large.refused(1, 10, 200_000).refuses(9, 100_000)
+    assert large.refused(1, 10, LARGE - 1).refuses(9, 0)
+    assert not large.refused(1, 10, 5).refused(20, 10, 100_000).refuses(21, 5)
 
 
 @pytest.mark.parametrize(

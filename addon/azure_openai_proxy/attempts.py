@@ -40,7 +40,7 @@ SOONEST = 0.5
 UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout"})
 """Failures before anything of the request was sent."""
 
-_MAX_TOKENS = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*([0-9]{1,9})')
+_MAX_TOKENS = re.compile(rb'"(?:max_(?:completion_|output_)?tokens|(n|best_of))"\s*+:\s*+([0-9]{1,9})')
 
 
 class Attempt(NamedTuple):
@@ -126,8 +126,8 @@ class Attempts:
 
     def _choose(self) -> Backend | None:
         backends = [backend for backend in self._candidates if self.shared.has_token(backend)]
-        scope = self._key_scope(*backends)
-        return self.shared.pool.choose(backends, self._entry, tokens=self._tokens(), tried=self._dead, scope=scope)
+        tokens, scope = (self._tokens(), self._key_scope(*backends)) if len(backends) > 1 else (0, b"")
+        return self.shared.pool.choose(backends, self._entry, tokens=tokens, tried=self._dead, scope=scope)
 
     def _ask(self, backend: Backend) -> repair.Route:
         if backend is not self.backend:
@@ -173,8 +173,13 @@ class Attempts:
 
     def _tokens(self) -> int:
         """An estimate, made as Azure makes its own: from the length, and the most that may come back."""
-        found = _MAX_TOKENS.search(self.asked.content, 0, affinity.READ_AT_MOST)
-        return len(self.asked.content) // 4 + (int(found[1]) if found else 0)
+        most, times = 0, 1
+        for found in _MAX_TOKENS.finditer(self.asked.content, 0, affinity.READ_AT_MOST):
+            if found[1]:
+                times = max(times, int(found[2]))
+            else:
+                most = max(most, int(found[2]))
+        return len(self.asked.content) // 4 + most * times
 
     # -- what comes of it
 
@@ -246,10 +251,10 @@ class Attempts:
         status = what.status_code
         wait = health.wait(what.headers, time.time())
         if status == 429:
-            pool.refused(self.ticket, health.NO_HINT if wait is None else wait)
+            pool.refused(self.ticket, health.NO_HINT if wait is None else wait, tokens=self._tokens())
         elif status in ELSEWHERE:
             pool.failed(self.ticket, wait)
-        elif status in THERE_ONLY and self._own_key() and not affinity.ids(self.call) and len(self._candidates) > 1:
+        elif len(self._candidates) > 1 and self._own_key() and _is_missing(what):
             pool.missed(self.ticket, ABSENT_FOR)
         else:
             pool.declined(self.ticket)
@@ -309,7 +314,7 @@ class Attempts:
         """Seconds until the soonest of those that could take it returns."""
         if not self._candidates:
             return None
-        return self.shared.pool.soonest(self._candidates, self._entry, scope=self._key_scope(*self._candidates))
+        return self.shared.pool.soonest(self._candidates, self._entry, tokens=self._tokens(), scope=self._key_scope(*self._candidates))
 
     def say_when(self, headers: http.Headers, status: int) -> None:
         """Tell the client when to come back, on a failure that time may heal."""
@@ -338,6 +343,16 @@ class Attempts:
             for attempt in self.tried
         ]
         return " -> ".join(steps)
+
+
+def _is_missing(response: http.Response) -> bool:
+    """Whether the deployment is not there, or not for this key: not when it is a path, an id or a version that the client named."""
+    if response.status_code == 404:
+        code = repair.said(response.get_content(strict=False) or b"").get("code")
+        return isinstance(code, str) and code.lower() == "deploymentnotfound"
+    return response.status_code == 401 or (
+        response.status_code == 403 and bool(repair.said(response.get_content(strict=False) or b""))
+    )  # (a front's 403 without Azure's error may be for the text of one prompt)
 
 
 def _use(response: http.Response) -> int:

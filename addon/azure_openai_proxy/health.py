@@ -21,6 +21,8 @@ FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 NO_HINT = 10.0
 """Seconds after a 429 that does not say when to come back."""
+LARGE = 16_384
+"""Tokens of a request from which on a 429 says little about smaller ones: Azure gives it to what exceeds the limit by itself."""
 LONGEST_WAIT = 300.0
 """Seconds after which it is asked again, whatever it said: Retry-After of a day was seen on one 500 (Azure/azure-sdk-for-net#44222)."""
 
@@ -61,18 +63,20 @@ class Limit:
     """Of one deployment and key: until when it refuses, and what its last good answer said that remains."""
 
     until: float = -math.inf
+    least: int = 0  # tokens of a request that it refuses
     tokens: int | None = None
     renewed: float = -math.inf  # when the tokens are whole again
 
-    def refuses(self, now: float) -> bool:
-        return now < self.until
+    def refuses(self, now: float, tokens: int) -> bool:
+        return now < self.until and tokens >= self.least
 
     def covers(self, tokens: int, now: float) -> bool:
         """Whether it should have enough left for a request of so many tokens."""
         return self.tokens is None or now >= self.renewed or tokens <= self.tokens
 
-    def refused(self, now: float, wait: float) -> Limit:
-        return replace(self, until=max(self.until, now + wait))
+    def refused(self, now: float, wait: float, tokens: int = 0) -> Limit:
+        least = tokens if tokens >= LARGE else 0
+        return replace(self, until=max(self.until, now + wait), least=min(least, self.least) if now < self.until else least)
 
     def answered(self, now: float, headers: Mapping[str, str]) -> Limit:
         remaining, reset = headers.get("x-ratelimit-remaining-tokens", ""), duration(headers.get("x-ratelimit-reset-tokens", ""))

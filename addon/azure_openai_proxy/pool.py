@@ -161,7 +161,7 @@ class Pool:
             name = deployment(backend)
             limit = known.limit(known.key(name, scope))
             states = known.health.state(now), known.trouble(name).state(now)
-            if limit.refuses(now):
+            if limit.refuses(now, tokens):
                 limited = True
                 continue
             well = 2 if "cooling" in states or "probing" in states else BEST if limit.covers(tokens, now) else 1
@@ -170,7 +170,9 @@ class Pool:
             ranks.setdefault(rank, []).append(Candidate(backend, known.in_flight, first_byte))
         return ranks, limited
 
-    def soonest(self, backends: Sequence[Backend], deployment: Callable[[Backend], str], *, scope: bytes = b"") -> float | None:
+    def soonest(
+        self, backends: Sequence[Backend], deployment: Callable[[Backend], str], *, tokens: int = 0, scope: bytes = b""
+    ) -> float | None:
         """Seconds until the first of them is to be asked again; None if one may be now."""
         now = self._clock()
         waits: list[float] = []
@@ -178,7 +180,9 @@ class Pool:
         for backend in backends:
             known = self._of(backend)
             name = deployment(backend)
-            until = max(known.health.until, known.trouble(name).until, known.limit(known.key(name, scope)).until)
+            limit = known.limit(known.key(name, scope))
+            refused = limit.until if limit.refuses(now, tokens) else now
+            until = max(known.health.until, known.trouble(name).until, refused)
             (elsewhere if known.is_absent(name, now) else waits).append(until - now)
         soonest = min(waits or elsewhere, default=0.0)
         return soonest if soonest > 0 else None
@@ -206,7 +210,7 @@ class Pool:
         known.recovered(ticket.deployment)
         known.absent.pop(ticket.deployment, None)
         limit = known.limit(ticket.key).answered(now, headers)
-        if limit.tokens is not None or limit.refuses(now):
+        if limit.tokens is not None or now < limit.until:
             _set(known.limits, ticket.key, limit)
         else:
             known.limits.pop(ticket.key, None)
@@ -216,12 +220,12 @@ class Pool:
         ticket.known.health = Health()
         self.end(ticket)
 
-    def refused(self, ticket: Ticket, wait: float) -> None:
-        """This deployment is not to be asked for so many seconds, with this key; the backend is well."""
+    def refused(self, ticket: Ticket, wait: float, *, tokens: int = 0) -> None:
+        """This deployment is not to be asked for so many seconds, with this key; the backend is well. `tokens`: of the request."""
         known = ticket.known
         known.health = Health()
         known.recovered(ticket.deployment)
-        _set(known.limits, ticket.key, known.limit(ticket.key).refused(self._clock(), wait))
+        _set(known.limits, ticket.key, known.limit(ticket.key).refused(self._clock(), wait, tokens))
         self.end(ticket)
 
     def missed(self, ticket: Ticket, wait: float) -> None:
@@ -269,7 +273,7 @@ class Pool:
                 known.in_flight,
                 max(0.0, known.health.until - now),
                 known.first_byte if now - known.heard < STALE else None,
-                {_label(key): limit.until - now for key, limit in known.limits.items() if limit.refuses(now)},
+                {_label(key): limit.until - now for key, limit in known.limits.items() if now < limit.until},
                 {name: health.until - now for name, health in known.failing.items() if health.state(now) == "cooling"},
                 {name: until - now for name, until in known.absent.items() if now < until},
             )

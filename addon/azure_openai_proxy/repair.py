@@ -45,6 +45,7 @@ __all__ = [
     "find",
     "lasts",
     "route",
+    "said",
 ]
 
 MOST = 4
@@ -492,15 +493,23 @@ TABLE = (
 )
 
 
-def find(status: int, content: bytes, case: Case) -> list[Change]:
-    """The changes that answer this refusal; none if there are none."""
-    if status not in (400, 404, 422) or len(content) > _LONGEST_REFUSAL:
-        return []
+def said(content: bytes) -> dict[str, Any]:
+    """Azure's error object; empty where there is none."""
+    if len(content) > _LONGEST_REFUSAL:
+        return {}
     try:
         error = json.loads(content)["error"]
-        message, param = error["message"], error.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def find(status: int, content: bytes, case: Case) -> list[Change]:
+    """The changes that answer this refusal; none if there are none."""
+    if status not in (400, 404, 422):
         return []
+    error = said(content)
+    message, param = error.get("message"), error.get("param")
     if not isinstance(message, str) or len(message) > _LONGEST_SENTENCE:
         return []
     for row in TABLE:

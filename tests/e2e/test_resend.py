@@ -450,6 +450,23 @@ def test_what_lives_on_one_backend(cloud: Cloud) -> None:
         assert before == (len(a.requests), len(c.requests))
 
 
+def test_what_one_client_is_refused_for_moves_no_other(cloud: Cloud) -> None:
+    """A path, a version or a size that one client chose: the others are asked for where they were."""
+    a, b, _ = cloud.simulators
+    for simulator in (a, b):
+        simulator.faults.always(status(429, retry_after=60), when=lambda call: call.asked.get("max_tokens") == 10**8)
+    with cloud.start(cloud.entry(0), cloud.entry(1)) as proxy, client(proxy) as http:
+        for path, more in (
+            ("/openai/deployments/gpt-4o/nothing?api-version=2024-10-21", {}),
+            ("/openai/deployments/gpt-4o/chat/completions?api-version=2099-01-01", {}),
+            ("/v1/chat/completions", {"max_tokens": 10**8}),
+        ):
+            assert 400 <= http.post(path, json=CHAT | more).status_code < 500
+            before = len(a.requests), len(b.requests)
+            assert 200 == http.post("/v1/chat/completions", json=CHAT).status_code
+            assert (before[0] + 1, before[1]) == (len(a.requests), len(b.requests))
+
+
 ENCRYPTED = "gAAAAA" + "k" * 100
 CALLED = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}", "status": "completed"}
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": ENCRYPTED}
