@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -18,7 +19,7 @@ from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData
 
-from azure_openai_proxy import http_layer, http_rules, live, origins, settings
+from azure_openai_proxy import entra, http_layer, http_rules, live, origins, settings
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.credentials import MASK
 from azure_openai_proxy.exchange import Exchange
@@ -39,6 +40,7 @@ async def addon() -> AsyncIterator[AzureOpenAIProxy]:
     addon.live = live.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
     with taddons.context(Proxyserver(), ProxyAuth(), UpstreamAuth(), addon):
         addon.configure(set(ctx.options.keys()))
+        addon.started.set()
         yield addon
 
 
@@ -347,7 +349,7 @@ async def test_its_end(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(addon.live, "running", lambda _: None)
     monkeypatch.setattr(addon.stopping, "arm", lambda: None)
     addon.running()
-    await addon.client_connected(connection.Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2)))
+    addon.client_connected(connection.Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2)))
     addon.done()
     assert addon.watcher
     with pytest.raises(asyncio.CancelledError):
@@ -517,3 +519,71 @@ async def test_the_player_of_recordings_is_no_strangers_destination(addon: Azure
     await addon.server_connect(data)
     addon.server_connected(data)
     assert before == vars(data)
+
+
+class Identity:
+    """A credential that gives its token when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.given = asyncio.Event(), asyncio.Event()
+
+    async def get_token(self, _: str) -> object:
+        self.asked.set()
+        await self.given.wait()
+        return SimpleNamespace(token="token", expires_on=time.time() + 3600)
+
+    async def close(self) -> None:
+        pass
+
+
+def with_entra(addon: AzureOpenAIProxy) -> Identity:
+    identity = Identity()
+    addon.live.settings = settings.Settings(
+        backends=(dataclasses.replace(addon.settings.backends[0], entra="cli"),), hosts=addon.settings.hosts
+    )
+    addon.shared.tokens._make = lambda *_: identity
+    return identity
+
+
+async def test_a_request_waits_for_the_end_of_the_start(addon: AzureOpenAIProxy) -> None:
+    """It comes between the opening of the port and the end of the start; then it waits for the first token. Later ones wait for nothing."""
+    identity = with_entra(addon)
+    addon.started.clear()
+    flow = gateways()
+    coming = addon.requestheaders(flow)
+    assert coming
+    waiting = asyncio.ensure_future(coming)
+    await asyncio.sleep(0)
+    assert not identity.asked.is_set()
+
+    addon.started.set()
+    await asyncio.wait_for(identity.asked.wait(), 10)
+    assert not waiting.done()
+    identity.given.set()
+    await asyncio.wait_for(waiting, 10)
+    addon.request(flow)
+    assert ("r.openai.azure.com", None) == (flow.request.host, flow.response)
+    assert addon.requestheaders(gateways()) is None
+    addon.shared.tokens.close()
+
+
+async def test_but_not_for_ever(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a start that does not end, and a token that does not come, the client is told."""
+    monkeypatch.setattr(entra, "PATIENCE", 0)
+    identity = with_entra(addon)
+    addon.started.clear()
+    flow = gateways()
+    coming = addon.requestheaders(flow)
+    assert coming
+    await coming
+    addon.request(flow)
+    assert 503 == status(flow)
+    assert not identity.given.is_set()
+    addon.shared.tokens.close()
+
+
+@pytest.mark.parametrize("path, expected", [("/healthz", 200), ("/readyz", 503)])
+def test_probes_do_not_wait(path: str, expected: int, addon: AzureOpenAIProxy) -> None:
+    """It is alive from the beginning, and ready when the start is over."""
+    addon.started.clear()
+    assert expected == status(ask(addon, gateways("GET", path, b"")))

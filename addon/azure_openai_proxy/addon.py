@@ -7,11 +7,12 @@ A request's life: `requestheaders` tells whether it is ours, `request` turns it 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, http_layer, live, notes, safety, settings, views, ways
+from . import again, entra, http_layer, live, notes, safety, settings, synthesized, views, ways
 from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
@@ -46,6 +47,7 @@ class AzureOpenAIProxy(Exchanges):
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
         self.playback = Playback()
+        self.started = asyncio.Event()
         self.addons = [BackendsCommand(self.shared), Commands(lambda: self.settings)]
 
     # Its life
@@ -74,6 +76,7 @@ class AzureOpenAIProxy(Exchanges):
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
         views.comments(ctx.master, shown=True)  # the console has no list before
+        self.started.set()
 
     def done(self) -> None:
         views.comments(ctx.master, shown=False)
@@ -84,10 +87,9 @@ class AzureOpenAIProxy(Exchanges):
 
     # Connections
 
-    async def client_connected(self, client: connection.Client) -> None:
+    def client_connected(self, client: connection.Client) -> None:
         http_layer.lift_limit(client)
         http_layer.hand_over(client, client, self)
-        await self.shared.tokens.first()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         self.guard.note(nextlayer.context)
@@ -127,7 +129,22 @@ class AzureOpenAIProxy(Exchanges):
             return None
         if not self.is_ours(flow):
             return self.guard.request(flow, self.settings, ctx.options)
+        if self.started.is_set():
+            self.shared.use(self.settings.backends)
+        if (self.shared.tokens.untried or not self.started.is_set()) and not synthesized.is_probe(flow.request.path):
+            return self.start_exchange_later(flow)
+        self.start_exchange(flow)
+        return None
+
+    async def start_exchange_later(self, flow: http.HTTPFlow) -> None:
+        """The ports are open before the start is over: a request that comes between waits, as for the first token, but not for ever."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.started.wait(), entra.PATIENCE)
         self.shared.use(self.settings.backends)
+        await self.shared.tokens.first()
+        self.start_exchange(flow)
+
+    def start_exchange(self, flow: http.HTTPFlow) -> None:
         upstream = ways.upstream(flow, ctx.options)
         origin = flow.request.headers.get("origin")
         settings = again.prepare(flow, self.settings) if flow.is_replay else self.settings
@@ -139,10 +156,9 @@ class AzureOpenAIProxy(Exchanges):
         self.hide(flow, exchange)
         self.seeing.asked(flow)
         if self.refuses_page(flow, exchange):
-            return None
+            return
         if exchange.unchanged:
             flow.response = exchange.hand_over(flow.request)
-        return None
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         exchange = self.exchanges.get(flow)
@@ -184,4 +200,6 @@ class AzureOpenAIProxy(Exchanges):
             self.seeing.talked(flow, exchange)
 
     def _not_ready(self) -> str | None:
+        if not self.started.is_set():
+            return "starting"
         return "stopping" if self.stopping.began else self.shared.unusable()

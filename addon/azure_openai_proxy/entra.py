@@ -26,7 +26,7 @@ AHEAD = 240.0
 RETRY = 5.0
 LOG_EVERY = 60.0
 PATIENCE = 10.0
-"""Seconds that a client's first connection waits for the first token."""
+"""Seconds that a request waits for the end of the start, and for the first token."""
 
 _CLASSES = {
     "default": "DefaultAzureCredential",
@@ -102,6 +102,11 @@ class Tokens:
         for key in keys - set(self._kept):
             self._kept[key] = kept = _Kept()
             kept.task = asyncio.create_task(self._keep(key, kept))
+
+    @property
+    def untried(self) -> bool:
+        """Whether a token has not been asked for yet."""
+        return bool(self._kept) and not all(kept.tried.is_set() for kept in self._kept.values())
 
     async def first(self) -> None:
         """Return when every token has been asked for once, or after a while."""

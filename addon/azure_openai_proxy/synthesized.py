@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .calls import Call
     from .models import Mapper
 
-__all__ = ["add_cors", "answer", "health", "not_found", "preflight", "welcome"]
+__all__ = ["add_cors", "answer", "health", "is_probe", "not_found", "preflight", "welcome"]
 
 _WELCOME = """\
 Azure OpenAI Proxy: OpenAI's API, answered by Azure OpenAI.
@@ -33,9 +33,13 @@ def welcome() -> http.Response:
     return http.Response.make(200, _WELCOME, {"content-type": "text/plain; charset=utf-8"})
 
 
+def is_probe(path: str) -> bool:
+    return path in ("/healthz", "/readyz")
+
+
 def health(path: str, not_ready: Callable[[], str | None]) -> http.Response | None:
     """What those who run the proxy ask: is the process alive, and is it of use now (or why not)? None: that is not the question."""
-    if path not in ("/healthz", "/readyz"):
+    if not is_probe(path):
         return None
     if path == "/readyz" and (reason := not_ready()):
         return http.Response.make(503, f"{reason}\n", _FOR_PROBES)

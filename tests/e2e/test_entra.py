@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,6 +122,50 @@ def test_a_redirect_by_the_identity_service_is_not_followed(tmp_path: Path, conf
         proxy.wait_for_log("No token of Entra ID")
         assert [] == other.asked
         assert identity.asked
+
+
+SLOW_START = """
+import asyncio
+from pathlib import Path
+
+async def running():
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("kind", ["HTTP/1.1", "WebSocket"])
+def test_a_request_before_the_end_of_the_start(kind: str, tmp_path: Path, confdir: Path) -> None:
+    """The port is open and the addon not running yet: the request waits, a probe does not, and the first one is served in the end."""
+    (tmp_path / "slow.py").write_text(SLOW_START)
+    head, expected = {
+        "HTTP/1.1": (b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n" % len(json.dumps(BODY)), b"HTTP/1.1 200 "),
+        "WebSocket": (
+            (
+                b"GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            ),
+            b"HTTP/1.1 101 ",
+        ),
+    }[kind]
+    body = json.dumps(BODY).encode() if kind == "HTTP/1.1" else b""
+    with Simulator(entra_tokens=["token-of-entra-1"]) as azure, Identity("token-of-entra-1") as identity:
+        proxy = start(tmp_path, confdir, azure, identity)
+        proxy.scripts = (tmp_path / "slow.py", *proxy.scripts)
+        proxy.launch()
+        try:
+            proxy.port = int(proxy.wait_for_log(r"listening at \S+:(\d+)")[1])
+            with socket.create_connection(("127.0.0.1", proxy.port), PATIENCE) as client:
+                client.sendall(head + b"Host: localhost\r\nContent-Type: application/json\r\n\r\n" + body)
+                probes = [httpx.get(f"{proxy.url}{path}", trust_env=False, timeout=PATIENCE) for path in ("/healthz", "/readyz")]
+                assert [(200, "ok\n"), (503, "starting\n")] == [(probe.status_code, probe.text) for probe in probes]
+                assert [] == identity.asked
+                (tmp_path / "go").touch()
+                assert client.recv(65536).startswith(expected)
+        finally:
+            assert 0 == proxy.stop()
+        assert ["Bearer token-of-entra-1"] == [request.header("authorization") for request in azure.requests]
+    proxy.check()
 
 
 def test_without_a_token(tmp_path: Path, confdir: Path) -> None:
