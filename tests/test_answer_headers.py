@@ -101,7 +101,7 @@ def test_an_upgrade_keeps_its_own_headers() -> None:
     """And none that would act on the proxy's origin."""
     own = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-accept": "x"}
     headers = Headers([(name.encode(), value.encode()) for name, value in (own | OF_THE_ORIGIN).items()])
-    answer_headers.of_upgrade(headers)
+    answer_headers.drop_origin_headers(headers)
     assert own == dict(headers.items())
 
 

@@ -591,11 +591,12 @@ def test_a_recording_answers_instead_of_azure() -> None:
     one = exchange()
     one.replay = cast("Replay", Recorded())
     assert one.request(asking("POST", "/v1/chat/completions", chat())) is None
-    played, at_once = answering(200, b""), answering(200, b"{}")
+    played, at_once = answering(200, b"", **{"set-cookie": "a=b", "access-control-allow-origin": "*"}), answering(200, b"{}")
     played.raw_content = None
     one.response_head(played)
     one.response_head(at_once)
     assert (None, recorded, True, False) == (one.sent, one.recorded, played.stream, at_once.stream)
+    assert {"content-type", "content-length", "x-request-id", "x-content-type-options"} == set(played.headers)
     one.verify(asking("GET", "/name"))
     with pytest.raises(BadRequest, match="spaces"):
         one.verify(asking("GET", "/name a"))

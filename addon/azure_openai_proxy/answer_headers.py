@@ -11,7 +11,7 @@ from .errors import request_id
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["headers", "of_upgrade"]
+__all__ = ["drop_origin_headers", "headers"]
 
 # Those of RFC 9110, and Proxy-Connection. Not transfer-encoding, nor `connection: close`: mitmproxy acts on them.
 _HOP_BY_HOP = b"connection keep-alive proxy-authenticate proxy-connection te trailer upgrade"
@@ -73,8 +73,8 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
         _rewritten(headers, http1=http1)
 
 
-def of_upgrade(headers: http.Headers) -> None:
-    """Shape the headers of a 101, in place: a browser applies some of them to the proxy's origin too."""
+def drop_origin_headers(headers: http.Headers) -> None:
+    """Drop what a browser would apply to the proxy's origin from headers that are not shaped otherwise: a 101's, a recording's."""
     headers.fields = tuple(field for field in headers.fields if field[0].lower() not in _OF_THE_ORIGIN)
 
 

@@ -280,10 +280,10 @@ class Exchange:
         if self.unchanged:
             response.stream = True
             return
-        if self.asked and response.status_code == 101:
-            answer_headers.of_upgrade(response.headers)
-            if protocol := realtime.answered(self.asked.headers, response.headers):
-                response.headers["sec-websocket-protocol"] = protocol
+        if response.status_code == 101 or self.recorded:
+            answer_headers.drop_origin_headers(response.headers)
+        if self.asked and response.status_code == 101 and (protocol := realtime.answered(self.asked.headers, response.headers)):
+            response.headers["sec-websocket-protocol"] = protocol
         elif self.asked and response.is_http11 and "close" in self.asked.headers.get("connection", "").lower():
             response.headers["connection"] = "close"  # said to us; mitmproxy looks for it in the request, which is Azure's now
         if self.sent and response.status_code != 101:
