@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from mitmproxy import http
 
 from azure_openai_proxy import calls, repair
@@ -243,6 +245,43 @@ def test_what_a_client_wrote_is_no_sentence_of_azures(message: str, body: dict[s
         assert [] == repair.find(400, content, case(EVERYTHING | body, dated=dated))
 
 
+# How Azure and what stands in front of it quote a client's text: the parts of these sentences that are theirs name no parameter.
+QUOTING = (
+    "Invalid value: '{}'. Supported values are: 'auto', 'default', 'flex', and 'priority'.",
+    "'{}' is not one of ['auto', 'default'] - 'service_tier'",
+    "'{}' is not of type 'boolean' - 'stream'",
+    "The model '{}' does not exist.",
+    "The chat operation does not work with the specified model, {}. Please choose different model and try again.",
+    "Invalid type for 'user': expected a string, but got {}.",
+    "{} is not a valid JSON Schema.",
+    "Unknown parameter: 'x.{}'.",
+    "Unsupported value: 'x' does not support '{}' with this model.",
+    "Unrecognized request argument supplied: x{}",
+    "Validation error at #/x{}: Extra inputs are not permitted",
+    "Additional properties are not allowed ('x{}' was unexpected)",
+)
+_PIECES = st.sampled_from(
+    [
+        "Unrecognized request arguments supplied: store, temperature",
+        "Unknown parameter: 'store'.",
+        "Unsupported parameter: 'temperature' is not supported with this model.",
+        "Validation error at #/store: Extra inputs are not permitted",
+        "Additional properties are not allowed ('store', 'user' were unexpected)",
+        "store is not supported on this model",
+        "store", "temperature", "user", "stream_options.include_usage", "messages[0].role", "'", '"', ",", ", ", ".", "'.", " ", "\n", "x",
+        "#/", ": ", "Did you mean 'user'?", "is not one of ['x'] - 'messages.0.role'", "with this model.",
+    ]
+)  # fmt: skip
+
+
+@given(st.sampled_from(QUOTING), st.lists(_PIECES, max_size=6).map("".join), st.booleans())
+@example(QUOTING[4], "x. API version not supported", True)
+def test_whatever_a_client_wrote_and_however_it_is_quoted(quoting: str, text: str, dated: bool) -> None:
+    """Nothing is changed but what the request really has by the name that Azure refuses, and what is remembered is not the text's."""
+    content = json.dumps({"error": {"message": quoting.format(text)}}).encode()
+    assert [] == [change for change in repair.find(400, content, case(EVERYTHING, dated=dated)) if repair.lasts(change)]
+
+
 def test_the_parameter_that_azure_names_beside_the_sentence() -> None:
     """One that is another than the sentence's: then the sentence is somebody's text."""
     for param, changes in (("user", [Drop("user")]), ("service_tier", []), (None, [Drop("user")]), (7, [Drop("user")])):
@@ -354,6 +393,7 @@ def test_what_is_learned() -> None:
     learned.add(Key("a", "d"), [Drop("user"), Drop("store")])
     learned.add(Key("a", "e"), [Drop("seed")])
     learned.add(Key("a", "x"), [])
+    assert 2 == len(learned)
     assert ((Drop("user"), Drop("store")), ()) == (learned.get(Key("a", "d")), learned.get(Key("a", "d", scope=b"other")))
     learned.add(Key("a", "f"), [Drop("seed")])
     assert [Key("a", "d"), Key("a", "f")] == list(learned.all())

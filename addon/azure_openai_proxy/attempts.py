@@ -132,10 +132,11 @@ class Attempts:
     def _ask(self, backend: Backend) -> repair.Route:
         if backend is not self.backend:
             self._changes = []  # what one backend wants another may refuse
-        known = self.shared.learned.get(self._learned(backend)) if self.settings.repair else ()
+        known = self.shared.learned.get(self._learned(backend)) if self.shared.learned and self.settings.repair else ()
         changes = [*known, *(change for change in self._changes if change not in known)]
         self.backend = backend
-        self.ticket = self.shared.pool.begin(backend, self._entry(backend), scope=self._key_scope(backend))
+        scope = self._key_scope(backend) if len(self.settings.backends) > 1 else b""  # with one there is no choice to make
+        self.ticket = self.shared.pool.begin(backend, self._entry(backend), scope=scope)
         self.route = repair.route(self.asked, backend, changes)
         self.tried.append(Attempt(backend.name, repaired=tuple(map(str, self.route.applied))))
         return self.route

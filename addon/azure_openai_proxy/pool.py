@@ -31,6 +31,7 @@ MOST_LIMITS = 256
 """Deployments remembered for each backend, in each table; clients may ask for any name."""
 _NO_LIMIT = Limit()
 _WELL = Health()
+_UNFIT = ("cooling", "probing")
 _SHARE = 0.3  # of the newest time to first byte in the running mean
 
 
@@ -63,6 +64,12 @@ class _Known:
 
     def trouble(self, deployment: str) -> Health:
         return self.failing.get(deployment, _WELL)
+
+    def fit(self, deployment: str, now: float) -> bool:
+        """Whether neither the backend nor the deployment has just failed."""
+        if self.health.state(now) in _UNFIT:
+            return False
+        return not self.failing or self.trouble(deployment).state(now) not in _UNFIT
 
     def is_absent(self, deployment: str, now: float) -> bool:
         return now < self.absent.get(deployment, now)
@@ -160,12 +167,12 @@ class Pool:
             known = self._of(backend)
             name = deployment(backend)
             limit = known.limit(known.key(name, scope))
-            states = known.health.state(now), known.trouble(name).state(now)
+            fit = known.fit(name, now)
             if limit.refuses(now, tokens):
                 limited = True
                 continue
-            well = 2 if "cooling" in states or "probing" in states else BEST if limit.covers(tokens, now) else 1
-            rank = ABSENT if known.is_absent(name, now) else well
+            well = 2 if not fit else BEST if limit.covers(tokens, now) else 1
+            rank = ABSENT if known.absent and known.is_absent(name, now) else well
             first_byte = known.first_byte if now - known.heard < STALE else None
             ranks.setdefault(rank, []).append(Candidate(backend, known.in_flight, first_byte))
         return ranks, limited

@@ -600,6 +600,9 @@ class Learned:
         self._most = most
         self._known: OrderedDict[Key, tuple[Change, ...]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def get(self, key: Key) -> tuple[Change, ...]:
         known = self._known.get(key)
         if known is None:
