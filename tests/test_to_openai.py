@@ -121,7 +121,7 @@ def test_each_event_goes_out_when_it_is_whole() -> None:
         ('{"choices":[{"index":0,"delta":null,"finish_reason":null}]}', ""),
         # null where OpenAI has a value
         (NULL_DELTA, NULL_DELTA.replace("null", "{}")),
-        (NULL_DELTA.replace(":", ": "), NULL_DELTA.replace("null", "{}")),
+        (NULL_DELTA.replace(":", " :  "), NULL_DELTA.replace("null", "{}")),
         (
             '{"choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":null,"finish_reason":"stop"}]}',
             '{"choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":{},"finish_reason":"stop"}]}',
@@ -607,7 +607,7 @@ def test_any_json_is_survived(value: Any) -> None:
         ('{"data":[{"url":"u","content_filter_results":{}}, 1]}', '{"data":[{"url":"u"},1]}'),
         ('{"id":"\\ud83d","latency_checkpoint":{}}', '{"id":"\\ud83d"}'),
         ('{"choices":null,"object":"chat.completion"}', '{"choices":[],"object":"chat.completion"}'),
-        ('{"choices": null}', '{"choices":[]}'),
+        ('{"choices" :\n\tnull}', '{"choices":[]}'),
         ('{"choices":[{"index":0,"message":null}]}', f'{{"choices":[{{"index":0,"message":{MESSAGE}}}]}}'),
         (
             '{"choices":[{"index":0,"finish_reason":"content_filter","content_filter_results":{}},7]}',
