@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import ssl
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, ResponseReceived, StreamReset
 
 from azure_simulator import Simulator, refusals
 from azure_simulator.answers import Answer
@@ -229,6 +233,55 @@ def test_a_host_header_is_not_the_destination(sending: bytes, mode: str, other: 
     assert sent(("127.0.0.1", through.port), sending).startswith(b"HTTP/1.1 403 ")
 
     assert ([], []) == (other.asked, through.connections)
+
+
+def http2_status(port: int, fields: list[tuple[str, str]]) -> bytes:
+    """`:status` of the answer to this HTTP/2 request head, by TLS to the proxy's own port; empty if the stream or connection is ended."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    h2 = H2Connection(H2Configuration(validate_outbound_headers=False))
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as raw, context.wrap_socket(raw, server_hostname="localhost") as tls:
+        h2.initiate_connection()
+        h2.send_headers(1, fields)
+        tls.sendall(h2.data_to_send())
+        while received := tls.recv(65536):
+            for event in h2.receive_data(received):
+                if isinstance(event, ResponseReceived):
+                    return dict(event.headers)[b":status"]
+                if isinstance(event, StreamReset | ConnectionTerminated):
+                    return b""
+            tls.sendall(h2.data_to_send())
+    return b""
+
+
+TARGET = [(":scheme", "http"), (":path", "/")]
+
+
+@pytest.mark.parametrize("mode", ["upstream", "regular"])
+@pytest.mark.parametrize("header", ["mitm.it", "api.openai.com"])
+@pytest.mark.parametrize("more", [[], TARGET], ids=["as the standard has it", "with a path"])
+def test_nor_in_http2(more: list[tuple[str, str]], header: str, mode: str, other: OtherProxy, proxy: Proxies) -> None:
+    """The same for a CONNECT in HTTP/2, whose destination is its :authority."""
+    name = f"upstream:http://127.0.0.1:{other.port}" if mode == "upstream" else mode
+    through = proxy("--mode", name, azure_openai_relay="off")
+
+    status = http2_status(through.port, [(":method", "CONNECT"), *more, (":authority", "169.254.169.254:22"), ("host", header)])
+
+    assert status in (b"403", b"400", b"")
+    assert ([], []) == (other.asked, through.connections)
+
+
+@remote
+@pytest.mark.parametrize("host", ["metadata.google.invalid", "127.0.0.1.", "0127.0.0.1", "134744072"])
+def test_a_name_that_cannot_be_judged_is_refused_by_socks(host: str, proxy: Proxies) -> None:
+    """No connection is tried."""
+    through = everywhere(proxy, "socks5")
+
+    answer = Curl(["--proxy", f"socks5h://{ADDRESS}:{through.port}"])("http://name.invalid:8000/", "--connect-to", f"::{host}:")
+
+    assert answer.status in (0, 403)
+    assert [] == through.connections
 
 
 def test_an_api_host_on_another_port_is_no_tunnel(other: OtherProxy, proxy: Proxies) -> None:
