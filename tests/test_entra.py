@@ -28,6 +28,16 @@ def backend(apiversion: str = "v1", host: str = "r.openai.azure.com", scope: str
         (backend("2024-10-21"), Key("cli", "", "https://cognitiveservices.azure.com/.default")),
         (backend("v1", scope="mine"), Key("cli", "", "mine")),
         (backend("v1", "r.openai.azure.us"), Key("cli", "login.microsoftonline.us", "https://cognitiveservices.azure.us/.default")),
+        (backend("2024-10-21", "r.openai.azure.cn"), Key("cli", "login.chinacloudapi.cn", "https://cognitiveservices.azure.cn/.default")),
+        (
+            backend("v1", "usgovvirginia.api.cognitive.microsoft.us"),
+            Key("cli", "login.microsoftonline.us", "https://cognitiveservices.azure.us/.default"),
+        ),
+        (
+            backend("v1", "front.example", "https://cognitiveservices.azure.us/.default"),
+            Key("cli", "login.microsoftonline.us", "https://cognitiveservices.azure.us/.default"),
+        ),
+        (backend("v1", "front.company.us"), Key("cli", "", "https://ai.azure.com/.default")),
     ],
 )
 def test_scope_and_authority(of: Backend, key: Key) -> None:

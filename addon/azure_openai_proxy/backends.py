@@ -24,12 +24,32 @@ __all__ = ["Backend", "Base", "parse_apiversion", "parse_base", "parse_endpoint"
 EXAMPLE = "https://RESOURCE.openai.azure.com"
 # Azure's own hosts have no prefix: whatever path is pasted behind one of them is an operation, or a Foundry project.
 AZURE_HOSTS = (
-    ".openai.azure.com",
-    ".openai.azure.us",
-    ".openai.azure.cn",
-    ".cognitiveservices.azure.com",
-    ".services.ai.azure.com",
-    ".api.cognitive.microsoft.com",
+    *(f".{service}.azure.{cloud}" for service in ("openai", "cognitiveservices", "services.ai") for cloud in ("com", "us", "cn")),
+    *(f".api.cognitive.{cloud}" for cloud in ("microsoft.com", "microsoft.us", "azure.us", "azure.cn")),
+)
+# What follows `/openai/` in the path of an operation of the dated API, which people paste from a portal's sample.
+_OPERATIONS = frozenset(
+    [
+        "assistants",
+        "audio",
+        "batches",
+        "chat",
+        "completions",
+        "deployments",
+        "embeddings",
+        "evals",
+        "files",
+        "fine_tuning",
+        "images",
+        "models",
+        "realtime",
+        "realtimeapi",
+        "responses",
+        "threads",
+        "uploads",
+        "v1",
+        "vector_stores",
+    ]
 )
 PORTS = {"http": 80, "https": 443}
 
@@ -92,9 +112,10 @@ def parse_endpoint(text: str) -> tuple[Base, str | None]:
     base, query = parse_base(text)
     prefix, version = base.prefix, next((value for name, value in query if name.lower() == "api-version"), None)
     lowered = prefix.lower() + "/"
-    v1 = lowered.rfind("/openai/v1/")
-    cut = max(v1, lowered.rfind("/openai/deployments/"))
-    if v1 >= 0 and version != "preview":
+    parts = lowered.split("/")
+    below = [at for at, part in enumerate(parts[:-1]) if part == "openai" and parts[at + 1] in _OPERATIONS]
+    cut = len("/".join(parts[: below[0]])) if below else -1
+    if below and parts[below[-1] + 1] == "v1" and version != "preview":
         version = "v1"  # the path says so; a dated version beside it is one that Azure would refuse
     if base.host.endswith(AZURE_HOSTS):
         prefix = ""
@@ -113,6 +134,7 @@ def parse_base(text: str) -> tuple[Base, list[tuple[str, str]]]:
         raise SettingsError(f"a fragment (#...) means nothing to a server: write it without, as in {EXAMPLE}")
     named = _SCHEME.match(text)
     scheme = named[1].lower() if named else "https"
+    scheme = {"wss": "https", "ws": "http"}.get(scheme, scheme)  # as in the samples for realtime
     if scheme not in PORTS:
         raise SettingsError(f"{scheme}:// is not spoken here: the address begins with https:// or http://, as in {EXAMPLE}")
     url = _URL.fullmatch(text[named.end() :] if named else text.removeprefix("//"))

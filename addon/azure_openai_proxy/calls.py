@@ -13,7 +13,7 @@ from . import bodies, endpoints, multipart, realtime, request_syntax
 from .errors import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .endpoints import Endpoint
     from .large_bodies import LargeBody
@@ -55,6 +55,8 @@ def recognise(
     if fault := request_syntax.path_fault(path):
         raise BadRequest(fault)
     native, parts, deployment = _place(endpoints.segments(path))
+    if len(parts) > 2 and parts[0] == "models" and method != "POST":
+        parts = ("models", "%2F".join(parts[1:]))  # ORG/NAME, which some clients do not encode
     endpoint = endpoints.find(method, parts)
     if not parts or not _in_api(endpoint, native, endpoints.segments(path)):
         return None
@@ -102,21 +104,43 @@ def row(method: str, path: str) -> Endpoint:
 
 def _in_api(endpoint: Endpoint, native: str, parts: tuple[str, ...]) -> bool:
     """Whether a path that the table does not have is below a base URL of the API."""
-    return endpoint is not endpoints.RULE or bool(native) or parts[0] == "v1"
+    return endpoint is not endpoints.RULE or bool(native) or parts[0] == "v1" or parts[:2] == ("api", "v1")
 
 
 def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[str, ...], str]:
-    """Which API the client speaks, the operation's segments, and the deployment it named in Azure's own way."""
-    match parts:
-        case ("openai", "v1", *rest):
-            return "v1", tuple(rest), ""
-        case ("openai", "deployments", deployment, *rest) if rest:
-            return "dated", tuple(rest), deployment
-        case ("openai", *rest):
-            return "dated", tuple(rest), ""
-        case ("v1", *rest):
-            return "", tuple(rest), ""
-    return "", parts, ""
+    """Which API the client speaks, the operation's segments, and the deployment it named in Azure's own way.
+
+    A base URL with a prefix that the client adds once more (`/v1/v1`), or with an operation in it, means the one at its end.
+    """
+    native: Literal["", "v1", "dated"] = ""
+    deployment = ""
+    while parts:
+        match parts:
+            case ("openai", "v1", *rest):
+                native = "v1"
+            case ("openai", "deployments", name, *rest) if rest:
+                native, deployment = "dated", name
+            case ("openai", "openai", *more):
+                rest = ["openai", *more]
+            case ("openai", *rest):
+                native = "dated"
+            case ("v1", *rest) | ("api", "v1", *rest):
+                pass
+            case ("chat", "completions", *rest) | (("completions" | "responses" | "embeddings"), *rest) if _is_base(rest):
+                pass
+            case _:
+                break
+        parts = tuple(rest)
+    return native, parts, deployment
+
+
+# The first segments of what follows a base URL that has an operation in it. An id never looks like one.
+_FIRST = frozenset({"v1", "openai", "chat", "completions", "responses", "embeddings", "models", "images", "audio", "files", "moderations"})
+
+
+def _is_base(rest: Sequence[str]) -> bool:
+    """Whether another operation follows: `/chat/completions/models` was asked for by a client whose base URL has too much."""
+    return bool(rest) and rest[0] in _FIRST
 
 
 def _named(

@@ -37,6 +37,15 @@ _CLASSES = {
 }
 
 
+# How a host ends in the clouds of US Government and China, their authorities, and the domain of their scopes.
+_AUTHORITIES = {
+    ".azure.us": "login.microsoftonline.us",
+    ".microsoft.us": "login.microsoftonline.us",
+    ".azure.cn": "login.chinacloudapi.cn",
+}
+_CLOUDS = {".azure.us": ".azure.us", ".microsoft.us": ".azure.us", ".azure.cn": ".azure.cn"}
+
+
 class Credential(Protocol):
     async def get_token(self, scope: str) -> Any:
         """With `token` and `expires_on`, in seconds since 1970."""
@@ -54,10 +63,13 @@ class Key(NamedTuple):
 
     @classmethod
     def of(cls, backend: Backend) -> Key:
-        government = backend.base.host.endswith(".us")
-        api = "ai" if backend.apiversion in ("v1", "preview") and not government else "cognitiveservices"
-        scope = backend.scope or f"https://{api}.azure.{'us' if government else 'com'}/.default"
-        return cls(backend.entra, "login.microsoftonline.us" if government else "", scope)
+        # Azure's own host tells the cloud; behind a front the configured scope does
+        named = (backend.base.host, backend.scope.removeprefix("https://").partition("/")[0])
+        ending = next((ending for ending in _AUTHORITIES if any(name.endswith(ending) for name in named)), "")
+        if ending:
+            return cls(backend.entra, _AUTHORITIES[ending], backend.scope or f"https://cognitiveservices{_CLOUDS[ending]}/.default")
+        api = "ai" if backend.apiversion in ("v1", "preview") else "cognitiveservices"
+        return cls(backend.entra, "", backend.scope or f"https://{api}.azure.com/.default")
 
 
 def credential(kind: str, authority: str) -> Credential:

@@ -81,7 +81,10 @@ def error_body(
     if error["code"] == "model_not_found":
         error["message"] = _no_such_model(error["message"], asked, deployment, models)
     elif status == 404 and error["message"].rstrip(".").lower() == "resource not found":
-        error["message"] = "Azure has no such path, or not in this api-version: check the endpoint and the api-version the proxy was given."
+        error["message"] = (
+            "Azure has no such path, or not in this api-version: check the client's base URL, which ends in /v1, "
+            "and the endpoint and the api-version the proxy was given."
+        )
         error["code"] = "unknown_url"
     error["message"] = mask(error["message"], secrets)  # once more, for what a client may have put into the model's name
     shaped = errors.body(**error)
