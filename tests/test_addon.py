@@ -97,6 +97,22 @@ def test_a_request_of_somebody_elses_passes(addon: AzureOpenAIProxy) -> None:
     assert flow.request.headers["authorization"] == "Bearer client"
 
 
+def test_a_host_with_control_characters_is_refused(addon: AzureOpenAIProxy) -> None:
+    """Of a SOCKS5 request: its name is printed with the flow."""
+    flow = somebody_elses()
+    flow.request.host = "x\n\x1bforged"
+    assert addon.requestheaders(flow) is None
+    assert (r"x\n\x1bforged", 400) == (flow.request.host, status(flow))
+
+
+def test_why_a_websocket_was_closed_is_shown(addon: AzureOpenAIProxy) -> None:
+    """In one line, without control characters."""
+    flow = ask(addon, gateways("GET", "/v1/realtime?model=gpt-realtime", b"", upgrade="websocket"))
+    flow.websocket = WebSocketData(close_reason="bye \x1b[2J\n")
+    addon.websocket_end(flow)
+    assert r"bye \x1b[2J\n" == flow.websocket.close_reason
+
+
 def test_a_replayed_request_passes(addon: AzureOpenAIProxy) -> None:
     """It is Azure's already."""
     flow = gateways()

@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, entra, http_layer, live, notes, safety, settings, synthesized, views, ways
+from . import (
+    again,
+    entra,
+    errors,
+    http_layer,
+    live,
+    log_records,
+    notes,
+    quoting,
+    safety,
+    settings,
+    synthesized,
+    views,
+    ways,
+)
 from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
@@ -53,6 +67,7 @@ class AzureOpenAIProxy(Exchanges):
     # Its life
 
     def load(self, loader: Loader) -> None:
+        log_records.install()
         self.live.load(loader)
         views.register(ctx.options)
         views.comments(ctx.master, shown=True)  # mitmweb's page may be opened before all runs
@@ -84,6 +99,7 @@ class AzureOpenAIProxy(Exchanges):
         self.shared.tokens.close()
         if self.watcher:
             self.watcher.cancel()
+        log_records.remove()
 
     # Connections
 
@@ -128,6 +144,10 @@ class AzureOpenAIProxy(Exchanges):
             notes.repack(flow)
             return None
         if not self.is_ours(flow):
+            if not flow.request.host.isprintable():  # a SOCKS5 name: the dumper would print its line breaks
+                flow.request.host = quoting.line(flow.request.host)
+                flow.response = errors.response(errors.BadRequest("The host's name has control characters."))
+                return None
             return self.guard.request(flow, self.settings, ctx.options)
         if self.started.is_set():
             self.shared.use(self.settings.backends)
@@ -197,6 +217,8 @@ class AzureOpenAIProxy(Exchanges):
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         if exchange := self.exchanges.get(flow):
+            if flow.websocket and flow.websocket.close_reason:  # the dumper prints it as it is
+                flow.websocket.close_reason = quoting.line(flow.websocket.close_reason)
             self.seeing.talked(flow, exchange)
 
     def _not_ready(self) -> str | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import command
 
+from . import quoting
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,7 +27,7 @@ class BackendsCommand:
     @command.command("azure.backends")
     def backends(self) -> Sequence[str]:
         """Each backend: its state, requests in flight, what is left of a cool-down, and what was learned to change for its deployments."""
-        return [line for view in self._shared.pool.views() for line in self._lines(view)]
+        return [quoting.line(line) for view in self._shared.pool.views() for line in self._lines(view)]
 
     def _lines(self, view: View) -> Iterator[str]:
         backend = view.backend

@@ -65,7 +65,7 @@ class Commands:
     def models(self) -> Sequence[str]:
         """The models that are configured, and the deployments that answer for them."""
         mapper = self._settings().mapper
-        return [f"{model} → {mapper.deployment(model)}" for model in mapper.names()]
+        return [quoting.line(f"{model} → {mapper.deployment(model)}") for model in mapper.names()]
 
     @command.command("azure.resend")
     def resend(self, flows: Sequence[flow.Flow], deployment: str) -> str:
@@ -79,7 +79,7 @@ class Commands:
             task = asyncio.create_task(self._again(one, copy))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        return f"Asking {deployment} ({len(copies)})."
+        return quoting.line(f"Asking {deployment} ({len(copies)}).")
 
     async def _again(self, one: http.HTTPFlow, copy: http.HTTPFlow) -> None:
         await ReplayHandler(copy, ctx.options).replay()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import urwid  # type: ignore[import-untyped]
 from mitmproxy.tools.console import flowlist
 
+from . import quoting
+
 if TYPE_CHECKING:
     from mitmproxy.flow import Flow
     from mitmproxy.master import Master
@@ -27,7 +29,7 @@ class Row(flowlist.FlowItem):
         row: urwid.Widget = super().get_text()  # type: ignore[no-untyped-call]
         if not self.flow.comment:
             return row
-        return urwid.Pile([row, urwid.Padding(urwid.Text(("text", self.flow.comment), wrap="ellipsis"), left=_INDENT)])
+        return urwid.Pile([row, urwid.Padding(urwid.Text(("text", quoting.line(self.flow.comment)), wrap="ellipsis"), left=_INDENT)])
 
 
 class Walker(flowlist.FlowListWalker):

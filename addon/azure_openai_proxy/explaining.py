@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from . import answers, decompress, notes, readable
+from . import answers, decompress, notes, quoting, readable
 from .notes import PREFIX
 
 if TYPE_CHECKING:
@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["compare", "explain"]
 
 _WIDTH = 9
+_SEVERAL_LINES = frozenset({"changed", "compared"})
 _UNTOLD = frozenset({"host", "content-length", "connection", "accept-encoding", "transfer-encoding"})
 
 
 def explain(flow: http.HTTPFlow) -> str:
     """Every decision, one a line: operation, mapping, backend, version, what changed on either way."""
     if not notes.is_ours(flow):
-        return f"{flow.request.method} {flow.request.pretty_url}: not an OpenAI call, it passed untouched"
-    lines = [f"{flow.metadata[PREFIX + 'operation']}"]
-    lines += (f"  {name:<{_WIDTH}}{text}" for name, text in _told(flow, notes.seen(flow)) if text)
+        return quoting.line(f"{flow.request.method} {flow.request.pretty_url}: not an OpenAI call, it passed untouched")
+    lines = [quoting.line(f"{flow.metadata[PREFIX + 'operation']}")]
+    lines += (
+        f"  {name:<{_WIDTH}}{quoting.terminal(text) if name in _SEVERAL_LINES else quoting.line(text)}"
+        for name, text in _told(flow, notes.seen(flow))
+        if text
+    )
     return "\n".join(lines)
 
 
@@ -99,7 +104,7 @@ def compare(one: http.HTTPFlow, other: http.HTTPFlow) -> str:
     said = [_answer(flow).splitlines() for flow in (one, other)]
     words = [" ".join(lines).partition("── end")[0].split() for lines in said]
     same = difflib.SequenceMatcher(None, words[0], words[1], autojunk=False).ratio()
-    lines = [f"{one.comment}", f"{other.comment}", f"the words are {same:.0%} the same"]
+    lines = [quoting.line(one.comment), quoting.line(other.comment), f"the words are {same:.0%} the same"]
     return "\n".join([*lines, *list(difflib.unified_diff(said[0], said[1], lineterm="", n=1))[2:]])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import readable
+from . import quoting, readable
 from .answers import Chunk
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def comment(facts: Facts) -> str:
         f"{facts.total:.2f} s" if not facts.stream and facts.total is not None else None,
         *facts.changed,
     ]
-    return " · ".join(part for part in parts if part)
+    return quoting.line(" · ".join(part for part in parts if part))
 
 
 def metadata(facts: Facts) -> dict[str, Any]:
@@ -240,4 +240,4 @@ def seen(flow: Flow) -> Seen:
 def message(first: str, headers: Iterable[tuple[str, str]], body: bytes) -> str:
     """A request or an answer as text."""
     head = "\n".join([*filter(None, [first]), *(f"{name}: {value}" for name, value in headers)])
-    return f"{head}\n\n{body.decode('utf-8', 'replace')}"
+    return readable.clean(f"{head}\n\n{body.decode('utf-8', 'replace')}")

@@ -11,9 +11,9 @@ import shlex
 
 __all__ = ["is_safe", "is_token", "line", "python", "shell", "shell_with_variable", "terminal"]
 
-# Control characters (C0 but for tab and newline, DEL, C1), characters that reorder or break lines, and lone surrogates, which no
-# output can encode.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters (C0 but for tab and newline, DEL, C1), characters that break lines or reorder what stands on them, and lone
+# surrogates, which no output can encode. The marks that languages written from right to left need stay, and so does what joins emoji.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_LINE = re.compile(_UNSAFE.pattern.replace("[", "[\t\n", 1))
 _SHELL_PLAIN = re.compile(r"[A-Za-z0-9 :/._-]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110

@@ -6,6 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from . import quoting
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -41,8 +43,8 @@ def _lines(sections: Iterable[Section]) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-    """`text` as something that can be written anywhere: half an emoji cannot."""
-    return text.encode("utf-8", "replace").decode()
+    """`text` as something that can be written anywhere: half an emoji cannot, and a terminal would act on control characters."""
+    return quoting.terminal(text.encode("utf-8", "replace").decode().replace("\r\n", "\n"))
 
 
 def load(body: bytes) -> Any:
