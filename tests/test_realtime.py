@@ -7,7 +7,7 @@ import json
 import pytest
 from mitmproxy.http import Headers
 
-from azure_openai_proxy import realtime
+from azure_openai_proxy import endpoints, realtime
 
 KEY = "openai-insecure-api-key.sk-1"
 
@@ -75,6 +75,22 @@ def test_a_model_goes_out_as_a_deployment_and_comes_back() -> None:
     )
     assert b'{"response":{"model": "rt"}}' == talk.back(b'{"response":{"model": "gpt-realtime"}}')
     assert b'{"session":{"model":"gpt-realtime-2025"}}' == talk.back(b'{"session":{"model":"gpt-realtime-2025"}}')
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"type":"session.update","session":{"audio":{"input":{"transcription":{"model":"%s"}}}}}',
+        '{"type":"session.update","session":{"input_audio_transcription":{"model":"%s"},"model":"other"}}',
+        '{"type":"transcription_session.update","session":{"input_audio_transcription":{"model":"%s"}}}',
+        '{"type":"response.create","response":{"model":"%s"}}',
+    ],
+)
+def test_every_place_of_a_model_in_a_frame_is_mapped(frame: str) -> None:
+    """The model that transcribes has a deployment as well: in the frames of GA and of the previews, out and back."""
+    talk = realtime.Frames(endpoints.find("WS", ("realtime",)).models, lambda model: {"rt": "gpt-realtime"}.get(model, model))
+    assert (frame % "gpt-realtime").encode() == talk.out((frame % "rt").encode())
+    assert (frame % "rt").encode() == talk.back((frame % "gpt-realtime").encode())
 
 
 def test_a_name_in_the_query_comes_back_in_frames() -> None:

@@ -71,6 +71,8 @@ def test_no_form_has_no_rewriter() -> None:
         ('{"type":"realtime","model":"gpt","instructions":"é"}', '{"type":"realtime","model":"prod","instructions":"é"}'),
         ('{"model":', '{"model":'),
         ('{"model":"other"}', '{"model":"other"}'),
+        ('{"audio":{"input":{"transcription":{"model":"gpt"}}}}', '{"audio":{"input":{"transcription":{"model":"prod"}}}}'),
+        ('{"input_audio_transcription":{"model":"gpt"},"model":"gpt"}', '{"input_audio_transcription":{"model":"prod"},"model":"prod"}'),
     ],
 )
 def test_a_call_s_session_names_its_model_in_json(session: str, renamed: str) -> None:

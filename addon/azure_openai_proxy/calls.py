@@ -169,8 +169,10 @@ def _in_body(call: Call, headers: Mapping[str, str], body: bytes, large: LargeBo
     if needed and model is None:
         raise BadRequest("you must provide a model parameter", param="model")  # OpenAI's own sentence: clients look for it
     if model is None and call.endpoint.models != ("model",):
-        spans = large.strings(*call.endpoint.models) if large else bodies.json_strings(body, call.endpoint.models)
-        model = next((span.text for span in spans), None)
+        for place in call.endpoint.models:  # the session's own model decides, not the one that transcribes
+            spans = large.strings(place) if large else bodies.json_strings(body, (place,))
+            if model := next((span.text for span in spans), None):
+                break
     return replace(call, model=model, stream=members.get("stream") is True)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["ENDPOINTS", "NEWEST_GA", "NEWEST_PREVIEW", "RETIRED", "RULE", "Endpoint", "Form", "find", "segments", "values"]
+__all__ = ["ENDPOINTS", "IN_SESSION", "NEWEST_GA", "NEWEST_PREVIEW", "RETIRED", "RULE", "Endpoint", "Form", "find", "segments", "values"]
 
 NEWEST_GA = "2024-10-21"
 NEWEST_PREVIEW = "2025-04-01-preview"  # the dated API ends here
@@ -23,7 +23,10 @@ _SAME = "{path}"
 _DEPLOYED = "/deployments/{deployment}{path}"
 _RUN = "/evals/{eval_id}/runs/{run_id}"
 _HEARD = "/realtimeapi/transcription_sessions"
-_HEARING = ("input_audio_transcription.model",)
+# A session names the model that transcribes what is said to it, too: where GA has it, and where the previews had it.
+_HEARING = ("audio.input.transcription.model", "input_audio_transcription.model")
+IN_SESSION = tuple(f"session.{place}" for place in ("model", *_HEARING))
+"""Where models are named in the session of a frame, or of a body with a session in it."""
 
 
 class Form(NamedTuple):
@@ -125,7 +128,9 @@ ENDPOINTS = (
     # Fine-tuning starts from a base model, which is no deployment.
     *_rows("* /fine_tuning/jobs/**", dated=_SAME, **_TUNING, models=()),
     *_rows("POST /fine_tuning/jobs/{job_id}/pause", "POST /fine_tuning/jobs/{job_id}/resume", dated=_SAME, preview="2025-04-01"),
-    *_rows("POST /fine_tuning/alpha/graders/run", "POST /fine_tuning/alpha/graders/validate", models=("grader.model",)),
+    *_rows(
+        "POST /fine_tuning/alpha/graders/run", "POST /fine_tuning/alpha/graders/validate", models=("grader.model", "grader.graders.model")
+    ),
     *_rows("* /evals/**", dated=_SAME, preview="2025-04-01", models=("testing_criteria.*.model", "data_source.model")),
     *_rows("POST /evals/{eval_id}/runs/{run_id}/cancel", v1=_RUN, dated=_RUN, preview="2025-04-01"),
     # Assistants: of the dated previews only, and retired.
@@ -133,19 +138,18 @@ ENDPOINTS = (
     *_rows("* /threads/**", dated=_SAME, preview="2024-02-15", answer="typed"),
     # Realtime. A session names its model in the query, in its configuration, or in the first frame.
     *_rows("WS /responses", models=("model", "response.model"), model_in="frames"),
-    *_rows("WS /realtime", models=("session.model", "response.model"), model_in="query", unversioned=True, beta="/realtime"),
-    *_rows("WS /realtime/translations", models=("session.model",), model_in="query", unversioned=True),
+    *_rows("WS /realtime", models=(*IN_SESSION, "response.model"), model_in="query", unversioned=True, beta="/realtime"),
+    *_rows("WS /realtime/translations", models=IN_SESSION, model_in="query", unversioned=True),
     *_rows("* /realtime/**", unversioned=True),
-    *_rows("POST /realtime/calls", models=("session.model",), model_in="form", unversioned=True),
-    *_rows("POST /realtime/client_secrets", "POST /realtime/translations/client_secrets", models=("session.model",), **_SECRET),
-    *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", **_SECRET),
+    *_rows("POST /realtime/calls", models=IN_SESSION, model_in="form", unversioned=True),
+    *_rows("POST /realtime/calls/{call_id}/accept", models=("model", *_HEARING), unversioned=True),
+    *_rows("POST /realtime/client_secrets", "POST /realtime/translations/client_secrets", models=IN_SESSION, **_SECRET),
+    *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", models=("model", *_HEARING), **_SECRET),
     *_rows("POST /realtime/transcription_sessions", dated=_HEARD, preview="2025-04-01", models=_HEARING, **_SECRET),
     *_rows(f"POST {_HEARD}", models=_HEARING, answer="secret"),  # as Azure's own clients ask
-    *_rows("POST /realtimeapi/sessions", answer="secret"),
-    *_rows(
-        "WS /live/sessions", "WS /live/sessions/{id}/attach", "WS /live/sessions/{id}/fork", models=("session.model",), model_in="frames"
-    ),
-    *_rows("POST /live/sessions", "POST /live/sessions/{id}/accept", models=("session.model",)),
+    *_rows("POST /realtimeapi/sessions", models=("model", *_HEARING), answer="secret"),
+    *_rows("WS /live/sessions", "WS /live/sessions/{id}/attach", "WS /live/sessions/{id}/fork", models=IN_SESSION, model_in="frames"),
+    *_rows("POST /live/sessions", "POST /live/sessions/{id}/accept", models=IN_SESSION),
     *_rows("GET /live/sessions/{id}/content", answer="binary"),
     # Elsewhere at Azure.
     *_rows("* /webhook_endpoints/**", v1="/dashboard{path}"),

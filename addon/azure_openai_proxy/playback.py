@@ -18,6 +18,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Message, Request, TextMessage
 
 from . import notes, realtime, recordings
+from .endpoints import IN_SESSION
 from .recordings import Recordings
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ __all__ = ["Playback", "Player", "Replay"]
 logger = logging.getLogger(__name__)
 
 _NAME = "x-azure-openai-recording"
-_MODELS = ("model", "session.model", "response.model")  # the client's names here, deployments there
+_MODELS = ("model", *IN_SESSION, "response.model")  # the client's names here, deployments there
 
 
 class Replay:

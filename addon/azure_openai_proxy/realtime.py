@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from . import bodies
+from .endpoints import IN_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,7 +50,7 @@ def answered(client: Mapping[str, str], azure: Mapping[str, str]) -> str | None:
 class Frames:
     """The models in one connection's frames: the client's names out as deployments, and the deployments back as those names."""
 
-    _BACK = ("session.model", "response.model")
+    _BACK = (*IN_SESSION, "response.model")
     MOST, LONGEST = 32, 256
     """Names that a connection remembers, and characters of each."""
 

@@ -38,21 +38,25 @@ class _Model:
 
     def __init__(self, deployment: Callable[[str], str], places: Iterable[str]) -> None:
         self._deployment = deployment
-        self._places = {name: inside for name, _, inside in (place.partition(".") for place in places)}
+        self._places: dict[str, list[str]] = {}
+        for name, _, inside in (place.partition(".") for place in places):
+            self._places.setdefault(name, []).append(inside)
 
     def __call__(self, part: Part) -> Edit | None:
         inside = self._places.pop(part.name, None)
         if inside is None:
             return None
-        return Field(lambda text: _in_json(text, inside, self._deployment), limit=JSON_FIELD) if inside else Field(self._deployment)
+        if inside == [""]:
+            return Field(self._deployment)
+        return Field(lambda text: _in_json(text, inside, self._deployment), limit=JSON_FIELD)
 
 
-def _in_json(text: str, place: str, deployment: Callable[[str], str]) -> str:
+def _in_json(text: str, places: Iterable[str], deployment: Callable[[str], str]) -> str:
     try:
         json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return bodies.rename(text.encode(), (place,), deployment).decode()
+    return bodies.rename(text.encode(), places, deployment).decode()
 
 
 class _BatchFile:

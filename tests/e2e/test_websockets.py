@@ -6,6 +6,7 @@ import json
 import ssl
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import openai
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -67,6 +68,21 @@ def test_openai_s_realtime_client_has_a_session(way: str, azure: Simulator, prox
     assert ("session.updated", "rt", "Be brief.") == (updated.type, updated.session.model, updated.session.instructions)
     assert "gpt-realtime" == json.loads(asked.frames[0])["session"]["model"]
     assert ["response.created", "response.output_text.delta", "response.output_text.delta", "response.done"] == events
+
+
+def test_the_model_that_transcribes_is_mapped(azure: Simulator, proxy: Proxies) -> None:
+    """In a session's update, beside the session's own model; a body that makes a session names it as well."""
+    through = proxy(azure_openai_model_mapper=f"{MAPPER},gpt-4o-transcribe=stt")
+    session = {"type": "realtime", "audio": {"input": {"transcription": {"model": "gpt-4o-transcribe"}}}}
+    with dial("ws", through, "/v1/realtime?model=rt", additional_headers=bearer(azure)) as ws:
+        heard(ws)
+        ws.send(json.dumps({"type": "session.update", "session": session}))
+        heard(ws)
+    frame = json.loads(azure.requests[0].frames[0])
+    assert "stt" == frame["session"]["audio"]["input"]["transcription"]["model"]
+    httpx.post(f"{through.url}/v1/realtime/client_secrets", json={"session": session | {"model": "rt"}}, headers=bearer(azure))
+    made = azure.requests[1].json["session"]
+    assert ("gpt-realtime", "stt") == (made["model"], made["audio"]["input"]["transcription"]["model"])
 
 
 @pytest.mark.parametrize("way", WAYS)
