@@ -294,6 +294,14 @@ def test_a_stream_that_breaks_off_ends_with_an_error_of_its_kind(path: str, star
     assert addon.last_event(failure, somebody_elses()) is None
 
 
+def test_a_connection_that_ended_is_closed(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where mitmproxy forgets to."""
+    seen: list[object] = []
+    monkeypatch.setattr("azure_openai_proxy.connections.close_left", lambda *both: seen.append(both))
+    addon.server_disconnected(cast("server_hooks.ServerConnectionHookData", SimpleNamespace(client="c", server="s")))
+    assert [("c", "s")] == seen
+
+
 def test_a_failed_connection_is_not_remembered(addon: AzureOpenAIProxy) -> None:
     """mitmproxy would give its error to every later request of the client."""
     server = SimpleNamespace(error="refused")

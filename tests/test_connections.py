@@ -41,6 +41,20 @@ def test_cut(handler: Any) -> None:
     handler.transports[other].writer.close.assert_not_called()
 
 
+def test_close_left(handler: Any) -> None:
+    """A socket that mitmproxy still has is closed and forgotten; one that it closed, or of another client, is no matter."""
+    client, server, opening = cast("Client", SimpleNamespace(id="id")), Server(address=("a", 1)), Server(address=("b", 1))
+    writer = Mock()
+    handler.transports = {server: SimpleNamespace(writer=writer), opening: SimpleNamespace(writer=None)}
+
+    for connection in (server, server, opening):
+        connections.close_left(client, connection)
+    connections.close_left(cast("Client", SimpleNamespace(id="another")), server)
+
+    writer.close.assert_called_once_with()
+    assert {} == handler.transports
+
+
 @pytest.mark.parametrize("sizes, unsent", [([], False), ([0], False), ([0, 5], True), ([None], False)])
 def test_unsent(handler: Any, sizes: list[int | None], unsent: bool) -> None:
     """Bytes in any buffer count; what has no buffer does not."""

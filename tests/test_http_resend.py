@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import socket
@@ -15,7 +16,7 @@ import pytest
 from mitmproxy import http
 from mitmproxy.proxy import commands, events
 
-from azure_openai_proxy import http_layer, http_resend
+from azure_openai_proxy import connections, http_layer, http_resend
 from azure_openai_proxy.http_layer import Failure, Timeouts
 from azure_openai_proxy.peek import Peek
 from support import PATIENCE
@@ -53,6 +54,9 @@ class Again(Rules):
         if data.server.address and str(data.server.address[1]) == self.held:
             self.connecting.set()
             await asyncio.to_thread(self.let.wait, PATIENCE)
+
+    def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        connections.close_left(data.client, data.server)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         super().requestheaders(flow)
@@ -278,6 +282,26 @@ def test_the_head_of_a_silent_stream_goes(before: bytes, proxy: Proxy, servers: 
             wait_for(multiplexed, h2.events.ResponseReceived, stream)
             let.set()
             wait_for(multiplexed, h2.events.StreamEnded, stream)
+
+
+def test_upstream_hears_that_a_client_with_several_streams_left(proxy: Proxy, servers: Servers) -> None:
+    """Each connection is closed, not left to the garbage collector."""
+    ended = threading.Semaphore(0)
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(SSE + chunk(EVENT))
+        connection.settimeout(PATIENCE)
+        assert b"" == connection.recv(1)
+        ended.release()
+
+    gc.disable()
+    try:
+        with H2(proxy) as client:
+            for _ in range(3):
+                wait_for(client, h2.events.DataReceived, client.open(servers.path(serve)))
+        assert all(ended.acquire(timeout=PATIENCE) for _ in range(3))
+    finally:
+        gc.enable()
 
 
 def returned(doing: Iterator[object]) -> object:

@@ -14,6 +14,7 @@ from mitmproxy import ctx, http
 
 from . import (
     again,
+    connections,
     entra,
     errors,
     http_layer,
@@ -133,6 +134,9 @@ class AzureOpenAIProxy(Exchanges):
         http_layer.hand_over(data.client, data.server, self)
         if not self.playback.plays_at(data.server.address):
             self.guard.connected(data, self.settings)
+
+    def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        connections.close_left(data.client, data.server)
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = None  # mitmproxy would give the same error to every later request of this client

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mitmproxy.connection import Client, Connection
     from mitmproxy.proxy.server import ConnectionHandler
 
-__all__ = ["closing", "cut", "handler", "unsent"]
+__all__ = ["close_left", "closing", "cut", "handler", "unsent"]
 
 
 def handler(client: Client) -> ConnectionHandler | None:
@@ -26,6 +26,14 @@ def handler(client: Client) -> ConnectionHandler | None:
 def cut(client: Client, connection: Connection) -> None:
     """Close this connection of that client's at once; what is written to it from now on goes nowhere."""
     ctx.master.addons.get("proxyserver").connections[client.id].transports[connection].writer.close()
+
+
+def close_left(client: Client, connection: Connection) -> None:
+    """Close a socket that mitmproxy left open: its task is cancelled twice when a client leaves that had several upstream connections."""
+    found = handler(client)
+    left = found.transports.pop(connection, None) if found else None
+    if left and left.writer:
+        left.writer.close()
 
 
 def closing() -> bool:

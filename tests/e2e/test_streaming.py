@@ -127,6 +127,21 @@ def test_azure_hears_that_the_client_left(azure: Simulator, proxy: Proxies) -> N
     assert "client left" == received.outcome
 
 
+def test_azure_hears_that_a_client_with_several_streams_left(azure: Simulator, proxy: Proxies) -> None:
+    """A client that closes its HTTP/2 connection in the middle of three streams frees Azure from writing the rest of each."""
+    gate = Gate(before=3)
+    azure.faults.always(gate)
+
+    with client("h2", proxy(), azure.key) as http:
+        for _ in range(3):
+            request = http.build_request("POST", "/v1/chat/completions", json=CHAT)
+            next(data(http.send(request, stream=True).iter_lines()))
+
+    for received in azure.requests:
+        assert received.done.wait(PATIENCE)
+    assert ["client left"] * 3 == [received.outcome for received in azure.requests]
+
+
 @pytest.mark.parametrize("upstream", ["http", "https"])
 @pytest.mark.parametrize("way", WAYS)
 def test_half_an_answer_says_so(way: str, upstream: str, azure: Simulator, proxy: Proxies) -> None:
