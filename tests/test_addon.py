@@ -17,7 +17,8 @@ from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.connection import Server
 from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import taddons, tflow
-from mitmproxy.websocket import WebSocketData
+from mitmproxy.websocket import WebSocketData, WebSocketMessage
+from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy import entra, http_layer, http_rules, live, origins, settings
 from azure_openai_proxy.addon import AzureOpenAIProxy
@@ -314,9 +315,9 @@ def test_a_failed_connection_is_not_remembered(addon: AzureOpenAIProxy) -> None:
 def test_a_frame_is_changed_on_its_way(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it is of a WebSocket of ours."""
     seen: list[object] = []
-    monkeypatch.setattr(Exchange, "frame", lambda _, messages, __: seen.append(messages))
+    monkeypatch.setattr(Exchange, "frame", lambda _, messages, *__: seen.append(messages))
     ours, other = ask(addon, gateways("GET", "/v1/realtime?model=m", b"", upgrade="websocket")), ask(addon, somebody_elses())
-    ours.websocket = other.websocket = WebSocketData()
+    ours.websocket = other.websocket = WebSocketData(messages=[WebSocketMessage(Opcode.TEXT, True, b"{}")])
     addon.websocket_message(ours)
     addon.websocket_message(other)
     assert [ours.websocket.messages] == seen

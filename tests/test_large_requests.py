@@ -1,9 +1,10 @@
-"""A large body is treated as a small one is: what was found in it by slices stands for what a parser would find."""
+"""A large body, request or answer, is treated as a small one is: what was found in it by slices stands for what a parser would find."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy import http
 from mitmproxy.test import tflow
+from mitmproxy.websocket import WebSocketMessage
+from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import calls, endpoints, json_scan, large_bodies, live, moderations, repair, to_azure
+from azure_openai_proxy import calls, endpoints, json_scan, large_bodies, live, moderations, realtime, repair, to_azure
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.bodies import BOM
@@ -20,6 +23,7 @@ from azure_openai_proxy.credentials import Credential
 from azure_openai_proxy.errors import BadRequest
 from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.json_scan import LARGE, SLICE, Turns
+from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.repair import Change, Drop, Rename, Role
 from azure_openai_proxy.settings import Settings
 from azure_openai_proxy.to_azure import Asked, Query
@@ -215,3 +219,115 @@ async def test_a_large_request_that_cannot_be_read_does_not_leave(
     assert flow.response
     assert 500 == flow.response.status_code
     assert "A request could not be translated" in caplog.text
+
+
+# Answers
+
+FILTER = {"hate": {"filtered": False, "severity": "safe"}}
+CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "é" * 200}}
+ANSWERS = [
+    {"data": [{"b64_json": IMAGE, "content_filter_results": FILTER}, 7], "prompt_filter_results": [], "created": 1},
+    {"choices": [CHOICE | {"content_filter_results": FILTER}], "model": "gpt-35-turbo-16k", "text": IMAGE},
+    {"choices": [{"index": 0, "finish_reason": "content_filter", "message": None}], "text": IMAGE, "content_filters": []},
+    {"choices": None, "text": IMAGE},
+    {"text": IMAGE, "note": "_filter"},
+    {"data": [IMAGE], "next": "https://r.openai.azure.com/openai/v1/files?after=1", "nextLink": "/openai/v1/x"},
+    {"data": [IMAGE], "content_filters": [], "next_link": "https:\\/\\/r.openai.azure.com\\/openai\\/v1\\/files"},
+    {"note": "/openai/v1", "data": IMAGE},
+    [IMAGE, "_filter", "/openai/"],
+]
+
+
+def exchange_of(path: str = "/v1/chat/completions") -> Exchange:
+    base = Base("https", "r.openai.azure.com", 443)
+    asked = Exchange(Settings(backends=(Backend(name="a", base=base, apiversion="v1"),)), None)
+    asked.request(asking(b'{"model":"m"}', path))
+    return asked
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("normalize", [True, False])
+async def test_the_same_answer(answer: object, normalize: bool) -> None:
+    """Without what Azure added, and with the proxy's addresses."""
+    content = json.dumps(answer, ensure_ascii=False).replace("\\\\/", "\\/").encode()
+    asked = exchange_of()
+    asked.settings = replace(asked.settings, normalize=normalize)
+    shaped = []
+    scan = asked.answer_to_scan(http.Response.make(200, content), content)
+    for large in (None, await large_bodies.read(Turns(), content, *(scan[1] if scan else ()))):
+        response = http.Response.make(200, content, {"content-type": "application/json"})
+        asked.response_body(response, content, large)
+        shaped.append(response.content or b"")
+    assert json.loads(shaped[0]) == json.loads(shaped[1])
+    assert scan or shaped[0] == content
+
+
+async def test_which_answers_are_read_first() -> None:
+    """Large ones that may have to be changed, of Azure's, and no errors."""
+    content = b'{"_filter":"%b"}' % IMAGE.encode()
+    asked = exchange_of()
+    assert asked.answer_to_scan(http.Response.make(200), content) == (content, ("next", "next_link", "nextLink"))
+    for response, body in ((200, None), (200, b"_filter"), (400, content), (200, content.replace(b"_", b"-"))):
+        assert None is asked.answer_to_scan(http.Response.make(response), body)
+    assert None is Exchange(Settings(), None).answer_to_scan(http.Response.make(200), content)
+
+
+async def test_a_large_answer_is_shaped_after_others_had_their_turn() -> None:
+    """Its hook is to be awaited."""
+    addon, flow = AzureOpenAIProxy(), tflow.tflow(req=asking(b'{"model":"m"}'), resp=True)
+    addon.exchanges[flow] = exchange_of()
+    content = json.dumps(ANSWERS[0]).encode()
+    flow.response = http.Response.make(200, content, {"content-type": "application/json"})
+    waiting = addon.response(flow)
+    assert waiting
+    assert content == flow.response.content
+    await waiting
+    assert {"data": [{"b64_json": IMAGE}, 7], "created": 1} == flow.response.json()
+
+
+# Frames
+
+FRAMES = [
+    (True, {"session": {"model": "m"}, "text": "é" + IMAGE}),
+    (True, {"type": "x", "audio": IMAGE}),
+    (False, {"type": "response.done", "response": {"model": "d", "content_filters": []}, "text": "é" + IMAGE}),
+    (False, {"type": "error", "error": {"code": "429", "message": "slow down"}, "text": "😀" + IMAGE}),
+    (False, {"type": "x", "text": "error", "audio": "é" + IMAGE}),
+    (False, {"type": "response.error", "response": {"error": {"message": None}}, "audio": IMAGE}),
+]
+
+
+@pytest.mark.parametrize("from_client, frame", FRAMES)
+@pytest.mark.parametrize("normalize", [True, False])
+async def test_the_same_frame(from_client: bool, frame: object, normalize: bool) -> None:
+    """The models renamed in both directions, an error in OpenAI's shape, and ASCII if it has changed."""
+    content = json.dumps(frame, ensure_ascii=False).encode()
+    changed = []
+    for in_slices in (False, True):
+        asked = Exchange(Settings(backends=(BACKEND,), mapper=Mapper.parse("m=d"), normalize=normalize), None)
+        request = asking(b"", "/v1/realtime?model=m")
+        request.method = "GET"
+        request.headers["upgrade"] = "websocket"
+        asked.request(request)
+        addon, flow = AzureOpenAIProxy(), tflow.twebsocketflow()
+        assert flow.websocket
+        flow.websocket.messages = [WebSocketMessage(Opcode.TEXT, from_client, content)]
+        addon.exchanges[flow] = asked
+        assert asked.frame_to_scan(flow.websocket.messages[0])
+        if in_slices:
+            await addon.websocket_message(flow)  # type: ignore[misc]
+        else:
+            asked.frame(flow.websocket.messages, 0)
+        changed.append(flow.websocket.messages[-1].content)
+    assert json.loads(changed[0]) == json.loads(changed[1])
+    assert [one == content or one.isascii() for one in changed] == [True, True]
+    assert (changed[0] == content) == (changed[1] == content)
+
+
+@given(st.text(min_size=1), st.integers(min_value=1, max_value=9))
+def test_ascii_in_pieces(text: str, size: int) -> None:
+    """Wherever a character is cut."""
+    document = json.dumps([text], ensure_ascii=False).encode(errors="replace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(realtime, "PIECE", size)
+        assert realtime.in_ascii(document) == b"".join(realtime.pieces_in_ascii(document))

@@ -650,7 +650,9 @@ def test_json_body_that_passes(body: bytes) -> None:
 
 def test_one_door() -> None:
     """Whoever has an answer in hand needs this module only."""
-    assert {"Stream", "error_body", "frame", "headers", "json_body", "mask"} == set(to_openai.__all__)
+    assert {"Stream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"} == set(
+        to_openai.__all__
+    )
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -200,19 +200,22 @@ class AzureOpenAIProxy(Exchanges):
             exchange.response_head(flow.response)
             self.seeing.streams(flow, flow.response)
 
-    def response(self, flow: http.HTTPFlow) -> None:
+    def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if (exchange := self.exchanges.get(flow)) and flow.response:
             whole = not flow.response.stream and flow.response.raw_content is not None
             azures = exchange.content(flow.response) if whole else None
             exchange.mask_trailers(flow.response)
-            exchange.response_body(flow.response, azures)
-            if flow.request.method == "HEAD" and not flow.response.stream:
-                flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer
-            self.finish(flow, exchange, azures)
+            if scan := exchange.answer_to_scan(flow.response, azures):
+                return self.answer_large(flow, exchange, *scan)
+            self.answer_whole(flow, exchange, azures)
+        return None
 
-    def websocket_message(self, flow: http.HTTPFlow) -> None:
+    def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if (exchange := self.exchanges.get(flow)) and flow.websocket:
-            exchange.frame(flow.websocket.messages, self.seeing.shelf.limit if self.seeing.shelf else 0)
+            if scan := exchange.frame_to_scan(flow.websocket.messages[-1]):
+                return self.frame_large(flow, exchange, *scan)
+            self.frame(flow, exchange)
+        return None
 
     def error(self, flow: http.HTTPFlow) -> None:
         if exchange := self.exchanges.get(flow):

@@ -355,8 +355,15 @@ class Exchange:
         stream = self.stream or to_openai.Stream(normalize=False, encoding=None)
         return stream.failure({"message": error.message, "type": error.type, "param": error.param, "code": error.code})
 
-    def response_body(self, response: http.Response, content: bytes | None = None) -> None:
-        """Shape a body that was read whole. `content`: it without its content-encoding."""
+    def answer_to_scan(self, response: http.Response, content: bytes | None) -> tuple[bytes, tuple[str, ...]] | None:
+        """The body of an answer that is to be read in slices before `response_body` is called, and what is to be looked for in it."""
+        if content is None or len(content) <= LARGE or not self.sent or response.status_code >= 400:
+            return None
+        shaped = self.settings.normalize and to_openai.suspect(content)
+        return (content, links.MEMBERS) if shaped or links.suspect(content) else None
+
+    def response_body(self, response: http.Response, content: bytes | None = None, large: LargeBody | None = None) -> None:
+        """Shape a body that was read whole. `content`: it without its content-encoding; `large`: what was found in it."""
         if not self.sent or response.stream or response.status_code == 101:
             return
         assert self.call
@@ -376,25 +383,44 @@ class Exchange:
         else:
             assert self.attempts, "what was sent was an attempt"
             self.attempts.created(content)
-            shaped = to_openai.json_body(content) if self.settings.normalize else content
-            shaped = links.in_body(shaped, self.sent.base, self.here, native=self._native)
+            if large:
+                large = to_openai.large_json_body(large) if self.settings.normalize else large
+                shaped = large.content
+            else:
+                shaped = to_openai.json_body(content) if self.settings.normalize else content
+            shaped = links.in_body(shaped, self.sent.base, self.here, native=self._native, large=large)
         if shaped is not content:
             response.content = shaped
 
-    def frame(self, messages: list[WebSocketMessage], keep: int) -> None:
-        """Change the last of `messages`, which is about to be sent, in place, and drop the oldest beyond `keep` bytes."""
+    def frame_to_scan(self, message: WebSocketMessage) -> tuple[bytes, tuple[str, ...]] | None:
+        """A frame that is to be read in slices before `frame` is called, and what is to be looked for in it."""
+        content = message.content
+        if len(content) <= LARGE or not self.frames or not message.is_text:
+            return None
+        return content, self.frames.places if message.from_client else self.frames.BACK
+
+    def frame(self, messages: list[WebSocketMessage], keep: int, large: LargeBody | None = None) -> None:
+        """Change the last of `messages`, which is about to be sent, in place, and drop the oldest beyond `keep` bytes.
+
+        `large` is what was found in a large one; that is not yet in ASCII.
+        """
         message = messages[-1]
         if self.frames and message.is_text:
             frame = message.content
             if message.from_client:
-                frame = self.frames.out(frame)
+                frame = self.frames.out(frame, large)
             else:
                 if self.attempts and self.attempts.makes_items:
                     self.attempts.item(frame)
-                frame = self.frames.back(to_openai.frame(frame, self.secrets) if self.settings.normalize else frame)
+                if large:
+                    large = to_openai.large_frame(large, self.secrets) if self.settings.normalize else large
+                    frame = large.content
+                elif self.settings.normalize:
+                    frame = to_openai.frame(frame, self.secrets)
+                frame = self.frames.back(frame, large)
             if frame is not message.content:
                 # mitmproxy cuts a frame that has changed into pieces, and with it a character of several bytes.
-                message.content = realtime.in_ascii(frame)
+                message.content = frame if large else realtime.in_ascii(frame)
         self.talked += len(message.content) + MESSAGE
         while self.talked > keep and len(messages) > 1:
             self.talked -= len(messages.pop(0).content) + MESSAGE

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from . import again, errors, http_layer, large_bodies, origins, redact, request_syntax, synthesized, ways
+from . import again, errors, http_layer, large_bodies, origins, realtime, redact, request_syntax, synthesized, ways
 from .attempts import ATTEMPTS
 from .json_scan import Turns
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mitmproxy import http
 
     from .exchange import Exchange
+    from .large_bodies import LargeBody
     from .live import Live
     from .peek import Peek
     from .seeing import Seeing
@@ -91,6 +92,29 @@ class Exchanges:
             flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
         else:
             self.translate(flow, exchange)
+
+    def answer_whole(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None, large: LargeBody | None = None) -> None:
+        """An answer is there that was read whole, or one that streamed is over. `azures`: its body without its content-encoding."""
+        assert flow.response
+        exchange.response_body(flow.response, azures, large)
+        if flow.request.method == "HEAD" and not flow.response.stream:
+            flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer
+        self.finish(flow, exchange, azures)
+
+    async def answer_large(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes, places: tuple[str, ...]) -> None:
+        self.answer_whole(flow, exchange, azures, await large_bodies.read(self.turns, azures, *places))
+
+    def frame(self, flow: http.HTTPFlow, exchange: Exchange, large: LargeBody | None = None) -> None:
+        """A message of a WebSocket is about to be sent."""
+        assert flow.websocket
+        exchange.frame(flow.websocket.messages, self.seeing.shelf.limit if self.seeing.shelf else 0, large)
+
+    async def frame_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
+        assert flow.websocket
+        message = flow.websocket.messages[-1]
+        self.frame(flow, exchange, await large_bodies.read(self.turns, content, *places))
+        if message.content is not content:
+            message.content = b"".join([piece async for piece in self.turns.share(realtime.pieces_in_ascii(message.content))])
 
     def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
         exchange.finish()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .bodies import BOM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
 __all__ = ["DEEPEST", "LARGE", "MOST", "SLICE", "STEPS", "InvalidError", "Member", "Outline", "Scanner", "Turns", "outline"]
 
@@ -417,6 +417,13 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
+
+    async def share[Piece](self, work: Iterable[Piece]) -> AsyncIterator[Piece]:
+        """What `work` gives, each after everybody else had a turn."""
+        for piece in work:
+            async with self._lock:
+                await asyncio.sleep(0)
+            yield piece
 
     async def outline(self, content: bytes, places: Iterable[str] = (), *, every: bool = False) -> Outline:
         """Raises InvalidError."""

@@ -29,6 +29,8 @@ LONG = 128
 """Bytes of a string from which on it is replaced."""
 LONG_MEMBER = 4096
 """Bytes of a member of the root from which on it is replaced whole."""
+SHORT = 2 * LARGE
+"""Bytes of a short document."""
 MOST_STRINGS = 20_000
 """Strings that are looked at: 10 to 20 milliseconds."""
 MOST_ESCAPED = 8 << 20
@@ -140,7 +142,7 @@ def _shortened(body: LargeBody) -> ShortBody | None:
     strings = _long_strings(body.content)
     members = None if body.outline.partial else _long_members(body.outline)
     for places in (strings, members):
-        if places is not None and len(body.content) - sum(end - start for start, end in places) <= LARGE:
+        if places is not None and len(body.content) - sum(end - start for start, end in places) <= SHORT:
             return _with_placeholders(body.content, places)
     return None
 

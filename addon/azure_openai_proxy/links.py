@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from mitmproxy import http
 
     from .backends import Base
+    from .large_bodies import LargeBody
 
-__all__ = ["in_body", "in_headers", "ours"]
+__all__ = ["MEMBERS", "in_body", "in_headers", "ours"]
 
 _HEADERS = ("location", "operation-location", "azure-asyncoperation", "content-location")
-_MEMBERS = ("next", "next_link", "nextLink")
+MEMBERS = ("next", "next_link", "nextLink")
 
 
 def ours(url: str, base: Base, here: str, *, native: bool) -> str:
@@ -46,10 +47,19 @@ def in_headers(headers: http.Headers, base: Base, *, native: bool) -> None:
             headers[name] = ours(headers[name], base, "", native=native)
 
 
-def in_body(content: bytes, base: Base, here: str, *, native: bool) -> bytes:
-    """The next page's address in a JSON answer; `content` itself where there is none."""
-    if b"/openai/" not in content and b"\\/openai\\/" not in content:
+def in_body(content: bytes, base: Base, here: str, *, native: bool, large: LargeBody | None = None) -> bytes:
+    """The next page's address in a JSON answer; `content` itself where there is none. `large`: what was found in it at `MEMBERS`."""
+    if not suspect(content):
         return content
-    if not content.lstrip().startswith(b"{"):
-        return content
-    return bodies.rename(content, _MEMBERS, lambda url: ours(url, base, here, native=native))
+
+    def new(url: str) -> str:
+        return ours(url, base, here, native=native)
+
+    if large:
+        return bodies.renamed(content, large.strings(*MEMBERS), new)
+    return bodies.rename(content, MEMBERS, new) if content.lstrip().startswith(b"{") else content
+
+
+def suspect(content: bytes) -> bool:
+    """Whether an answer may have an address of Azure's API in it."""
+    return b"/openai/" in content or b"\\/openai\\/" in content

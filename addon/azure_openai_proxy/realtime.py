@@ -5,6 +5,7 @@ A browser cannot set a header on an upgrade, so OpenAI's clients put the key amo
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ from . import bodies
 from .endpoints import IN_SESSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from .large_bodies import LargeBody
 
 __all__ = ["Frames", "answered", "in_ascii", "key", "offered", "speaks_beta"]
 
@@ -50,12 +53,12 @@ def answered(client: Mapping[str, str], azure: Mapping[str, str]) -> str | None:
 class Frames:
     """The models in one connection's frames: the client's names out as deployments, and the deployments back as those names."""
 
-    _BACK = (*IN_SESSION, "response.model")
+    BACK = (*IN_SESSION, "response.model")
     MOST, LONGEST = 32, 256
     """Names that a connection remembers, and characters of each."""
 
     def __init__(self, places: Iterable[str], deployment: Callable[[str], str]) -> None:
-        self._places = tuple(places)
+        self.places = tuple(places)
         self._deployment = deployment
         self._names: dict[str, str] = {}  # deployment → what the client called it last, if that is another name
 
@@ -69,18 +72,20 @@ class Frames:
                 del self._names[next(iter(self._names))]
         return deployment
 
-    def out(self, frame: bytes) -> bytes:
-        """A client's frame for Azure."""
-        return _renamed(frame, self._places, self.asked)
+    def out(self, frame: bytes, large: LargeBody | None = None) -> bytes:
+        """A client's frame for Azure. `large`: what was found in a large one at `places`, or at `BACK`."""
+        return _renamed(frame, self.places, self.asked, large)
 
-    def back(self, frame: bytes) -> bytes:
+    def back(self, frame: bytes, large: LargeBody | None = None) -> bytes:
         """Azure's frame for the client. The name of a model that was not asked for stays: it says what answered."""
         if not self._names:
             return frame
-        return _renamed(frame, self._BACK, lambda deployment: self._names.get(deployment, deployment))
+        return _renamed(frame, self.BACK, lambda deployment: self._names.get(deployment, deployment), large)
 
 
-def _renamed(frame: bytes, places: Iterable[str], new: Callable[[str], str]) -> bytes:
+def _renamed(frame: bytes, places: tuple[str, ...], new: Callable[[str], str], large: LargeBody | None) -> bytes:
+    if large:
+        return bodies.renamed(frame, large.strings(*places), new)
     if b'"model"' not in frame:  # audio: most frames by far
         return frame
     try:
@@ -90,7 +95,15 @@ def _renamed(frame: bytes, places: Iterable[str], new: Callable[[str], str]) -> 
     return bodies.rename(frame, places, new)
 
 
+PIECE = 64 * 1024
 _WIDE = re.compile(r"[^\x00-\x7f]+")
+
+
+def pieces_in_ascii(document: bytes) -> Iterator[bytes]:
+    """The same of a large document, a piece at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(document), PIECE):
+        yield in_ascii(decoder.decode(document[start : start + PIECE]).encode())
 
 
 def in_ascii(document: bytes) -> bytes:

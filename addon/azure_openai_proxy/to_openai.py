@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import cut, decompress, sse
 from .answer_headers import headers
 from .error_shapes import error_body, in_event, mask, shape
+from .json_scan import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Stream", "error_body", "frame", "headers", "json_body", "mask"]
+    from .large_bodies import LargeBody
+
+__all__ = ["Stream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"]
 
 # Members Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. Deeper down only
 # strings of the user's and the model's could look like them. `obfuscation` stays: OpenAI sends it too.
@@ -288,30 +291,57 @@ def _pruned(item: Any) -> Any:
 
 def json_body(body: bytes) -> bytes:
     """A whole JSON answer without what Azure added; `body` itself when that is nothing, or when it cannot be read."""
-    if not any(trace in body for trace in _TRACES) and not _NO_MESSAGE.search(body):
-        return body
-    value = _object(body)
-    if value is None:
-        return body
+    return (_clean(_object(body)) if suspect(body) else None) or body
+
+
+def large_json_body(body: LargeBody) -> LargeBody:
+    """The same of a large one."""
+    clean = _clean(body.parse()) if suspect(body.content) else None
+    return body.changed(clean) if clean else body
+
+
+def suspect(body: bytes) -> bool:
+    """Whether the bytes of a whole answer give a reason to parse it."""
+    if any(trace in body for trace in _TRACES):
+        return True
+    # To search tens of megabytes by a regular expression takes longer than to parse what is short of them.
+    return b"null" in body and (len(body) > LARGE or bool(_NO_MESSAGE.search(body)))
+
+
+def _clean(value: dict[str, Any] | None) -> bytes | None:
+    """An answer without what Azure added; None when that is nothing, or when it cannot be written."""
+    if not value:
+        return None
     clean = _with_messages(_without_azures(value))
     try:
-        return body if clean is value else _json(clean)
+        return None if clean is value else _json(clean)
     except (ValueError, RecursionError):
-        return body
+        return None
 
 
 def frame(text: bytes, secrets: Sequence[str] = ()) -> bytes:
     """A text frame of a WebSocket without what Azure added, an error in it as OpenAI writes it; `text` itself if it stays."""
     if b'"error"' not in text:
         return json_body(text)
-    value = _object(text)
+    return _clean_frame(_object(text), secrets) or text
+
+
+def large_frame(text: LargeBody, secrets: Sequence[str] = ()) -> LargeBody:
+    """The same of a large one."""
+    if b'"error"' not in text.content:
+        return large_json_body(text)
+    clean = _clean_frame(text.parse() or None, secrets)
+    return text.changed(clean) if clean else text
+
+
+def _clean_frame(value: dict[str, Any] | None, secrets: Sequence[str]) -> bytes | None:
     status = value.get("status") if value else None
     failed = in_event(value, named=False, typed=True, secrets=secrets, status=status if isinstance(status, int) else None)
     changed = _without_azures(failed or value or {})
     try:
-        return text if not changed or changed == value else _json(changed)
+        return None if not changed or changed == value else _json(changed)
     except (ValueError, RecursionError):
-        return text
+        return None
 
 
 def _with_messages(answer: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from support import PATIENCE, SCRIPT, Mitmdump, only_http2
 
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from azure_simulator import Simulator
+    from azure_simulator.answers import Answer
+    from azure_simulator.calls import Call
     from conftest import Proxies
 
 TEXT = {"type": "text", "text": "what is this?"}
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(bytes(3 << 20)).decode()}}
+PIXELS = "data:image/png;base64," + base64.b64encode(bytes(3 << 20)).decode()
+IMAGE = {"type": "image_url", "image_url": {"url": PIXELS}}
 MESSAGES = [{"role": "user", "content": [TEXT, IMAGE]}]
 HERE = """
 import logging
@@ -133,3 +138,37 @@ def test_a_large_body_that_cannot_be_served(path: str, body: bytes, status: int,
         answer = http.post(path, content=body, headers={"content-type": "application/json"})
         assert (status, "invalid_request_error") == (answer.status_code, answer.json()["error"]["type"])
     assert [] == azure.requests
+
+
+def large_answer(answer: Answer, _: Call) -> Answer:
+    """An image of many megabytes, with what Azure's filter found."""
+    found = {"content_filter_results": {"hate": {"filtered": False, "severity": "safe"}}}
+    data = {"created": 1, "data": [found | {"b64_json": PIXELS}], "note": "\u00e9"}
+    return replace(answer, parts=(json.dumps(data).encode(),))
+
+
+@pytest.mark.parametrize("way", ["http", "h2"])
+def test_a_large_answer_is_shaped(way: str, azure: Simulator, proxy: Proxies) -> None:
+    """Without what Azure added; the image passes."""
+    azure.faults.next(large_answer)
+    with client(way, proxy(azure_openai_apiversion="v1"), azure) as http:
+        answer = http.post("/v1/images/generations", json={"model": "gpt-image-1", "prompt": "a cat"})
+    assert {"created": 1, "data": [{"b64_json": PIXELS}], "note": "\u00e9"} == answer.json()
+
+
+def test_a_large_frame_names_the_deployment(azure: Simulator, proxy: Proxies) -> None:
+    """Out and back, and small ones that follow it come behind it."""
+    through = proxy(azure_openai_model_mapper="rt=gpt-realtime")
+    url = through.url.replace("http", "ws", 1) + "/v1/realtime?model=rt"
+    headers = {"authorization": f"Bearer {azure.key}"}
+    texts = ["\u00e9\u20ac" * 200_000, "small"]
+    with connect(url, additional_headers=headers, max_size=None, proxy=None, open_timeout=PATIENCE, close_timeout=PATIENCE) as ws:
+        assert "session.created" == json.loads(ws.recv(PATIENCE))["type"]
+        for text in texts:
+            session = {"type": "realtime", "model": "rt", "instructions": text}
+            ws.send(json.dumps({"type": "session.update", "session": session}, ensure_ascii=False))
+        back = [json.loads(ws.recv(PATIENCE))["session"] for _ in texts]
+
+    sent = [json.loads(frame)["session"] for frame in azure.requests[-1].frames]
+    assert [("gpt-realtime", text) for text in texts] == [(one["model"], one["instructions"]) for one in sent]
+    assert [("rt", text) for text in texts] == [(one["model"], one["instructions"]) for one in back]
