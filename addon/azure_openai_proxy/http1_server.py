@@ -189,8 +189,14 @@ class Server(Http1Server):
         yield from super().send(event)
         yield from self.leave()
 
+    def mark_done(self, *, request: bool = False, response: bool = False) -> CommandGenerator[None]:
+        yield from super().mark_done(request=request, response=response)
+        if self.request_done and self.response_done:  # no other request follows
+            self.request = None  # its body would stay in memory until Python's collector runs
+
     def leave(self) -> CommandGenerator[None]:
         yield from self.discard(events.Start())
+        self.request = None
         if self.conn.state & ConnectionState.CAN_READ:
             self.state = self.linger
             yield commands.CloseTcpConnection(self.conn, half_close=True)

@@ -27,7 +27,8 @@ What is touched, nearly all of it in `mitmproxy.proxy.layers.http` (`http_stream
                      `make_server_connection`, `state_stream_request_body` overridden, the states and the buffer set; to resend,
                      `handle_event`, `handle_protocol_error` and two states overridden, `_paused` read
     WebsocketLayer   the class of its two connections is replaced, for `send2` and `events`, and that of their compression
-    Http1Server      `read_headers`, `read_body` and `send` are overridden, `buf`, `state`, `request_done` and `response_done` read and set
+    Http1Server      `read_headers`, `read_body`, `mark_done` and `send` are overridden, `buf`, `state`, `request`, `request_done` and
+                     `response_done` read and set
     StreamReader     asyncio's, of a socket in mitmproxy's hands: its class is replaced, for `feed_data`; `ConnectionHandler.server_event`
                      is called from there, and its `transports` and `timeout_watchdog` are read
     TLSLayer         upstream's class is replaced, for `receive_data`; the OpenSSL connections of both sides are read from and written to

@@ -11,7 +11,7 @@ from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import url
 from mitmproxy.proxy import events, mode_specs
 from mitmproxy.proxy.commands import CloseConnection, StartHook
-from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
+from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestHeaders,
@@ -77,14 +77,20 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
         """All that mitmproxy does with an event, but for the errors that it would send to the client."""
         if isinstance(event, (RequestHeaders, ResponseHeaders)) and self.shortcuts:
             fast_messages.quicken(event)
+        if self.dropped:
+            return  # the event waited for the end of the one before
         doing = self.dispatch(event)
         reply: Any = None
         while True:
             try:
                 command = doing.send(reply)
             except StopIteration:
+                if self.dropped:
+                    self.free()
                 return
             reply = None
+            if type(command) is DropStream:
+                self.dropped = True
             if isinstance(command, StartHook) and self.shortcuts and command.blocking is True and fast_hooks.in_place(command):
                 continue
             if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
@@ -105,6 +111,12 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
         if isinstance(event, RequestTrailers) and self.max_body is not None:
             return _nothing()  # they would be headers that nobody has checked, and mitmproxy cannot write them to HTTP/1.1
         return self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
+
+    def free(self) -> None:
+        """Let go of the flow: streams are in reference cycles, and a body would stay in memory until Python's collector runs."""
+        del self.flow
+        self.request_body_buf.clear()
+        self.response_body_buf.clear()
 
     # The request
 
@@ -335,6 +347,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "read_body": "self event",
         "send": "self event",
         "done": "self event",
+        "mark_done": "self request response",
         "request_done": None,
         "response_done": None,
     },

@@ -57,6 +57,7 @@ class Uploading(HttpStream):
     may_go_on: bool | None = False
     """None: nobody has asked yet, for the answer takes a while, and most bodies are small."""
     over_http1 = False
+    dropped = False  # the HTTP layer passes no more events to this stream
 
     @property
     def goes_on(self) -> bool:
@@ -117,6 +118,7 @@ class Uploading(HttpStream):
         self.flow.response = complete(response, self.flow.request, last=last)
         self.client_state = self.server_state = self.state_errored
         self.flow.live = False
+        self.dropped = True
         content = response.raw_content
         yield SendHttp(ResponseHeaders(self.stream_id, response, not content), self.context.client)
         if content:

@@ -141,6 +141,11 @@ class Upgrading(HttpStream):
             if isinstance(command, SendHttp) and isinstance(command.event, ResponseProtocolError) and self.client_exceeded:
                 command.event = Leave(self.stream_id)
             yield command
+        if isinstance(child := self.child_layer, WebsocketLayer) and not self.flow.live:  # both sides are closed
+            self.child_layer, self._handle_event = None, self.state_errored
+            for side in (child.client_ws, child.server_ws):
+                side.frame_buf = [b""]
+            del child.flow, self.flow
 
     @property
     def client_exceeded(self) -> bool:

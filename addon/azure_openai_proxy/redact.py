@@ -98,10 +98,13 @@ def show(request: http.Request, hidden: Hidden) -> http.Request:
 
 
 def shown(request: http.Request, hidden: Hidden) -> http.Request:
-    """The same as another request; `request` keeps its masks."""
+    """The same head as another request, without a body; `request` keeps its masks.
+
+    mitmproxy sends bodies separately, and may keep the head for as long as the connection lives.
+    """
     twin, data = object.__new__(type(request)), object.__new__(type(request.data))
     vars(twin).update(vars(request), data=data)
-    vars(data).update(vars(request.data), headers=type(request.headers)(request.headers.fields))
+    vars(data).update(vars(request.data), headers=type(request.headers)(request.headers.fields), content=None)
     return show(twin, hidden)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from e2e.test_large_bodies import Memory, client
 from e2e.test_websockets import bearer, dial, heard
-from sink import MB, pattern
+from sink import MB, Sink, pattern
 from support import PATIENCE
 from test_http_websocket import bomb, frame, reason
 
@@ -145,3 +145,21 @@ def test_models_that_frames_name_are_not_kept(proxy: Proxies, azure: Simulator) 
             ws.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "model": f"m{number}" + "x" * 200_000}}))
             heard(ws)
         assert memory.growth() < 40 * MB
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("way", ["http", "h2", "CONNECT"])
+def test_bodies_of_finished_requests_are_freed(way: str, proxy: Proxies) -> None:
+    """Uploads one after the other need memory for one, whether Azure or the proxy answers them."""
+    body = json.dumps({"model": "gpt-4o", "input": "x" * (30 * MB)})
+    with Sink() as sink:
+        through = proxy(azure_openai_endpoint=sink.url)
+        with client(way, through) as http:
+            http.get("/v1/models")
+            memory = Memory(through)
+            for path in ["/v1/responses", "/v1/edits"] * 6:
+                http.post(path, headers=JSON | {"authorization": "Bearer client"}, content=body)
+            growth = memory.growth()
+    assert growth < 240 * MB
