@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +71,16 @@ def test_two_whole_events() -> None:
     """The plural is one."""
     body = events({"choices": [], "prompt_filter_results": [1]}, {"choices": [], "prompt_filter_results": [1]})
     assert "2 whole events" in answer(b"{}", "text/event-stream", azures=body)
+
+
+def test_too_deep_to_be_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How deep Python reads and how deep it walks differ by its version."""
+
+    def deep(*_: object) -> NoReturn:
+        raise RecursionError
+
+    monkeypatch.setattr(answers, "_whole", deep)
+    assert "This nests too deeply to be shown." == answer(b"{}")
 
 
 def test_too_deep_to_show() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+from typing import Any
+
 import pytest
 from mitmproxy import flow as flows
 from mitmproxy import http
@@ -88,3 +92,24 @@ def test_two_answers() -> None:
     assert "+refused" in explaining.compare(one, other)
     other.error = None
     assert "the words are 0% the same" in explaining.compare(one, other)
+
+
+def test_long_answers_are_compared_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same words over and over, of which every one matches every other: they are counted."""
+    compared: list[int] = []
+    original = difflib.SequenceMatcher.__init__
+
+    def counting(self: Any, isjunk: Any, a: Any = "", b: Any = "", autojunk: bool = True) -> None:
+        compared.append(len(a) * len(b))
+        original(self, isjunk, a, b, autojunk)
+
+    monkeypatch.setattr(difflib.SequenceMatcher, "__init__", counting)
+    texts = "a " * 9_000, "a " * 4_500 + "b " * 4_500, "a\n" * 9_000
+    one, other, lines = (ours(), ours(), ours())
+    for flow, text in zip((one, other, lines), texts, strict=True):
+        flow.response = http.Response.make(
+            200, json.dumps({"choices": [{"message": {"content": text}}]}), {"content-type": "application/json"}
+        )
+    assert "the words are 50% the same" in explaining.compare(one, other)
+    assert "the words are 100% the same" in explaining.compare(one, lines)
+    assert max(compared) <= 1000 * 1000

@@ -47,3 +47,21 @@ def test_data_urls() -> None:
         readable.encoded("AAAA", "audio"),
         readable.encoded("AAAA"),
     ]
+
+
+def test_what_is_shown_is_bounded() -> None:
+    """Headings, names and the number of parameters too, for a client may write as much as it likes."""
+    told = readable.parameters({f"{'x' * 10_000}{number}": True for number in range(5000)})
+    assert told.endswith(", … 4,800 more")
+    assert len(told) < 50_000
+    assert len(readable.page([("h" * 10_000, "")])) < 400
+
+
+def test_only_the_beginning_of_a_data_url_is_searched() -> None:
+    """An endless type is no data URL; trying each of its ends would take the square of its length."""
+    assert "" == readable.encoded("data:a/" + "a" * 400 + ";base64,AAAA")
+
+
+def test_control_characters_are_shown() -> None:
+    """Line ends of any system are line ends, the rest of what a terminal acts on stands there as an escape."""
+    assert "a\nb\tc\\x1b[2J?" == readable.clean("a\r\nb\tc\x1b[2J\ud83d")

@@ -34,8 +34,11 @@ class Chunk(NamedTuple):
 
 def answer(body: bytes, content_type: str = "", *, chunks: Sequence[Chunk] = (), azures: bytes | None = None) -> str:
     """The whole view. `azures` is what Azure sent, if that was something else; `chunks` tell how a stream arrived."""
-    shown = _events(body) if is_stream(body, content_type) else _whole(body, content_type)
-    return readable.page(itertools.chain(shown, gaps(chunks), dropped(azures, content_type) if azures else ()))
+    try:
+        shown = _events(body) if is_stream(body, content_type) else _whole(body, content_type)
+        return readable.page(itertools.chain(shown, gaps(chunks), dropped(azures, content_type) if azures else ()))
+    except RecursionError:
+        return "This nests too deeply to be shown."
 
 
 def is_stream(body: bytes, content_type: str = "") -> bool:

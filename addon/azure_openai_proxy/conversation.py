@@ -272,7 +272,7 @@ def _form(body: bytes, content_type: str) -> Iterator[Section]:
         yield "", f"A form without a boundary, {readable.size(len(body))}"
         return
     delimiter = b"--" + boundary[1].strip().encode()
-    parts = body.split(delimiter)[1:1001]
+    parts = body.split(delimiter, 1001)[1:1001]
     for part in parts:
         head, blank, value = part.partition(b"\r\n\r\n")
         if not blank:

@@ -17,6 +17,9 @@ LONGEST_TEXT = 20_000  # characters of one piece
 LONGEST_PAGE = 400_000  # characters of all of them
 LONGEST_STRING = 200  # characters in a piece of JSON
 DEEPEST = 12  # levels of it
+LONGEST_PREFIX = 300  # characters of a data URL before its data
+LONGEST_HEADING = 300
+MOST_PARAMETERS = 200
 
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[^,]{0,100}?;base64,")
 
@@ -36,7 +39,7 @@ def _lines(sections: Iterable[Section]) -> Iterator[str]:
             yield "\n… and more, which is not shown"
             return
         if heading:
-            yield f"\n── {heading}"
+            yield f"\n── {heading[:LONGEST_HEADING]}"
         if body:
             yield body
         length += len(heading) + len(body)
@@ -106,7 +109,7 @@ def size(count: int) -> str:
 
 def encoded(value: str, kind: str = "") -> str:
     """`image/png, 12.3 kB` for a data URL, or for base64 that is known to be of a `kind`; "" for any other text."""
-    if match := _DATA_URL.match(value):
+    if match := _DATA_URL.match(value, 0, LONGEST_PREFIX):
         kind, start = match[1] or kind or "data", match.end()
     elif kind:
         start = 0
@@ -117,7 +120,12 @@ def encoded(value: str, kind: str = "") -> str:
 
 def parameters(members: Mapping[str, object]) -> str:
     """`temperature 0.2, stream, top_p 1`: what is false or null is left out."""
-    return ", ".join(name if value is True else f"{name} {_plain(value)}" for name, value in members.items() if value not in (None, False))
+    told = [(name, value) for name, value in members.items() if value not in (None, False)]
+    more = [f"… {len(told) - MOST_PARAMETERS:,} more"] if len(told) > MOST_PARAMETERS else []
+    shown = (
+        name[:LONGEST_STRING] if value is True else f"{name[:LONGEST_STRING]} {_plain(value)}" for name, value in told[:MOST_PARAMETERS]
+    )
+    return ", ".join([*shown, *more])
 
 
 def _plain(value: object) -> str:
