@@ -20,6 +20,7 @@ __all__ = [
     "not_found",
     "operation_not_supported",
     "too_many_requests",
+    "unknown_parameter",
     "unrecognized",
     "unsupported_parameter",
     "unsupported_value",
@@ -79,6 +80,11 @@ def invalid(message: str, *, param: str | None = None, code: str | None = None) 
 
 def unrecognized(names: list[str]) -> AzureError:
     return invalid(f"Unrecognized request argument{'s' if len(names) > 1 else ''} supplied: {', '.join(names)}")
+
+
+def unknown_parameter(place: str) -> AzureError:
+    """In the Responses API (openai/codex#30161, microsoft/agent-framework#2203)."""
+    return invalid(f"Unknown parameter: '{place}'.", param=place, code="unknown_parameter")
 
 
 def unsupported_parameter(name: str, instead: str) -> AzureError:

@@ -244,7 +244,7 @@ def check_names(fields: Fields, names: Collection[str], version: str) -> None:
 def _known(fields: Fields, names: Collection[str], version: str) -> Fields:
     known = {name: field for name, field in fields.items() if field.since <= version < field.until}
     if unknown := [name for name in names if name not in known]:
-        raise errors.unrecognized(unknown)
+        raise errors.unknown_parameter(unknown[0]) if fields is RESPONSES else errors.unrecognized(unknown)
     return known
 
 

@@ -19,12 +19,22 @@ __all__ = ["cancel", "compact", "create", "delete", "input_items", "input_tokens
 type Json = dict[str, Any]
 
 
+_UNKNOWN_IN_ITEMS = frozenset({"internal_chat_message_metadata_passthrough", "metadata"})
+"""Of those that clients are known to send."""
+
+
 def create(call: Call, model: Model) -> Answer:
     asked = call.asked
     if asked.get("stream_options") is not None and not asked.get("stream"):
         raise errors.invalid(errors.STREAM_OPTIONS, param="stream_options")
     if model.reasoning and asked.get("temperature") not in (None, 1):
         raise errors.unsupported_parameter("temperature", "reasoning")
+    if not model.reasoning and "reasoning.encrypted_content" in (asked.get("include") or []):
+        raise errors.invalid("Encrypted content is not supported with this model.", param="include")
+    given = asked.get("input")
+    for index, item in enumerate(given if isinstance(given, list) else []):
+        for name in _UNKNOWN_IN_ITEMS & item.keys() if isinstance(item, dict) else ():
+            raise errors.unknown_parameter(f"input[{index}].{name}")
     id_ = f"resp_{uuid.uuid4().hex}"
     if asked.get("background"):
         return json_answer(_response(id_, call, model, None, "queued"))
