@@ -127,8 +127,8 @@ def test_a_client_cannot_write_a_placeholder() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [{f"n{number}": "short string" for number in range(MOST + MOST_STRINGS)}, [IMAGE]],
-    ids=["many names", "a list"],
+    [{f"n{number}": "short string" for number in range(MOST + MOST_STRINGS)}, {f"n{number}": "x" * 100 for number in range(9000)}, [IMAGE]],
+    ids=["many names", "many members", "a list"],
 )
 def test_what_stays_large_is_not_parsed(value: object) -> None:
     """Nor what is no object."""

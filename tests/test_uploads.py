@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from azure_openai_proxy import uploads
+from azure_openai_proxy import large_bodies, uploads
 from azure_openai_proxy.calls import recognise
+from azure_openai_proxy.json_scan import LARGE
 
 TYPE = {"content-type": "multipart/form-data; boundary=b"}
 NAMES = {"whisper-1": "whisper", "gpt": "prod"}
@@ -113,3 +114,40 @@ def test_a_file_for_another_purpose_is_left_alone() -> None:
 def test_another_line_is_left_alone(text: str) -> None:
     """What is no request of a batch is for Azure to judge."""
     assert text.encode() == uploads.batch_line(text.encode(), lambda name: NAMES.get(name, name))
+
+
+IMAGE = "A" * LARGE
+
+
+@pytest.mark.parametrize(
+    "line, renamed",
+    [
+        (f'{{"custom_id":"1","body":{{"image":"{IMAGE}","model":"m","note":"{IMAGE}\\n"}}}}', True),
+        (f'{{"custom_id":"1","model":"m","body":"{IMAGE}"}}', False),
+        (f'["custom_id","model","m","{IMAGE}"]', False),
+        (f'{{"custom_id":"1","body":{{"model":"m","image":"{IMAGE}}}}}', False),
+        (f'{{"custom_id":"1","body":{{"model":"m","image":"{IMAGE}"}}', False),
+        (f'{{"custom_id":"1","body":{{"model":"m","input":[{"1," * LARGE}1]}}}}', False),
+        (f'{{"custom_id":"1","body":{{"model":"m","input":[{'"",' * LARGE}1]}}}}', False),
+    ],
+    ids=["images", "elsewhere", "a list", "a string without end", "an object without end", "many numbers", "many strings"],
+)
+def test_a_large_line_of_a_batch(line: str, renamed: bool) -> None:
+    """It is not parsed as a whole; its model is renamed if it is short without its long strings."""
+    after = uploads.batch_line(line.encode(), str.upper)
+    assert (line.replace('"model":"m"', '"model":"M"') if renamed else line).encode() == after
+
+
+def test_a_large_line_is_not_parsed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it is."""
+    sizes: list[int] = []
+    loads = json.loads
+
+    def counted(text: bytes) -> object:
+        sizes.append(len(text))
+        return loads(text)
+
+    monkeypatch.setattr(json, "loads", counted)
+    line = f'{{"custom_id":"1","body":{{"image":"{IMAGE * 8}","model":"m"}}}}'.encode()
+    assert b'"M"' in uploads.batch_line(line, str.upper)
+    assert max(sizes) <= large_bodies.SHORT

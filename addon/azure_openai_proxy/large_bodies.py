@@ -19,11 +19,11 @@ from .bodies import BOM, Span
 from .json_scan import LARGE, InvalidError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .json_scan import Outline, Turns
 
-__all__ = ["LargeBody", "ShortBody", "is_large", "read"]
+__all__ = ["LargeBody", "ShortBody", "is_large", "read", "renamed_in_line"]
 
 LONG = 128
 """Bytes of a string from which on it is replaced."""
@@ -109,8 +109,8 @@ class ShortBody(NamedTuple):
         value: dict[str, Any] = json.loads(self.text)
         return value
 
-    def restored(self, text: bytes, places: tuple[str, ...]) -> LargeBody:
-        """`text`, which was made from this one's, with the strings in place of their placeholders."""
+    def joined(self, text: bytes) -> tuple[bytes, Callable[[int], int]]:
+        """`text`, which was made from this one's, with the strings in place of their placeholders; and where a position in it is then."""
         source, whole = memoryview(self.source), memoryview(text)
         pieces: list[bytes | memoryview] = []
         done = grown = 0
@@ -122,26 +122,47 @@ class ShortBody(NamedTuple):
             grown += end - start - len(match[0])
             behind.append(done)
             shifts.append(grown)
-        found = json_scan.outline(text, places, every=True)
 
         def moved(at: int) -> int:
             return at + shifts[bisect.bisect_right(behind, at) - 1]
 
+        return b"".join([*pieces, whole[done:]]), moved
+
+    def restored(self, text: bytes, places: tuple[str, ...]) -> LargeBody:
+        """The same, and what is at `places` in it."""
+        content, moved = self.joined(text)
+        found = json_scan.outline(text, places, every=True)
         members = {
             (moved(start), name): dataclasses.replace(one, start=moved(one.start), value=moved(one.value), end=moved(one.end))
             for (start, name), one in found.members.items()
         }
         outline = found._replace(members=members, root=moved(found.root))
-        return LargeBody(b"".join([*pieces, whole[done:]]), outline, places=places, short=self._replace(text=text))
+        return LargeBody(content, outline, places=places, short=self._replace(text=text))
+
+
+def renamed_in_line(line: bytes, place: str, new: Callable[[str], str]) -> bytes:
+    """A large line of JSON with the string at `place` renamed; as it is where it stays large without its long strings.
+
+    What is in the long strings is not looked at: a line that is not JSON because of them is renamed too.
+    """
+    strings = _long_strings(line)
+    if strings is None or len(line) - sum(end - start for start, end in strings) > SHORT:
+        return line
+    short = _with_placeholders(line, strings)
+    try:
+        if not isinstance(json.loads(short.text), dict):
+            return line
+    except (ValueError, RecursionError):
+        return line
+    renamed = bodies.rename(short.text, (place,), new)
+    return line if renamed is short.text else short.joined(renamed)[0]
 
 
 def _shortened(body: LargeBody) -> ShortBody | None:
-    """`body` with placeholders; None where it is no JSON, or stays large."""
-    if not body.outline:
+    """`body` with placeholders; None where it is no JSON, has too many members, or stays large."""
+    if not body.outline or body.outline.partial:
         return None
-    strings = _long_strings(body.content)
-    members = None if body.outline.partial else _long_members(body.outline)
-    for places in (strings, members):
+    for places in (_long_strings(body.content), _long_members(body.outline)):
         if places is not None and len(body.content) - sum(end - start for start, end in places) <= SHORT:
             return _with_placeholders(body.content, places)
     return None
@@ -163,7 +184,7 @@ def _long_members(outline: Outline) -> list[Place]:
 
 
 def _long_strings(content: bytes) -> list[Place] | None:
-    """Those that are values, with their quotes, in valid JSON; None where it takes too long to tell."""
+    """Those that are values, with their quotes; None where it takes too long to tell, or one does not end."""
     found: list[Place] = []
     escaped = 0
     start = content.find(b'"')
@@ -171,6 +192,8 @@ def _long_strings(content: bytes) -> list[Place] | None:
         if start < 0:
             return found
         end = content.find(b'"', start + 1) + 1
+        if not end:
+            return None
         if content.find(b"\\", start, end) >= 0:
             match = _STRING.match(content, start, start + MOST_ESCAPED)
             if match is None or (escaped := escaped + len(match[0])) > MOST_ESCAPED:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from . import bodies
+from . import bodies, large_bodies
+from .json_scan import LARGE
 from .multipart import Edit, Field, Lines, Part, Rewriter, boundary
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def batch_line(line: bytes, deployment: Callable[[str], str]) -> bytes:
     """One request of a batch with its model renamed; any other line as it is."""
     if b'"custom_id"' not in line or b'"model"' not in line:
         return line
+    if len(line) > LARGE:
+        return large_bodies.renamed_in_line(line, "body.model", deployment)
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
