@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
 import json
 import time
 from types import SimpleNamespace
@@ -612,3 +613,29 @@ def test_probes_do_not_wait(path: str, expected: int, addon: AzureOpenAIProxy) -
     """It is alive from the beginning, and ready when the start is over."""
     addon.started.clear()
     assert expected == status(ask(addon, gateways("GET", path, b"")))
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20])
+async def test_a_compressed_request_is_translated(addon: AzureOpenAIProxy, size: int) -> None:
+    """As if it had come as it is, small or large."""
+    flow = gateways()
+    flow.request.headers["content-encoding"] = "gzip"
+    flow.request.raw_content = gzip.compress(b'{"model":"gpt-4o","x":"' + b"x" * size + b'"}')
+    addon.requestheaders(flow)
+    assert not addon.goes_on(flow)
+    working = addon.request(flow)
+    assert working
+    await working
+    assert (None, size + 25) == (flow.response, len(flow.request.raw_content or b""))
+    assert flow.request.path.startswith("/openai/deployments/gpt-4o/")
+
+
+async def test_a_compressed_request_that_cannot_be_read_is_refused(addon: AzureOpenAIProxy) -> None:
+    """In OpenAI's shape."""
+    flow = gateways()
+    flow.request.headers["content-encoding"] = "gzip"
+    addon.requestheaders(flow)
+    working = addon.request(flow)
+    assert working
+    await working
+    assert 400 == status(flow)

@@ -22,6 +22,7 @@ from . import (
     log_records,
     notes,
     quoting,
+    request_compression,
     safety,
     settings,
     synthesized,
@@ -187,6 +188,8 @@ class AzureOpenAIProxy(Exchanges):
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         exchange = self.exchanges.get(flow)
         if exchange and not (exchange.unchanged or exchange.streamed or flow.response):
+            if request_compression.HEADER in flow.request.headers:
+                return self.translate_compressed(flow, exchange)
             if scan := exchange.to_scan(flow.request):
                 return self.translate_large(flow, exchange, *scan)
             self.translate(flow, exchange)

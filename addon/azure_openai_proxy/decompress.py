@@ -34,6 +34,10 @@ class TooLargeError(BrokenError):
 
 
 class Decompressor(Protocol):
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """The same as `feed` in pieces of a few megabytes at most, without a bound."""
+        ...
+
     def feed(self, data: bytes, most: int = MOST_AT_ONCE) -> bytes:
         """What `data` adds to the decompressed stream, often nothing. Raises BrokenError, for more than `most` bytes TooLargeError."""
         ...
@@ -146,14 +150,14 @@ class _Members:
     def feed(self, data: bytes, most: int = MOST_AT_ONCE) -> bytes:
         out: list[bytes] = []
         size = 0
-        for piece in self._pieces(data):
+        for piece in self.pieces(data):
             out.append(piece)
             size += len(piece)
             if size > most:
                 raise TooLargeError(f"{len(data):,} bytes of it become more than {most:,}")
         return b"".join(out)
 
-    def _pieces(self, data: bytes) -> Iterator[bytes]:
+    def pieces(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._engine is None:
                 self._engine = self._start()
@@ -179,6 +183,15 @@ class _Deflate:
         self._members: _Members | None = None
 
     def feed(self, data: bytes, most: int = MOST_AT_ONCE) -> bytes:
+        data = self._begun(data)
+        return self._members.feed(data, most) if self._members else b""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        data = self._begun(data)
+        return self._members.pieces(data) if self._members else iter(())
+
+    def _begun(self, data: bytes) -> bytes:
+        """What there is to be read by `_members`, which are there from the second byte on."""
         if self._members is None:
             self._head += data
             if len(self._head) < 2:
@@ -187,7 +200,7 @@ class _Deflate:
             wrapped = data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:2]) % 31 == 0
             bits = zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
             self._members = _Members(lambda: _Zlib(bits))
-        return self._members.feed(data, most)
+        return data
 
     def end(self) -> None:
         if self._members is not None:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from . import again, errors, http_layer, large_bodies, origins, realtime, redact, request_syntax, synthesized, ways
+from . import again, errors, http_layer, large_bodies, origins, realtime, redact, request_compression, request_syntax, synthesized, ways
 from .attempts import ATTEMPTS
 from .json_scan import Turns
 
@@ -115,6 +115,19 @@ class Exchanges:
         self.frame(flow, exchange, await large_bodies.read(self.turns, content, *places))
         if message.content is not content:
             message.content = b"".join([piece async for piece in self.turns.share(realtime.pieces_in_ascii(message.content))])
+
+    async def translate_compressed(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """The same for a compressed body, which is decompressed first."""
+        try:
+            await request_compression.decode(flow.request, exchange.settings.max_body)
+        except errors.ProxyError as error:
+            flow.response = errors.response(error)
+            self.seeing.sent(flow, exchange)
+            return
+        if scan := exchange.to_scan(flow.request):
+            await self.translate_large(flow, exchange, *scan)
+        else:
+            self.translate(flow, exchange)
 
     def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
         exchange.finish()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
+import zlib
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any
 
+import brotli  # type: ignore[import-untyped, unused-ignore]
 import httpx
 import pytest
 
@@ -14,12 +17,14 @@ from e2e.test_large_bodies import Memory, client
 from e2e.test_websockets import bearer, dial, heard
 from sink import MB, Sink, pattern
 from support import PATIENCE
+from test_decompress import zstd
 from test_http_websocket import bomb, frame, reason
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator
     from conftest import Proxies
 
+UPLOAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\ntext\r\n--b--\r\n'
 JSON = {"content-type": "application/json"}
 
 
@@ -163,3 +168,57 @@ def test_bodies_of_finished_requests_are_freed(way: str, proxy: Proxies) -> None
                 http.post(path, headers=JSON | {"authorization": "Bearer client"}, content=body)
             growth = memory.growth()
     assert growth < 240 * MB
+
+
+COMPRESSED = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstd,
+    "gzip, zstd": lambda data: zstd(gzip.compress(data)),
+}
+
+
+@pytest.mark.parametrize("coding", COMPRESSED)
+@pytest.mark.parametrize(
+    "path, body, kind",
+    [
+        ("/v1/responses", b'{"model":"gpt-4o","input":"hi"}', "application/json"),
+        ("/v1/chat/completions", b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}', "application/json"),
+        ("/v1/files", UPLOAD, "multipart/form-data; boundary=b"),
+        ("/v1/files", UPLOAD.replace(b"text", b"text" * MB), "multipart/form-data; boundary=b"),
+    ],
+    ids=["responses", "chat", "file", "large file"],
+)
+def test_a_compressed_request_is_decompressed(coding: str, path: str, body: bytes, kind: str, proxy: Proxies) -> None:
+    """Azure gets the body as it was, with its length and without the header."""
+    sent = COMPRESSED[coding](body)
+    with Sink() as sink:
+        headers = {"content-type": kind, "content-encoding": coding, "authorization": "Bearer client"}
+        response = httpx.post(f"{proxy(azure_openai_endpoint=sink.url).url}{path}", content=sent, headers=headers, timeout=PATIENCE)
+        taken = sink.wait()
+    assert 200 == response.status_code
+    assert (len(body), str(len(body)), None) == (taken.size, taken.headers["content-length"], taken.headers.get("content-encoding"))
+
+
+@pytest.mark.parametrize("way", ["http", "h2"])
+@pytest.mark.parametrize(
+    "coding, body, status",
+    [
+        ("gzip", gzip.compress(bytes(300 * MB), 1), 413),
+        ("zstd", zstd(bytes(300 * MB)), 413),
+        ("gzip", b"no gzip", 400),
+        ("exi", b"{}", 415),
+    ],
+    ids=["gzip bomb", "zstd bomb", "broken", "unknown"],
+)
+def test_a_compressed_request_is_refused(way: str, coding: str, body: bytes, status: int, proxy: Proxies) -> None:
+    """In OpenAI's shape, and before a bomb fills the memory."""
+    through = proxy(azure_openai_max_body="4m")
+    with client(way, through) as http:
+        http.get("/v1/models")
+        memory = Memory(through)
+        response = http.post("/v1/responses", content=body, headers=JSON | {"content-encoding": coding, "authorization": "Bearer client"})
+        growth = memory.growth()
+    assert (status, True) == (response.status_code, bool(response.json()["error"]["message"]))
+    assert growth < 60 * MB
