@@ -483,6 +483,29 @@ def test_a_line_of_somebody_elses_http2_request_is_checked(addon: AzureOpenAIPro
     assert isinstance(addon.on_the_wire(other), http_layer.Failure)
 
 
+@pytest.mark.parametrize(
+    "method, path, headers",
+    [
+        ("GET", "/openai/v1/../../secret", ()),
+        ("GET", "/openai/files/a?api-version=v%0d%0aX:%20y", ()),
+        ("GET /secret", "/openai/v1/files", ()),
+        ("TRACE", "/openai/v1/files", ()),
+        ("GET", "/openai/v1/files", ((b"x: y", b"1"),)),
+        ("GET", "/openai/v1/files", ((b"x", b"1\r\ny: 2"),)),
+    ],
+)
+def test_a_saved_flow_that_is_sent_again_is_checked(
+    method: str, path: str, headers: tuple[tuple[bytes, bytes], ...], addon: AzureOpenAIProxy
+) -> None:
+    """A file of flows may come from anybody: what a client could not send, a replay cannot either."""
+    flow = gateways("GET", path, b"", authorization="Bearer client")
+    flow.is_replay, flow.metadata["azure_openai_deployment"] = "request", "d"
+    flow.request.data.method = method.encode()
+    flow.request.headers.fields += headers
+    ask(addon, flow)
+    assert status(flow) in (400, 405)
+
+
 def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> None:
     """Its prefix and its headers, with the keys in them."""
     addon.live.settings = dataclasses.replace(addon.settings, mode="openai")
