@@ -90,7 +90,7 @@ def test_a_flow_that_is_over(shared: Proxy, rules: Counting, sent: bytes) -> Non
 @pytest.mark.parametrize("path", ["/up/{}", "/up/{}/streamed"])
 def test_a_flow_that_upstream_answered(shared: Proxy, rules: Counting, path: str) -> None:
     """Its body was held or went on; neither connection keeps it."""
-    with Upstream(answers) as upstream, shared.dial() as client:
+    with Upstream(answers, BODY) as upstream, shared.dial() as client:
         client.ask(head(f"POST {path.format(upstream.port)} HTTP/1.1", f"Content-Length: {len(BODY)}"), BODY)
         assert rules.gone()
 
