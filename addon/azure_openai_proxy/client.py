@@ -17,7 +17,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import doctor, truststore
+from . import doctor, quoting, truststore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def checked(value: str) -> str:
         ValueError: it has a character in it that ends the line or controls the terminal.
     """
     if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in value):
-        raise ValueError(f"a control character in {doctor.printable(value)}")
+        raise ValueError(f"a control character in {quoting.line(value)}")
     return value
 
 
@@ -165,10 +165,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         try:
             sys.stdout.write(environment(asked))
         except ValueError as error:
-            sys.stderr.write(f"azure-openai-proxy: {doctor.printable(str(error))}\n")
+            sys.stderr.write(f"azure-openai-proxy: {quoting.line(str(error))}\n")
             return 1
         except (OSError, http.client.HTTPException) as error:
-            what = doctor.printable(f"no CA at {asked.ca}, and none from {asked.proxy}: {error}")
+            what = quoting.line(f"no CA at {asked.ca}, and none from {asked.proxy}: {error}")
             sys.stderr.write(f"azure-openai-proxy: {what}\n")
             return 1
         return 0

@@ -14,10 +14,12 @@ import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from . import quoting
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["OPENAI", "PATIENCE", "Finding", "Setup", "examine", "printable", "split"]
+__all__ = ["OPENAI", "PATIENCE", "Finding", "Setup", "examine", "split"]
 
 OPENAI = "https://api.openai.com/v1"
 PATIENCE = 30.0
@@ -43,11 +45,6 @@ def split(url: str) -> SplitResult:
     return parts
 
 
-def printable(text: str) -> str:
-    """`text` for a terminal: a character that would control it, or end the line, is shown as its escape sequence."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text)
-
-
 class Setup(NamedTuple):
     """What the client has been told."""
 
@@ -66,8 +63,8 @@ class Finding(NamedTuple):
     remedy: str = ""
 
     def __str__(self) -> str:
-        remedy = f"\n      → {printable(self.remedy)}" if self.remedy else ""
-        return f"{'ok  ' if self.ok else 'FAIL'}  {printable(self.what)}{remedy}"
+        remedy = f"\n      → {quoting.line(self.remedy)}" if self.remedy else ""
+        return f"{'ok  ' if self.ok else 'FAIL'}  {quoting.line(self.what)}{remedy}"
 
 
 # What the API answers to a completion, and what to do about it: status, a word in the error, the remedy.
