@@ -172,3 +172,21 @@ def test_a_large_frame_names_the_deployment(azure: Simulator, proxy: Proxies) ->
     sent = [json.loads(frame)["session"] for frame in azure.requests[-1].frames]
     assert [("gpt-realtime", text) for text in texts] == [(one["model"], one["instructions"]) for one in sent]
     assert [("rt", text) for text in texts] == [(one["model"], one["instructions"]) for one in back]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"--b\r\n\r\n\r\n", b"--b\r\n" + b"content-disposition:" * 800 + b"\r\n\r\n\r\n", b"\r\n--bb"],
+    ids=["tiny parts", "long heads", "longer boundaries"],
+)
+def test_a_form_of_many_parts_passes(part: bytes, azure: Simulator, proxy: Proxies) -> None:
+    """Its model is renamed, and nothing else in it; how little is done for the rest, the unit tests count."""
+    through = proxy(azure_openai_apiversion="v1", azure_openai_model_mapper="hear=whisper")
+    form = (
+        b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nhear\r\n--b\r\n\r\n\r\n'
+        + part * (500_000 // len(part))
+        + b"\r\n--b--\r\n"
+    )
+    with client("http", through, azure) as http:
+        http.post("/v1/audio/transcriptions", content=form, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert form.replace(b"\r\nhear\r\n", b"\r\nwhisper\r\n", 1) == azure.requests[-1].body
