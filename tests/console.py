@@ -35,7 +35,7 @@ class Console:
     def start(self, command: list[str]) -> None:
         self.tmux(
             *("start-server", ";", "set-option", "-g", "remain-on-exit", "on", ";"),  # what ends at its start has said why
-            *("new-session", "-d", "-c", str(self._home), "-x", "200", "-y", "50", shlex.join(command), ";"),
+            *("new-session", "-d", "-c", str(self._home), "-x", "200", "-y", "60", shlex.join(command), ";"),
             *("pipe-pane", f"cat > {shlex.quote(str(self._home / 'drawn'))}"),
         )
         self.url = f"http://127.0.0.1:{self.wait_for(r'\[127\.0\.0\.1:(\d+)\]')[1]}"

@@ -107,6 +107,9 @@ class Network:
         self.address(self.gateway, self.at.third, far, "lo")
         self.ip(self.client, "link", "set", "eth0", "up")
         self.ip(self.gateway, "link", "set", "eth1", "up")
+        for there in (self.at.openai, self.at.third):  # connections to them come from the gateway's own address, as to another machine
+            self.ip(self.gateway, "route", "delete", "local", there, "dev", "lo", "table", "local")
+            self.ip(self.gateway, "route", "add", "local", there, "dev", "lo", "table", "local", "src", self.at.gateway)
         self.ip(self.client, "route", "add", "default", "via", self.at.gateway)
 
     def ip(self, namespace: str, *arguments: str) -> None:

@@ -96,7 +96,7 @@ def test_wireguard(upstream: Upstream, tmp_path: Path, confdir: Path) -> None:
         printed = through.wait_for_log(r"(?s)(\[Interface\].*)Endpoint = \S+:(\d+)")
         client = there.network.client
         # `wg-quick up` does the following with it; Address and DNS are lines of its own
-        config = re.sub("(?m)^(Address|DNS).*$", "", printed[1]) + f"Endpoint = {there.network.at.gateway}:{printed[2]}\n"
+        config = re.sub(r"(?m)^\s*(Address|DNS).*$", "", printed[1]) + f"Endpoint = {there.network.at.gateway}:{printed[2]}\n"
         (tmp_path / "wg0.conf").write_text(config)
         Path("/etc/netns", client, "resolv.conf").write_text("nameserver 10.0.0.53\n")
         # third.example is looked up through the tunnel; for OpenAI's name any address will do, and the recorder has only a decoy's
