@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.bodies import Span, is_object, json_strings, rename, replace
+from azure_openai_proxy.formats.json_edit import Span, is_object, json_strings, rename, replace
 
 MODEL = ("model",)
 

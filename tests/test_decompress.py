@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from mitmproxy import http
 from mitmproxy.net import encoding as encodings
 
-from azure_openai_proxy import decompress
-from azure_openai_proxy.decompress import MOST_AT_ONCE, BrokenError, TooLargeError, decompressor, known
+from azure_openai_proxy.formats import compression
+from azure_openai_proxy.formats.compression import MOST_AT_ONCE, BrokenError, TooLargeError, decompressor, known
 
 TEXT = b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n' * 50
 
@@ -131,8 +131,8 @@ def test_a_bomb_is_not_decompressed(encoding: str, compress: Callable[[bytes], b
     made.headers["content-encoding"] = encoding
     made.raw_content = bomb
     with pytest.raises(TooLargeError):
-        decompress.content(made)
-    assert b"" == decompress.content_or_nothing(made)
+        compression.content(made)
+    assert b"" == compression.content_or_nothing(made)
 
 
 @pytest.mark.parametrize("encoding, compress", COMPRESS)
@@ -156,7 +156,7 @@ def test_engines_with_and_without_a_limit(
     encoding: str, compress: Callable[[bytes], bytes], limited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Older libraries take no limit; what comes out is the same, several members too."""
-    monkeypatch.setattr(decompress._Brotli, "LIMITED", limited)
+    monkeypatch.setattr(compression._Brotli, "LIMITED", limited)
     text = random.Random(1).randbytes(1000) * 600
     data = compress(text)
     engine = decompressor(encoding)
@@ -198,7 +198,7 @@ class FakeZstd:
 def test_both_libraries_for_zstd(limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Members one after the other, whatever slices they are fed in, and no more than may be."""
     made = type("ZstdDecompressor", (FakeZstd,), {}) if limited else type("", (), {"decompressobj": lambda _: FakeZstandard()})
-    monkeypatch.setattr(decompress, "import_module", lambda _: SimpleNamespace(ZstdDecompressor=made))
+    monkeypatch.setattr(compression, "import_module", lambda _: SimpleNamespace(ZstdDecompressor=made))
     engine = decompressor("zstd")
     assert engine
     text = b"x" * 100
@@ -214,12 +214,12 @@ def test_both_libraries_for_zstd(limited: bool, monkeypatch: pytest.MonkeyPatch)
 def test_a_body_that_is_not_compressed_stays() -> None:
     """As it came, whatever its header says, with a text that looks compressed or none at all."""
     made = http.Response.make(200, b"plain", {"content-encoding": "identity"})
-    assert b"plain" == decompress.content(made)
+    assert b"plain" == compression.content(made)
     made.headers["content-encoding"] = "gzip"
     made.raw_content = b"plain"
-    assert b"plain" == decompress.content(made)
+    assert b"plain" == compression.content(made)
     made.raw_content = None
-    assert b"" == decompress.content(made)
+    assert b"" == compression.content(made)
     made.content = TEXT
-    assert TEXT == decompress.content(made) == decompress.content_or_nothing(made)
+    assert TEXT == compression.content(made) == compression.content_or_nothing(made)
     assert len(made.data.content or b"") < len(TEXT)

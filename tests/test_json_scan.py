@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from azure_openai_proxy import bodies, json_scan
-from azure_openai_proxy.json_scan import DEEPEST, MOST, SLICE, STEPS, InvalidError, Outline, Scanner, Turns, outline
+from azure_openai_proxy.formats import json_edit, json_scan
+from azure_openai_proxy.formats.json_scan import DEEPEST, MOST, SLICE, STEPS, InvalidError, Outline, Scanner, Turns, outline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +93,7 @@ def test_it_refuses_what_json_loads_refuses(content: bytes, at: int, dropped: in
 def test_it_finds_the_strings_that_json_strings_finds(value: dict[str, Any], indent: int | None, size: int) -> None:
     """At every place, and of a repeated name the last."""
     content = json.dumps(value, indent=indent).encode()
-    spans = bodies.json_strings(content, PLACES)
+    spans = json_edit.json_strings(content, PLACES)
     found = [one for one in sliced(content, size).at(*PLACES) if one.kind(content) == ord('"')]
     assert {(span.start, span.end) for span in spans} == {(one.value, one.end) for one in found}
 

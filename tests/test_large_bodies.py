@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy import json_scan, large_bodies
-from azure_openai_proxy.bodies import BOM, Span
-from azure_openai_proxy.json_scan import LARGE, MOST, Turns
+from azure_openai_proxy import large_bodies
+from azure_openai_proxy.formats import json_scan
+from azure_openai_proxy.formats.json_edit import BOM, Span
+from azure_openai_proxy.formats.json_scan import LARGE, MOST, Turns
 from azure_openai_proxy.large_bodies import LONG_MEMBER, MOST_ESCAPED, MOST_STRINGS, LargeBody, is_large
 
 json_scan._patterns()  # hypothesis has a deadline

@@ -15,14 +15,15 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import calls, endpoints, json_scan, large_bodies, live, moderations, realtime, repair, to_azure
+from azure_openai_proxy import calls, endpoints, large_bodies, live, moderations, realtime, repair, to_azure
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.backends import Backend, Base
-from azure_openai_proxy.bodies import BOM
 from azure_openai_proxy.credentials import Credential
 from azure_openai_proxy.errors import BadRequest
 from azure_openai_proxy.exchange import Exchange
-from azure_openai_proxy.json_scan import LARGE, SLICE, Turns
+from azure_openai_proxy.formats import json_scan
+from azure_openai_proxy.formats.json_edit import BOM
+from azure_openai_proxy.formats.json_scan import LARGE, SLICE, Turns
 from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.repair import Change, Drop, Rename, Role
 from azure_openai_proxy.settings import Settings

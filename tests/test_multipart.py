@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.multipart import CHUNK, MAX_HEAD, MAX_PARTS, Edit, Field, Lines, Part, Rewriter, boundary, field
+from azure_openai_proxy.formats.multipart import CHUNK, MAX_HEAD, MAX_PARTS, Edit, Field, Lines, Part, Rewriter, boundary, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable

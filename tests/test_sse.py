@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy import sse
-from azure_openai_proxy.sse import Decoder, Event
+from azure_openai_proxy.formats import sse
+from azure_openai_proxy.formats.sse import Decoder, Event
 
 
 def decode(*chunks: bytes) -> list[Event]:

@@ -9,7 +9,7 @@ import pytest
 
 from azure_openai_proxy import large_bodies, uploads
 from azure_openai_proxy.calls import recognise
-from azure_openai_proxy.json_scan import LARGE
+from azure_openai_proxy.formats.json_scan import LARGE
 
 TYPE = {"content-type": "multipart/form-data; boundary=b"}
 NAMES = {"whisper-1": "whisper", "gpt": "prod"}

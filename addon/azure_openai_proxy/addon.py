@@ -21,7 +21,6 @@ from . import (
     live,
     log_records,
     notes,
-    quoting,
     request_compression,
     safety,
     settings,
@@ -35,6 +34,7 @@ from .commands import Commands
 from .discovery import Discovery
 from .exchange import Exchange
 from .exchanges import Exchanges
+from .formats import quoting
 from .playback import Playback
 from .pool import Pool
 from .seeing import Seeing

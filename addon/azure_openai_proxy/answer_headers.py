@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from . import decompress
 from .errors import request_id
+from .formats import compression
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -83,7 +83,7 @@ def _rewritten(headers: http.Headers, *, http1: bool) -> None:
         headers["content-type"] = "text/event-stream"
     if "cache-control" not in headers:
         headers["cache-control"] = "no-cache"
-    if decompress.known(headers.get("content-encoding")):
+    if compression.known(headers.get("content-encoding")):
         del headers["content-encoding"]
     if "content-length" in headers:
         del headers["content-length"]

@@ -9,7 +9,8 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import conversation, readable, sse, to_openai
+from . import conversation, readable, to_openai
+from .formats import sse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

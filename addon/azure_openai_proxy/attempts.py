@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mitmproxy import http
 
-from . import affinity, credentials, decompress, health, repair, to_azure
+from . import affinity, credentials, health, repair, to_azure
 from .entra import Tokens
 from .errors import NotFound, Unavailable, when
+from .formats import compression
 
 if TYPE_CHECKING:
     from .backends import Backend
@@ -293,7 +294,7 @@ class Attempts:
         form = to_azure.form(self.call, deployment, self.route.backend, self.asked.query.api_version)
         dated = not form.path.startswith("/openai/v1")
         case = repair.Case(self.call, self.route.asked, dated, deployment, mapped)
-        found = repair.find(response.status_code, decompress.content_or_nothing(response), case)
+        found = repair.find(response.status_code, compression.content_or_nothing(response), case)
         return [] if any(change in self._changes or change in self.route.applied for change in found) else found
 
     # -- when nobody can take it

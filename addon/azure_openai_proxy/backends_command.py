@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import command
 
-from . import quoting
+from .formats import quoting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

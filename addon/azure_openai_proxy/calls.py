@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote
 
-from . import bodies, endpoints, multipart, realtime, request_syntax
+from . import endpoints, realtime, request_syntax
 from .errors import BadRequest
+from .formats import json_edit, multipart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +74,7 @@ def recognise(
             asked = dict(parse_qsl(query))
             beta = bool(endpoint.beta and not native and realtime.speaks_beta(headers))
             return _named(replace(call, beta=beta), asked.get("model") or asked.get("deployment"))
-        case "form" if headers.get("content-type", "").lower().startswith("multipart/") and not bodies.is_object(body):
+        case "form" if headers.get("content-type", "").lower().startswith("multipart/") and not json_edit.is_object(body):
             return _named(call, multipart.field(body, headers["content-type"], "model"))
         case "frames":
             return call
@@ -159,7 +160,7 @@ def _named(
 def _in_body(call: Call, headers: Mapping[str, str], body: bytes, large: LargeBody | None) -> Call:
     needed = call.endpoint.needs_model and call.native != "dated"
     declared = bool(body) and "json" in headers.get("content-type", "").lower()
-    if not needed and not declared and not bodies.is_object(body):
+    if not needed and not declared and not json_edit.is_object(body):
         return call
     try:
         members = _json_object(headers, body, call, large)
@@ -172,7 +173,7 @@ def _in_body(call: Call, headers: Mapping[str, str], body: bytes, large: LargeBo
         raise BadRequest("you must provide a model parameter", param="model")  # OpenAI's own sentence: clients look for it
     if model is None and call.endpoint.models != ("model",):
         for place in call.endpoint.models:  # the session's own model decides, not the one that transcribes
-            spans = large.strings(place) if large else bodies.json_strings(body, (place,))
+            spans = large.strings(place) if large else json_edit.json_strings(body, (place,))
             if model := next((span.text for span in spans), None):
                 break
     return replace(call, model=model, stream=members.get("stream") is True)
@@ -197,7 +198,7 @@ def _json_object(headers: Mapping[str, str], body: bytes, call: Call, large: Lar
 
 def _loaded(body: bytes) -> Any:
     try:
-        return json.loads(body.removeprefix(bodies.BOM).decode())
+        return json.loads(body.removeprefix(json_edit.BOM).decode())
     except json.JSONDecodeError as e:
         raise BadRequest(f"The body is not valid JSON: {e}") from e
     except (ValueError, RecursionError) as e:  # not UTF-8, a number or a nesting beyond all measure

@@ -17,7 +17,8 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import doctor, quoting, truststore
+from . import doctor, truststore
+from .formats import quoting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

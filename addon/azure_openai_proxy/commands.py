@@ -15,7 +15,8 @@ from mitmproxy import command, ctx, exceptions, flow, hooks, http
 from mitmproxy.addons.clientplayback import ReplayHandler
 from mitmproxy.log import ALERT
 
-from . import again, explaining, exports, notes, quoting
+from . import again, explaining, exports, notes
+from .formats import quoting
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,6 @@ from . import (
     answer_headers,
     calls,
     credentials,
-    decompress,
     errors,
     large_bodies,
     links,
@@ -22,7 +21,8 @@ from . import (
     to_openai,
 )
 from .attempts import Attempts, Shared
-from .json_scan import LARGE
+from .formats import compression
+from .formats.json_scan import LARGE
 from .peek import Peek
 from .pool import Pool
 from .redact import Fields, Hidden
@@ -339,8 +339,8 @@ class Exchange:
     def content(self, response: http.Response) -> bytes:
         """A body that was read whole, decompressed. A 2xx answer that becomes too large is replaced by a 502."""
         try:
-            return decompress.content(response)
-        except decompress.TooLargeError as error:
+            return compression.content(response)
+        except compression.TooLargeError as error:
             if response.status_code < 400:
                 response.status_code, response.reason = 502, "Bad Gateway"
                 response.headers.pop("content-encoding", None)

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from . import again, errors, http_layer, large_bodies, origins, realtime, redact, request_compression, request_syntax, synthesized, ways
 from .attempts import ATTEMPTS
-from .json_scan import Turns
+from .formats.json_scan import Turns
 
 if TYPE_CHECKING:
     from mitmproxy import http

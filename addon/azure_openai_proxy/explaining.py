@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from . import answers, decompress, notes, quoting, readable
+from . import answers, notes, readable
+from .formats import compression, quoting
 from .notes import PREFIX
 
 if TYPE_CHECKING:
@@ -123,4 +124,4 @@ def _quick_ratio(one: list[str], other: list[str]) -> float:
 def _answer(flow: http.HTTPFlow) -> str:
     if not flow.response:
         return flow.error.msg if flow.error else ""
-    return answers.answer(decompress.content_or_nothing(flow.response)[:100_000], flow.response.headers.get("content-type", ""))
+    return answers.answer(compression.content_or_nothing(flow.response)[:100_000], flow.response.headers.get("content-type", ""))

@@ -11,8 +11,9 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote
 
-from . import decompress, quoting, redact
+from . import redact
 from .credentials import MASK
+from .formats import compression, quoting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,7 +173,7 @@ _MAYBE_STREAM = 'for chunk in answer if body.get("stream") else [answer]:\n    p
 
 def _body(request: http.Request, deployment: str) -> _Body:
     """The SDK makes the path of the body's model, so that becomes the `deployment`."""
-    content = decompress.content_or_nothing(request)
+    content = compression.content_or_nothing(request)
     if not content:
         return _Body()
     if len(content) > _LONGEST_ARGUMENT:

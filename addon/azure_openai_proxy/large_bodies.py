@@ -14,14 +14,14 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import bodies, json_scan
-from .bodies import BOM, Span
-from .json_scan import LARGE, InvalidError
+from .formats import json_edit, json_scan
+from .formats.json_edit import BOM, Span
+from .formats.json_scan import LARGE, InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .json_scan import Outline, Turns
+    from .formats.json_scan import Outline, Turns
 
 __all__ = ["LargeBody", "ShortBody", "is_large", "read", "renamed_in_line"]
 
@@ -46,7 +46,7 @@ type Place = tuple[int, int]
 
 def is_large(content: bytes, content_type: str = "") -> bool:
     """Whether `content` is to be read in slices, should it be JSON. A form is read as one."""
-    return len(content) > LARGE and (not content_type.lower().startswith("multipart/") or bodies.is_object(content))
+    return len(content) > LARGE and (not content_type.lower().startswith("multipart/") or json_edit.is_object(content))
 
 
 @dataclass(slots=True)
@@ -154,7 +154,7 @@ def renamed_in_line(line: bytes, place: str, new: Callable[[str], str]) -> bytes
             return line
     except (ValueError, RecursionError):
         return line
-    renamed = bodies.rename(short.text, (place,), new)
+    renamed = json_edit.rename(short.text, (place,), new)
     return line if renamed is short.text else short.joined(renamed)[0]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from . import bodies
 from .backends import AZURE_HOSTS
+from .formats import json_edit
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -56,8 +56,8 @@ def in_body(content: bytes, base: Base, here: str, *, native: bool, large: Large
         return ours(url, base, here, native=native)
 
     if large:
-        return bodies.renamed(content, large.strings(*MEMBERS), new)
-    return bodies.rename(content, MEMBERS, new) if content.lstrip().startswith(b"{") else content
+        return json_edit.renamed(content, large.strings(*MEMBERS), new)
+    return json_edit.rename(content, MEMBERS, new) if content.lstrip().startswith(b"{") else content
 
 
 def suspect(content: bytes) -> bool:

@@ -10,7 +10,7 @@ import logging
 import traceback
 from typing import Any
 
-from . import quoting
+from .formats import quoting
 
 __all__ = ["install", "remove"]
 

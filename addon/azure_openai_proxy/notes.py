@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import quoting, readable
+from . import readable
 from .answers import Chunk
+from .formats import quoting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

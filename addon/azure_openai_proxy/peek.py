@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from . import decompress, sse
+from .formats import compression, sse
 
 __all__ = ["Peek", "Verdict", "error_response"]
 
@@ -27,7 +27,7 @@ class Verdict(NamedTuple):
 
 class Peek:
     def __init__(self, encoding: str | None) -> None:
-        self._decompressor = decompress.decompressor(encoding)
+        self._decompressor = compression.decompressor(encoding)
         self._events = sse.Decoder()
         self._seen = 0
         self.verdict: Verdict | None = None
@@ -40,7 +40,7 @@ class Peek:
     def _feed(self, data: bytes) -> Verdict | None:
         try:
             plain = self._decompressor.feed(data) if self._decompressor else data
-        except decompress.BrokenError:
+        except compression.BrokenError:
             return Verdict(None, b"")  # whoever reads the stream will say so
         self._seen += max(len(data), len(plain))
         commented = False

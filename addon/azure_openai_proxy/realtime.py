@@ -10,8 +10,8 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from . import bodies
 from .endpoints import IN_SESSION
+from .formats import json_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -85,14 +85,14 @@ class Frames:
 
 def _renamed(frame: bytes, places: tuple[str, ...], new: Callable[[str], str], large: LargeBody | None) -> bytes:
     if large:
-        return bodies.renamed(frame, large.strings(*places), new)
+        return json_edit.renamed(frame, large.strings(*places), new)
     if b'"model"' not in frame:  # audio: most frames by far
         return frame
     try:
         json.loads(frame)
     except (ValueError, RecursionError):
         return frame
-    return bodies.rename(frame, places, new)
+    return json_edit.rename(frame, places, new)
 
 
 PIECE = 64 * 1024

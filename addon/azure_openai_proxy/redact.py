@@ -15,8 +15,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, quote_plus, unquote_plus
 
-from . import bodies
 from .credentials import MASK
+from .formats import json_edit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +162,7 @@ def minted(answer: bytes) -> bytes:
         json.loads(answer)
     except (ValueError, RecursionError):
         return b""
-    return bodies.rename(answer, _MINTED, lambda _: MASK)
+    return json_edit.rename(answer, _MINTED, lambda _: MASK)
 
 
 # Secrets in what comes back

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from . import decompress
 from .errors import BadRequest, Failed
+from .formats import compression
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,7 +34,7 @@ async def decode(request: http.Request, limit: int) -> None:
     """
     codings = [coding.strip().lower() for coding in request.headers.get(HEADER, "").split(",")]
     codings = [coding for coding in codings if coding not in ("", "identity")]
-    unknown = [coding for coding in codings if not decompress.known(coding)]
+    unknown = [coding for coding in codings if not compression.known(coding)]
     if unknown or len(codings) > MOST_CODINGS:
         what = f"The content coding {unknown[0][:40]!a} is not supported" if unknown else f"There are {len(codings)} content codings"
         raise Failed(
@@ -50,11 +50,11 @@ async def decode(request: http.Request, limit: int) -> None:
             except StopIteration as end:
                 content = end.value
                 break
-            except decompress.TooLargeError:
+            except compression.TooLargeError:
                 raise Failed(
                     413, "request_too_large", f"The request's body is larger than {limit} bytes when it is decompressed."
                 ) from None
-            except decompress.BrokenError:
+            except compression.BrokenError:
                 raise BadRequest(f"The request's body is not what its content-encoding says: {coding}.") from None
             count += 1
             if count % STEPS == 0:
@@ -68,7 +68,7 @@ async def decode(request: http.Request, limit: int) -> None:
 
 def decoded(content: bytes, coding: str, limit: int) -> Generator[None, None, bytes]:
     """`content` without one coding; a little work for each step of the generator."""
-    engine = decompress.decompressor(coding)
+    engine = compression.decompressor(coding)
     assert engine, "only known codings are decoded"
     out: list[bytes] = []
     size = 0
@@ -77,7 +77,7 @@ def decoded(content: bytes, coding: str, limit: int) -> Generator[None, None, by
             out.append(piece)
             size += len(piece)
             if size > limit:
-                raise decompress.TooLargeError
+                raise compression.TooLargeError
             yield
     engine.end()
     return b"".join(out)

@@ -6,7 +6,8 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from . import calls, decompress, error_shapes, notes, redact, to_openai
+from . import calls, error_shapes, notes, redact, to_openai
+from .formats import compression
 from .kept import Shelf, Tap
 from .notes import PREFIX, Facts, Packed, PackedBytes, Splice
 
@@ -92,10 +93,10 @@ class Seeing:
                 clean = isinstance(tap.inner, to_openai.Stream) and tap.inner.clean
                 self._keep(flow, sent if clean else _masked(sent, exchange.secrets), bodies[1], held=len(bodies[1]))
         elif response and azures is not None and self.shelf:
-            self._keep(flow, _masked(azures, exchange.secrets), decompress.content_or_nothing(response), held=0)
+            self._keep(flow, _masked(azures, exchange.secrets), compression.content_or_nothing(response), held=0)
         if response and tap and response.data.content and _mints(flow, exchange):
             # The client has it: it went by.
-            response.content = redact.minted(decompress.content_or_nothing(response))
+            response.content = redact.minted(compression.content_or_nothing(response))
             flow.metadata.pop(f"{PREFIX}azures", None)  # the same
         _write(flow, facts(flow, exchange, tap))
 
@@ -176,10 +177,10 @@ def _masked(azures: bytes, secrets: Sequence[str]) -> bytes:
 def _decoded(flow: http.HTTPFlow, azures: bytes) -> bytes:
     """Azure's stream without its content-encoding; as far as it can be read."""
     headers = notes.texts(flow.metadata.get(f"{PREFIX}answered", ("", ()))[1])
-    decompressor = decompress.decompressor(next((value for name, value in headers if name.lower() == "content-encoding"), None))
+    decompressor = compression.decompressor(next((value for name, value in headers if name.lower() == "content-encoding"), None))
     if decompressor is None:
         return azures
     try:
-        return decompressor.feed(azures, decompress.most(len(azures)))
-    except decompress.BrokenError:
+        return decompressor.feed(azures, compression.most(len(azures)))
+    except compression.BrokenError:
         return b""

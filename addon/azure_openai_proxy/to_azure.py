@@ -7,9 +7,10 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus
 
-from . import bodies, realtime, request_syntax, uploads
+from . import realtime, request_syntax, uploads
 from .endpoints import NEWEST_GA, Form
 from .errors import BadRequest
+from .formats import json_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from .backends import Backend, Base
     from .calls import Call
     from .credentials import Credential
+    from .formats.multipart import Rewriter
     from .large_bodies import LargeBody
-    from .multipart import Rewriter
 
 __all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
 
@@ -112,7 +113,7 @@ def translate(
     """
     name = deployment(call.model) if call.model is not None else None
     rewriter = None
-    if not bodies.is_object(asked.content):
+    if not json_edit.is_object(asked.content):
         rewriter = uploads.rewriter(call, asked.headers, deployment, in_path=_in_path(call, backend), batch_lines=batch_lines)
     return Sent(
         backend.base,
@@ -178,14 +179,14 @@ def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: 
     content = asked.content
     if rewriter:
         return rewriter.feed(content) + rewriter.end()
-    is_form = asked.headers.get("content-type", "").lower().startswith("multipart/") and not bodies.is_object(content)
+    is_form = asked.headers.get("content-type", "").lower().startswith("multipart/") and not json_edit.is_object(content)
     if call.model is None or _in_path(call, backend) or call.endpoint.model_in == "query" or is_form:
         return content
     if call.endpoint.model_in == "path":
         return _with_model(content, deployment(call.model), asked.large)
     if asked.large:
-        return bodies.renamed(content, asked.large.strings(*call.endpoint.models), deployment)
-    return bodies.rename(content, call.endpoint.models, deployment)
+        return json_edit.renamed(content, asked.large.strings(*call.endpoint.models), deployment)
+    return json_edit.rename(content, call.endpoint.models, deployment)
 
 
 def _in_path(call: Call, backend: Backend) -> bool:
@@ -196,12 +197,12 @@ def _with_model(content: bytes, deployment: str, large: LargeBody | None) -> byt
     """A JSON object whose model is in the path, with the deployment as its only `model`."""
     if large:
         return _with_model_in_large(large, json.dumps(deployment).encode())
-    if not bodies.is_object(content):
+    if not json_edit.is_object(content):
         return content  # Azure says so
     head, brace, members = content.partition(b"{")
     if b'"model"' in content or b"\\u" in content:
         try:
-            found = json.loads(content.removeprefix(bodies.BOM))
+            found = json.loads(content.removeprefix(json_edit.BOM))
         except (ValueError, RecursionError):
             return content  # Azure has the better message
         if "model" in found:  # SDKs send it in the body too; of two, parsers take the last

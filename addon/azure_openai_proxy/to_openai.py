@@ -11,10 +11,11 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import cut, decompress, sse
+from . import cut
 from .answer_headers import headers
 from .error_shapes import error_body, in_event, mask, shape
-from .json_scan import LARGE
+from .formats import compression, sse
+from .formats.json_scan import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ class Stream:
         items: Callable[[bytes], None] | None = None,
     ) -> None:
         self._normalize = normalize
-        self._decompressor = decompress.decompressor(encoding)
+        self._decompressor = compression.decompressor(encoding)
         self._done = done
         self._secrets = secrets
         self._items = items
@@ -102,7 +103,7 @@ class Stream:
                 data = self._decompressor.feed(data)
                 if at_end:
                     self._decompressor.end()
-            except decompress.BrokenError as error:
+            except compression.BrokenError as error:
                 broken = error
                 data = b""
         if self._items and not self._normalize:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from . import bodies, large_bodies
-from .json_scan import LARGE
-from .multipart import Edit, Field, Lines, Part, Rewriter, boundary
+from . import large_bodies
+from .formats import json_edit
+from .formats.json_scan import LARGE
+from .formats.multipart import Edit, Field, Lines, Part, Rewriter, boundary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -57,7 +58,7 @@ def _in_json(text: str, places: Iterable[str], deployment: Callable[[str], str])
         json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return bodies.rename(text.encode(), places, deployment).decode()
+    return json_edit.rename(text.encode(), places, deployment).decode()
 
 
 class _BatchFile:
@@ -90,4 +91,4 @@ def batch_line(line: bytes, deployment: Callable[[str], str]) -> bytes:
         request = json.loads(line)
     except (ValueError, RecursionError):
         return line
-    return bodies.rename(line, ("body.model",), deployment) if isinstance(request, dict) else line
+    return json_edit.rename(line, ("body.model",), deployment) if isinstance(request, dict) else line

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .bodies import BOM
+from .json_edit import BOM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
