@@ -23,7 +23,7 @@ from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy import entra, http_layer, http_rules, live, origins, settings
 from azure_openai_proxy.addon import AzureOpenAIProxy
-from azure_openai_proxy.credentials import MASK
+from azure_openai_proxy.api.credentials import MASK
 from azure_openai_proxy.exchange import Exchange
 
 if TYPE_CHECKING:

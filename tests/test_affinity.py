@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azure_openai_proxy import affinity, calls
+from azure_openai_proxy import affinity
+from azure_openai_proxy.api import operation as operations
 
 if TYPE_CHECKING:
-    from azure_openai_proxy.calls import Call
+    from azure_openai_proxy.api.operation import Call
 
 JSON = {"content-type": "application/json"}
 
 
 def call(method: str, path: str, body: bytes = b"") -> Call:
-    found = calls.recognise(method, path, JSON, body)
+    found = operations.recognise(method, path, JSON, body)
     assert found
     return found
 

@@ -6,8 +6,8 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from azure_openai_proxy import again, settings
-from azure_openai_proxy.backends import Backend, Base
-from azure_openai_proxy.models import Entry, Mapper
+from azure_openai_proxy.api.backend import Backend, Base
+from azure_openai_proxy.api.model_mapping import Entry, Mapper
 from azure_openai_proxy.settings import Settings
 
 SETTINGS = settings.Settings(

@@ -3,12 +3,12 @@
 import pytest
 from mitmproxy.http import Headers
 
-from azure_openai_proxy import answer_headers
+from azure_openai_proxy.api import response_headers
 
 
 def shaped(headers: dict[str, str], *, stream: bool = False, http1: bool = True) -> dict[str, str]:
     result = Headers([(name.encode(), value.encode()) for name, value in ({"x-request-id": "r"} | headers).items()])
-    answer_headers.headers(result, stream=stream, http1=http1)
+    response_headers.headers(result, stream=stream, http1=http1)
     assert "nosniff" == result.pop("x-content-type-options")
     return dict(result.items())
 
@@ -36,7 +36,7 @@ def shaped(headers: dict[str, str], *, stream: bool = False, http1: bool = True)
 def test_resets_are_durations(azure: str, openai: str | None, name: str) -> None:
     """Seconds become durations, durations stay, and what is neither is dropped."""
     headers = Headers([(name.encode(), azure.encode()), (b"x-request-id", b"r")])
-    answer_headers.headers(headers, stream=False)
+    response_headers.headers(headers, stream=False)
     assert openai == headers.get(name)
 
 
@@ -56,7 +56,7 @@ def test_request_id(headers: dict[str, str], expected: str) -> None:
 def test_request_id_is_made_up_where_there_is_none() -> None:
     """Users quote it when they ask for help."""
     headers = Headers()
-    answer_headers.headers(headers, stream=False)
+    response_headers.headers(headers, stream=False)
     assert headers["x-request-id"].startswith("req_")
 
 
@@ -101,7 +101,7 @@ def test_an_upgrade_keeps_its_own_headers() -> None:
     """And none that would act on the proxy's origin."""
     own = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-accept": "x"}
     headers = Headers([(name.encode(), value.encode()) for name, value in (own | OF_THE_ORIGIN).items()])
-    answer_headers.drop_origin_headers(headers)
+    response_headers.drop_origin_headers(headers)
     assert own == dict(headers.items())
 
 

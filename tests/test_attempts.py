@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from mitmproxy import http
 
-from azure_openai_proxy import calls
+from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.api.backend import Backend, Base
+from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.api.request import Asked, Query
 from azure_openai_proxy.attempts import Attempt, Attempts, Shared
-from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.errors import NotFound, Unavailable
 from azure_openai_proxy.http_layer import Failure
-from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.pool import Pool
 from azure_openai_proxy.repair import Rename, Route
 from azure_openai_proxy.settings import Settings
-from azure_openai_proxy.to_azure import Asked, Query
 
 A, B, C = (
     Backend(name=name, base=Base("https", name, 443), token="key", apiversion="v1", priority=index) for index, name in enumerate("abc")
@@ -46,7 +46,7 @@ def attempts(
     **settings: Any,
 ) -> Attempts:
     content = json.dumps(CHAT if body is None else body).encode()
-    call = calls.recognise(method, path, {"content-type": "application/json"}, content)
+    call = operations.recognise(method, path, {"content-type": "application/json"}, content)
     assert call
     of = of or shared()
     of.use(backends or (A, B, C))

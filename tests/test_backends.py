@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.backends import Backend, Base, parse_apiversion, parse_base, parse_endpoint, parse_host
+from azure_openai_proxy.api.backend import Backend, Base, parse_apiversion, parse_base, parse_endpoint, parse_host
 from azure_openai_proxy.errors import SettingsError
 
 AZURE = Base("https", "r.openai.azure.com", 443)

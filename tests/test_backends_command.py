@@ -6,8 +6,8 @@ import random
 
 from mitmproxy.test import taddons
 
+from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.attempts import Shared
-from azure_openai_proxy.backends import Backend, Base
 from azure_openai_proxy.backends_command import BackendsCommand
 from azure_openai_proxy.pool import Pool
 from azure_openai_proxy.repair import Drop, Key

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from azure_openai_proxy import backends_file
-from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.api.backend import Backend, Base
+from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
-from azure_openai_proxy.models import Mapper
 
 A = {"name": "a", "endpoint": "https://a.openai.azure.com"}
 

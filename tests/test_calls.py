@@ -2,7 +2,7 @@
 
 import pytest
 
-from azure_openai_proxy.calls import Call, goes_on, reaches_azure, recognise
+from azure_openai_proxy.api.operation import Call, goes_on, reaches_azure, recognise
 from azure_openai_proxy.errors import BadRequest
 
 CHAT = "/v1/chat/completions"

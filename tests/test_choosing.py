@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.policies import RoundRobin
 from azure_openai_proxy.pool import Pool
 

@@ -11,9 +11,9 @@ from mitmproxy.addons import view
 from mitmproxy.test import taddons, tflow
 
 from azure_openai_proxy import again, commands, settings
-from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.api.backend import Backend, Base
+from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.commands import Commands
-from azure_openai_proxy.models import Mapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

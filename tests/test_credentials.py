@@ -3,7 +3,7 @@
 import pytest
 from mitmproxy.http import Headers
 
-from azure_openai_proxy.credentials import Credential, choose, seen
+from azure_openai_proxy.api.credentials import Credential, choose, seen
 from azure_openai_proxy.errors import NoKey
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhIn0.c2ln"

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from azure_openai_proxy import cut, to_openai
+from azure_openai_proxy.api import filter_stripping
+from azure_openai_proxy.api import response as openai_response
 
 TEXT = st.one_of(
     st.text(max_size=12), st.sampled_from(["content_filter_results", "}]}", '{"', '"},{"', "\\", '\\"', "\u2028", "error", "_filter"])
@@ -68,8 +69,8 @@ def read(chunk: bytes) -> Any:
 
 def by_parser(chunk: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
     with monkeypatch.context() as patch:
-        patch.setattr(cut, "_CHUNK", re.compile(rb"(?!)"))
-        stream = to_openai.Stream(normalize=True, encoding=None)
+        patch.setattr(filter_stripping, "_CHUNK", re.compile(rb"(?!)"))
+        stream = openai_response.Stream(normalize=True, encoding=None)
         stream(FIRST)
         return b"".join(stream(b"data: " + chunk + b"\n\n"))
 
@@ -87,7 +88,7 @@ def test_as_the_parser(chunk: bytes) -> None:
     """A stream says the same with and without the cut, to anyone who reads JSON; and what it passes unread it passes as it came."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         expected = by_parser(chunk, monkeypatch)
-    stream = to_openai.Stream(normalize=True, encoding=None)
+    stream = openai_response.Stream(normalize=True, encoding=None)
     stream(FIRST)
     first = b"".join(stream(b"data: " + chunk + b"\n\n"))
     again = b"".join(stream(b"data: " + chunk + b"\n\n"))  # by the pattern of the first, if there is one
@@ -99,7 +100,7 @@ def test_as_the_parser(chunk: bytes) -> None:
 @given(chunk=st.one_of(SENT, SPLICED))
 def test_only_json_is_cut(chunk: bytes) -> None:
     """What is recognised is JSON, and nothing but its one choice's filter results is gone."""
-    found = cut.without_filter(chunk)
+    found = filter_stripping.without_filter(chunk)
     if found:
         before = json.loads(chunk.decode(), object_pairs_hook=list)
         after = json.loads(found.content.decode(), object_pairs_hook=list)
@@ -113,12 +114,12 @@ def test_only_json_is_cut(chunk: bytes) -> None:
 def test_the_pattern(one: dict[str, Any], text: str, other: bytes) -> None:
     """What the pattern of one event takes, a closer look takes too, with the same outcome."""
     one["choices"] = [{"content_filter_results": {}, "delta": {"content": text}, "index": 0}]
-    found = cut.without_filter(written(one, spaced=False, ascii_only=True))
+    found = filter_stripping.without_filter(written(one, spaced=False, ascii_only=True))
     if found and found.pattern:
         for chunk in (other, written(one | {"id": "another"}, spaced=False, ascii_only=False)):
             by_pattern = found.pattern.cut(b"data: " + chunk + b"\n\n")
             if by_pattern is not None:
-                closer = cut.without_filter(chunk)
+                closer = filter_stripping.without_filter(chunk)
                 assert closer
                 assert b"data: " + closer.content + b"\n\n" == by_pattern
 
@@ -128,7 +129,7 @@ CHOICES = b'{"choices":[{"content_filter_results":{"hate":{"filtered":false}},"d
 
 def test_the_pattern_of_a_stream() -> None:
     """Events that differ in their text alone share a pattern; without filter results they pass as the same object."""
-    found = cut.without_filter(CHOICES % b'{"content":"a"}')
+    found = filter_stripping.without_filter(CHOICES % b'{"content":"a"}')
     assert found
     assert found.pattern
     assert b'{"choices":[{"delta":{"content":"a"},"index":0}],"id":"1"}' == found.content
@@ -137,7 +138,7 @@ def test_the_pattern_of_a_stream() -> None:
     for other in (b'{"content":"\xff"}', b'{"content":1}', b'{"role":"a"}', b'{"content":"a"},"x":"b"'):
         assert found.pattern.cut(b"data: " + CHOICES % other + b"\n\n") is None
     assert found.pattern.cut(event + event) is None
-    plain = cut.without_filter(found.content)
+    plain = filter_stripping.without_filter(found.content)
     assert plain
     assert plain.content is found.content
     assert plain.pattern
@@ -149,7 +150,7 @@ def test_the_pattern_of_a_stream() -> None:
 )
 def test_other_deltas(delta: bytes) -> None:
     """A delta without text is cut, and makes no pattern."""
-    found = cut.without_filter(CHOICES % delta)
+    found = filter_stripping.without_filter(CHOICES % delta)
     assert found
     assert found.content == b'{"choices":[{"delta":%b,"index":0}],"id":"1"}' % delta
     assert found.pattern is None

@@ -12,7 +12,7 @@ import pytest
 from mitmproxy.options import Options
 
 from azure_openai_proxy import discovery
-from azure_openai_proxy.backends import Backend, parse_endpoint
+from azure_openai_proxy.api.backend import Backend, parse_endpoint
 from azure_openai_proxy.discovery import Discovery, fetch, parse
 from azure_openai_proxy.settings import Settings
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from azure_openai_proxy import endpoints
-from azure_openai_proxy.endpoints import ENDPOINTS, RULE, Endpoint, Form, find, segments, values
+from azure_openai_proxy.api import endpoints
+from azure_openai_proxy.api.endpoints import ENDPOINTS, RULE, Endpoint, Form, find, segments, values
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "//v1/chat/completions", "/v1//chat/completions/"])

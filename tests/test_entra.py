@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from azure_openai_proxy import entra
-from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.entra import Key, Tokens
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy import error_shapes, redact
-from azure_openai_proxy.error_shapes import error_body, mask, shape
+from azure_openai_proxy.api import error_translation, redaction
+from azure_openai_proxy.api.error_translation import error_body, mask, shape
 
 KEY = "0123456789abcdef"
 
@@ -280,7 +280,7 @@ def test_html_is_read_in_linear_time(page: str, monkeypatch: pytest.MonkeyPatch)
             searched.append((found.end() if found else len(text)) - at)
             return found
 
-    monkeypatch.setattr(error_shapes, "_HIDDEN_ENDS", {kind: Counting(end) for kind, end in error_shapes._HIDDEN_ENDS.items()})
+    monkeypatch.setattr(error_translation, "_HIDDEN_ENDS", {kind: Counting(end) for kind, end in error_translation._HIDDEN_ENDS.items()})
     shaped(502, page.encode())
     assert sum(searched) <= 4 * len(page)
 
@@ -307,8 +307,8 @@ def test_the_forms_of_a_key_are_made_once() -> None:
     """An error with many texts costs no more than its length."""
     body = {"error": {"message": "m", "details": ["x"] * 10_000}}
     shaped(400, body)
-    before = redact._pattern.cache_info()
+    before = redaction._pattern.cache_info()
     shaped(400, body)
-    after = redact._pattern.cache_info()
+    after = redaction._pattern.cache_info()
     assert before.misses == after.misses
     assert before.hits + 10_000 <= after.hits

@@ -12,14 +12,14 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy.backends import Backend, parse_base, parse_endpoint
+from azure_openai_proxy.api.backend import Backend, parse_base, parse_endpoint
+from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.api.response import Stream
+from azure_openai_proxy.api.stream_probe import Peek
 from azure_openai_proxy.errors import BadRequest, Failed, NoKey, NotFound
 from azure_openai_proxy.exchange import MESSAGE, Exchange
 from azure_openai_proxy.http_layer import Failure
-from azure_openai_proxy.models import Mapper
-from azure_openai_proxy.peek import Peek
 from azure_openai_proxy.settings import Settings
-from azure_openai_proxy.to_openai import Stream
 from azure_openai_proxy.ways import Upstream
 
 if TYPE_CHECKING:

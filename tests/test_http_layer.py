@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mitmproxy import connection
     from mitmproxy.proxy import layer, server_hooks
 
-    from azure_openai_proxy.peek import Peek
+    from azure_openai_proxy.api.stream_probe import Peek
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # pyparsing's, in mitmproxy's filters

@@ -12,7 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
-from azure_openai_proxy import fast_messages, redact
+from azure_openai_proxy import fast_messages
+from azure_openai_proxy.api import redaction
 from support import PATIENCE
 from test_http_layer import H2, LIMIT, MB, Proxy, Rules, Upstream, head
 
@@ -42,7 +43,7 @@ class Counting(Rules):
         self.requests.clear()
 
     def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
-        return redact.shown(flow.request, redact.Hidden())
+        return redaction.shown(flow.request, redaction.Hidden())
 
     def gone(self, flows: int = 1) -> bool:
         return all(self.freed.acquire(timeout=PATIENCE) for _ in range(2 * flows))

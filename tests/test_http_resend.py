@@ -17,8 +17,8 @@ from mitmproxy import http
 from mitmproxy.proxy import commands, events
 
 from azure_openai_proxy import connections, http_layer, http_resend
+from azure_openai_proxy.api.stream_probe import Peek
 from azure_openai_proxy.http_layer import Failure, Timeouts
-from azure_openai_proxy.peek import Peek
 from support import PATIENCE
 from test_http_layer import H2, Proxy, Rules, Upstream, head
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy import large_bodies
+from azure_openai_proxy.api import large_bodies
+from azure_openai_proxy.api.large_bodies import LONG_MEMBER, MOST_ESCAPED, MOST_STRINGS, LargeBody, is_large
 from azure_openai_proxy.formats import json_scan
 from azure_openai_proxy.formats.json_edit import BOM, Span
 from azure_openai_proxy.formats.json_scan import LARGE, MOST, Turns
-from azure_openai_proxy.large_bodies import LONG_MEMBER, MOST_ESCAPED, MOST_STRINGS, LargeBody, is_large
 
 json_scan._patterns()  # hypothesis has a deadline
 PLACES = ("model", "session.model")

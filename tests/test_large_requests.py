@@ -15,24 +15,27 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import calls, endpoints, large_bodies, live, moderations, realtime, repair, to_azure
+from azure_openai_proxy import live, repair
 from azure_openai_proxy.addon import AzureOpenAIProxy
-from azure_openai_proxy.backends import Backend, Base
-from azure_openai_proxy.credentials import Credential
+from azure_openai_proxy.api import endpoints, large_bodies, moderations, realtime
+from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.api import request as azure_request
+from azure_openai_proxy.api.backend import Backend, Base
+from azure_openai_proxy.api.credentials import Credential
+from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.api.request import Asked, Query
 from azure_openai_proxy.errors import BadRequest
 from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.formats import json_scan
 from azure_openai_proxy.formats.json_edit import BOM
 from azure_openai_proxy.formats.json_scan import LARGE, SLICE, Turns
-from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.repair import Change, Drop, Rename, Role
 from azure_openai_proxy.settings import Settings
-from azure_openai_proxy.to_azure import Asked, Query
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from azure_openai_proxy.large_bodies import LargeBody
+    from azure_openai_proxy.api.large_bodies import LargeBody
 
 json_scan._patterns()  # hypothesis has a deadline
 JSON = {"content-type": "application/json"}
@@ -41,18 +44,18 @@ IMAGE = "A" * LARGE
 
 
 def read(content: bytes, path: str) -> LargeBody:
-    return asyncio.run(large_bodies.read(Turns(), content, *calls.row("POST", path).models, "stream", moderations.ITEMS))
+    return asyncio.run(large_bodies.read(Turns(), content, *operations.row("POST", path).models, "stream", moderations.ITEMS))
 
 
-def sent(path: str, content: bytes, large: LargeBody | None, headers: dict[str, str] = JSON) -> tuple[calls.Call | str, bytes]:
+def sent(path: str, content: bytes, large: LargeBody | None, headers: dict[str, str] = JSON) -> tuple[operations.Call | str, bytes]:
     """The call, or why there is none; and the body for Azure."""
     try:
-        call = calls.recognise("POST", path, headers, content, "", large)
+        call = operations.recognise("POST", path, headers, content, "", large)
         assert call
     except BadRequest as error:
         return error.message.partition(":")[0], b""
     asked = Asked(http.Headers(), Query(""), content, large)
-    return call, to_azure.translate(call, asked, BACKEND, lambda model: f"my-{model}", Credential("api-key", "k")).content
+    return call, azure_request.translate(call, asked, BACKEND, lambda model: f"my-{model}", Credential("api-key", "k")).content
 
 
 def meaning(content: bytes) -> object:

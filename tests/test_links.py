@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from mitmproxy.http import Headers
 
-from azure_openai_proxy import links
-from azure_openai_proxy.backends import parse_endpoint
+from azure_openai_proxy.api import url_rewriting
+from azure_openai_proxy.api.backend import parse_endpoint
 
 HERE = "http://localhost:8080"
 FRONT = parse_endpoint("https://apim.example/prefix")[0]
@@ -28,13 +28,13 @@ FRONT = parse_endpoint("https://apim.example/prefix")[0]
 )
 def test_what_points_at_azures_api_points_here(url: str, native: bool, ours: str) -> None:
     """In the paths that the client speaks; anything else stays."""
-    assert ours == links.ours(url, FRONT, HERE, native=native)
+    assert ours == url_rewriting.ours(url, FRONT, HERE, native=native)
 
 
 def test_headers_that_hold_an_address() -> None:
     """The others are not looked at."""
     headers = Headers([(b"Operation-Location", b"https://apim.example/prefix/openai/v1/x"), (b"x-other", b"/prefix/openai/v1/x")])
-    links.in_headers(headers, FRONT, native=False)
+    url_rewriting.in_headers(headers, FRONT, native=False)
     assert [(b"Operation-Location", b"/v1/x"), (b"x-other", b"/prefix/openai/v1/x")] == list(headers.fields)
 
 
@@ -44,10 +44,10 @@ def test_the_next_page() -> None:
         b'{"data": ["https://apim.example/prefix/openai/v1/x"], "nextLink": "https:\\/\\/apim.example\\/prefix\\/openai\\/v1\\/x?after=1"}'
     )
     ours = page[: page.index(b'"https:\\')] + b'"http://localhost:8080/v1/x?after=1"}'
-    assert ours == links.in_body(page, FRONT, HERE, native=False)
+    assert ours == url_rewriting.in_body(page, FRONT, HERE, native=False)
 
 
 @pytest.mark.parametrize("body", [b"{}", b'["/openai/"]', b'{"text":"https://apim.example/prefix/openai/v1/x"}'])
 def test_a_body_without_one_is_the_same_object(body: bytes) -> None:
     """What a model wrote is no address."""
-    assert links.in_body(body, FRONT, HERE, native=False) is body
+    assert url_rewriting.in_body(body, FRONT, HERE, native=False) is body

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy import models
+from azure_openai_proxy.api import model_mapping
+from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
-from azure_openai_proxy.models import Mapper
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_mapped_tells_what_the_mapping_covers() -> None:
 
 def test_answers_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name is looked for once; neither long names nor many of them fill the memory."""
-    monkeypatch.setattr(models, "MOST_KNOWN", 2)
-    mapper, long = Mapper.parse("a*=b*"), "a" * (models.LONGEST_KNOWN + 1)
+    monkeypatch.setattr(model_mapping, "MOST_KNOWN", 2)
+    mapper, long = Mapper.parse("a*=b*"), "a" * (model_mapping.LONGEST_KNOWN + 1)
     for _ in range(2):
         assert ["bx", None, "by", "b" + long[1:]] == [mapper.mapped(model) for model in ("ax", "x", "ay", long)]
     assert {"ax": "bx", "x": None} == mapper._known

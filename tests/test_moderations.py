@@ -7,8 +7,8 @@ import json
 import pytest
 from openai.types import ModerationCreateResponse
 
+from azure_openai_proxy.api.moderations import unflagged
 from azure_openai_proxy.errors import BadRequest
-from azure_openai_proxy.moderations import unflagged
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azure_openai_proxy.endpoints import ENDPOINTS
+from azure_openai_proxy.api.endpoints import ENDPOINTS
 from support import ROOT
 
 if TYPE_CHECKING:

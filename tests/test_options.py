@@ -20,11 +20,11 @@ from ruamel.yaml import YAML
 
 from azure_openai_proxy import live, options, sources
 from azure_openai_proxy import settings as values
-from azure_openai_proxy.backends import Base
-from azure_openai_proxy.endpoints import RETIRED
+from azure_openai_proxy.api.backend import Base
+from azure_openai_proxy.api.endpoints import RETIRED
+from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
 from azure_openai_proxy.live import Live
-from azure_openai_proxy.models import Mapper
 from azure_openai_proxy.option_values import Address
 from azure_openai_proxy.options import OPTIONS
 from azure_openai_proxy.settings import Found, Settings

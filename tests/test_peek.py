@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from azure_openai_proxy import peek
-from azure_openai_proxy.peek import Peek, error_response
+from azure_openai_proxy.api import stream_probe
+from azure_openai_proxy.api.stream_probe import Peek, error_response
 
 FILTER = b'data: {"choices":[],"id":"","prompt_filter_results":[]}\n\n'
 EMPTY = b'data: {"id":"","object":"","created":0,"model":"","choices":[]}\n\n'
@@ -79,7 +79,7 @@ def test_compressed() -> None:
 
 def test_no_more_is_held_than_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream without events is passed on some time."""
-    monkeypatch.setattr(peek, "AT_MOST", 10)
+    monkeypatch.setattr(stream_probe, "AT_MOST", 10)
     looking = Peek(None)
     assert None is looking.feed(b"data: 6789")
     assert None is not looking.feed(b"0")

@@ -17,8 +17,9 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import calls, notes
+from azure_openai_proxy import notes
 from azure_openai_proxy.answers import Chunk
+from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.notes import Asked
 from azure_openai_proxy.playback import Playback, Player, Replay, pieces
 from azure_openai_proxy.recordings import Recordings
@@ -64,7 +65,7 @@ def asked(body: bytes = BODY) -> http.Request:
 
 
 def found(replay: Replay, request: http.Request) -> http.HTTPFlow:
-    call = calls.recognise(request.method, request.path, request.headers, request.raw_content or b"")
+    call = operations.recognise(request.method, request.path, request.headers, request.raw_content or b"")
     assert call
     return replay.find(call, request)
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.policies import BetterOfTwo, Candidate, Fastest, LowestPriority, RoundRobin
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from mitmproxy.http import Headers
 
-from azure_openai_proxy import endpoints, realtime
+from azure_openai_proxy.api import endpoints, realtime
 
 KEY = "openai-insecure-api-key.sk-1"
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy import http
 
-from azure_openai_proxy import redact
-from azure_openai_proxy.redact import Hidden
+from azure_openai_proxy.api import redaction
+from azure_openai_proxy.api.redaction import Hidden
 
 KEY = "k-0123456789"
 
@@ -39,18 +39,18 @@ CASES = {
 def test_a_key_in_a_header(asked: http.Request, name: str, masked: str) -> None:
     """It is masked in place, and shown again exactly as it was."""
     before = asked.headers.fields
-    hidden = redact.hide(asked)
+    hidden = redaction.hide(asked)
     assert masked == asked.headers[name]
     assert KEY not in repr(hidden)
-    assert before == redact.show(asked, hidden).headers.fields
+    assert before == redaction.show(asked, hidden).headers.fields
 
 
 def test_a_key_in_the_query() -> None:
     """The rest of the query stays, byte for byte."""
     asked = request(f"/v1/x?a=%20b&Api%2Dkey={KEY}&api-key=&c")
-    hidden = redact.hide(asked)
+    hidden = redaction.hide(asked)
     assert "/v1/x?a=%20b&Api%2Dkey=[key]&api-key=&c" == asked.path
-    assert f"/v1/x?a=%20b&Api%2Dkey={KEY}&api-key=&c" == redact.show(asked, hidden).path
+    assert f"/v1/x?a=%20b&Api%2Dkey={KEY}&api-key=&c" == redaction.show(asked, hidden).path
 
 
 def test_on_the_wire() -> None:
@@ -58,9 +58,9 @@ def test_on_the_wire() -> None:
     asked = request(f"/v1/x?api-key={KEY}", authorization=f"Bearer {KEY}", accept="*/*")
     plain = asked.copy()
     plain.raw_content = None
-    hidden = redact.hide(asked)
+    hidden = redaction.hide(asked)
     masked = asked.copy()
-    wire = redact.shown(asked, hidden)
+    wire = redaction.shown(asked, hidden)
     assert plain.get_state() == wire.get_state()
     assert masked.get_state() == asked.get_state()
     assert "*/*" == wire.headers["accept"]
@@ -70,30 +70,30 @@ def test_nothing_to_hide() -> None:
     """The very same headers stay."""
     asked = request("/v1/x?a=b")
     fields = asked.headers.fields
-    assert Hidden() == redact.hide(asked)
+    assert Hidden() == redaction.hide(asked)
     assert asked.headers.fields is fields
 
 
 def test_hiding_twice_hides_nothing_more() -> None:
     """A mask is no key."""
     asked = request("/v1/x?api-key=k", authorization=f"Bearer {KEY}")
-    redact.hide(asked)
-    assert Hidden() == redact.hide(asked)
+    redaction.hide(asked)
+    assert Hidden() == redaction.hide(asked)
 
 
 def test_what_somebody_changed_stays() -> None:
     """A person may put another key into a request that waits in mitmweb."""
     asked = request("/v1/x?api-key=k", api_key=KEY)
-    hidden = redact.hide(asked)
+    hidden = redaction.hide(asked)
     asked.headers["api-key"], asked.path = "mine", "/other"
-    redact.show(asked, hidden)
+    redaction.show(asked, hidden)
     assert ("mine", "/other") == (asked.headers["api-key"], asked.path)
 
 
 def test_masks_are_taken_out() -> None:
     """Of a saved request nobody knows what they stood for; what was no key stays."""
     asked = request("/v1/x?a=b&api-key=[key]", authorization="Bearer [key]", accept="*/*")
-    redact.without_masks(asked)
+    redaction.without_masks(asked)
     assert ("/v1/x?a=b", False, "*/*") == (asked.path, "authorization" in asked.headers, asked.headers["accept"])
 
 
@@ -110,7 +110,7 @@ def test_masks_are_taken_out() -> None:
 )
 def test_a_secret_that_was_made_is_not_kept(answer: bytes, kept: bytes) -> None:
     """Whatever shape of answer it comes in; the rest stays, but for what cannot be read."""
-    assert kept == redact.minted(answer)
+    assert kept == redaction.minted(answer)
 
 
 SECRET = "a-key/with+all=0123456789"
@@ -128,7 +128,7 @@ def answer(headers: dict[str, str], reason: str = "OK") -> http.Response:
 def test_a_key_in_the_head_of_an_answer(form: str) -> None:
     """It is masked in the value of any header and in the reason, however it is encoded."""
     made = answer({"x-one": "1", "location": f"https://x/?k={form}&a=b"}, f"no {form}")
-    redact.mask_answer_head(made, ["dummy", SECRET])
+    redaction.mask_answer_head(made, ["dummy", SECRET])
     assert "1" == made.headers["x-one"]
     assert "[key]" in made.headers["location"]
     assert "[key]" in made.reason
@@ -138,7 +138,7 @@ def test_a_key_in_the_head_of_an_answer(form: str) -> None:
 def test_a_key_in_the_name_of_a_header() -> None:
     """The name stays one that HTTP allows."""
     made = answer({f"x-{KEY}": "1"})
-    redact.mask_answer_head(made, [KEY])
+    redaction.mask_answer_head(made, [KEY])
     assert ["x-key"] == [name for name in made.headers if name != "content-length"]
 
 
@@ -147,11 +147,11 @@ def test_what_is_no_key_stays(secrets: list[str]) -> None:
     """Without a key, with one too short to be told from a word, and in headers that say how to read the body."""
     made = answer({"content-type": "application/json", "x-more": "a json"}, "json")
     before = made.headers.fields
-    redact.mask_answer_head(made, secrets)
+    redaction.mask_answer_head(made, secrets)
     assert before == made.headers.fields
     assert "json" == made.reason
     made.headers["x-more"] = "as application/json"
-    redact.mask_answer_head(made, secrets)
+    redaction.mask_answer_head(made, secrets)
     assert "application/json" == made.headers["content-type"]
 
 
@@ -159,14 +159,14 @@ def test_what_is_no_key_stays(secrets: list[str]) -> None:
 def test_base64_is_recognised_wherever_the_key_stands(before: bytes, after: bytes, secret: str) -> None:
     """Only the characters that it shares with its neighbours are left."""
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        masked = redact.mask(encode(before + secret.encode() + after).decode(), [secret])
+        masked = redaction.mask(encode(before + secret.encode() + after).decode(), [secret])
         assert "[key]" in masked
         assert len(masked) <= len(encode(before)) + len("[key]") + len(encode(after)) + 4
 
 
 def test_the_keys_of_a_request() -> None:
     """What its masks stand for, without the scheme."""
-    hidden = redact.hide(
+    hidden = redaction.hide(
         request(authorization=f"Bearer {KEY}", api_key="other", sec_websocket_protocol=f"openai-insecure-api-key.{KEY}, x")
     )
     assert (KEY, "other") == hidden.secrets

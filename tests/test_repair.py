@@ -10,8 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mitmproxy import http
 
-from azure_openai_proxy import calls, repair
-from azure_openai_proxy.backends import Backend, Base
+from azure_openai_proxy import repair
+from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.api.backend import Backend, Base
+from azure_openai_proxy.api.request import Asked, Query
 from azure_openai_proxy.repair import (
     Case,
     Change,
@@ -27,7 +29,6 @@ from azure_openai_proxy.repair import (
     Unstreamed,
     Version,
 )
-from azure_openai_proxy.to_azure import Asked, Query
 
 BACKEND = Backend(name="a", base=Base("https", "a", 443), apiversion="2024-10-21")
 ROLE_LIST = "['system', 'user']"
@@ -41,7 +42,7 @@ def case(
     deployment: str = "gpt-4o",
     mapped: bool = False,
 ) -> Case:
-    call = calls.recognise("POST", path, {"content-type": "application/json"}, b'{"model":"gpt-4o"}')
+    call = operations.recognise("POST", path, {"content-type": "application/json"}, b'{"model":"gpt-4o"}')
     assert call
     return Case(call, asked({} if body is None else body), dated, deployment, mapped)
 

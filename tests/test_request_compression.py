@@ -11,7 +11,7 @@ import brotli  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from mitmproxy import http
 
-from azure_openai_proxy import request_compression
+from azure_openai_proxy.api import request_compression
 from azure_openai_proxy.errors import ProxyError
 from test_decompress import zstd
 

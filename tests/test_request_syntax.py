@@ -14,11 +14,11 @@ from mitmproxy.net.http.http1 import assemble_request_head
 
 import hostile_requests as hostile
 import operations
-from azure_openai_proxy.backends import Backend, parse_endpoint
+from azure_openai_proxy.api.backend import Backend, parse_endpoint
+from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.api.request_syntax import check, encoded, path_fault
 from azure_openai_proxy.errors import BadRequest, ProxyError
 from azure_openai_proxy.exchange import Exchange
-from azure_openai_proxy.models import Mapper
-from azure_openai_proxy.request_syntax import check, encoded, path_fault
 from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:

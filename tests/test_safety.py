@@ -12,7 +12,7 @@ from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import tflow
 
 from azure_openai_proxy import connections, safety
-from azure_openai_proxy.backends import Backend, parse_base
+from azure_openai_proxy.api.backend import Backend, parse_base
 from azure_openai_proxy.option_values import Relay
 from azure_openai_proxy.safety import Guard, exposed, is_local, is_public
 from azure_openai_proxy.settings import Settings

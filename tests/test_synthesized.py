@@ -5,16 +5,16 @@ import json
 import pytest
 from mitmproxy import http
 
-from azure_openai_proxy import synthesized
-from azure_openai_proxy.calls import recognise
+from azure_openai_proxy.api import local_responses
+from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.api.operation import recognise
 from azure_openai_proxy.errors import NotFound
-from azure_openai_proxy.models import Mapper
 
 
 def asked(path: str, mapping: str = "gpt-4o=prod", method: str = "GET") -> object:
     call = recognise(method, path, {})
     assert call is not None
-    response = synthesized.answer(call, Mapper.parse(mapping))
+    response = local_responses.answer(call, Mapper.parse(mapping))
     assert 200 == response.status_code
     return json.loads(response.content or b"")
 
@@ -83,8 +83,8 @@ def test_what_azure_has_not_is_named(method: str, path: str, says: str) -> None:
 
 def test_the_root_and_what_is_not_there_are_text() -> None:
     """A person reads these."""
-    assert [200, 404] == [response.status_code for response in (synthesized.welcome(), synthesized.not_found())]
-    assert "/v1/models" in (synthesized.welcome().text or "")
+    assert [200, 404] == [response.status_code for response in (local_responses.welcome(), local_responses.not_found())]
+    assert "/v1/models" in (local_responses.welcome().text or "")
 
 
 def test_a_preflight_is_answered_with_what_it_asked_for() -> None:
@@ -93,7 +93,7 @@ def test_a_preflight_is_answered_with_what_it_asked_for() -> None:
     request.headers["access-control-request-method"] = "POST"
     request.headers["access-control-request-headers"] = "authorization, x-stainless-lang"
     request.headers["access-control-request-private-network"] = "true"
-    headers = synthesized.preflight(request).headers
+    headers = local_responses.preflight(request).headers
     assert "POST" == headers["access-control-allow-methods"]
     assert "authorization, x-stainless-lang" == headers["access-control-allow-headers"]
     assert "true" == headers["access-control-allow-private-network"]
@@ -102,14 +102,14 @@ def test_a_preflight_is_answered_with_what_it_asked_for() -> None:
 
 def test_a_plain_options_request_allows_nothing_it_did_not_ask_for() -> None:
     """No echo of what was not sent."""
-    headers = synthesized.preflight(http.Request.make("OPTIONS", "http://localhost/")).headers
+    headers = local_responses.preflight(http.Request.make("OPTIONS", "http://localhost/")).headers
     assert not [name for name in headers if name.startswith("access-control-allow")]
 
 
 def test_cors_lets_a_page_read_every_header() -> None:
     """Also Azure's, and `vary` keeps what it said."""
     response = http.Response.make(200, b"", {"x-request-id": "1", "vary": "accept-encoding", "access-control-allow-origin": "*"})
-    synthesized.add_cors(response, "https://page.example")
+    local_responses.add_cors(response, "https://page.example")
     assert "https://page.example" == response.headers["access-control-allow-origin"]
     assert "accept-encoding, Origin" == response.headers["vary"]
     assert "x-request-id" in response.headers["access-control-expose-headers"]
@@ -120,5 +120,5 @@ def test_without_an_origin_nothing_is_added() -> None:
     """Only a browser sends one."""
     response = http.Response.make(200)
     before = response.headers.fields
-    synthesized.add_cors(response, None)
+    local_responses.add_cors(response, None)
     assert before == response.headers.fields

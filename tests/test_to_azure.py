@@ -3,11 +3,11 @@
 import pytest
 from mitmproxy.http import Headers
 
-from azure_openai_proxy import to_azure
-from azure_openai_proxy.backends import Backend, parse_endpoint
-from azure_openai_proxy.calls import recognise
-from azure_openai_proxy.credentials import Credential
-from azure_openai_proxy.to_azure import Asked, Query, Sent
+from azure_openai_proxy.api import request as azure_request
+from azure_openai_proxy.api.backend import Backend, parse_endpoint
+from azure_openai_proxy.api.credentials import Credential
+from azure_openai_proxy.api.operation import recognise
+from azure_openai_proxy.api.request import Asked, Query, Sent
 
 KEY = Credential("api-key", "key")
 
@@ -29,7 +29,7 @@ def translated(
     assert call is not None
     asked = Asked(Headers([(b"Host", b"localhost"), (b"Content-Type", content_type.encode())]), query, body)
     backend = Backend(name="default", base=parse_endpoint(endpoint)[0], token="", apiversion=apiversion)
-    return to_azure.translate(call, asked, backend, lambda model: deployment or model, KEY)
+    return azure_request.translate(call, asked, backend, lambda model: deployment or model, KEY)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ CLIENT = [
 
 def test_headers() -> None:
     """The client's own headers pass in their order; its account, its connection and its keys stay behind."""
-    azure = to_azure.headers(Headers(CLIENT), KEY, "r.openai.azure.com")
+    azure = azure_request.headers(Headers(CLIENT), KEY, "r.openai.azure.com")
     expected = [(b"Host", b"r.openai.azure.com"), (b"Accept", b"*/*"), (b"X-Stainless-Lang", b"python"), (b"api-key", b"key")]
     assert expected == list(azure.fields)
 
@@ -140,12 +140,12 @@ def test_headers() -> None:
 def test_what_belongs_to_the_connection_stays_behind() -> None:
     """Whatever the client names, in whatever bytes; and an expectation is met once the body is here."""
     client = Headers([(b"Connection", b"x-own, \xff"), (b"X-Own", b"1"), (b"\xff", b"2"), (b"Expect", b"100-continue")])
-    assert [(b"api-key", b"key")] == list(to_azure.headers(client, KEY, "r").fields)
+    assert [(b"api-key", b"key")] == list(azure_request.headers(client, KEY, "r").fields)
 
 
 def test_a_websockets_upgrade_goes_on() -> None:
     """It is between the client and Azure."""
-    azure = to_azure.headers(Headers(CLIENT), KEY, "r.openai.azure.com", websocket=True)
+    azure = azure_request.headers(Headers(CLIENT), KEY, "r.openai.azure.com", websocket=True)
     assert "websocket" == azure["upgrade"]
     assert "upgrade" == azure["connection"].lower()
 
@@ -154,12 +154,12 @@ def test_a_websockets_upgrade_goes_on() -> None:
 def test_a_key_among_the_subprotocols_stays_behind(offered: bytes, sent: list[str]) -> None:
     """Browsers have no other place for it."""
     client = Headers([(b"Sec-WebSocket-Protocol", offered)])
-    assert sent == to_azure.headers(client, KEY, "r", websocket=True).get_all("sec-websocket-protocol")
+    assert sent == azure_request.headers(client, KEY, "r", websocket=True).get_all("sec-websocket-protocol")
 
 
 def test_headers_without_a_host() -> None:
     """HTTP/2 has its authority elsewhere."""
-    assert "host" not in to_azure.headers(Headers(), KEY, "r.openai.azure.com")
+    assert "host" not in azure_request.headers(Headers(), KEY, "r.openai.azure.com")
 
 
 FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b--\r\n'
@@ -262,7 +262,7 @@ def test_a_body_that_goes_on_is_changed_on_its_way(start: bytes, stream: bytes, 
     call = recognise("POST", "/v1/audio/transcriptions", headers, start)
     assert call is not None
     backend = Backend(name="default", base=parse_endpoint("https://r.openai.azure.com")[0], token="", apiversion="v1")
-    sent = to_azure.translate(call, Asked(headers, Query(""), start, more=True), backend, lambda _: "w", KEY)
+    sent = azure_request.translate(call, Asked(headers, Query(""), start, more=True), backend, lambda _: "w", KEY)
     assert (b"", growth) == (sent.content, sent.growth)
     assert callable(sent.stream)
     assert stream == b"".join([*sent.stream(FORM), *sent.stream(b"")])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy import to_openai
-from azure_openai_proxy.to_openai import Stream, json_body
+from azure_openai_proxy.api import response as openai_response
+from azure_openai_proxy.api.response import Stream, json_body
 
 DONE = b"data: [DONE]\n\n"
 SAFE = '{"hate":{"filtered":false,"severity":"safe"}}'
@@ -453,14 +453,14 @@ def test_the_event_that_ends_a_broken_stream(before: bytes, done: bool, expected
 )
 def test_frames_that_pass(text: bytes) -> None:
     """A frame that is OpenAI's already, or that cannot be read or written, is the same object."""
-    assert to_openai.frame(text) is text
+    assert openai_response.frame(text) is text
 
 
 def test_a_frame_with_a_status() -> None:
     """The status says what kind of error it is, and what the filter found goes too."""
     text = b'{"type":"error","status":401,"error":{"message":"no"},"content_filter_results":{}}'
     error = {"message": "no", "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
-    assert {"type": "error", "status": 401, "error": error} == json.loads(to_openai.frame(text))
+    assert {"type": "error", "status": 401, "error": error} == json.loads(openai_response.frame(text))
 
 
 def test_too_long_an_event_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,7 +576,9 @@ def test_normalising_twice_changes_nothing(body: bytes, done: bool) -> None:
     assert once == run(once, done=done)
 
 
-NAMES = st.sampled_from([*to_openai._AZURES_OWN, "choices", "delta", "text", "finish_reason", "usage", "model", "error", "object", "data"])
+NAMES = st.sampled_from(
+    [*openai_response._AZURES_OWN, "choices", "delta", "text", "finish_reason", "usage", "model", "error", "object", "data"]
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])) | st.just("gpt-35-turbo"),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=6),
@@ -593,7 +595,7 @@ def test_any_json_is_survived(value: Any) -> None:
     for data in out.split(b"data: ")[1:]:
         chunk = json.loads(data) if b"[DONE]" not in data and b"NaN" not in data and b"Infinity" not in data else {}
         if isinstance(value, dict):
-            assert "error" in chunk or to_openai._AZURES_OWN.isdisjoint(chunk)
+            assert "error" in chunk or openai_response._AZURES_OWN.isdisjoint(chunk)
 
 
 @pytest.mark.parametrize(
@@ -651,7 +653,7 @@ def test_json_body_that_passes(body: bytes) -> None:
 def test_one_door() -> None:
     """Whoever has an answer in hand needs this module only."""
     assert {"Stream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"} == set(
-        to_openai.__all__
+        openai_response.__all__
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from azure_openai_proxy import large_bodies, uploads
-from azure_openai_proxy.calls import recognise
+from azure_openai_proxy.api import large_bodies, upload_rewriting
+from azure_openai_proxy.api.operation import recognise
 from azure_openai_proxy.formats.json_scan import LARGE
 
 TYPE = {"content-type": "multipart/form-data; boundary=b"}
@@ -27,7 +27,7 @@ def sent(path: str, content: bytes, *, start: bytes | None = None, **more: Any) 
     call = recognise("POST", path, TYPE, content if start is None else start)
     assert call
     options = {"in_path": False, "batch_lines": 0} | more
-    rewriter = uploads.rewriter(call, TYPE, lambda name: NAMES.get(name, name), **options)
+    rewriter = upload_rewriting.rewriter(call, TYPE, lambda name: NAMES.get(name, name), **options)
     return rewriter.feed(content) + rewriter.end() if rewriter else None
 
 
@@ -63,7 +63,7 @@ def test_no_form_has_no_rewriter() -> None:
     """Without a boundary there are no parts."""
     call = recognise("POST", "/v1/files", {})
     assert call
-    assert None is uploads.rewriter(call, {}, str, in_path=False, batch_lines=1)
+    assert None is upload_rewriting.rewriter(call, {}, str, in_path=False, batch_lines=1)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_file_for_another_purpose_is_left_alone() -> None:
 )
 def test_another_line_is_left_alone(text: str) -> None:
     """What is no request of a batch is for Azure to judge."""
-    assert text.encode() == uploads.batch_line(text.encode(), lambda name: NAMES.get(name, name))
+    assert text.encode() == upload_rewriting.batch_line(text.encode(), lambda name: NAMES.get(name, name))
 
 
 IMAGE = "A" * LARGE
@@ -134,7 +134,7 @@ IMAGE = "A" * LARGE
 )
 def test_a_large_line_of_a_batch(line: str, renamed: bool) -> None:
     """It is not parsed as a whole; its model is renamed if it is short without its long strings."""
-    after = uploads.batch_line(line.encode(), str.upper)
+    after = upload_rewriting.batch_line(line.encode(), str.upper)
     assert (line.replace('"model":"m"', '"model":"M"') if renamed else line).encode() == after
 
 
@@ -149,5 +149,5 @@ def test_a_large_line_is_not_parsed_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(json, "loads", counted)
     line = f'{{"custom_id":"1","body":{{"image":"{IMAGE * 8}","model":"m"}}}}'.encode()
-    assert b'"M"' in uploads.batch_line(line, str.upper)
+    assert b'"M"' in upload_rewriting.batch_line(line, str.upper)
     assert max(sizes) <= large_bodies.SHORT

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "addon"))
 
-from azure_openai_proxy import endpoints  # noqa: E402 - from this folder, installed or not
+from azure_openai_proxy.api import endpoints  # noqa: E402 - from this folder, installed or not
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from azure_openai_proxy.endpoints import Endpoint
+    from azure_openai_proxy.api.endpoints import Endpoint
 
 __all__ = ["BEGIN", "END", "document", "main", "summary"]
 

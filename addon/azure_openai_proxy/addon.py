@@ -12,22 +12,8 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import (
-    again,
-    connections,
-    entra,
-    errors,
-    http_layer,
-    live,
-    log_records,
-    notes,
-    request_compression,
-    safety,
-    settings,
-    synthesized,
-    views,
-    ways,
-)
+from . import again, connections, entra, errors, http_layer, live, log_records, notes, safety, settings, views, ways
+from .api import local_responses, request_compression
 from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
@@ -156,7 +142,7 @@ class AzureOpenAIProxy(Exchanges):
             return self.guard.request(flow, self.settings, ctx.options)
         if self.started.is_set():
             self.shared.use(self.settings.backends)
-        if (self.shared.tokens.untried or not self.started.is_set()) and not synthesized.is_probe(flow.request.path):
+        if (self.shared.tokens.untried or not self.started.is_set()) and not local_responses.is_probe(flow.request.path):
             return self.start_exchange_later(flow)
         self.start_exchange(flow)
         return None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from . import notes, redact
-from .models import Entry, Mapper
+from . import notes
+from .api import redaction
+from .api.model_mapping import Entry, Mapper
 
 if TYPE_CHECKING:
     from mitmproxy import http
@@ -30,7 +31,7 @@ def is_ours(flow: http.HTTPFlow) -> bool:
 
 def prepare(flow: http.HTTPFlow, settings: Settings) -> Settings:
     """Make `flow.request` one of a client that speaks Azure's API; the settings under which it is to be served."""
-    redact.without_masks(flow.request)
+    redaction.without_masks(flow.request)
     for prefix in {backend.base.prefix for backend in settings.backends}:
         flow.request.path = flow.request.path.removeprefix(prefix)
     deployment = flow.metadata.get(RESEND)

@@ -9,7 +9,8 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import conversation, readable, to_openai
+from . import conversation, readable
+from .api import response as openai_response
 from .formats import sse
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ def dropped(azures: bytes, content_type: str = "") -> Iterator[Section]:
     events = 0
     cut = azures[:COMPARED]
     if is_stream(azures, content_type):
-        decoder, stream = sse.Decoder(), to_openai.Stream(normalize=True, encoding=None, done=b"data: [DONE]" in azures[-200:])
+        decoder, stream = sse.Decoder(), openai_response.Stream(normalize=True, encoding=None, done=b"data: [DONE]" in azures[-200:])
         for event in decoder.feed(cut):
             out = b"".join(stream(event.raw))
             if out == event.raw or event.data is None:
@@ -350,7 +351,7 @@ def dropped(azures: bytes, content_type: str = "") -> Iterator[Section]:
             after = next((one.data for one in sse.Decoder().feed(out) if one.data is not None), b"{}")
             _compare(event.data, after, found)
     else:
-        _compare(cut, to_openai.json_body(cut), found)
+        _compare(cut, openai_response.json_body(cut), found)
     lines = [f"{events} whole event{'s' if events > 1 else ''}"] if events else []
     for path, values in found.items():
         count = f" ({len(values)} times)" if len(values) > 1 else ""

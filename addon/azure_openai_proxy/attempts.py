@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mitmproxy import http
 
-from . import affinity, credentials, health, repair, to_azure
+from . import affinity, health, repair
+from .api import credentials
+from .api import request as azure_request
 from .entra import Tokens
 from .errors import NotFound, Unavailable, when
 from .formats import compression
 
 if TYPE_CHECKING:
-    from .backends import Backend
-    from .calls import Call
+    from .api.backend import Backend
+    from .api.operation import Call
+    from .api.request import Asked
     from .http_layer import Failure
     from .pool import Pool, Ticket
     from .settings import Settings
-    from .to_azure import Asked
 
 __all__ = ["ATTEMPTS", "Attempt", "Attempts", "Shared"]
 
@@ -162,7 +164,7 @@ class Attempts:
     def _learned(self, backend: Backend) -> repair.Key:
         version = ""
         if self.call.native:
-            form = to_azure.form(self.call, self._deployment(backend), backend, self.asked.query.api_version)
+            form = azure_request.form(self.call, self._deployment(backend), backend, self.asked.query.api_version)
             version = f"{self.call.native} {form.version}"
         return repair.Key(backend.name, self._entry(backend), self.call.endpoint.path, version, self._key_scope(backend))
 
@@ -291,7 +293,7 @@ class Attempts:
         mapped = self.call.model is not None and (
             self.backend.models is not None or self.settings.mapper.mapped(self.call.model) is not None
         )
-        form = to_azure.form(self.call, deployment, self.route.backend, self.asked.query.api_version)
+        form = azure_request.form(self.call, deployment, self.route.backend, self.asked.query.api_version)
         dated = not form.path.startswith("/openai/v1")
         case = repair.Case(self.call, self.route.asked, dated, deployment, mapped)
         found = repair.find(response.status_code, compression.content_or_nothing(response), case)

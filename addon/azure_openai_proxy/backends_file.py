@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import file_trust
-from .backends import Backend, parse_apiversion, parse_endpoint
+from .api.backend import Backend, parse_apiversion, parse_endpoint
+from .api.model_mapping import Mapper
 from .errors import SettingsError
-from .models import Mapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

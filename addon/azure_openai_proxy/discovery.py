@@ -15,7 +15,7 @@ import certifi
 if TYPE_CHECKING:
     from mitmproxy.optmanager import OptManager
 
-    from .backends import Backend
+    from .api.backend import Backend
     from .settings import Settings
 
 __all__ = ["Discovery", "fetch", "parse"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .backends import Backend
+    from .api.backend import Backend
 
 __all__ = ["Key", "Tokens", "credential"]
 

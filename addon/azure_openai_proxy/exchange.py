@@ -5,27 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import (
-    answer_headers,
-    calls,
+from . import errors
+from .api import (
     credentials,
-    errors,
     large_bodies,
-    links,
+    local_responses,
     moderations,
     realtime,
-    redact,
+    redaction,
     request_syntax,
-    synthesized,
-    to_azure,
-    to_openai,
+    response_headers,
+    url_rewriting,
 )
+from .api import operation as operations
+from .api import request as azure_request
+from .api import response as openai_response
+from .api.redaction import Fields, Hidden
+from .api.stream_probe import Peek
 from .attempts import Attempts, Shared
 from .formats import compression
 from .formats.json_scan import LARGE
-from .peek import Peek
 from .pool import Pool
-from .redact import Fields, Hidden
 from .repair import Route
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from mitmproxy import http
     from mitmproxy.websocket import WebSocketMessage
 
-    from .backends import Base
-    from .calls import Call
+    from .api.backend import Base
+    from .api.large_bodies import LargeBody
+    from .api.operation import Call
+    from .api.request import Asked, Sent
     from .http_layer import Failure
-    from .large_bodies import LargeBody
     from .playback import Replay
     from .settings import Settings
-    from .to_azure import Asked, Sent
     from .ways import Upstream
 
 __all__ = ["Exchange"]
@@ -66,7 +66,7 @@ class Exchange:
     asked: Asked | None = field(default=None, repr=False)
     sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    stream: to_openai.Stream | None = field(default=None, repr=False)  # of events
+    stream: openai_response.Stream | None = field(default=None, repr=False)  # of events
     frames: realtime.Frames | None = field(default=None, repr=False)  # of a WebSocket
     talked: int = 0  # bytes of its messages that are kept
     attempts: Attempts | None = field(default=None, repr=False)
@@ -86,7 +86,7 @@ class Exchange:
 
     def hand_over(self, request: http.Request) -> http.Response | None:
         """Send `request` to OpenAI, its body as it comes. An answer: it was a question to the proxy itself."""
-        if health := synthesized.health(request.path, self.not_ready):
+        if health := local_responses.health(request.path, self.not_ready):
             return health
         base = self.settings.openai_endpoint
         if "host" in request.headers:
@@ -96,7 +96,7 @@ class Exchange:
             request_syntax.check_line(request)
             path, _, query = request.path.partition("?")
             request.path = request_syntax.encoded(base.prefix + path, query)
-            self.verify(redact.shown(request, self.hidden))
+            self.verify(redaction.shown(request, self.hidden))
         except errors.BadRequest as error:
             return errors.response(error)
         request.stream = True
@@ -108,15 +108,15 @@ class Exchange:
         if self.unchanged or self.replay or credentials.seen(request.headers) or any(b.token or b.entra for b in settings.backends):
             return
         path, _, query = request.path.partition("?")
-        if calls.reaches_azure(_method(request), path):
+        if operations.reaches_azure(_method(request), path):
             try:
-                credentials.choose("", request.headers, to_azure.Query.read(query).api_key or realtime.key(request.headers))
+                credentials.choose("", request.headers, azure_request.Query.read(query).api_key or realtime.key(request.headers))
             except errors.NoKey as error:
                 self.early = errors.response(error)
 
     def goes_on(self, request: http.Request) -> bool:
         """Can a large body go on before all of it has come?"""
-        return self.replay is None and calls.goes_on(request.method, request.path.partition("?")[0], request.headers)
+        return self.replay is None and operations.goes_on(request.method, request.path.partition("?")[0], request.headers)
 
     @property
     def streamed(self) -> bool:
@@ -128,7 +128,7 @@ class Exchange:
         content = request.raw_content or b""
         if len(content) <= LARGE or not large_bodies.is_large(content, request.headers.get("content-type", "")):
             return None
-        row = calls.row(_method(request), request.path.partition("?")[0])
+        row = operations.row(_method(request), request.path.partition("?")[0])
         return content, (*row.models, "stream", *((moderations.ITEMS,) if row.by == "moderations" else ()))
 
     def request(self, request: http.Request, start: bytes | None = None) -> http.Response | None:
@@ -138,35 +138,35 @@ class Exchange:
             ProxyError: the request cannot be served; the error is the answer.
         """
         path, _, query_text = request.path.partition("?")
-        query = to_azure.Query.read(query_text)
+        query = azure_request.Query.read(query_text)
         if query.api_key:
             request.path = credentials.without_key(request.path)  # the flow is kept, whatever becomes of the request
         stale = query.api_version.lower() in self.settings.replace_apiversions
         query = query._replace(api_key=query.api_key or realtime.key(request.headers), api_version="" if stale else query.api_version)
         self.secrets = tuple(filter(None, {*self.settings.tokens, *credentials.seen(request.headers, query.api_key)}))
         if request.method == "OPTIONS":
-            return synthesized.preflight(request)
+            return local_responses.preflight(request)
         query.check()
         if request.method.upper() in _NOT_FORWARDED:
             raise errors.Failed(405, "method_not_allowed", f"{request.method[:20]} is not a method of the API.")
         if request.method in ("GET", "HEAD"):
             if path == "/":
-                return synthesized.welcome()
-            if (health := synthesized.health(path, self.not_ready)) is not None:
+                return local_responses.welcome()
+            if (health := local_responses.health(path, self.not_ready)) is not None:
                 return health
         content = (request.raw_content or b"") if start is None else start
-        self.call = calls.recognise(_method(request), path, request.headers, content, query.rest, self.large)
+        self.call = operations.recognise(_method(request), path, request.headers, content, query.rest, self.large)
         if self.call is None:
-            return synthesized.not_found()
+            return local_responses.not_found()
         if self.call.endpoint.by != "azure":
             if self.call.endpoint.by == "moderations" and self.settings.moderations_unflagged:
                 return moderations.unflagged(content, self.large)
-            return synthesized.answer(self.call, self.settings.listed, self.discovered)
+            return local_responses.answer(self.call, self.settings.listed, self.discovered)
         if self.replay:
             self.recorded = self.replay.find(self.call, request)
             return self.replay.answer(self.recorded, request)
         self.here = f"{request.scheme}://{request.host_header or request.host}"
-        self.asked = to_azure.Asked(request.headers, query, content, self.large, more=start is not None)
+        self.asked = azure_request.Asked(request.headers, query, content, self.large, more=start is not None)
         self.attempts = Attempts(self.settings, self.shared, self.call, self.asked)
         try:
             self.send(request, self.attempts.first())
@@ -192,7 +192,7 @@ class Exchange:
             self.frames = realtime.Frames(call.endpoint.models, deployment)
             named = self.frames.asked
         batch_lines = self.settings.max_body if self.settings.map_batch_files else 0
-        self.sent = sent = to_azure.translate(call, route.asked, backend, named, credential, batch_lines=batch_lines)
+        self.sent = sent = azure_request.translate(call, route.asked, backend, named, credential, batch_lines=batch_lines)
         request.path, request.headers = sent.path, sent.headers
         if self.asked.more:
             request.stream = sent.stream
@@ -269,11 +269,11 @@ class Exchange:
 
     def mask_head(self, response: http.Response) -> None:
         """Mask keys in an answer's headers: before anybody sees them."""
-        redact.mask_answer_head(response, self.secrets or self.hidden.secrets)
+        redaction.mask_answer_head(response, self.secrets or self.hidden.secrets)
 
     def mask_trailers(self, response: http.Response) -> None:
         if response.trailers:
-            response.trailers.fields = redact.mask_fields(response.trailers.fields, self.secrets or self.hidden.secrets)
+            response.trailers.fields = redaction.mask_fields(response.trailers.fields, self.secrets or self.hidden.secrets)
 
     def response_head(self, response: http.Response) -> None:
         """Shape the head of the answer, and decide whether its body streams through or is read whole."""
@@ -281,7 +281,7 @@ class Exchange:
             response.stream = True
             return
         if response.status_code == 101 or self.recorded:
-            answer_headers.drop_origin_headers(response.headers)
+            response_headers.drop_origin_headers(response.headers)
         if self.asked and response.status_code == 101 and (protocol := realtime.answered(self.asked.headers, response.headers)):
             response.headers["sec-websocket-protocol"] = protocol
         elif self.asked and response.is_http11 and "close" in self.asked.headers.get("connection", "").lower():
@@ -293,12 +293,12 @@ class Exchange:
                 self.attempts.answers(response.headers, streams=kind != "json")
                 if self.peek and self.peek.verdict:
                     self.attempts.created(self.peek.verdict.first)
-            to_openai.headers(response.headers, stream=kind == "events", http1=response.is_http11)
-            links.in_headers(response.headers, self.sent.base, native=self._native)
+            openai_response.headers(response.headers, stream=kind == "events", http1=response.is_http11)
+            url_rewriting.in_headers(response.headers, self.sent.base, native=self._native)
             if kind == "events":
                 done = self.call is not None and self.call.endpoint.answer == "chat"
                 items = self.attempts.item if self.attempts and self.attempts.makes_items else None
-                self.stream = to_openai.Stream(
+                self.stream = openai_response.Stream(
                     normalize=self.settings.normalize, encoding=encoding, done=done, secrets=self.secrets, items=items
                 )
                 response.stream = self.stream
@@ -311,7 +311,7 @@ class Exchange:
             response.stream = True  # in its own pace
         if self.attempts and self.settings.debug_headers:
             response.headers.update(self.attempts.headers())
-        synthesized.add_cors(response, self.origin)
+        local_responses.add_cors(response, self.origin)
 
     @property
     def _native(self) -> bool:
@@ -352,15 +352,15 @@ class Exchange:
 
     def last_event(self, error: errors.ProxyError) -> bytes:
         """What ends a stream that broke off, in the shape of its other events."""
-        stream = self.stream or to_openai.Stream(normalize=False, encoding=None)
+        stream = self.stream or openai_response.Stream(normalize=False, encoding=None)
         return stream.failure({"message": error.message, "type": error.type, "param": error.param, "code": error.code})
 
     def answer_to_scan(self, response: http.Response, content: bytes | None) -> tuple[bytes, tuple[str, ...]] | None:
         """The body of an answer that is to be read in slices before `response_body` is called, and what is to be looked for in it."""
         if content is None or len(content) <= LARGE or not self.sent or response.status_code >= 400:
             return None
-        shaped = self.settings.normalize and to_openai.suspect(content)
-        return (content, links.MEMBERS) if shaped or links.suspect(content) else None
+        shaped = self.settings.normalize and openai_response.suspect(content)
+        return (content, url_rewriting.MEMBERS) if shaped or url_rewriting.suspect(content) else None
 
     def response_body(self, response: http.Response, content: bytes | None = None, large: LargeBody | None = None) -> None:
         """Shape a body that was read whole. `content`: it without its content-encoding; `large`: what was found in it."""
@@ -369,7 +369,7 @@ class Exchange:
         assert self.call
         content = self.content(response) if content is None else content
         if response.status_code >= 400:
-            shaped = to_openai.error_body(
+            shaped = openai_response.error_body(
                 response.status_code,
                 content,
                 asked=self.call.model,
@@ -384,11 +384,11 @@ class Exchange:
             assert self.attempts, "what was sent was an attempt"
             self.attempts.created(content)
             if large:
-                large = to_openai.large_json_body(large) if self.settings.normalize else large
+                large = openai_response.large_json_body(large) if self.settings.normalize else large
                 shaped = large.content
             else:
-                shaped = to_openai.json_body(content) if self.settings.normalize else content
-            shaped = links.in_body(shaped, self.sent.base, self.here, native=self._native, large=large)
+                shaped = openai_response.json_body(content) if self.settings.normalize else content
+            shaped = url_rewriting.in_body(shaped, self.sent.base, self.here, native=self._native, large=large)
         if shaped is not content:
             response.content = shaped
 
@@ -413,10 +413,10 @@ class Exchange:
                 if self.attempts and self.attempts.makes_items:
                     self.attempts.item(frame)
                 if large:
-                    large = to_openai.large_frame(large, self.secrets) if self.settings.normalize else large
+                    large = openai_response.large_frame(large, self.secrets) if self.settings.normalize else large
                     frame = large.content
                 elif self.settings.normalize:
-                    frame = to_openai.frame(frame, self.secrets)
+                    frame = openai_response.frame(frame, self.secrets)
                 frame = self.frames.back(frame, large)
             if frame is not message.content:
                 # mitmproxy cuts a frame that has changed into pieces, and with it a character of several bytes.

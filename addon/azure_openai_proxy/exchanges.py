@@ -6,17 +6,18 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from . import again, errors, http_layer, large_bodies, origins, realtime, redact, request_compression, request_syntax, synthesized, ways
+from . import again, errors, http_layer, origins, ways
+from .api import large_bodies, local_responses, realtime, redaction, request_compression, request_syntax
 from .attempts import ATTEMPTS
 from .formats.json_scan import Turns
 
 if TYPE_CHECKING:
     from mitmproxy import http
 
+    from .api.large_bodies import LargeBody
+    from .api.stream_probe import Peek
     from .exchange import Exchange
-    from .large_bodies import LargeBody
     from .live import Live
-    from .peek import Peek
     from .seeing import Seeing
     from .settings import Settings
 
@@ -62,18 +63,18 @@ class Exchanges:
 
     def hide(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Mask the keys of the flow's request; the exchange has them."""
-        exchange.hidden = redact.hide(flow.request)
+        exchange.hidden = redaction.hide(flow.request)
         exchange.masked = flow.request.headers.fields, flow.request.data.path
 
     def hide_again(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Mask what somebody else may have put in since."""
         fields, path = exchange.masked
         if flow.request.headers.fields is not fields or flow.request.data.path is not path:
-            redact.hide(flow.request)
+            redaction.hide(flow.request)
 
     def translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
         try:
-            flow.response = exchange.request(redact.show(flow.request, exchange.hidden), start)
+            flow.response = exchange.request(redaction.show(flow.request, exchange.hidden), start)
         except errors.ProxyError as error:
             flow.response = errors.response(error)
         except Exception:  # whatever it was: a request that is not translated must not leave
@@ -142,7 +143,7 @@ class Exchanges:
         try:
             if exchange := self.exchanges.get(flow):
                 fields, path = exchange.masked
-                shown = redact.shown(request, exchange.hidden)
+                shown = redaction.shown(request, exchange.hidden)
                 # What `send` has checked needs no second check, unless a person or another addon has changed it since.
                 if exchange.unchanged or request.headers.fields is not fields or request.data.path is not path:
                     exchange.verify(shown)
@@ -186,7 +187,7 @@ class Exchanges:
             exchange.attempts.say_when(response.headers, failure.status)
         origin = flow.request.headers.get("origin") if flow else None
         if flow and origin and self.settings.origins.allows(origin, http_layer.client_host(flow)):
-            synthesized.add_cors(response, origin)
+            local_responses.add_cors(response, origin)
         return response
 
     def last_event(self, failure: http_layer.Failure, flow: http.HTTPFlow) -> bytes | None:

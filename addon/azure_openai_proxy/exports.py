@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote
 
-from . import redact
-from .credentials import MASK
+from .api import redaction
+from .api.credentials import MASK
 from .formats import compression, quoting
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _url(request: http.Request) -> str:
 
 def _masked(name: str, value: str) -> str | None:
     """What stands before the mask in a header with a key; None: it has none. Elsewhere `[key]` is the client's own text."""
-    return value.removesuffix(MASK) if value.endswith(MASK) and redact.is_key_header(name) else None
+    return value.removesuffix(MASK) if value.endswith(MASK) and redaction.is_key_header(name) else None
 
 
 def curl(request: http.Request, key: str = "") -> str:

@@ -36,8 +36,8 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from . import http_stream
+from .api.stream_probe import Peek, error_response
 from .http_rules import Failure
-from .peek import Peek, error_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

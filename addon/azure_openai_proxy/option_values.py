@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from .backends import Base, parse_apiversion, parse_base, parse_endpoint, parse_host
-from .endpoints import RETIRED
+from .api.backend import Base, parse_apiversion, parse_base, parse_endpoint, parse_host
+from .api.endpoints import RETIRED
 from .errors import SettingsError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import backends_file, option_values, origins, recordings
-from .backends import EXAMPLE, parse_apiversion
-from .models import Mapper
+from .api.backend import EXAMPLE, parse_apiversion
+from .api.model_mapping import Mapper
 from .option_values import OPENAI
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mitmproxy.proxy import mode_specs
 
-from .backends import parse_host
+from .api.backend import parse_host
 from .errors import ProxyError, SettingsError
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from mitmproxy import ctx, exceptions, http, io
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Message, Request, TextMessage
 
-from . import notes, realtime, recordings
-from .endpoints import IN_SESSION
+from . import notes, recordings
+from .api import realtime
+from .api.endpoints import IN_SESSION
 from .recordings import Recordings
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from mitmproxy.optmanager import OptManager
 
     from .answers import Chunk
-    from .calls import Call
+    from .api.operation import Call
     from .settings import Settings
 
 __all__ = ["Playback", "Player", "Replay"]

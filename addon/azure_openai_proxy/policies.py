@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from .backends import Backend
+    from .api.backend import Backend
 
 __all__ = ["BetterOfTwo", "Candidate", "Fastest", "LowestPriority", "Policy", "RoundRobin"]
 

@@ -19,7 +19,7 @@ from .policies import Candidate, LowestPriority
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from .backends import Backend
+    from .api.backend import Backend
     from .policies import Policy
 
 __all__ = ["Pool", "Ticket", "View"]

@@ -18,15 +18,15 @@ import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .endpoints import NEWEST_GA
-from .models import family
+from .api.endpoints import NEWEST_GA
+from .api.model_mapping import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .backends import Backend
-    from .calls import Call
-    from .to_azure import Asked
+    from .api.backend import Backend
+    from .api.operation import Call
+    from .api.request import Asked
 
 __all__ = [
     "MOST",

@@ -6,7 +6,10 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from . import calls, error_shapes, notes, redact, to_openai
+from . import notes
+from .api import error_translation, redaction
+from .api import operation as operations
+from .api import response as openai_response
 from .formats import compression
 from .kept import Shelf, Tap
 from .notes import PREFIX, Facts, Packed, PackedBytes, Splice
@@ -90,13 +93,13 @@ class Seeing:
                 response.data.content = bodies[1]
                 tap.give_up()
                 sent = _decoded(flow, bodies[0])
-                clean = isinstance(tap.inner, to_openai.Stream) and tap.inner.clean
+                clean = isinstance(tap.inner, openai_response.Stream) and tap.inner.clean
                 self._keep(flow, sent if clean else _masked(sent, exchange.secrets), bodies[1], held=len(bodies[1]))
         elif response and azures is not None and self.shelf:
             self._keep(flow, _masked(azures, exchange.secrets), compression.content_or_nothing(response), held=0)
         if response and tap and response.data.content and _mints(flow, exchange):
             # The client has it: it went by.
-            response.content = redact.minted(compression.content_or_nothing(response))
+            response.content = redaction.minted(compression.content_or_nothing(response))
             flow.metadata.pop(f"{PREFIX}azures", None)  # the same
         _write(flow, facts(flow, exchange, tap))
 
@@ -156,7 +159,7 @@ def _write(flow: http.HTTPFlow, told: Facts) -> None:
 
 def _mints(flow: http.HTTPFlow, exchange: Exchange) -> bool:
     """Whether the answer has a secret in it that was made for the client."""
-    row = exchange.call.endpoint if exchange.call else calls.row(flow.request.method, flow.request.path.partition("?")[0])
+    row = exchange.call.endpoint if exchange.call else operations.row(flow.request.method, flow.request.path.partition("?")[0])
     return row.answer == "secret"
 
 
@@ -171,7 +174,7 @@ def _masked(azures: bytes, secrets: Sequence[str]) -> bytes:
     """Azure may repeat the key in an error; the client's side is masked already."""
     if b'"error"' not in azures and not any(secret.encode() in azures for secret in secrets):
         return azures
-    return error_shapes.mask(azures.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+    return error_translation.mask(azures.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
 
 
 def _decoded(flow: http.HTTPFlow, azures: bytes) -> bytes:

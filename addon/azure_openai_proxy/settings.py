@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from . import backends_file, origins, recordings
-from .backends import EXAMPLE, Backend, Base
+from .api.backend import EXAMPLE, Backend, Base
+from .api.model_mapping import Mapper
 from .errors import SettingsError
 from .http_rules import Timeouts
-from .models import Mapper
 from .option_values import OPENAI, Address, Relay
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option
 from .origins import EVERY, Origins

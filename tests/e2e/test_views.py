@@ -9,7 +9,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from azure_openai_proxy import calls
+from azure_openai_proxy.api import operation as operations
 from azure_simulator import others
 from azure_simulator.operations import OPERATIONS
 from mitmweb import mitmweb
@@ -85,7 +85,7 @@ def of(row: Operation) -> tuple[str, Sample]:
         return "/v1/models/tts-1", Sample()
     form = "v1" if row.api.v1 else max(row.api.versions)
     path = place(row, form)
-    openais = form == "v1" and calls.row(row.method, path).by in ("azure", "models")
+    openais = form == "v1" and operations.row(row.method, path).by in ("azure", "models")
     sample = SAMPLES.get(row.path) if row.method == "POST" else None
     return path if openais else f"/openai{path}", sample or (NOTE if row.body in ("json", "either") else Sample())
 

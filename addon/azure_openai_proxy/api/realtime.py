@@ -10,8 +10,9 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+from azure_openai_proxy.formats import json_edit
+
 from .endpoints import IN_SESSION
-from .formats import json_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from .formats import compression, sse
+from azure_openai_proxy.formats import compression, sse
 
 __all__ = ["Peek", "Verdict", "error_response"]
 

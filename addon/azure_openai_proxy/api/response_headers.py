@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .errors import request_id
-from .formats import compression
+from azure_openai_proxy.errors import request_id
+from azure_openai_proxy.formats import compression
 
 if TYPE_CHECKING:
     from mitmproxy import http

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .backends import AZURE_HOSTS
-from .formats import json_edit
+from azure_openai_proxy.formats import json_edit
+
+from .backend import AZURE_HOSTS
 
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from .backends import Base
+    from .backend import Base
     from .large_bodies import LargeBody
 
 __all__ = ["MEMBERS", "in_body", "in_headers", "ours"]

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 
-from .errors import NoKey
+from azure_openai_proxy.errors import NoKey
 
 if TYPE_CHECKING:
     from mitmproxy import http

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote
 
+from azure_openai_proxy.errors import BadRequest
+from azure_openai_proxy.formats import json_edit, multipart
+
 from . import endpoints, realtime, request_syntax
-from .errors import BadRequest
-from .formats import json_edit, multipart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

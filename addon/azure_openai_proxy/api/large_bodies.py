@@ -14,14 +14,14 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .formats import json_edit, json_scan
-from .formats.json_edit import BOM, Span
-from .formats.json_scan import LARGE, InvalidError
+from azure_openai_proxy.formats import json_edit, json_scan
+from azure_openai_proxy.formats.json_edit import BOM, Span
+from azure_openai_proxy.formats.json_scan import LARGE, InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .formats.json_scan import Outline, Turns
+    from azure_openai_proxy.formats.json_scan import Outline, Turns
 
 __all__ = ["LargeBody", "ShortBody", "is_large", "read", "renamed_in_line"]
 

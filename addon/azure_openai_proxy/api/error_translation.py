@@ -14,8 +14,9 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import errors
-from .redact import mask
+from azure_openai_proxy import errors
+
+from .redaction import mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

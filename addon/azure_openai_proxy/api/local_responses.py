@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import http
 
-from .errors import NotFound
+from azure_openai_proxy.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .calls import Call
-    from .models import Mapper
+    from .model_mapping import Mapper
+    from .operation import Call
 
 __all__ = ["add_cors", "answer", "health", "is_probe", "not_found", "preflight", "welcome"]
 

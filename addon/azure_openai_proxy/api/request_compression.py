@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from .errors import BadRequest, Failed
-from .formats import compression
+from azure_openai_proxy.errors import BadRequest, Failed
+from azure_openai_proxy.formats import compression
 
 if TYPE_CHECKING:
     from collections.abc import Generator

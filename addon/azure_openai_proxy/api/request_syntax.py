@@ -12,7 +12,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
-from .errors import BadRequest
+from azure_openai_proxy.errors import BadRequest
 
 if TYPE_CHECKING:
     from mitmproxy import http

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from azure_openai_proxy.formats import json_edit
+from azure_openai_proxy.formats.json_scan import LARGE
+from azure_openai_proxy.formats.multipart import Edit, Field, Lines, Part, Rewriter, boundary
+
 from . import large_bodies
-from .formats import json_edit
-from .formats.json_scan import LARGE
-from .formats.multipart import Edit, Field, Lines, Part, Rewriter, boundary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .calls import Call
+    from .operation import Call
 
 __all__ = ["batch_line", "rewriter"]
 

@@ -15,8 +15,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, quote_plus, unquote_plus
 
+from azure_openai_proxy.formats import json_edit
+
 from .credentials import MASK
-from .formats import json_edit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,21 +7,23 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_plus
 
-from . import realtime, request_syntax, uploads
+from azure_openai_proxy.errors import BadRequest
+from azure_openai_proxy.formats import json_edit
+
+from . import realtime, request_syntax, upload_rewriting
 from .endpoints import NEWEST_GA, Form
-from .errors import BadRequest
-from .formats import json_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mitmproxy import http
 
-    from .backends import Backend, Base
-    from .calls import Call
+    from azure_openai_proxy.formats.multipart import Rewriter
+
+    from .backend import Backend, Base
     from .credentials import Credential
-    from .formats.multipart import Rewriter
     from .large_bodies import LargeBody
+    from .operation import Call
 
 __all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
 
@@ -114,7 +116,7 @@ def translate(
     name = deployment(call.model) if call.model is not None else None
     rewriter = None
     if not json_edit.is_object(asked.content):
-        rewriter = uploads.rewriter(call, asked.headers, deployment, in_path=_in_path(call, backend), batch_lines=batch_lines)
+        rewriter = upload_rewriting.rewriter(call, asked.headers, deployment, in_path=_in_path(call, backend), batch_lines=batch_lines)
     return Sent(
         backend.base,
         path(call, name, backend, asked.query),

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
-from .errors import SettingsError
+from azure_openai_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
-    from .models import Mapper
+    from .model_mapping import Mapper
 
 __all__ = ["Backend", "Base", "parse_apiversion", "parse_base", "parse_endpoint", "parse_host"]
 

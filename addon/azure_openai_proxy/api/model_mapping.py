@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from .errors import SettingsError
+from azure_openai_proxy.errors import SettingsError
 
 __all__ = ["DEFAULTS", "Entry", "Mapper", "family"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
 
-from .errors import BadRequest
+from azure_openai_proxy.errors import BadRequest
 
 if TYPE_CHECKING:
     from .large_bodies import LargeBody

@@ -11,11 +11,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import cut
-from .answer_headers import headers
-from .error_shapes import error_body, in_event, mask, shape
-from .formats import compression, sse
-from .formats.json_scan import LARGE
+from azure_openai_proxy.formats import compression, sse
+from azure_openai_proxy.formats.json_scan import LARGE
+
+from . import filter_stripping
+from .error_translation import error_body, in_event, mask, shape
+from .response_headers import headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ class Stream:
         self._items = items
         self._events = sse.Decoder()
         self._content: Literal["delta", "text"] | None = None  # where this stream's choices have it, once that is known
-        self._pattern: cut.Pattern | None = None  # of its events with text, once one was seen
+        self._pattern: filter_stripping.Pattern | None = None  # of its events with text, once one was seen
         self._finished = False  # a finish_reason went by
         self._failed = False  # an error went by
         self._errors = False  # or something that has one
@@ -178,7 +179,7 @@ class Stream:
             self._last = data
         elif not self._finished:
             self._finished = _FINISHED[0] in data or _FINISHED[1] in data
-        if self._content == "delta" and (chunk := cut.without_filter(data)) and not self._suspect(event, chunk.content):
+        if self._content == "delta" and (chunk := filter_stripping.without_filter(data)) and not self._suspect(event, chunk.content):
             self._pattern = chunk.pattern or self._pattern
             return event.raw if chunk.content is data else sse.encode(chunk.content, of=event)
         if not self._suspect(event, data):
