@@ -21,9 +21,10 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import entra, http_layer, http_rules, live, origins, settings
+from azure_openai_proxy import entra, http_layer, http_rules, origins
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.api.credentials import MASK
+from azure_openai_proxy.config import runtime, settings
 from azure_openai_proxy.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ CHAT = b'{"model":"gpt-4o"}'
 async def addon() -> AsyncIterator[AzureOpenAIProxy]:
     """The addon, loaded with an endpoint, in a mitmproxy that serves nobody."""
     addon = AzureOpenAIProxy()
-    addon.live = live.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
+    addon.live = runtime.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
     with taddons.context(Proxyserver(), ProxyAuth(), UpstreamAuth(), addon):
         addon.configure(set(ctx.options.keys()))
         addon.started.set()

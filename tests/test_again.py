@@ -5,10 +5,11 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import again, settings
+from azure_openai_proxy import again
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Entry, Mapper
-from azure_openai_proxy.settings import Settings
+from azure_openai_proxy.config import settings
+from azure_openai_proxy.config.settings import Settings
 
 SETTINGS = settings.Settings(
     backends=(Backend(name="a", base=Base("https", "front.example", 443, "/apim"), token="k-0123", apiversion="v1"),),

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from azure_openai_proxy import backends_file
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.config import backends as backends_config
 from azure_openai_proxy.errors import SettingsError
 
 A = {"name": "a", "endpoint": "https://a.openai.azure.com"}
 
 
 def parse(*entries: Any, apiversion: str | None = None, token: str = "") -> tuple[Backend, ...]:
-    return backends_file.parse(list(entries), apiversion=apiversion, default_version="2024-10-21", token=token)
+    return backends_config.parse(list(entries), apiversion=apiversion, default_version="2024-10-21", token=token)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
@@ -108,7 +108,7 @@ def test_what_is_refused(entry: dict[str, Any], right: str) -> None:
 def test_what_is_no_list(raw: object) -> None:
     """It must be a list of mappings."""
     with pytest.raises(SettingsError, match="write a list of backends"):
-        backends_file.parse(raw, apiversion=None, default_version="v1", token="")
+        backends_config.parse(raw, apiversion=None, default_version="v1", token="")
 
 
 def test_a_name_is_given_once() -> None:
@@ -120,21 +120,21 @@ def test_a_name_is_given_once() -> None:
 def test_variables() -> None:
     """`${NAME}` stands for the environment's; one that is not set is an error that names it."""
     raw = [A | {"token": "${KEY}", "priority": 1}, "odd"]
-    assert [A | {"token": "sesame", "priority": 1}, "odd"] == backends_file.expand(raw, {"KEY": "sesame\n"}, "the file")
-    assert "odd" == backends_file.expand("odd", {}, "the file")
+    assert [A | {"token": "sesame", "priority": 1}, "odd"] == backends_config.expand(raw, {"KEY": "sesame\n"}, "the file")
+    assert "odd" == backends_config.expand("odd", {}, "the file")
     with pytest.raises(SettingsError, match=r"azure_openai_backends \(the file\): the environment variable KEY is not set"):
-        backends_file.expand(raw, {"KEY": " "}, "the file")
+        backends_config.expand(raw, {"KEY": " "}, "the file")
 
 
 def test_files_to_watch() -> None:
     """Those with keys."""
-    assert [Path("/k")] == list(backends_file.files([A, {"token_file": "/k"}, {"token_file": 7}, "odd"]))
-    assert [] == list(backends_file.files(None))
+    assert [Path("/k")] == list(backends_config.files([A, {"token_file": "/k"}, {"token_file": 7}, "odd"]))
+    assert [] == list(backends_config.files(None))
 
 
 def test_entra_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the start says how to install it."""
-    monkeypatch.setattr(backends_file, "_installed", lambda _: False)
+    monkeypatch.setattr(backends_config, "_installed", lambda _: False)
     with pytest.raises(SettingsError, match=r'pip install "azure-openai-proxy\[entra\]"'):
         parse(A | {"entra": "cli"})
 
@@ -142,4 +142,4 @@ def test_entra_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("module, there", [("json", True), ("json.no_such", False), ("no_such.module", False)])
 def test_installed(module: str, there: bool) -> None:
     """Whether a module could be imported, without importing it."""
-    assert there is backends_file._installed(module)
+    assert there is backends_config._installed(module)

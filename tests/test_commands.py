@@ -10,10 +10,11 @@ from mitmproxy import exceptions, http
 from mitmproxy.addons import view
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy import again, commands, settings
+from azure_openai_proxy import again, commands
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.commands import Commands
+from azure_openai_proxy.config import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

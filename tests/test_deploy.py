@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ruamel.yaml import YAML
 
-from azure_openai_proxy.options import OPTIONS
+from azure_openai_proxy.config.options import OPTIONS
 from support import ROOT
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from mitmproxy.options import Options
 
 from azure_openai_proxy import discovery
 from azure_openai_proxy.api.backend import Backend, parse_endpoint
+from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.discovery import Discovery, fetch, parse
-from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

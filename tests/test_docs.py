@@ -9,7 +9,8 @@ import pytest
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_specs import ProxyMode
 
-from azure_openai_proxy import client, sources
+from azure_openai_proxy import client
+from azure_openai_proxy.config import sources
 from support import ROOT
 
 WAYS_IN = (ROOT / "docs" / "ways-in.md").read_text()

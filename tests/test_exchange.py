@@ -16,10 +16,10 @@ from azure_openai_proxy.api.backend import Backend, parse_base, parse_endpoint
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.response import Stream
 from azure_openai_proxy.api.stream_probe import Peek
+from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import BadRequest, Failed, NoKey, NotFound
 from azure_openai_proxy.exchange import MESSAGE, Exchange
 from azure_openai_proxy.http_layer import Failure
-from azure_openai_proxy.settings import Settings
 from azure_openai_proxy.ways import Upstream
 
 if TYPE_CHECKING:

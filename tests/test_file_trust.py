@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from azure_openai_proxy import file_trust
-from azure_openai_proxy.file_trust import Untrusted
+from azure_openai_proxy.config import file_trust
+from azure_openai_proxy.config.file_trust import Untrusted
 
 if TYPE_CHECKING:
     from pathlib import Path

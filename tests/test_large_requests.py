@@ -15,7 +15,7 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import live, repair
+from azure_openai_proxy import repair
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.api import endpoints, large_bodies, moderations, realtime
 from azure_openai_proxy.api import operation as operations
@@ -24,13 +24,14 @@ from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.credentials import Credential
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request import Asked, Query
+from azure_openai_proxy.config import runtime
+from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import BadRequest
 from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.formats import json_scan
 from azure_openai_proxy.formats.json_edit import BOM
 from azure_openai_proxy.formats.json_scan import LARGE, SLICE, Turns
 from azure_openai_proxy.repair import Change, Drop, Rename, Role
-from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -187,7 +188,7 @@ def test_what_is_read_first(content: bytes, path: str, content_type: str, places
 async def test_a_large_request_is_translated_after_others_had_their_turn() -> None:
     """Its hook is to be awaited, and a small one's is not."""
     addon = AzureOpenAIProxy()
-    addon.live = live.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
+    addon.live = runtime.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
     flows = [tflow.tflow(req=asking(json.dumps({"model": "gpt-4o", "text": text}).encode())) for text in (IMAGE, "small")]
     exchanges = [Exchange(Settings(backends=(BACKEND,)), None) for _ in flows]
     for flow, exchange in zip(flows, exchanges, strict=True):

@@ -18,17 +18,17 @@ from mitmproxy import exceptions
 from mitmproxy.options import Options
 from ruamel.yaml import YAML
 
-from azure_openai_proxy import live, options, sources
-from azure_openai_proxy import settings as values
 from azure_openai_proxy.api.backend import Base
 from azure_openai_proxy.api.endpoints import RETIRED
 from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.config import options, runtime, sources
+from azure_openai_proxy.config import settings as values
+from azure_openai_proxy.config.options import OPTIONS
+from azure_openai_proxy.config.parsers import Address
+from azure_openai_proxy.config.runtime import Live
+from azure_openai_proxy.config.settings import Found, Settings
+from azure_openai_proxy.config.sources import ConfigFile, Given
 from azure_openai_proxy.errors import SettingsError
-from azure_openai_proxy.live import Live
-from azure_openai_proxy.option_values import Address
-from azure_openai_proxy.options import OPTIONS
-from azure_openai_proxy.settings import Found, Settings
-from azure_openai_proxy.sources import ConfigFile, Given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -461,13 +461,13 @@ def test_command_line(arguments: list[str], names: set[str], listens: bool) -> N
 )
 def test_listen_modes(modes: list[str], address: Address, result: list[str]) -> None:
     """The first mode that has no address of its own, and is a way for OpenAI clients to come, gets the address."""
-    assert result == live.listen_modes(modes, address)
+    assert result == runtime.listen_modes(modes, address)
 
 
 @pytest.mark.parametrize("modes, result", [(["regular"], True), (["regular", "socks5"], False), (["wireguard"], False)])
 def test_movable(modes: list[str], result: bool) -> None:
     """--listen-port does what is meant only when there is one mode, and that listens."""
-    assert result == live.movable(modes)
+    assert result == runtime.movable(modes)
 
 
 # The table and what is told of it

@@ -12,9 +12,9 @@ from mitmproxy.test import tflow
 from ruamel.yaml import YAML
 
 from azure_openai_proxy import origins
+from azure_openai_proxy.config.settings import Found, resolve
 from azure_openai_proxy.errors import SettingsError
 from azure_openai_proxy.origins import Gate, Origins
-from azure_openai_proxy.settings import Found, resolve
 
 HOSTS = frozenset({"api.openai.com", "gateway.example.com"})
 LOCAL = origins.allowed((), HOSTS, keyed=True)

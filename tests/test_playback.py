@@ -20,10 +20,10 @@ from wsproto.frame_protocol import Opcode
 from azure_openai_proxy import notes
 from azure_openai_proxy.answers import Chunk
 from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.notes import Asked
 from azure_openai_proxy.playback import Playback, Player, Replay, pieces
 from azure_openai_proxy.recordings import Recordings
-from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 import pytest
 
-from azure_openai_proxy.options import OPTIONS
+from azure_openai_proxy.config.options import OPTIONS
 from support import ROOT
 
 

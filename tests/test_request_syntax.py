@@ -17,9 +17,9 @@ import operations
 from azure_openai_proxy.api.backend import Backend, parse_endpoint
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request_syntax import check, encoded, path_fault
+from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import BadRequest, ProxyError
 from azure_openai_proxy.exchange import Exchange
-from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from hostile_requests import Case

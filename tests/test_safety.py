@@ -13,9 +13,9 @@ from mitmproxy.test import tflow
 
 from azure_openai_proxy import connections, safety
 from azure_openai_proxy.api.backend import Backend, parse_base
-from azure_openai_proxy.option_values import Relay
+from azure_openai_proxy.config.parsers import Relay
+from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.safety import Guard, exposed, is_local, is_public
-from azure_openai_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.context import Context

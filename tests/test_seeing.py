@@ -12,9 +12,10 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import seeing, settings
+from azure_openai_proxy import seeing
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.config import settings
 from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.kept import Tap
 from azure_openai_proxy.seeing import Seeing

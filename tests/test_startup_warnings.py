@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from azure_openai_proxy import file_trust, startup_warnings
 from azure_openai_proxy.api.backend import Backend, parse_base
-from azure_openai_proxy.settings import Found, Settings
+from azure_openai_proxy.config import file_trust, startup_warnings
+from azure_openai_proxy.config.settings import Found, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, connections, entra, errors, http_layer, live, log_records, notes, safety, settings, views, ways
+from . import again, connections, entra, errors, http_layer, log_records, notes, safety, views, ways
 from .api import local_responses, request_compression
 from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
+from .config import runtime, settings
 from .discovery import Discovery
 from .exchange import Exchange
 from .exchanges import Exchanges
@@ -41,7 +42,7 @@ class AzureOpenAIProxy(Exchanges):
     """Any OpenAI client talks to Azure OpenAI."""
 
     def __init__(self) -> None:
-        super().__init__(live.Live(), Seeing())
+        super().__init__(runtime.Live(), Seeing())
         self.discovery = Discovery()
         self.guard = safety.Guard()
         self.hindrances = ways.Hindrances()

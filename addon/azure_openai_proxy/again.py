@@ -16,7 +16,7 @@ from .api.model_mapping import Entry, Mapper
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from .settings import Settings
+    from .config.settings import Settings
 
 __all__ = ["RESEND", "is_ours", "prepare"]
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from .api.backend import Backend
     from .api.operation import Call
     from .api.request import Asked
+    from .config.settings import Settings
     from .http_layer import Failure
     from .pool import Pool, Ticket
-    from .settings import Settings
 
 __all__ = ["ATTEMPTS", "Attempt", "Attempts", "Shared"]
 

@@ -21,7 +21,7 @@ from .formats import quoting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .settings import Settings
+    from .config.settings import Settings
 
 __all__ = ["Commands"]
 

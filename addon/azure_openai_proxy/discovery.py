@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mitmproxy.optmanager import OptManager
 
     from .api.backend import Backend
-    from .settings import Settings
+    from .config.settings import Settings
 
 __all__ = ["Discovery", "fetch", "parse"]
 

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from .api.large_bodies import LargeBody
     from .api.operation import Call
     from .api.request import Asked, Sent
+    from .config.settings import Settings
     from .http_layer import Failure
     from .playback import Replay
-    from .settings import Settings
     from .ways import Upstream
 
 __all__ = ["Exchange"]

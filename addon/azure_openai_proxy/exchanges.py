@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from .api.large_bodies import LargeBody
     from .api.stream_probe import Peek
+    from .config.runtime import Live
+    from .config.settings import Settings
     from .exchange import Exchange
-    from .live import Live
     from .seeing import Seeing
-    from .settings import Settings
 
 __all__ = ["Exchanges"]
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from mitmproxy.options import CONF_DIR, Options
 from mitmproxy.tools import main as tools
 
-from . import client, live, sources
+from . import client
+from .config import runtime, sources
+from .config.settings import resolve
 from .errors import SettingsError
-from .settings import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         ours += [text for item in items for text in (f"--{name.replace('_', '-')}", str(item))]
         modes = list(map(str, items)) if name == "mode" else modes
     # --listen-port is for all modes at once: with several, the addon moves the one that it is meant for
-    if settings.address and not given.listens and live.movable(modes or ["regular"]):
+    if settings.address and not given.listens and runtime.movable(modes or ["regular"]):
         ours += ["--listen-host", settings.address.host, "--listen-port", str(settings.address.port)]
     return [*ours, *user]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .answers import Chunk
     from .api.operation import Call
-    from .settings import Settings
+    from .config.settings import Settings
 
 __all__ = ["Playback", "Player", "Replay"]
 

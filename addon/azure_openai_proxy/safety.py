@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from mitmproxy.proxy import server_hooks
     from mitmproxy.proxy.context import Context
 
-    from .option_values import Relay
-    from .settings import Settings
+    from .config.parsers import Relay
+    from .config.settings import Settings
 
 __all__ = ["Guard", "Refused", "exposed", "is_local", "is_public", "warn"]
 

@@ -12,14 +12,16 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from . import backends_file, origins, recordings
-from .api.backend import EXAMPLE, Backend, Base
-from .api.model_mapping import Mapper
-from .errors import SettingsError
-from .http_rules import Timeouts
-from .option_values import OPENAI, Address, Relay
+from azure_openai_proxy import origins, recordings
+from azure_openai_proxy.api.backend import EXAMPLE, Backend, Base
+from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.http_rules import Timeouts
+from azure_openai_proxy.origins import EVERY, Origins
+
+from . import backends as backends_config
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option
-from .origins import EVERY, Origins
+from .parsers import OPENAI, Address, Relay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,18 +107,18 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
     """
     value = {option.name: _parsed(option, found) for option in OPTIONS}
     backends: tuple[Backend, ...] = ()
-    listed = found.get(backends_file.NAME)
+    listed = found.get(backends_config.NAME)
     version = value["azure_openai_apiversion"] if "azure_openai_apiversion" in found else None
     if listed and "azure_openai_endpoint" in found:
         raise SettingsError(
-            f"azure_openai_endpoint ({found['azure_openai_endpoint'].where}): {backends_file.NAME} ({listed.where}) is set too: "
+            f"azure_openai_endpoint ({found['azure_openai_endpoint'].where}): {backends_config.NAME} ({listed.where}) is set too: "
             "write the endpoint as one of the backends, or take the backends away"
         )
     if listed:
         try:
-            backends = backends_file.parse(listed.raw, apiversion=version, default_version=API_VERSION, token=value["azure_openai_token"])
+            backends = backends_config.parse(listed.raw, apiversion=version, default_version=API_VERSION, token=value["azure_openai_token"])
         except SettingsError as error:
-            raise SettingsError(f"{backends_file.NAME} ({listed.where}): {error}") from None
+            raise SettingsError(f"{backends_config.NAME} ({listed.where}): {error}") from None
     elif endpoint := value["azure_openai_endpoint"]:
         base, pasted = endpoint
         entra = value["azure_openai_entra"]
@@ -204,7 +206,7 @@ def shown(found: Mapping[str, Found], settings: Settings, config: Path | None) -
     values["azure_openai_config"] = str(config.absolute()) if config else ""
     if "azure_openai_token" in found:
         values["azure_openai_token"] = MASK
-    if settings.backend and backends_file.NAME not in found:
+    if settings.backend and backends_config.NAME not in found:
         values["azure_openai_endpoint"] = str(settings.backend.base)  # what else was pasted is of no use, and may hold a key
         values["azure_openai_apiversion"] = settings.backend.apiversion
     return values

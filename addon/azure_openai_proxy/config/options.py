@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import backends_file, option_values, origins, recordings
-from .api.backend import EXAMPLE, parse_apiversion
-from .api.model_mapping import Mapper
-from .option_values import OPENAI
+from azure_openai_proxy import origins, recordings
+from azure_openai_proxy.api.backend import EXAMPLE, parse_apiversion
+from azure_openai_proxy.api.model_mapping import Mapper
+
+from . import backends as backends_config
+from . import parsers
+from .parsers import OPENAI
 
 if TYPE_CHECKING:
     from mitmproxy.addonmanager import Loader
@@ -43,14 +46,14 @@ OPTIONS = (
         "azure_openai_endpoint",
         str,
         "",
-        option_values.endpoint,
+        parsers.endpoint,
         f"Where Azure OpenAI is, as in {EXAMPLE}. A path, a prefix of API Management and the full URL of a deployment are understood.",
     ),
     Option(
         "azure_openai_token",
         str,
         "",
-        backends_file.parse_key,
+        backends_config.parse_key,
         "The key for Azure OpenAI. With it the clients' own keys are ignored; without it a client's own key is sent to Azure.",
         ("AZURE_OPENAI_API_KEY",),
     ),
@@ -75,14 +78,14 @@ OPTIONS = (
         "azure_openai_proxy_mode",
         str,
         "azure",
-        option_values.mode,
+        parsers.mode,
         "azure: requests are translated and go to Azure OpenAI. openai: they go to azure_openai_openai_endpoint unchanged.",
     ),
     Option(
         "azure_openai_proxy_address",
         str,
         "",
-        option_values.address,
+        parsers.address,
         "Where to listen: HOST:PORT, :PORT or PORT. Empty: where mitmproxy listens by itself, port 8080 on every interface. "
         "--listen-host, --listen-port and a --mode with @ beat it.",
     ),
@@ -90,7 +93,7 @@ OPTIONS = (
         "azure_openai_hosts",
         Sequence[str],
         (),
-        option_values.hosts,
+        parsers.hosts,
         "Hosts that are served like api.openai.com when a client goes through the proxy to them, separated by commas.",
     ),
     Option(
@@ -114,7 +117,7 @@ OPTIONS = (
         "azure_openai_max_body",
         str,
         "256m",
-        option_values.size,
+        parsers.size,
         "The largest request body that is taken, in bytes or with k, m or g. Larger ones are answered with 413.",
     ),
     Option(
@@ -135,7 +138,7 @@ OPTIONS = (
         "azure_openai_replace_apiversions",
         Sequence[str],
         (),
-        option_values.versions,
+        parsers.versions,
         "API versions that clients of Azure's own paths may still ask for and that become the configured one, separated by commas; "
         "`retired` stands for those that Azure has announced the end of.",
     ),
@@ -151,7 +154,7 @@ OPTIONS = (
         "azure_openai_relay",
         str,
         "local",
-        option_values.relay,
+        parsers.relay,
         "Where clients are led that go through the proxy to other hosts than OpenAI's. local: those of this machine anywhere, all others "
         "to public addresses only. public: everyone to public addresses only (behind a balancer on this machine all look local). any: "
         "everyone anywhere. off: nobody anywhere.",
@@ -160,14 +163,14 @@ OPTIONS = (
         "azure_openai_stop_timeout",
         str,
         "30",
-        option_values.seconds,
+        parsers.seconds,
         "Seconds that what is running may take to finish after SIGTERM.",
     ),
     Option(
         "azure_openai_max_attempts",
         str,
         "4",
-        option_values.count,
+        parsers.count,
         "How often one request may be sent to Azure in all: to other backends, or changed after Azure's own error.",
     ),
     Option(
@@ -181,21 +184,21 @@ OPTIONS = (
         "azure_openai_connect_timeout",
         str,
         "10",
-        option_values.timeout,
+        parsers.timeout,
         "Seconds until a connection to Azure must be there, TLS included.",
     ),
     Option(
         "azure_openai_first_byte_timeout",
         str,
         "600",
-        option_values.timeout,
+        parsers.timeout,
         "Seconds until Azure must begin to answer.",
     ),
     Option(
         "azure_openai_chunk_timeout",
         str,
         "300",
-        option_values.timeout,
+        parsers.timeout,
         "Seconds that may lie between two pieces of an answer.",
     ),
     Option(
@@ -209,8 +212,8 @@ OPTIONS = (
         "azure_openai_entra",
         str,
         "",
-        backends_file.parse_entra,
-        f"Ask Azure with a token of Microsoft Entra ID instead of a key: {', '.join(backends_file.ENTRA)}.",
+        backends_config.parse_entra,
+        f"Ask Azure with a token of Microsoft Entra ID instead of a key: {', '.join(backends_config.ENTRA)}.",
     ),
     Option(
         "azure_openai_entra_scope",
@@ -223,7 +226,7 @@ OPTIONS = (
         "azure_openai_keep_bodies",
         str,
         "auto",
-        option_values.kept,
+        parsers.kept,
         "How much of streamed answers to keep for mitmweb, the console and saved files: bytes, or with k, m or g; the oldest give way. "
         "off: nothing. auto: 64m in mitmweb and mitmproxy, and in mitmdump while it saves to a file (-w).",
     ),
@@ -253,7 +256,7 @@ OPTIONS = (
         "azure_openai_openai_endpoint",
         str,
         str(OPENAI),
-        option_values.openai,
+        parsers.openai,
         "Where requests go when azure_openai_proxy_mode is openai.",
     ),
     Option(

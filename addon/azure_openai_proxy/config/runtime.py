@@ -14,8 +14,10 @@ from mitmproxy import exceptions
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.utils import typecheck
 
-from . import backends_file, startup_warnings
-from .errors import SettingsError
+from azure_openai_proxy.errors import SettingsError
+
+from . import backends as backends_config
+from . import startup_warnings
 from .options import FILE, NAMES, declare
 from .settings import Found, Settings, resolve, shown, summary
 from .sources import ConfigFile, Given, check_names, command_line, gather
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from mitmproxy.addonmanager import Loader
     from mitmproxy.optmanager import OptManager
 
-    from .option_values import Address
+    from .parsers import Address
 
 
 __all__ = ["Live", "listen_modes", "movable"]
@@ -130,7 +132,7 @@ class Live:
                 seen = self._stamps()
 
     def _stamps(self) -> dict[Path, tuple[int, int] | None]:
-        files = {self._file.path or Path(FILE), *backends_file.files(self._file.values.get(backends_file.NAME))}
+        files = {self._file.path or Path(FILE), *backends_config.files(self._file.values.get(backends_config.NAME))}
         return {path: _modified(path) for path in files}
 
     def reread(self, options: OptManager) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from .api.backend import Base, parse_apiversion, parse_base, parse_endpoint, parse_host
-from .api.endpoints import RETIRED
-from .errors import SettingsError
+from azure_openai_proxy.api.backend import Base, parse_apiversion, parse_base, parse_endpoint, parse_host
+from azure_openai_proxy.api.endpoints import RETIRED
+from azure_openai_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

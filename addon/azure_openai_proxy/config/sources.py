@@ -13,8 +13,10 @@ from mitmproxy.tools import cmdline
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from . import backends_file, file_trust
-from .errors import SettingsError
+from azure_openai_proxy.errors import SettingsError
+
+from . import backends as backends_config
+from . import file_trust
 from .options import BY_NAME, FILE, MASK, NAMES, OPTIONS
 from .settings import Found
 
@@ -105,9 +107,9 @@ def gather(
 
 def _backends(file: ConfigFile, environ: Mapping[str, str]) -> dict[str, Found]:
     """The one setting that only the file can hold."""
-    raw = file.values.get(backends_file.NAME)
+    raw = file.values.get(backends_config.NAME)
     where = str(file.path)
-    return {} if raw is None else {backends_file.NAME: Found(backends_file.expand(raw, environ, where), where)}
+    return {} if raw is None else {backends_config.NAME: Found(backends_config.expand(raw, environ, where), where)}
 
 
 def _over(*levels: Mapping[str, Found]) -> dict[str, Found]:
@@ -189,7 +191,7 @@ def _check_set(names: Iterable[str], where: str) -> None:
         plain = name.lower().replace("-", "_")
         if name in NAMES or not (plain.startswith("azure_openai") or difflib.get_close_matches(plain, NAMES, 1, SLIP)):
             continue
-        if name == backends_file.NAME:
+        if name == backends_config.NAME:
             raise SettingsError(f"{name} ({where}): a list of backends can be set in {FILE} only")
         near = difflib.get_close_matches(plain, sorted(NAMES), 1, 0.5)
         what = f"{name} is" if re.fullmatch("[A-Za-z_-]{1,40}", name) else "one of its names is"
@@ -198,7 +200,7 @@ def _check_set(names: Iterable[str], where: str) -> None:
 
 def check_names(file: ConfigFile, known: Iterable[str]) -> None:
     """Raises SettingsError for a name that no option has, with the nearest one that is."""
-    known = {*known, *NAMES, *TOOLS, backends_file.NAME}
+    known = {*known, *NAMES, *TOOLS, backends_config.NAME}
     for name in file.values:
         if name not in known:
             near = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(known), 1, 0.5)

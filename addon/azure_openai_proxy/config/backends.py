@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from azure_openai_proxy.api.backend import Backend, parse_apiversion, parse_endpoint
+from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.errors import SettingsError
+
 from . import file_trust
-from .api.backend import Backend, parse_apiversion, parse_endpoint
-from .api.model_mapping import Mapper
-from .errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
