@@ -21,11 +21,12 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import entra, http_layer, http_rules, origins
+from azure_openai_proxy import http_layer, http_rules, origins
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.api.credentials import MASK
 from azure_openai_proxy.config import runtime, settings
 from azure_openai_proxy.exchange import Exchange
+from azure_openai_proxy.routing import entra_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -619,7 +620,7 @@ async def test_a_request_waits_for_the_end_of_the_start(addon: AzureOpenAIProxy)
 
 async def test_but_not_for_ever(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a start that does not end, and a token that does not come, the client is told."""
-    monkeypatch.setattr(entra, "PATIENCE", 0)
+    monkeypatch.setattr(entra_tokens, "PATIENCE", 0)
     identity = with_entra(addon)
     addon.started.clear()
     flow = gateways()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azure_openai_proxy import affinity
 from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.routing import affinity
 
 if TYPE_CHECKING:
     from azure_openai_proxy.api.operation import Call

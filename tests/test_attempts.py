@@ -14,12 +14,12 @@ from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request import Asked, Query
-from azure_openai_proxy.attempts import Attempt, Attempts, Shared
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import NotFound, Unavailable
 from azure_openai_proxy.http_layer import Failure
-from azure_openai_proxy.pool import Pool
-from azure_openai_proxy.repair import Rename, Route
+from azure_openai_proxy.routing.attempts import Attempt, Attempts, Shared
+from azure_openai_proxy.routing.pool import Pool
+from azure_openai_proxy.routing.repair import Rename, Route
 
 A, B, C = (
     Backend(name=name, base=Base("https", name, 443), token="key", apiversion="v1", priority=index) for index, name in enumerate("abc")

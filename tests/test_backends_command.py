@@ -7,10 +7,10 @@ import random
 from mitmproxy.test import taddons
 
 from azure_openai_proxy.api.backend import Backend, Base
-from azure_openai_proxy.attempts import Shared
 from azure_openai_proxy.backends_command import BackendsCommand
-from azure_openai_proxy.pool import Pool
-from azure_openai_proxy.repair import Drop, Key
+from azure_openai_proxy.routing.attempts import Shared
+from azure_openai_proxy.routing.pool import Pool
+from azure_openai_proxy.routing.repair import Drop, Key
 
 A, B, C = (Backend(name=name, base=Base("https", f"{name}.example", 443), apiversion="v1", token="sesame") for name in "abc")
 ENTRA = Backend(name="d", base=Base("https", "d.example", 443), apiversion="v1", entra="cli", weight=2)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from mitmproxy.options import Options
 
-from azure_openai_proxy import discovery
 from azure_openai_proxy.api.backend import Backend, parse_endpoint
 from azure_openai_proxy.config.settings import Settings
-from azure_openai_proxy.discovery import Discovery, fetch, parse
+from azure_openai_proxy.routing import deployment_discovery
+from azure_openai_proxy.routing.deployment_discovery import Discovery, fetch, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,8 +113,8 @@ async def heard(follower: Discovery, names: tuple[str, ...]) -> None:
 
 @pytest.fixture
 def patch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Asking], None]:
-    monkeypatch.setattr(discovery, "REFRESH", 0)
-    return lambda asking: monkeypatch.setattr(discovery, "fetch", asking)
+    monkeypatch.setattr(deployment_discovery, "REFRESH", 0)
+    return lambda asking: monkeypatch.setattr(deployment_discovery, "fetch", asking)
 
 
 async def test_it_asks_again_and_keeps_what_it_knows(patch: Callable[[Asking], None], caplog: pytest.LogCaptureFixture) -> None:

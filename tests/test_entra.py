@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azure_openai_proxy import entra
 from azure_openai_proxy.api.backend import Backend, Base
-from azure_openai_proxy.entra import Key, Tokens
+from azure_openai_proxy.routing import entra_tokens
+from azure_openai_proxy.routing.entra_tokens import Key, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ async def test_a_token_is_kept_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     await tokens.first()
     await credential.again.wait()
     assert ("token-2", ["https://ai.azure.com/.default"] * 3) == (tokens.token(backend()), credential.asked)
-    assert [3600 - entra.AHEAD, 50] == pauses
+    assert [3600 - entra_tokens.AHEAD, 50] == pauses
     now[0] = 1100
     assert None is tokens.token(backend())
     tokens.close()
@@ -102,7 +102,7 @@ async def test_failures(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     real = asyncio.sleep
 
     async def sleep(seconds: float) -> None:
-        assert entra.RETRY == seconds or seconds > 100
+        assert entra_tokens.RETRY == seconds or seconds > 100
         await real(0)
 
     monkeypatch.setattr("azure_openai_proxy.entra.asyncio.sleep", sleep)
@@ -123,7 +123,7 @@ async def test_failures(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
 
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A credential that does not answer holds a client's first connection for a moment only; one that cannot be made is told."""
-    monkeypatch.setattr(entra, "PATIENCE", 0.01)
+    monkeypatch.setattr(entra_tokens, "PATIENCE", 0.01)
     tokens = Tokens(lambda *_: Credential())
     tokens.use([backend()])
     await tokens.first()
@@ -144,6 +144,6 @@ async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["default", "managed_identity", "cli"])
 async def test_azures_own_credentials(kind: str) -> None:
     """Each kind is one of azure-identity's."""
-    made = entra.credential(kind, "login.microsoftonline.us")
-    assert type(made).__name__ == entra._CLASSES[kind]
+    made = entra_tokens.credential(kind, "login.microsoftonline.us")
+    assert type(made).__name__ == entra_tokens._CLASSES[kind]
     await made.close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.health import LARGE, LONGEST_BACKOFF, LONGEST_WAIT, Health, Limit, duration, wait
+from azure_openai_proxy.routing.health import LARGE, LONGEST_BACKOFF, LONGEST_WAIT, Health, Limit, duration, wait
 
 
 def test_a_failure_and_its_probe() -> None:

@@ -15,7 +15,6 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import repair
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.api import endpoints, large_bodies, moderations, realtime
 from azure_openai_proxy.api import operation as operations
@@ -31,7 +30,8 @@ from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.formats import json_scan
 from azure_openai_proxy.formats.json_edit import BOM
 from azure_openai_proxy.formats.json_scan import LARGE, SLICE, Turns
-from azure_openai_proxy.repair import Change, Drop, Rename, Role
+from azure_openai_proxy.routing import repair
+from azure_openai_proxy.routing.repair import Change, Drop, Rename, Role
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

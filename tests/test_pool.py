@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from azure_openai_proxy import pool as pools
 from azure_openai_proxy.api.backend import Backend, Base
-from azure_openai_proxy.pool import Pool
+from azure_openai_proxy.routing import pool as pools
+from azure_openai_proxy.routing.pool import Pool
 
 A, B, C = (Backend(name=name, base=Base("https", name, 443), apiversion="v1", priority=index) for index, name in enumerate("abc"))
 ALL = (A, B, C)

@@ -10,11 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mitmproxy import http
 
-from azure_openai_proxy import repair
 from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.request import Asked, Query
-from azure_openai_proxy.repair import (
+from azure_openai_proxy.routing import repair
+from azure_openai_proxy.routing.repair import (
     Case,
     Change,
     Drop,

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, connections, entra, errors, http_layer, log_records, notes, safety, views, ways
+from . import again, connections, errors, http_layer, log_records, notes, safety, views, ways
 from .api import local_responses, request_compression
-from .attempts import Shared
 from .backends_command import BackendsCommand
 from .commands import Commands
 from .config import runtime, settings
-from .discovery import Discovery
 from .exchange import Exchange
 from .exchanges import Exchanges
 from .formats import quoting
 from .playback import Playback
-from .pool import Pool
+from .routing import entra_tokens
+from .routing.attempts import Shared
+from .routing.deployment_discovery import Discovery
+from .routing.pool import Pool
 from .seeing import Seeing
 from .stopping import Stopping
 
@@ -151,7 +152,7 @@ class AzureOpenAIProxy(Exchanges):
     async def start_exchange_later(self, flow: http.HTTPFlow) -> None:
         """The ports are open before the start is over: a request that comes between waits, as for the first token, but not for ever."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.started.wait(), entra.PATIENCE)
+            await asyncio.wait_for(self.started.wait(), entra_tokens.PATIENCE)
         self.shared.use(self.settings.backends)
         await self.shared.tokens.first()
         self.start_exchange(flow)

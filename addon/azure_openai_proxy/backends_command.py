@@ -12,8 +12,8 @@ from .formats import quoting
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .attempts import Shared
-    from .pool import View
+    from .routing.attempts import Shared
+    from .routing.pool import View
 
 __all__ = ["BackendsCommand"]
 

@@ -22,11 +22,11 @@ from .api import request as azure_request
 from .api import response as openai_response
 from .api.redaction import Fields, Hidden
 from .api.stream_probe import Peek
-from .attempts import Attempts, Shared
 from .formats import compression
 from .formats.json_scan import LARGE
-from .pool import Pool
-from .repair import Route
+from .routing.attempts import Attempts, Shared
+from .routing.pool import Pool
+from .routing.repair import Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 from . import again, errors, http_layer, origins, ways
 from .api import large_bodies, local_responses, realtime, redaction, request_compression, request_syntax
-from .attempts import ATTEMPTS
 from .formats.json_scan import Turns
+from .routing.attempts import ATTEMPTS
 
 if TYPE_CHECKING:
     from mitmproxy import http

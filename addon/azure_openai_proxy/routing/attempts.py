@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mitmproxy import http
 
+from azure_openai_proxy.api import credentials
+from azure_openai_proxy.api import request as azure_request
+from azure_openai_proxy.errors import NotFound, Unavailable, when
+from azure_openai_proxy.formats import compression
+
 from . import affinity, health, repair
-from .api import credentials
-from .api import request as azure_request
-from .entra import Tokens
-from .errors import NotFound, Unavailable, when
-from .formats import compression
+from .entra_tokens import Tokens
 
 if TYPE_CHECKING:
-    from .api.backend import Backend
-    from .api.operation import Call
-    from .api.request import Asked
-    from .config.settings import Settings
-    from .http_layer import Failure
+    from azure_openai_proxy.api.backend import Backend
+    from azure_openai_proxy.api.operation import Call
+    from azure_openai_proxy.api.request import Asked
+    from azure_openai_proxy.config.settings import Settings
+    from azure_openai_proxy.http_layer import Failure
+
     from .pool import Pool, Ticket
 
 __all__ = ["ATTEMPTS", "Attempt", "Attempts", "Shared"]

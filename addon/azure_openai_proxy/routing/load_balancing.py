@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from .api.backend import Backend
+    from azure_openai_proxy.api.backend import Backend
 
 __all__ = ["BetterOfTwo", "Candidate", "Fastest", "LowestPriority", "Policy", "RoundRobin"]
 

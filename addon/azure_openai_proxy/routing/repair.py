@@ -18,15 +18,15 @@ import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .api.endpoints import NEWEST_GA
-from .api.model_mapping import family
+from azure_openai_proxy.api.endpoints import NEWEST_GA
+from azure_openai_proxy.api.model_mapping import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .api.backend import Backend
-    from .api.operation import Call
-    from .api.request import Asked
+    from azure_openai_proxy.api.backend import Backend
+    from azure_openai_proxy.api.operation import Call
+    from azure_openai_proxy.api.request import Asked
 
 __all__ = [
     "MOST",

@@ -15,8 +15,8 @@ import certifi
 if TYPE_CHECKING:
     from mitmproxy.optmanager import OptManager
 
-    from .api.backend import Backend
-    from .config.settings import Settings
+    from azure_openai_proxy.api.backend import Backend
+    from azure_openai_proxy.config.settings import Settings
 
 __all__ = ["Discovery", "fetch", "parse"]
 

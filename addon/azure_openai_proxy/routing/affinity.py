@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .api.operation import Call
+    from azure_openai_proxy.api.operation import Call
 
 __all__ = ["ITEM", "Owners", "ids", "keeps", "kept", "made"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .api.backend import Backend
+    from azure_openai_proxy.api.backend import Backend
 
 __all__ = ["Key", "Tokens", "credential"]
 

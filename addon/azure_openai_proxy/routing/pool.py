@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from .health import Health, Limit
-from .policies import Candidate, LowestPriority
+from .load_balancing import Candidate, LowestPriority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from .api.backend import Backend
-    from .policies import Policy
+    from azure_openai_proxy.api.backend import Backend
+
+    from .load_balancing import Policy
 
 __all__ = ["Pool", "Ticket", "View"]
 
