@@ -5,11 +5,11 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import again
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Entry, Mapper
 from azure_openai_proxy.config import settings
 from azure_openai_proxy.config.settings import Settings
+from azure_openai_proxy.inspection import request_replay
 
 SETTINGS = settings.Settings(
     backends=(Backend(name="a", base=Base("https", "front.example", 443, "/apim"), token="k-0123", apiversion="v1"),),
@@ -29,21 +29,21 @@ def test_only_what_went_to_azure_is_ours() -> None:
     ours, live, foreign = replayed(), replayed(), replayed()
     live.is_replay = None
     foreign.metadata = {}
-    assert [True, False, False] == [again.is_ours(flow) for flow in (ours, live, foreign)]
+    assert [True, False, False] == [request_replay.is_ours(flow) for flow in (ours, live, foreign)]
 
 
 def test_its_masks_and_its_prefix_go() -> None:
     """Both come back with the backend that is asked; without one the path stays."""
     flow = replayed()
-    settings = again.prepare(flow, SETTINGS)
+    settings = request_replay.prepare(flow, SETTINGS)
     assert ("/openai/v1/x", False, "prod") == (flow.request.path, "api-key" in flow.request.headers, settings.mapper.configured("prod"))
     other = replayed()
-    again.prepare(other, Settings())
+    request_replay.prepare(other, Settings())
     assert "/apim/openai/v1/x" == other.request.path
 
 
 def test_another_deployment() -> None:
     """Is the answer to every name."""
     flow = replayed()
-    flow.metadata[again.RESEND] = "new"
-    assert (Entry("*", "new"),) == again.prepare(flow, SETTINGS).mapper.entries
+    flow.metadata[request_replay.RESEND] = "new"
+    assert (Entry("*", "new"),) == request_replay.prepare(flow, SETTINGS).mapper.entries

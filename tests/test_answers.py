@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azure_openai_proxy import answers
-from azure_openai_proxy.answers import Chunk, answer
+from azure_openai_proxy.inspection import response_text
+from azure_openai_proxy.inspection.response_text import Chunk, answer
 from samples import ANSWERS, chunk, events
 
 
@@ -53,13 +53,13 @@ def test_the_middle_of_a_huge_stream_is_left_out() -> None:
 
 def test_what_is_the_same_was_not_dropped() -> None:
     """Nothing is listed where Azure's answer is the client's."""
-    assert [] == list(answers.dropped(b'{"a": 1}'))
-    assert [] == list(answers.dropped(events({"choices": [{"delta": {"content": "a"}}]})))
+    assert [] == list(response_text.dropped(b'{"a": 1}'))
+    assert [] == list(response_text.dropped(events({"choices": [{"delta": {"content": "a"}}]})))
 
 
 def test_what_changed_is_listed() -> None:
     """A model's name that was put back, and a chunk that lost its only choice."""
-    listed = dict(answers.dropped(b'{"model": "gpt-35-turbo", "choices": [{"content_filter_results": {}}]}'))
+    listed = dict(response_text.dropped(b'{"model": "gpt-35-turbo", "choices": [{"content_filter_results": {}}]}'))
     assert (
         'model: "gpt-35-turbo"\nchoices[].content_filter_results: {}'
         == listed["sent by Azure and dropped by the proxy"].replace("\n\n", "\n")
@@ -79,7 +79,7 @@ def test_too_deep_to_be_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     def deep(*_: object) -> NoReturn:
         raise RecursionError
 
-    monkeypatch.setattr(answers, "_whole", deep)
+    monkeypatch.setattr(response_text, "_whole", deep)
     assert "This nests too deeply to be shown." == answer(b"{}")
 
 
@@ -91,7 +91,7 @@ def test_too_deep_to_show() -> None:
 @pytest.mark.parametrize(("value", "expected"), [({"prompt_tokens": 2}, (2, 0)), ({"output_tokens": 3}, (0, 3)), ({}, None), (None, None)])
 def test_usage(value: object, expected: tuple[int, int] | None) -> None:
     """Tokens are counted under both names."""
-    assert expected == answers.usage(value)
+    assert expected == response_text.usage(value)
 
 
 @st.composite

@@ -7,7 +7,7 @@ import random
 from mitmproxy.test import taddons
 
 from azure_openai_proxy.api.backend import Backend, Base
-from azure_openai_proxy.backends_command import BackendsCommand
+from azure_openai_proxy.inspection.backends_command import BackendsCommand
 from azure_openai_proxy.routing.attempts import Shared
 from azure_openai_proxy.routing.pool import Pool
 from azure_openai_proxy.routing.repair import Drop, Key

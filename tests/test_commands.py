@@ -10,11 +10,11 @@ from mitmproxy import exceptions, http
 from mitmproxy.addons import view
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy import again, commands
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
-from azure_openai_proxy.commands import Commands
 from azure_openai_proxy.config import settings
+from azure_openai_proxy.inspection import commands, request_replay
+from azure_openai_proxy.inspection.commands import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +96,7 @@ async def test_a_copy_asks_another_deployment(listed: bool, monkeypatch: pytest.
 
         async def replay(self) -> None:
             asked = (self.flow.is_replay, self.flow.response, self.flow.comment, self.flow.marked, self.flow.metadata)
-            assert ("request", None, "", "", {"azure_openai_deployment": "prod", again.RESEND: "other"}) == asked
+            assert ("request", None, "", "", {"azure_openai_deployment": "prod", request_replay.RESEND: "other"}) == asked
             self.flow.response = http.Response.make(200, b'{"choices":[{"message":{"content":"hello"}}]}')
             ended.set()
 

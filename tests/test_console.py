@@ -10,7 +10,7 @@ from mitmproxy.addons.view import View
 from mitmproxy.test import taddons, tflow
 from mitmproxy.tools.console.flowlist import FlowListBox, FlowListWalker
 
-from azure_openai_proxy import views
+from azure_openai_proxy.inspection import contentviews
 
 COLUMNS = 120
 
@@ -44,20 +44,20 @@ def rows(master: Any) -> list[str]:
 def test_a_comment_stands_below_its_flow(master: Any) -> None:
     """In one line, cut where the screen ends; a flow without one has none. Afterwards the list is mitmproxy's again."""
     plain = rows(master)
-    views.comments(master, shown=True)
+    contentviews.comments(master, shown=True)
     told = rows(master)
     assert (plain, 1) == ([told[0], told[1]], len(told) - len(plain))
     assert told[2].startswith(" " * 11 + "gpt-4o → prod · 200+3 tokens and more")
     assert (COLUMNS, "…") == (len(told[2]), told[2][-1])
     master.view.focus.index = 1
     assert told[1].removeprefix("  ") == rows(master)[0].removeprefix(">>")
-    views.comments(master, shown=False)
+    contentviews.comments(master, shown=False)
     assert FlowListWalker is type(master.window.stacks[0].windows["flowlist"].body)
 
 
 def test_an_empty_list(master: Any) -> None:
     """Has no rows."""
-    views.comments(master, shown=True)
+    contentviews.comments(master, shown=True)
     master.view.clear()
     assert [] == rows(master)
 
@@ -66,5 +66,5 @@ def test_an_empty_list(master: Any) -> None:
 def test_other_tools_are_left_alone(master: Any) -> None:
     """Those without a list in a terminal, and a console that is not the one that is known."""
     before = repr(master)
-    views.comments(master, shown=True)
+    contentviews.comments(master, shown=True)
     assert before == repr(master)

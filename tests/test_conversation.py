@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azure_openai_proxy.conversation import conversation
+from azure_openai_proxy.inspection.request_text import conversation
 from samples import REQUESTS
 
 

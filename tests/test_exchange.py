@@ -23,7 +23,7 @@ from azure_openai_proxy.http_layer import Failure
 from azure_openai_proxy.ways import Upstream
 
 if TYPE_CHECKING:
-    from azure_openai_proxy.playback import Replay
+    from azure_openai_proxy.inspection.replay_server import Replay
 
 KEY = {"authorization": "Bearer client"}
 JSON = {"content-type": "application/json"}

@@ -11,8 +11,9 @@ from mitmproxy import flow as flows
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import explaining, notes
-from azure_openai_proxy.notes import Asked, Splice
+from azure_openai_proxy.inspection import explain as explanations
+from azure_openai_proxy.inspection import flow_metadata
+from azure_openai_proxy.inspection.flow_metadata import Asked, Splice
 
 
 def ours(path: str = "/openai/deployments/prod/chat/completions?api-version=2024-10-21", **metadata: object) -> http.HTTPFlow:
@@ -20,7 +21,9 @@ def ours(path: str = "/openai/deployments/prod/chat/completions?api-version=2024
     flow = tflow.tflow(req=request)
     asked = Asked("POST", "/v1/chat/completions", [("authorization", "Bearer [key]"), ("api-key", "x")], Splice(10, 2, b"gpt-4o"))
     known = {"operation": "POST /v1/chat/completions", "model": "gpt-4o", "deployment": "prod", "backend": "west"}
-    flow.metadata = {f"azure_openai_{name}": value for name, value in (known | {"asked": notes.pack(asked)} | metadata).items() if value}
+    flow.metadata = {
+        f"azure_openai_{name}": value for name, value in (known | {"asked": flow_metadata.pack(asked)} | metadata).items() if value
+    }
     return flow
 
 
@@ -41,42 +44,42 @@ POST /v1/chat/completions
   changed  prompt_filter_results: [1]
   repairs  max_tokens
   compared \n  a\n\n  b"""
-    assert expected == explaining.explain(flow)
+    assert expected == explanations.explain(flow)
 
 
 @pytest.mark.parametrize(("path", "version"), [("/openai/v1/x", "v1"), ("/openai/v1/x?api-version=preview", "v1 (preview)")])
 def test_versions(path: str, version: str) -> None:
     """Each as Azure has it."""
-    assert f"  version  {version}\n" in explaining.explain(ours(path))
+    assert f"  version  {version}\n" in explanations.explain(ours(path))
 
 
 def test_what_stayed_as_it_was() -> None:
     """A model that is the deployment, a body byte for byte, headers that are new."""
-    flow = ours("/x", deployment="gpt-4o", asked=notes.pack(Asked("POST", "/x", [])))
+    flow = ours("/x", deployment="gpt-4o", asked=flow_metadata.pack(Asked("POST", "/x", [])))
     flow.error = flows.Error("refused")
-    told = explaining.explain(flow)
+    told = explanations.explain(flow)
     assert ["gpt-4o, as it stands", "the client's, byte for byte, 16 bytes", "added api-key", "refused"] == [
         line.split(maxsplit=1)[1] for line in told.splitlines() if line.split()[0] in ("mapping", "body", "headers", "error")
     ]
     flow.request.content = b""
-    assert "  body" not in explaining.explain(flow)
+    assert "  body" not in explanations.explain(flow)
 
 
 def test_what_azure_was_not_asked() -> None:
     """The proxy answers by itself; what is not ours passes; a flow may know next to nothing."""
     flow = ours(deployment=None, backend=None, asked=None, model=None)
     flow.response = http.Response.make(200, b"{}")
-    assert "POST /v1/chat/completions\n  azure    was not asked: the proxy answered by itself\n  answer   200" == explaining.explain(flow)
+    assert "POST /v1/chat/completions\n  azure    was not asked: the proxy answered by itself\n  answer   200" == explanations.explain(flow)
     flow.metadata = {}
-    assert explaining.explain(flow).endswith("not an OpenAI call, it passed untouched")
-    assert "  backend" in explaining.explain(ours(asked=None))
+    assert explanations.explain(flow).endswith("not an OpenAI call, it passed untouched")
+    assert "  backend" in explanations.explain(ours(asked=None))
 
 
 def test_rewritten_for_no_reason_that_is_known() -> None:
     """What Azure sent cannot be compared."""
     flow = ours(azures=b"<html>")
     flow.response = http.Response.make(500, b"{}")
-    assert "  changed  rewritten" in explaining.explain(flow)
+    assert "  changed  rewritten" in explanations.explain(flow)
 
 
 def test_two_answers() -> None:
@@ -85,13 +88,13 @@ def test_two_answers() -> None:
     one.response = http.Response.make(200, b'{"choices":[{"message":{"content":"the same words"}}]}')
     other.response = http.Response.make(200, b'{"choices":[{"message":{"content":"the other words"}}]}')
     one.comment, other.comment = "one", "other"
-    compared = explaining.compare(one, other)
+    compared = explanations.compare(one, other)
     assert compared.startswith("one\nother\nthe words are 80% the same\n")
     assert compared.endswith("-the same words\n+the other words")
     other.response, other.error = None, flows.Error("refused")
-    assert "+refused" in explaining.compare(one, other)
+    assert "+refused" in explanations.compare(one, other)
     other.error = None
-    assert "the words are 0% the same" in explaining.compare(one, other)
+    assert "the words are 0% the same" in explanations.compare(one, other)
 
 
 def test_long_answers_are_compared_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +113,6 @@ def test_long_answers_are_compared_in_linear_time(monkeypatch: pytest.MonkeyPatc
         flow.response = http.Response.make(
             200, json.dumps({"choices": [{"message": {"content": text}}]}), {"content-type": "application/json"}
         )
-    assert "the words are 50% the same" in explaining.compare(one, other)
-    assert "the words are 100% the same" in explaining.compare(one, lines)
+    assert "the words are 50% the same" in explanations.compare(one, other)
+    assert "the words are 100% the same" in explanations.compare(one, lines)
     assert max(compared) <= 1000 * 1000

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy import http
 
-from azure_openai_proxy import exports
-from azure_openai_proxy.exports import VARIABLE
+from azure_openai_proxy.inspection import export as exports
+from azure_openai_proxy.inspection.export import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

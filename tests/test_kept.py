@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy.test import tflow
 
-from azure_openai_proxy.kept import Shelf, Tap
+from azure_openai_proxy.inspection.body_store import Shelf, Tap
 
 if TYPE_CHECKING:
     import pytest

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from mitmproxy.io import tnetstring
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import notes
-from azure_openai_proxy.answers import Chunk
-from azure_openai_proxy.notes import NOTHING, Asked, Facts, Splice
+from azure_openai_proxy.inspection import flow_metadata
+from azure_openai_proxy.inspection.flow_metadata import NOTHING, Asked, Facts, Splice
+from azure_openai_proxy.inspection.response_text import Chunk
 
 COMMENTS = {
     "gpt-4o → prod · 23+11 tokens · first chunk 0.32 s": Facts(
@@ -27,12 +27,12 @@ COMMENTS = {
 @pytest.mark.parametrize(("expected", "facts"), COMMENTS.items())
 def test_a_comment_is_one_line(expected: str, facts: Facts) -> None:
     """What it was, without what is not known."""
-    assert expected == notes.comment(facts)
+    assert expected == flow_metadata.comment(facts)
 
 
 def test_metadata_can_be_saved() -> None:
     """Names to plain values: mitmproxy's own format takes them and gives them back."""
-    told = notes.metadata(Facts(operation="POST /v1/x", model="m", tokens=(1, 2), first=0.12345, changed=("a",)))
+    told = flow_metadata.metadata(Facts(operation="POST /v1/x", model="m", tokens=(1, 2), first=0.12345, changed=("a",)))
     expected = {
         "azure_openai_operation": "POST /v1/x",
         "azure_openai_model": "m",
@@ -62,14 +62,14 @@ def test_what_is_written_is_read_again() -> None:
     asked = Asked("POST", "/v1/x", [("a", "b")], Splice(1, 2, b"x"))
     flow.metadata = {
         "azure_openai_operation": "POST /v1/x",
-        "azure_openai_asked": notes.pack(asked),
+        "azure_openai_asked": flow_metadata.pack(asked),
         "azure_openai_chunks": [0.5, 10],
         "azure_openai_answered": ["200 OK", [["c", "d"]]],
         "azure_openai_azures": b"azure's",
     }
-    seen = notes.seen(flow)
+    seen = flow_metadata.seen(flow)
     assert (asked, (Chunk(0.5, 10),), "200 OK", (("c", "d"),), b"azure's") == seen
-    assert notes.is_ours(flow)
+    assert flow_metadata.is_ours(flow)
     assert b"1x23" == asked.body(b"1y23")
     assert b"same" == asked._replace(splice=None).body(b"same")
 
@@ -84,7 +84,7 @@ def test_what_is_packed_is_not_written_out() -> None:
         "own": [1],
     }
     before = tnetstring.dumps(flow.metadata)
-    notes.repack(flow)
+    flow_metadata.repack(flow)
     expected = "{'azure_openai_asked': …, 'azure_openai_chunks': 3, 'azure_openai_azures': … 5.0 kB, 'own': [1]}"
     assert (expected, before) == (repr(flow.metadata), tnetstring.dumps(flow.metadata))
     assert expected == repr(flow.copy().metadata)
@@ -95,12 +95,12 @@ def test_what_cannot_be_read_is_not_there(metadata: dict[str, object]) -> None:
     """A file may hold anything."""
     flow = tflow.tflow()
     flow.metadata = metadata
-    assert NOTHING == notes.seen(flow)
-    assert not notes.is_ours(flow)
-    assert not notes.is_ours(None)
+    assert NOTHING == flow_metadata.seen(flow)
+    assert not flow_metadata.is_ours(flow)
+    assert not flow_metadata.is_ours(None)
 
 
 def test_a_message_as_text() -> None:
     """First line, headers, a blank line, the body."""
-    assert "GET /\na: b\n\nbody" == notes.message("GET /", [("a", "b")], b"body")
-    assert "\n\nbody" == notes.message("", [], b"body")
+    assert "GET /\na: b\n\nbody" == flow_metadata.message("GET /", [("a", "b")], b"body")
+    assert "\n\nbody" == flow_metadata.message("", [], b"body")

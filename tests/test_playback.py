@@ -17,13 +17,13 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import notes
-from azure_openai_proxy.answers import Chunk
 from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.config.settings import Settings
-from azure_openai_proxy.notes import Asked
-from azure_openai_proxy.playback import Playback, Player, Replay, pieces
-from azure_openai_proxy.recordings import Recordings
+from azure_openai_proxy.inspection import flow_metadata
+from azure_openai_proxy.inspection.flow_metadata import Asked
+from azure_openai_proxy.inspection.recording_index import Recordings
+from azure_openai_proxy.inspection.replay_server import Playback, Player, Replay, pieces
+from azure_openai_proxy.inspection.response_text import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def recorded(chunks: list[float] | None = None) -> http.HTTPFlow:
     flow.metadata = {
         "azure_openai_operation": "POST /v1/chat/completions",
         "azure_openai_model": "m",
-        "azure_openai_asked": notes.pack(Asked("POST", "/v1/chat/completions", [])),
+        "azure_openai_asked": flow_metadata.pack(Asked("POST", "/v1/chat/completions", [])),
         **({"azure_openai_chunks": chunks} if chunks else {}),
     }
     return flow

@@ -10,10 +10,10 @@ from mitmproxy import flow as flows
 from mitmproxy import http
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import notes, recordings
 from azure_openai_proxy.errors import NotFound
-from azure_openai_proxy.notes import Asked
-from azure_openai_proxy.recordings import Key, Recordings
+from azure_openai_proxy.inspection import flow_metadata, recording_index
+from azure_openai_proxy.inspection.flow_metadata import Asked
+from azure_openai_proxy.inspection.recording_index import Key, Recordings
 
 OPERATION = "POST /v1/chat/completions"
 
@@ -21,14 +21,17 @@ OPERATION = "POST /v1/chat/completions"
 def recorded(body: Any = None, *, answer: str = "a", model: str | None = "m", operation: str = OPERATION) -> http.HTTPFlow:
     made = tflow.tflow(req=http.Request.make("POST", "https://r/openai/x", json.dumps(body), http.Headers(content_type="application/json")))
     made.response = http.Response.make(200, answer)
-    made.metadata = {"azure_openai_operation": operation, "azure_openai_asked": notes.pack(Asked("POST", "/v1/x?a=b&api-version=1", []))}
+    made.metadata = {
+        "azure_openai_operation": operation,
+        "azure_openai_asked": flow_metadata.pack(Asked("POST", "/v1/x?a=b&api-version=1", [])),
+    }
     if model:
         made.metadata["azure_openai_model"] = model
     return made
 
 
 def wanted(body: Any = None, *, model: str | None = "m", operation: str = OPERATION, path: str = "/v1/x?api-key=k&a=b") -> Key:
-    return recordings.key(operation, model, path, "application/json", json.dumps(body).encode())
+    return recording_index.key(operation, model, path, "application/json", json.dumps(body).encode())
 
 
 SAME = {
@@ -46,21 +49,23 @@ SAME = {
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
 def test_these_mean_the_same(one: Any, other: Any) -> None:
     """What changes from run to run is ignored."""
-    assert recordings.meaning(json.dumps(one).encode()) == recordings.meaning(json.dumps(other, indent=2).encode())
+    assert recording_index.meaning(json.dumps(one).encode()) == recording_index.meaning(json.dumps(other, indent=2).encode())
 
 
 def test_these_do_not() -> None:
     """Another text, a member at another place, dates where they are not ignored."""
-    assert recordings.meaning(b'{"a": "x"}') != recordings.meaning(b'{"a": "y"}')
-    assert recordings.meaning(b'{"a": {"user": "x"}}') != recordings.meaning(b'{"a": {"user": "y"}}')
-    assert recordings.meaning(b'{"a": "2026-11-23"}', ignored=["a.b"]) != recordings.meaning(b'{"a": "2026-11-24"}', ignored=["a.b"])
+    assert recording_index.meaning(b'{"a": "x"}') != recording_index.meaning(b'{"a": "y"}')
+    assert recording_index.meaning(b'{"a": {"user": "x"}}') != recording_index.meaning(b'{"a": {"user": "y"}}')
+    assert recording_index.meaning(b'{"a": "2026-11-23"}', ignored=["a.b"]) != recording_index.meaning(
+        b'{"a": "2026-11-24"}', ignored=["a.b"]
+    )
 
 
 def test_bodies_that_are_no_json() -> None:
     """A form means the same whatever its boundary; other bytes mean themselves."""
     form = "multipart/form-data; boundary="
-    assert recordings.meaning(b"--X1\r\na\r\n--X1--", form + "X1") == recordings.meaning(b"--Y22\r\na\r\n--Y22--", form + "Y22")
-    assert b"\x00" == recordings.meaning(b"\x00")
+    assert recording_index.meaning(b"--X1\r\na\r\n--X1--", form + "X1") == recording_index.meaning(b"--Y22\r\na\r\n--Y22--", form + "Y22")
+    assert b"\x00" == recording_index.meaning(b"\x00")
 
 
 def test_the_next_answer_and_then_the_last() -> None:

@@ -12,13 +12,13 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import seeing
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.config import settings
 from azure_openai_proxy.exchange import Exchange
-from azure_openai_proxy.kept import Tap
-from azure_openai_proxy.seeing import Seeing
+from azure_openai_proxy.inspection import recorder
+from azure_openai_proxy.inspection.body_store import Tap
+from azure_openai_proxy.inspection.recorder import Seeing
 
 KEY = "azure-key-0123456789"
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"content_filter_results":{}}]}\n\n'
@@ -257,4 +257,4 @@ def test_the_shelf_changes_with_its_limit(see: Seeing) -> None:
 )
 def test_tokens(body: bytes, expected: tuple[int, int] | None) -> None:
     """Under both names, and none where none are told."""
-    assert expected == seeing.tokens(body)
+    assert expected == recorder.tokens(body)

@@ -12,8 +12,9 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import notes, views
-from azure_openai_proxy.notes import Asked, Splice
+from azure_openai_proxy.inspection import contentviews as contentviews_module
+from azure_openai_proxy.inspection import flow_metadata
+from azure_openai_proxy.inspection.flow_metadata import Asked, Splice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ def flow() -> http.HTTPFlow:
     asked = Asked("POST", "/v1/chat/completions", [("authorization", "Bearer [key]")], Splice(10, len(BODY) - 14, b"gpt-4o"))
     made.metadata = {
         "azure_openai_operation": "POST /v1/chat/completions",
-        "azure_openai_asked": notes.pack(asked),
+        "azure_openai_asked": flow_metadata.pack(asked),
         "azure_openai_answered": ["200 OK", [["x-ms-region", "Norway"]]],
         "azure_openai_azures": b'{"choices":[],"prompt_filter_results":[1]}',
     }
@@ -40,7 +41,7 @@ def flow() -> http.HTTPFlow:
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
     with taddons.context() as context:
-        views.register(context.options)
+        contentviews_module.register(context.options)
         yield
 
 
@@ -84,9 +85,9 @@ def test_an_other_side_that_is_not_there(flow: http.HTTPFlow) -> None:
     flow.metadata = {"azure_openai_operation": "x"}
     assert "not on this flow" in shown(flow.request, flow, "as the client sent it")[1]
     assert ANSWER.decode() in shown(flow.response, flow, "as azure sent it")[1]
-    assert "hi" in views.AnswerView().prettify(ANSWER, Metadata(content_type="application/json"))
-    assert views.AsAzureView().prettify(b"x", Metadata()).endswith("x")
-    assert views.AnswerView().render_priority(ANSWER, Metadata()) == 0
+    assert "hi" in contentviews_module.AnswerView().prettify(ANSWER, Metadata(content_type="application/json"))
+    assert contentviews_module.AsAzureView().prettify(b"x", Metadata()).endswith("x")
+    assert contentviews_module.AnswerView().render_priority(ANSWER, Metadata()) == 0
 
 
 def test_realtime_messages(flow: http.HTTPFlow) -> None:
@@ -101,6 +102,6 @@ def test_the_list_has_a_column_for_comments() -> None:
     """Unless somebody chose columns; tools without columns have none."""
     chosen = options.Options()
     chosen.add_option("web_columns", Sequence[str], ["path"], "")
-    views.register(chosen)
-    views.register(chosen)
+    contentviews_module.register(chosen)
+    contentviews_module.register(chosen)
     assert ["path", "comment"] == list(chosen.web_columns)

@@ -11,7 +11,7 @@ from mitmproxy import http as proxied
 from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy import views
+from azure_openai_proxy.inspection import contentviews as contentviews_module
 from azure_simulator import Simulator
 from azure_simulator.operations import OPERATIONS
 from test_azure_surface import ask, case, place
@@ -48,7 +48,7 @@ def client() -> Iterator[httpx.Client]:
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
     with taddons.context() as context:
-        views.register(context.options)
+        contentviews_module.register(context.options)
         yield
 
 
@@ -71,8 +71,8 @@ def test_every_kind_is_shown(row: Operation, client: httpx.Client) -> None:
     flow = seen(row, client)
     assert flow.response
     ours: tuple[tuple[proxied.Message, Contentview], ...] = (
-        (flow.request, views.ConversationView()),
-        (flow.response, views.AnswerView()),
+        (flow.request, contentviews_module.ConversationView()),
+        (flow.response, contentviews_module.AnswerView()),
     )
     looked_for = LOOKED_FOR.get(case(row), ("", ""))
     for (message, view), words in zip(ours, looked_for, strict=True):

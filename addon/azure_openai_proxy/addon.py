@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import again, connections, errors, http_layer, log_records, notes, safety, views, ways
+from . import connections, errors, http_layer, log_records, safety, ways
 from .api import local_responses, request_compression
-from .backends_command import BackendsCommand
-from .commands import Commands
 from .config import runtime, settings
 from .exchange import Exchange
 from .exchanges import Exchanges
 from .formats import quoting
-from .playback import Playback
+from .inspection import contentviews, flow_metadata, request_replay
+from .inspection.backends_command import BackendsCommand
+from .inspection.commands import Commands
+from .inspection.recorder import Seeing
+from .inspection.replay_server import Playback
 from .routing import entra_tokens
 from .routing.attempts import Shared
 from .routing.deployment_discovery import Discovery
 from .routing.pool import Pool
-from .seeing import Seeing
 from .stopping import Stopping
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class AzureOpenAIProxy(Exchanges):
     def load(self, loader: Loader) -> None:
         log_records.install()
         self.live.load(loader)
-        views.register(ctx.options)
-        views.comments(ctx.master, shown=True)  # mitmweb's page may be opened before all runs
+        contentviews.register(ctx.options)
+        contentviews.comments(ctx.master, shown=True)  # mitmweb's page may be opened before all runs
         ctx.options.connection_strategy = "lazy"  # eager would ask api.openai.com for a connection nobody needs
 
     def configure(self, updated: set[str]) -> None:
@@ -80,11 +81,11 @@ class AzureOpenAIProxy(Exchanges):
         safety.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
-        views.comments(ctx.master, shown=True)  # the console has no list before
+        contentviews.comments(ctx.master, shown=True)  # the console has no list before
         self.started.set()
 
     def done(self) -> None:
-        views.comments(ctx.master, shown=False)
+        contentviews.comments(ctx.master, shown=False)
         http_layer.hasten(ctx.master, on=False)
         self.shared.tokens.close()
         if self.watcher:
@@ -134,7 +135,7 @@ class AzureOpenAIProxy(Exchanges):
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if not flow.live:  # from a file: nobody asks anything
-            notes.repack(flow)
+            flow_metadata.repack(flow)
             return None
         if not self.is_ours(flow):
             if not flow.request.host.isprintable():  # a SOCKS5 name: the dumper would print its line breaks
@@ -160,7 +161,7 @@ class AzureOpenAIProxy(Exchanges):
     def start_exchange(self, flow: http.HTTPFlow) -> None:
         upstream = ways.upstream(flow, ctx.options)
         origin = flow.request.headers.get("origin")
-        settings = again.prepare(flow, self.settings) if flow.is_replay else self.settings
+        settings = request_replay.prepare(flow, self.settings) if flow.is_replay else self.settings
         exchange = Exchange(
             settings, origin, upstream, self._not_ready, self.discovery.names, shared=self.shared, replay=self.playback.replay
         )

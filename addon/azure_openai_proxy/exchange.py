@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .api.request import Asked, Sent
     from .config.settings import Settings
     from .http_layer import Failure
-    from .playback import Replay
+    from .inspection.replay_server import Replay
     from .ways import Upstream
 
 __all__ = ["Exchange"]

@@ -6,9 +6,10 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from . import again, errors, http_layer, origins, ways
+from . import errors, http_layer, origins, ways
 from .api import large_bodies, local_responses, realtime, redaction, request_compression, request_syntax
 from .formats.json_scan import Turns
+from .inspection import request_replay
 from .routing.attempts import ATTEMPTS
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .config.runtime import Live
     from .config.settings import Settings
     from .exchange import Exchange
-    from .seeing import Seeing
+    from .inspection.recorder import Seeing
 
 __all__ = ["Exchanges"]
 
@@ -45,7 +46,7 @@ class Exchanges:
 
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         if flow.is_replay:
-            return again.is_ours(flow)
+            return request_replay.is_ours(flow)
         return ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))
 
     def refuses_page(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:

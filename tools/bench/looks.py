@@ -15,7 +15,8 @@ sys.path.insert(0, str(ROOT / "addon"))
 from mitmproxy import contentviews, http
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy import notes, views
+from azure_openai_proxy.inspection import contentviews as contentviews_module
+from azure_openai_proxy.inspection import flow_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,12 +35,16 @@ _WORDS = "A sentence of a long talk, which somebody reads.\n"
 
 def rows(size: int = SIZE) -> list[Row]:
     with taddons.context() as context:
-        views.register(context.options)
+        contentviews_module.register(context.options)
         return [row for name, flow, message in _flows(size) for row in _looks(name, flow, message)]
 
 
 def _looks(name: str, flow: http.HTTPFlow, message: http.Message) -> Iterator[Row]:
-    ours = views.VIEWS[:1] + views.VIEWS[2:3] if message is flow.request else views.VIEWS[1:2] + views.VIEWS[3:]
+    ours = (
+        contentviews_module.VIEWS[:1] + contentviews_module.VIEWS[2:3]
+        if message is flow.request
+        else contentviews_module.VIEWS[1:2] + contentviews_module.VIEWS[3:]
+    )
     for view in ours:
         times = []
         for _ in range(TURNS):
@@ -85,10 +90,10 @@ def _flow(asked: bytes, answered: bytes, kind: str) -> http.HTTPFlow:
     flow = tflow.tflow(req=http.Request.make("POST", "https://r.openai.azure.com/openai/x", asked, headers), resp=True)
     flow.response = http.Response.make(200, answered, {"content-type": kind})
     flow.metadata = {
-        f"{notes.PREFIX}operation": "POST /v1/chat/completions",
-        f"{notes.PREFIX}asked": notes.pack_head("POST", "/v1/chat/completions", headers.fields),
-        f"{notes.PREFIX}answered": ["200 OK", [["content-type", kind]]],
-        f"{notes.PREFIX}chunks": [value for number in range(100_000) for value in (number / 1e3, 200)],
-        f"{notes.PREFIX}azures": answered,
+        f"{flow_metadata.PREFIX}operation": "POST /v1/chat/completions",
+        f"{flow_metadata.PREFIX}asked": flow_metadata.pack_head("POST", "/v1/chat/completions", headers.fields),
+        f"{flow_metadata.PREFIX}answered": ["200 OK", [["content-type", kind]]],
+        f"{flow_metadata.PREFIX}chunks": [value for number in range(100_000) for value in (number / 1e3, 200)],
+        f"{flow_metadata.PREFIX}azures": answered,
     }
     return flow

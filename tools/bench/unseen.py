@@ -6,7 +6,7 @@ from typing import Any
 
 from mitmproxy import ctx
 
-from azure_openai_proxy.seeing import Seeing
+from azure_openai_proxy.inspection.recorder import Seeing
 
 
 class Blind(Seeing):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from azure_openai_proxy import origins, recordings
+from azure_openai_proxy import origins
 from azure_openai_proxy.api.backend import EXAMPLE, parse_apiversion
 from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.inspection import recording_index
 
 from . import backends as backends_config
 from . import parsers
@@ -233,7 +234,7 @@ OPTIONS = (
     Option(
         "azure_openai_replay_ignore",
         Sequence[str],
-        list(recordings.IGNORED),
+        list(recording_index.IGNORED),
         tuple,
         "With --server-replay: what may differ in a body that was recorded. Members by their place, as in metadata or messages.*.name, and "
         "dates and uuids for those in any text.",

@@ -12,11 +12,12 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from azure_openai_proxy import origins, recordings
+from azure_openai_proxy import origins
 from azure_openai_proxy.api.backend import EXAMPLE, Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
 from azure_openai_proxy.http_rules import Timeouts
+from azure_openai_proxy.inspection import recording_index
 from azure_openai_proxy.origins import EVERY, Origins
 
 from . import backends as backends_config
@@ -48,7 +49,7 @@ class Settings:
     normalize: bool = True
     max_body: int = 256 << 20
     keep_bodies: int | None = None  # bytes; None: it depends on who looks
-    replay_ignore: Sequence[str] = recordings.IGNORED
+    replay_ignore: Sequence[str] = recording_index.IGNORED
     replay_paced: bool = False
     map_batch_files: bool = False
     discover_models: bool = False

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from .formats import quoting
+from azure_openai_proxy.formats import quoting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

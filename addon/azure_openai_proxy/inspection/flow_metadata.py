@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import readable
-from .answers import Chunk
-from .formats import quoting
+from azure_openai_proxy.formats import quoting
+
+from . import text as readable_text
+from .response_text import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -176,7 +177,7 @@ class PackedBytes(bytes):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"… {readable.size(len(self))}"
+        return f"… {readable_text.size(len(self))}"
 
 
 def repack(flow: Flow) -> None:
@@ -241,4 +242,4 @@ def seen(flow: Flow) -> Seen:
 def message(first: str, headers: Iterable[tuple[str, str]], body: bytes) -> str:
     """A request or an answer as text."""
     head = "\n".join([*filter(None, [first]), *(f"{name}: {value}" for name, value in headers)])
-    return readable.clean(f"{head}\n\n{body.decode('utf-8', 'replace')}")
+    return readable_text.clean(f"{head}\n\n{body.decode('utf-8', 'replace')}")

@@ -11,8 +11,9 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from . import notes
-from .errors import NotFound
+from azure_openai_proxy.errors import NotFound
+
+from . import flow_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,7 +92,7 @@ class Recordings:
         self.others: list[flow.Flow] = []
         self._found: dict[Key, list[http.HTTPFlow]] = {}
         for one in flows:
-            if notes.is_ours(one) and (recorded := _key(one, ignored)):  # type: ignore[arg-type]
+            if flow_metadata.is_ours(one) and (recorded := _key(one, ignored)):  # type: ignore[arg-type]
                 self._found.setdefault(recorded, []).append(one)  # type: ignore[arg-type]
             else:
                 self.others.append(one)
@@ -126,7 +127,7 @@ class Recordings:
 
 def _key(one: http.HTTPFlow, ignored: Sequence[str]) -> Key | None:
     """None for a flow without a whole answer."""
-    known, seen = notes.known(one), notes.seen(one)
+    known, seen = flow_metadata.known(one), flow_metadata.seen(one)
     whole = one.response and (one.response.raw_content is not None or one.websocket) and not one.error
     if not whole or not seen.asked:
         return None

@@ -7,16 +7,18 @@ from collections import Counter
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from . import answers, notes, readable
-from .formats import compression, quoting
-from .notes import PREFIX
+from azure_openai_proxy.formats import compression, quoting
+
+from . import flow_metadata, response_text
+from . import text as readable_text
+from .flow_metadata import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mitmproxy import http
 
-    from .notes import Seen
+    from .flow_metadata import Seen
 
 __all__ = ["compare", "explain"]
 
@@ -29,19 +31,19 @@ _UNTOLD = frozenset({"host", "content-length", "connection", "accept-encoding", 
 
 def explain(flow: http.HTTPFlow) -> str:
     """Every decision, one a line: operation, mapping, backend, version, what changed on either way."""
-    if not notes.is_ours(flow):
+    if not flow_metadata.is_ours(flow):
         return quoting.line(f"{flow.request.method} {flow.request.pretty_url}: not an OpenAI call, it passed untouched")
     lines = [quoting.line(f"{flow.metadata[PREFIX + 'operation']}")]
     lines += (
         f"  {name:<{_WIDTH}}{quoting.terminal(text) if name in _SEVERAL_LINES else quoting.line(text)}"
-        for name, text in _told(flow, notes.seen(flow))
+        for name, text in _told(flow, flow_metadata.seen(flow))
         if text
     )
     return "\n".join(lines)
 
 
 def _told(flow: http.HTTPFlow, seen: Seen) -> Iterator[tuple[str, str]]:
-    known = notes.known(flow)
+    known = flow_metadata.known(flow)
     if seen.asked:
         yield "client", f"{seen.asked.method} {seen.asked.path}"
     if "model" in known:
@@ -76,19 +78,19 @@ def _version(path: str) -> str:
     return f"{version}, dated" if version else ""
 
 
-def _body(request: http.Request, asked: notes.Asked) -> str:
+def _body(request: http.Request, asked: flow_metadata.Asked) -> str:
     content = request.raw_content or b""
     if not asked.splice:
-        return f"the client's, byte for byte, {readable.size(len(content))}" if content else ""
+        return f"the client's, byte for byte, {readable_text.size(len(content))}" if content else ""
     now = content[asked.splice.start : len(content) - asked.splice.tail]
-    return f"{_text(asked.splice.old)} → {_text(now)} at byte {asked.splice.start}, the rest of {readable.size(len(content))} the client's"
+    return f"{_text(asked.splice.old)} → {_text(now)} at byte {asked.splice.start}, the rest of {readable_text.size(len(content))} the client's"
 
 
 def _text(piece: bytes) -> str:
-    return readable.clean(piece[:200].decode("utf-8", "replace")) or "nothing"
+    return readable_text.clean(piece[:200].decode("utf-8", "replace")) or "nothing"
 
 
-def _headers(request: http.Request, asked: notes.Asked) -> Iterator[tuple[str, str]]:
+def _headers(request: http.Request, asked: flow_metadata.Asked) -> Iterator[tuple[str, str]]:
     before = {name.lower(): value for name, value in asked.headers}
     after = {name.lower(): value for name, value in request.headers.items()}
     gone = [name for name in before if name not in after and name not in _UNTOLD]
@@ -99,7 +101,7 @@ def _headers(request: http.Request, asked: notes.Asked) -> Iterator[tuple[str, s
 def _dropped(response: http.Response, seen: Seen) -> str:
     if seen.answer is None:
         return ""
-    told = [body for _, body in answers.dropped(seen.answer, response.headers.get("content-type", ""))]
+    told = [body for _, body in response_text.dropped(seen.answer, response.headers.get("content-type", ""))]
     return "\n".join(told).replace("\n", "\n" + " " * (_WIDTH + 2)) or "rewritten"
 
 
@@ -124,4 +126,4 @@ def _quick_ratio(one: list[str], other: list[str]) -> float:
 def _answer(flow: http.HTTPFlow) -> str:
     if not flow.response:
         return flow.error.msg if flow.error else ""
-    return answers.answer(compression.content_or_nothing(flow.response)[:100_000], flow.response.headers.get("content-type", ""))
+    return response_text.answer(compression.content_or_nothing(flow.response)[:100_000], flow.response.headers.get("content-type", ""))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import command
 
-from .formats import quoting
+from azure_openai_proxy.formats import quoting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .routing.attempts import Shared
-    from .routing.pool import View
+    from azure_openai_proxy.routing.attempts import Shared
+    from azure_openai_proxy.routing.pool import View
 
 __all__ = ["BackendsCommand"]
 

@@ -9,14 +9,16 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import conversation, readable
-from .api import response as openai_response
-from .formats import sse
+from azure_openai_proxy.api import response as openai_response
+from azure_openai_proxy.formats import sse
+
+from . import request_text
+from . import text as readable_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from .readable import Section
+    from .text import Section
 
 __all__ = ["Chunk", "answer", "dropped", "gaps", "is_stream", "usage"]
 
@@ -38,7 +40,7 @@ def answer(body: bytes, content_type: str = "", *, chunks: Sequence[Chunk] = (),
     """The whole view. `azures` is what Azure sent, if that was something else; `chunks` tell how a stream arrived."""
     try:
         shown = _events(body) if is_stream(body, content_type) else _whole(body, content_type)
-        return readable.page(itertools.chain(shown, gaps(chunks), dropped(azures, content_type) if azures else ()))
+        return readable_text.page(itertools.chain(shown, gaps(chunks), dropped(azures, content_type) if azures else ()))
     except RecursionError:
         return "This nests too deeply to be shown."
 
@@ -66,7 +68,7 @@ class _Told:
             yield from _response(whole)
         else:
             for key, pieces in self.texts.items():
-                yield self.names.get(key, " ".join(key[:-1])).rstrip(), readable.text("".join(pieces))
+                yield self.names.get(key, " ".join(key[:-1])).rstrip(), readable_text.text("".join(pieces))
             yield from _end(self.end)
         for error in self.errors:
             yield from _error(error)
@@ -80,7 +82,7 @@ def _events(body: bytes) -> Iterator[Section]:
         if event.data is None or event.data.strip() in (b"[DONE]", b""):
             continue
         try:
-            value = readable.load(event.data)
+            value = readable_text.load(event.data)
         except ValueError:
             unread += 1
             continue
@@ -88,7 +90,7 @@ def _events(body: bytes) -> Iterator[Section]:
             _take(told, value, (event.event or b"").decode("utf-8", "replace"))
     yield from told.sections()
     if len(pieces) > 1:
-        yield "", f"… {readable.size(len(body) - READ_FIRST - READ_LAST)} in the middle of this stream are not shown"
+        yield "", f"… {readable_text.size(len(body) - READ_FIRST - READ_LAST)} in the middle of this stream are not shown"
     if unread:
         yield "", f"… {unread} event{'s are' if unread > 1 else ' is'} not JSON, or not all of it"
 
@@ -105,7 +107,7 @@ def _take(told: _Told, value: dict[str, Any], name: str) -> None:
 
 def _chunk(told: _Told, value: dict[str, Any]) -> None:
     """Of a chat or a completion."""
-    for choice in readable.dicts(value["choices"]):
+    for choice in readable_text.dicts(value["choices"]):
         at = str(choice.get("index") or "")
         if isinstance(choice.get("text"), str):
             told.texts["text", at, ""].append(choice["text"])
@@ -114,7 +116,7 @@ def _chunk(told: _Told, value: dict[str, Any]) -> None:
             for name, heading in _DELTAS.items():
                 if isinstance(delta.get(name), str) and delta[name]:
                     told.texts[heading, at, ""].append(delta[name])
-            for call in [*readable.dicts(delta.get("tool_calls")), *readable.dicts([delta.get("function_call")])]:
+            for call in [*readable_text.dicts(delta.get("tool_calls")), *readable_text.dicts([delta.get("function_call")])]:
                 _call_delta(told, call, at)
         if choice.get("finish_reason"):
             told.end["finish"] = choice["finish_reason"]
@@ -145,12 +147,14 @@ def _typed(told: _Told, value: dict[str, Any], kind: str) -> None:
     delta = value.get("delta")
     if what.endswith(".delta") and isinstance(delta, str):
         base = what.removesuffix(".delta")
-        told.texts[base, id].append(f"[{readable.encoded(delta, 'base64')}]\n" if "audio" in base and "transcript" not in base else delta)
+        told.texts[base, id].append(
+            f"[{readable_text.encoded(delta, 'base64')}]\n" if "audio" in base and "transcript" not in base else delta
+        )
     elif what.endswith(".delta") and isinstance(delta, dict):
         told.texts["assistant", id].append(_delta_text(delta))
     for name, medium in (("b64_json", "image"), ("partial_image_b64", "image"), ("audio", "audio")):
         if isinstance(value.get(name), str):
-            told.texts[what.removesuffix(".delta"), id].append(f"[{readable.encoded(value[name], medium)}]\n")
+            told.texts[what.removesuffix(".delta"), id].append(f"[{readable_text.encoded(value[name], medium)}]\n")
     if isinstance(value.get("response"), dict):
         told.final = value["response"]
         told.end["model"] = told.final.get("model")
@@ -166,8 +170,8 @@ _ENDS = frozenset({"cancelled", "completed", "done", "expired", "failed", "incom
 
 def _delta_text(delta: dict[str, Any]) -> str:
     """Of a thread's message."""
-    texts = [part.get("text") for part in readable.dicts(delta.get("content"))]
-    return "".join(str(one.get("value", "")) for one in readable.dicts(texts))
+    texts = [part.get("text") for part in readable_text.dicts(delta.get("content"))]
+    return "".join(str(one.get("value", "")) for one in readable_text.dicts(texts))
 
 
 # JSON
@@ -175,18 +179,18 @@ def _delta_text(delta: dict[str, Any]) -> str:
 
 def _whole(body: bytes, content_type: str) -> Iterator[Section]:
     try:
-        value = readable.load(body)
+        value = readable_text.load(body)
     except ValueError as error:
         told = body[:200_000].decode("utf-8", "replace")
         if content_type.lower().startswith(("text/", "application/json")) or not content_type:
             json = not content_type.lower().startswith("text/")
             yield "", f"This is not JSON, or not all of it ({error}):" if json else ""
-            yield "", readable.text(told)
+            yield "", readable_text.text(told)
         else:
-            yield "", f"[{content_type}, {readable.size(len(body))}]"
+            yield "", f"[{content_type}, {readable_text.size(len(body))}]"
         return
     if not isinstance(value, dict):
-        yield "", readable.text(readable.indented(value))
+        yield "", readable_text.text(readable_text.indented(value))
         return
     yield from next(shown for test, shown in _KINDS if test(value))(value)
 
@@ -196,19 +200,19 @@ def _is(**types: type) -> Callable[[dict[str, Any]], bool]:
 
 
 def _chat(value: dict[str, Any]) -> Iterator[Section]:
-    choices = readable.dicts(value["choices"])
+    choices = readable_text.dicts(value["choices"])
     for choice in choices:
         if isinstance(choice.get("message"), dict):
-            yield from conversation.item({"role": "assistant", **choice["message"]})
+            yield from request_text.item({"role": "assistant", **choice["message"]})
         elif "text" in choice:
-            yield "text", readable.text(choice["text"])
+            yield "text", readable_text.text(choice["text"])
     finish = [str(choice["finish_reason"]) for choice in choices if choice.get("finish_reason")]
     yield from _end({"finish": ", ".join(dict.fromkeys(finish)) or None, "usage": value.get("usage"), "model": value.get("model")})
 
 
 def _response(value: dict[str, Any]) -> Iterator[Section]:
     for item in value["output"] if isinstance(value["output"], list) else []:
-        yield from conversation.item(item)
+        yield from request_text.item(item)
     if value.get("error"):
         yield from _error(value["error"])
     yield from _end({"finish": value.get("status"), "usage": value.get("usage"), "model": value.get("model")})
@@ -216,29 +220,32 @@ def _response(value: dict[str, Any]) -> Iterator[Section]:
 
 def _error(error: object) -> Iterator[Section]:
     if not isinstance(error, dict):
-        yield "error", readable.text(error)
+        yield "error", readable_text.text(error)
         return
     rest = {name: value for name, value in error.items() if name != "message"}
-    yield "error", "\n".join(filter(None, [readable.text(error.get("message") or ""), readable.text(readable.parameters(rest))]))
+    yield (
+        "error",
+        "\n".join(filter(None, [readable_text.text(error.get("message") or ""), readable_text.text(readable_text.parameters(rest))])),
+    )
 
 
 def _embeddings(value: dict[str, Any]) -> Iterator[Section]:
-    items = readable.dicts(value["data"])
+    items = readable_text.dicts(value["data"])
     for item in items[:20]:
         vector = item.get("embedding")
         if isinstance(vector, list):
             yield f"embedding {item.get('index', '')}", f"{len(vector):,} numbers: {', '.join(map(str, vector[:5]))}, …"
         else:
-            yield f"embedding {item.get('index', '')}", f"[{readable.encoded(str(vector), 'base64')}]"
+            yield f"embedding {item.get('index', '')}", f"[{readable_text.encoded(str(vector), 'base64')}]"
     if len(items) > 20:
         yield "", f"… and {len(items) - 20:,} more"
     yield from _end({"usage": value.get("usage"), "model": value.get("model")})
 
 
 def _images(value: dict[str, Any]) -> Iterator[Section]:
-    for item in readable.dicts(value["data"]):
+    for item in readable_text.dicts(value["data"]):
         image = item.get("b64_json")
-        told = f"[{readable.encoded(image, 'image')}]" if isinstance(image, str) else str(item.get("url"))[:500]
+        told = f"[{readable_text.encoded(image, 'image')}]" if isinstance(image, str) else str(item.get("url"))[:500]
         yield "image", "\n".join(filter(None, [told, str(item.get("revised_prompt") or "")]))
     yield from _end({"usage": value.get("usage")})
 
@@ -253,27 +260,27 @@ def _frame(value: dict[str, Any]) -> Iterator[Section]:
     _take(told, value, "")
     said = list(told.sections())
     rest = {name: part for name, part in value.items() if name not in ("type", "delta", "item", "response", "error", "event_id")}
-    yield "", " · ".join(filter(None, [value["type"], readable.parameters(rest)]))
-    yield from said or (conversation.item(value["item"]) if isinstance(value.get("item"), dict) else ())
+    yield "", " · ".join(filter(None, [value["type"], readable_text.parameters(rest)]))
+    yield from said or (request_text.item(value["item"]) if isinstance(value.get("item"), dict) else ())
 
 
 def _text(value: dict[str, Any]) -> Iterator[Section]:
-    yield "transcript", readable.text(value["text"])
+    yield "transcript", readable_text.text(value["text"])
     yield from _end({"usage": value.get("usage")})
 
 
 def _any(value: dict[str, Any]) -> Iterator[Section]:
-    yield "", readable.text(readable.indented(value))
+    yield "", readable_text.text(readable_text.indented(value))
 
 
 _KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], Iterator[Section]]], ...] = (
     (lambda value: bool(value.get("error")) and {"type", "output", "object"}.isdisjoint(value), lambda value: _error(value["error"])),
     (_is(choices=list), _chat),
     (_is(output=list), _response),
-    (lambda value: any("embedding" in item for item in readable.dicts(value.get("data"))[:1]), _embeddings),
-    (lambda value: any(_is_image(item) for item in readable.dicts(value.get("data"))[:1]), _images),
+    (lambda value: any("embedding" in item for item in readable_text.dicts(value.get("data"))[:1]), _embeddings),
+    (lambda value: any(_is_image(item) for item in readable_text.dicts(value.get("data"))[:1]), _images),
     (lambda value: "." in str(value.get("type")) or value.get("type") == "error", _frame),
-    (lambda value: isinstance(value.get("type"), str) and "object" not in value, conversation.item),
+    (lambda value: isinstance(value.get("type"), str) and "object" not in value, request_text.item),
     (_is(text=str), _text),
     (lambda _: True, _any),
 )
@@ -356,9 +363,9 @@ def dropped(azures: bytes, content_type: str = "") -> Iterator[Section]:
     for path, values in found.items():
         count = f" ({len(values)} times)" if len(values) > 1 else ""
         shown = next((value for value in values if value), values[0])
-        lines.append(f"{path}{count}: {_verdict(shown) or readable.compact(shown)[:2000]}")
+        lines.append(f"{path}{count}: {_verdict(shown) or readable_text.compact(shown)[:2000]}")
     if len(azures) > COMPARED:
-        lines.append(f"… only the first {readable.size(COMPARED)} were compared")
+        lines.append(f"… only the first {readable_text.size(COMPARED)} were compared")
     if lines:
         yield "sent by Azure and dropped by the proxy", "\n".join(lines)
 
@@ -378,7 +385,7 @@ def _verdict(value: object) -> str:
 
 def _compare(before: bytes, after: bytes, found: defaultdict[str, list[object]]) -> None:
     try:
-        old, new = readable.load(before), readable.load(after)
+        old, new = readable_text.load(before), readable_text.load(after)
         for path, value in _lost(old, new):
             found[path].append(value)
     except (ValueError, RecursionError):

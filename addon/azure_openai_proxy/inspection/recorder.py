@@ -6,20 +6,21 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from . import notes
-from .api import error_translation, redaction
-from .api import operation as operations
-from .api import response as openai_response
-from .formats import compression
-from .kept import Shelf, Tap
-from .notes import PREFIX, Facts, Packed, PackedBytes, Splice
+from azure_openai_proxy.api import error_translation, redaction
+from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.api import response as openai_response
+from azure_openai_proxy.formats import compression
+
+from . import flow_metadata
+from .body_store import Shelf, Tap
+from .flow_metadata import PREFIX, Facts, Packed, PackedBytes, Splice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mitmproxy import http
 
-    from .exchange import Exchange
+    from azure_openai_proxy.exchange import Exchange
 
 __all__ = ["Seeing", "facts", "tokens"]
 
@@ -54,7 +55,7 @@ class Seeing:
         """The head of a request is there, as the client sent it, but for its keys."""
         request = flow.request
         method, path = request.method, request.path
-        flow.metadata[f"{PREFIX}asked"] = notes.pack_head(method, path, request.headers.fields)
+        flow.metadata[f"{PREFIX}asked"] = flow_metadata.pack_head(method, path, request.headers.fields)
         flow.metadata[f"{PREFIX}operation"] = f"{method} {path.partition('?')[0]}"
 
     def sent(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
@@ -149,9 +150,9 @@ def facts(flow: http.HTTPFlow, exchange: Exchange, tap: Tap | None = None) -> Fa
 def _write(flow: http.HTTPFlow, told: Facts) -> None:
     """On the flow. A comment and a mark of the user's own stay."""
     before = flow.metadata.get(f"{PREFIX}comment")
-    flow.metadata.update(notes.metadata(told))
+    flow.metadata.update(flow_metadata.metadata(told))
     if flow.comment in ("", before):
-        flow.comment = flow.metadata[f"{PREFIX}comment"] = notes.comment(told)
+        flow.comment = flow.metadata[f"{PREFIX}comment"] = flow_metadata.comment(told)
     if not flow.marked:
         failed = flow.error or (told.status and told.status >= 400)
         flow.marked = FAILED if failed else CHANGED if told.changed and told.status != 101 else ""
@@ -179,7 +180,7 @@ def _masked(azures: bytes, secrets: Sequence[str]) -> bytes:
 
 def _decoded(flow: http.HTTPFlow, azures: bytes) -> bytes:
     """Azure's stream without its content-encoding; as far as it can be read."""
-    headers = notes.texts(flow.metadata.get(f"{PREFIX}answered", ("", ()))[1])
+    headers = flow_metadata.texts(flow.metadata.get(f"{PREFIX}answered", ("", ()))[1])
     decompressor = compression.decompressor(next((value for name, value in headers if name.lower() == "content-encoding"), None))
     if decompressor is None:
         return azures

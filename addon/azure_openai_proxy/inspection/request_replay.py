@@ -9,24 +9,25 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from . import notes
-from .api import redaction
-from .api.model_mapping import Entry, Mapper
+from azure_openai_proxy.api import redaction
+from azure_openai_proxy.api.model_mapping import Entry, Mapper
+
+from . import flow_metadata
 
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from .config.settings import Settings
+    from azure_openai_proxy.config.settings import Settings
 
 __all__ = ["RESEND", "is_ours", "prepare"]
 
-RESEND = f"{notes.PREFIX}resend"
+RESEND = f"{flow_metadata.PREFIX}resend"
 """In the metadata of a copy: the deployment it is for."""
 
 
 def is_ours(flow: http.HTTPFlow) -> bool:
     """Only what was sent to Azure: what a file holds for OpenAI itself goes there as it is."""
-    return flow.is_replay == "request" and f"{notes.PREFIX}deployment" in flow.metadata
+    return flow.is_replay == "request" and f"{flow_metadata.PREFIX}deployment" in flow.metadata
 
 
 def prepare(flow: http.HTTPFlow, settings: Settings) -> Settings:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from . import readable
+from . import text as readable_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from .readable import Section
+    from .text import Section
 
 __all__ = ["conversation", "item"]
 
@@ -26,15 +26,17 @@ _PART_TYPE = re.compile(rb"content-type:[ \t]*([^\r\n;]*)", re.IGNORECASE)
 def conversation(body: bytes, content_type: str = "") -> str:
     """The whole view. `body` is without its content-encoding."""
     if content_type.lower().startswith("multipart/"):
-        return readable.page(_form(body, content_type))
+        return readable_text.page(_form(body, content_type))
     try:
-        value = readable.load(body)
+        value = readable_text.load(body)
     except ValueError as error:
-        return readable.page(
-            [("", f"This is not JSON, or not all of it ({error}):"), ("", readable.text(body[:200_000].decode("utf-8", "replace")))]
+        return readable_text.page(
+            [("", f"This is not JSON, or not all of it ({error}):"), ("", readable_text.text(body[:200_000].decode("utf-8", "replace")))]
         )
     try:
-        return readable.page(_request(value) if value and isinstance(value, dict) else [("", readable.text(readable.indented(value)))])
+        return readable_text.page(
+            _request(value) if value and isinstance(value, dict) else [("", readable_text.text(readable_text.indented(value)))]
+        )
     except RecursionError:
         return "This nests too deeply to be shown."
 
@@ -44,10 +46,10 @@ def _request(members: dict[str, Any]) -> Iterator[Section]:
     told = {name: members[name] for name in _SAID if members.get(name) is not None}
     rest = {name: value for name, value in members.items() if name not in _SAID and name not in _TOOLS}
     first = [str(rest.pop(name)) for name in ("type", "model") if isinstance(rest.get(name), str)]
-    yield "", " · ".join(filter(None, [*first, readable.parameters(rest)]))
+    yield "", " · ".join(filter(None, [*first, readable_text.parameters(rest)]))
     for name in _TOOLS:
         if members.get(name):
-            yield name, readable.text("\n".join(_tool(tool) for tool in _list(members[name])))
+            yield name, readable_text.text("\n".join(_tool(tool) for tool in _list(members[name])))
     for name, value in told.items():
         yield from _SAID[name](value)
 
@@ -59,10 +61,10 @@ def _list(value: object) -> list[Any]:
 def _tool(tool: Any) -> str:
     """`get_weather(city, unit): the weather somewhere`."""
     if not isinstance(tool, dict):
-        return readable.compact(tool)
+        return readable_text.compact(tool)
     function = tool["function"] if isinstance(tool.get("function"), dict) else tool
     if not isinstance(function.get("name"), str):
-        return readable.parameters(tool)
+        return readable_text.parameters(tool)
     schema = function.get("parameters")
     properties = schema.get("properties") if isinstance(schema, dict) else None
     names = ", ".join(map(str, properties)) if isinstance(properties, dict) else ""
@@ -81,7 +83,7 @@ def _messages(messages: Any) -> Iterator[Section]:
 def item(value: Any) -> Iterator[Section]:
     """One message of a chat, or one item of a response's input or output: message, call, result, reasoning, anything newer."""
     if not isinstance(value, dict):
-        yield "user", readable.text(value)
+        yield "user", readable_text.text(value)
         return
     kind = value.get("type")
     if isinstance(kind, str) and (shown := _ITEMS.get(kind)):
@@ -89,7 +91,10 @@ def item(value: Any) -> Iterator[Section]:
     elif "role" in value or "content" in value:
         yield from _message(value)
     else:
-        yield str(kind or "item"), readable.text(readable.parameters({name: part for name, part in value.items() if name != "type"}))
+        yield (
+            str(kind or "item"),
+            readable_text.text(readable_text.parameters({name: part for name, part in value.items() if name != "type"})),
+        )
 
 
 def _message(message: Mapping[str, Any]) -> Iterator[Section]:
@@ -99,15 +104,15 @@ def _message(message: Mapping[str, Any]) -> Iterator[Section]:
         role = f"tool result {message.get('tool_call_id', '')}".rstrip()
     for name in ("reasoning_content", "reasoning"):
         if message.get(name):
-            yield "reasoning", readable.text(message[name])
+            yield "reasoning", readable_text.text(message[name])
     said = _content(message.get("content"))
-    calls = [*readable.dicts(message.get("tool_calls")), *readable.dicts([message.get("function_call")])]
+    calls = [*readable_text.dicts(message.get("tool_calls")), *readable_text.dicts([message.get("function_call")])]
     if said or not (calls or message.get("refusal") or message.get("audio")):
         yield role, said
     if message.get("refusal"):
-        yield f"{role} refuses", readable.text(message["refusal"])
+        yield f"{role} refuses", readable_text.text(message["refusal"])
     if isinstance(message.get("audio"), dict):
-        yield f"{role} (audio)", readable.text(_audio(message["audio"]))
+        yield f"{role} (audio)", readable_text.text(_audio(message["audio"]))
     for call in calls:
         yield from _call(call)
 
@@ -116,7 +121,10 @@ def _call(call: Mapping[str, Any]) -> Iterator[Section]:
     """A tool call: of a chat (its function below `function` or `custom`), or of a response (all in one object)."""
     inner = next((call[name] for name in ("function", "custom") if isinstance(call.get(name), dict)), call)
     name, id = inner.get("name") or call.get("type"), call.get("call_id") or call.get("id")
-    yield " ".join(str(part) for part in ("tool call", name, id) if part), readable.text(inner.get("arguments") or inner.get("input") or "")
+    yield (
+        " ".join(str(part) for part in ("tool call", name, id) if part),
+        readable_text.text(inner.get("arguments") or inner.get("input") or ""),
+    )
 
 
 def _result(value: Mapping[str, Any]) -> Iterator[Section]:
@@ -124,12 +132,14 @@ def _result(value: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _reasoning(value: Mapping[str, Any]) -> Iterator[Section]:
-    parts = [part.get("text") for name in ("summary", "content") for part in readable.dicts(value.get(name))]
+    parts = [part.get("text") for name in ("summary", "content") for part in readable_text.dicts(value.get(name))]
     said = "\n\n".join(str(part) for part in parts if part)
     hidden = value.get("encrypted_content")
     yield (
         "reasoning",
-        readable.text(said or (f"[encrypted, {readable.size(len(hidden))}]" if isinstance(hidden, str) else "[not shown by Azure]")),
+        readable_text.text(
+            said or (f"[encrypted, {readable_text.size(len(hidden))}]" if isinstance(hidden, str) else "[not shown by Azure]")
+        ),
     )
 
 
@@ -138,21 +148,21 @@ def _content(content: Any) -> str:
     if content is None:
         return ""
     if isinstance(content, list):
-        return readable.text("\n".join(_part(part) for part in content))
-    return readable.text(content)
+        return readable_text.text("\n".join(_part(part) for part in content))
+    return readable_text.text(content)
 
 
 def _part(part: Any) -> str:
     if not isinstance(part, dict):
-        return readable.text(part)
+        return readable_text.text(part)
     for name in ("text", "refusal", "transcript"):
         if isinstance(part.get(name), str):
-            return readable.text(part[name])
+            return readable_text.text(part[name])
     kind = str(part.get("type", "part"))
     for name, shown in _MEDIA.items():
         if part.get(name):
             return f"[{kind.removeprefix('input_')}: {shown(part[name])}]"
-    return readable.compact(part)
+    return readable_text.compact(part)
 
 
 def _image(image: Any) -> str:
@@ -160,23 +170,23 @@ def _image(image: Any) -> str:
     detail = f", detail {image['detail']}" if isinstance(image, dict) and image.get("detail") else ""
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
-        return readable.compact(image)
-    return (readable.encoded(url) or url[:500]) + detail
+        return readable_text.compact(image)
+    return (readable_text.encoded(url) or url[:500]) + detail
 
 
 def _audio(audio: Any) -> str:
     if not isinstance(audio, dict):
-        return readable.encoded(audio, "audio") if isinstance(audio, str) else readable.compact(audio)
+        return readable_text.encoded(audio, "audio") if isinstance(audio, str) else readable_text.compact(audio)
     said = [f"{audio['transcript']}"] if audio.get("transcript") else []
-    data = [readable.encoded(audio["data"], f"audio/{audio.get('format', 'unknown')}")] if isinstance(audio.get("data"), str) else []
-    return " · ".join([*said, *data]) or readable.compact(audio)
+    data = [readable_text.encoded(audio["data"], f"audio/{audio.get('format', 'unknown')}")] if isinstance(audio.get("data"), str) else []
+    return " · ".join([*said, *data]) or readable_text.compact(audio)
 
 
 def _file(file: Any) -> str:
     if isinstance(file, str):
-        return readable.encoded(file) or file[:500]
+        return readable_text.encoded(file) or file[:500]
     if not isinstance(file, dict):
-        return readable.compact(file)
+        return readable_text.compact(file)
     data = file.get("file_data")
     return ", ".join(str(part) for part in (file.get("filename"), file.get("file_id"), _file(data) if data else None) if part)
 
@@ -206,7 +216,7 @@ _ITEMS: dict[str, Callable[[Mapping[str, Any]], Iterator[Section]]] = {
 def _prompt(prompt: Any) -> Iterator[Section]:
     """Of a completion, an image or a video: a text, or several; numbers are tokens."""
     for number, one in enumerate(prompts := _texts(prompt), 1):
-        yield f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "prompt", readable.text(one)
+        yield f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "prompt", readable_text.text(one)
 
 
 def _input(value: Any) -> Iterator[Section]:
@@ -218,7 +228,7 @@ def _input(value: Any) -> Iterator[Section]:
         if number > 200:
             yield "", f"… and {len(inputs) - 200:,} more"
             return
-        yield f"input {number} of {len(inputs)}" if len(inputs) > 1 else "input", readable.text(one)
+        yield f"input {number} of {len(inputs)}" if len(inputs) > 1 else "input", readable_text.text(one)
 
 
 def _texts(value: Any) -> list[Any]:
@@ -231,7 +241,7 @@ def _texts(value: Any) -> list[Any]:
 
 def _named(name: str) -> Callable[[Any], Iterator[Section]]:
     def shown(value: Any) -> Iterator[Section]:
-        yield name, readable.text(value)
+        yield name, readable_text.text(value)
 
     return shown
 
@@ -241,7 +251,7 @@ def _session(session: Any) -> Iterator[Section]:
     if isinstance(session, dict):
         yield from _request(session)
     else:
-        yield "session", readable.text(session)
+        yield "session", readable_text.text(session)
 
 
 def _sound(audio: Any) -> Iterator[Section]:
@@ -269,7 +279,7 @@ def _form(body: bytes, content_type: str) -> Iterator[Section]:
     """Fields with their values, files by name, type and size."""
     boundary = _BOUNDARY.search(content_type)
     if not boundary:
-        yield "", f"A form without a boundary, {readable.size(len(body))}"
+        yield "", f"A form without a boundary, {readable_text.size(len(body))}"
         return
     delimiter = b"--" + boundary[1].strip().encode()
     parts = body.split(delimiter, 1001)[1:1001]
@@ -281,9 +291,11 @@ def _form(body: bytes, content_type: str) -> Iterator[Section]:
         value = value.removesuffix(b"\r\n")
         kind = _PART_TYPE.search(head)
         if b"filename" in names or (kind and not kind[1].startswith((b"text/", b"application/json"))):
-            told = ", ".join(filter(None, [names.get(b"filename"), kind[1].decode("latin-1") if kind else "", readable.size(len(value))]))
+            told = ", ".join(
+                filter(None, [names.get(b"filename"), kind[1].decode("latin-1") if kind else "", readable_text.size(len(value))])
+            )
             yield names.get(b"name", "part"), f"[{told}]"
         else:
-            yield names.get(b"name", "part"), readable.text(value[:200_000].decode("utf-8", "replace"))
+            yield names.get(b"name", "part"), readable_text.text(value[:200_000].decode("utf-8", "replace"))
     if not body.rstrip().endswith(delimiter + b"--"):
         yield "", "… the form breaks off here"

@@ -15,13 +15,16 @@ from mitmproxy import command, ctx, exceptions, flow, hooks, http
 from mitmproxy.addons.clientplayback import ReplayHandler
 from mitmproxy.log import ALERT
 
-from . import again, explaining, exports, notes
-from .formats import quoting
+from azure_openai_proxy.formats import quoting
+
+from . import explain as explanations
+from . import export as exports
+from . import flow_metadata, request_replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .config.settings import Settings
+    from azure_openai_proxy.config.settings import Settings
 
 __all__ = ["Commands"]
 
@@ -38,7 +41,7 @@ class Commands:
     @command.command("azure.explain")
     def explain(self, flows: Sequence[flow.Flow]) -> str:
         """What was decided for each flow: operation, mapping, backend, version, and what changed on the way."""
-        return "\n\n".join(explaining.explain(one) for one in _http(flows))
+        return "\n\n".join(explanations.explain(one) for one in _http(flows))
 
     @command.command("azure.export.formats")
     def formats(self) -> Sequence[str]:
@@ -84,8 +87,8 @@ class Commands:
 
     async def _again(self, one: http.HTTPFlow, copy: http.HTTPFlow) -> None:
         await ReplayHandler(copy, ctx.options).replay()
-        compared = explaining.compare(one, copy)
-        copy.metadata[f"{notes.PREFIX}compared"] = compared
+        compared = explanations.compare(one, copy)
+        copy.metadata[f"{flow_metadata.PREFIX}compared"] = compared
         logger.log(ALERT, compared)
         ctx.master.addons.trigger(hooks.UpdateHook([copy]))
 
@@ -98,13 +101,18 @@ def _http(flows: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
 
 
 def _sent(one: http.HTTPFlow) -> bool:
-    return f"{notes.PREFIX}deployment" in one.metadata and one.request.raw_content is not None and one.websocket is None and not one.live
+    return (
+        f"{flow_metadata.PREFIX}deployment" in one.metadata
+        and one.request.raw_content is not None
+        and one.websocket is None
+        and not one.live
+    )
 
 
 def _copy(one: http.HTTPFlow, deployment: str) -> http.HTTPFlow:
     copy: http.HTTPFlow = one.copy()
     copy.response = copy.error = None
     copy.is_replay, copy.comment, copy.marked = "request", "", ""
-    kept = {name: value for name, value in copy.metadata.items() if name == f"{notes.PREFIX}deployment"}
-    copy.metadata = {**kept, again.RESEND: deployment}
+    kept = {name: value for name, value in copy.metadata.items() if name == f"{flow_metadata.PREFIX}deployment"}
+    copy.metadata = {**kept, request_replay.RESEND: deployment}
     return copy

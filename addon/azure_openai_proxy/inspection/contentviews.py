@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
 
-from . import answers, conversation, notes
+from . import flow_metadata, request_text, response_text
 
 if TYPE_CHECKING:
     from mitmproxy.contentviews import SyntaxHighlight
@@ -30,12 +30,12 @@ class ConversationView(Contentview):
     syntax_highlight: SyntaxHighlight = "none"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
-        return conversation.conversation(data, _content_type(metadata))
+        return request_text.conversation(data, _content_type(metadata))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if not data or not _from_client(metadata):
             return _NO
-        return _CHOSEN if notes.is_ours(metadata.flow) and _is_text(data, metadata) else _OFFERED
+        return _CHOSEN if flow_metadata.is_ours(metadata.flow) and _is_text(data, metadata) else _OFFERED
 
 
 class AnswerView(Contentview):
@@ -44,14 +44,14 @@ class AnswerView(Contentview):
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
         if metadata.websocket_message or metadata.flow is None:
-            return answers.answer(data, _content_type(metadata))
-        seen = notes.seen(metadata.flow)
-        return answers.answer(data, _content_type(metadata), chunks=seen.chunks, azures=seen.answer)
+            return response_text.answer(data, _content_type(metadata))
+        seen = flow_metadata.seen(metadata.flow)
+        return response_text.answer(data, _content_type(metadata), chunks=seen.chunks, azures=seen.answer)
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if not data or _from_client(metadata):
             return _NO
-        return _CHOSEN if notes.is_ours(metadata.flow) and _is_text(data, metadata) else _OFFERED
+        return _CHOSEN if flow_metadata.is_ours(metadata.flow) and _is_text(data, metadata) else _OFFERED
 
 
 class AsClientView(Contentview):
@@ -61,13 +61,13 @@ class AsClientView(Contentview):
     syntax_highlight: SyntaxHighlight = "none"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
-        asked = notes.seen(metadata.flow).asked if metadata.flow else None
+        asked = flow_metadata.seen(metadata.flow).asked if metadata.flow else None
         if asked is None:
             raise ValueError("what the client sent is not on this flow")
-        return notes.message(f"{asked.method} {asked.path}", asked.headers, asked.body(data))
+        return flow_metadata.message(f"{asked.method} {asked.path}", asked.headers, asked.body(data))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:  # noqa: ARG002 - as mitmproxy calls it
-        return _OFFERED if _from_client(metadata) and not metadata.websocket_message and notes.is_ours(metadata.flow) else _NO
+        return _OFFERED if _from_client(metadata) and not metadata.websocket_message and flow_metadata.is_ours(metadata.flow) else _NO
 
 
 class AsAzureView(Contentview):
@@ -77,11 +77,11 @@ class AsAzureView(Contentview):
     syntax_highlight: SyntaxHighlight = "none"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
-        seen = notes.seen(metadata.flow) if metadata.flow else notes.NOTHING
-        return notes.message(seen.status, seen.headers, data if seen.answer is None else seen.answer)
+        seen = flow_metadata.seen(metadata.flow) if metadata.flow else flow_metadata.NOTHING
+        return flow_metadata.message(seen.status, seen.headers, data if seen.answer is None else seen.answer)
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:  # noqa: ARG002 - as mitmproxy calls it
-        return _OFFERED if not _from_client(metadata) and not metadata.websocket_message and notes.is_ours(metadata.flow) else _NO
+        return _OFFERED if not _from_client(metadata) and not metadata.websocket_message and flow_metadata.is_ours(metadata.flow) else _NO
 
 
 VIEWS = (ConversationView(), AnswerView(), AsClientView(), AsAzureView())
@@ -98,11 +98,11 @@ def register(options: OptManager) -> None:
 def comments(master: Master, *, shown: bool) -> None:
     """In the lists of mitmweb and the console, from now on or no longer."""
     if hasattr(master, "window"):
-        from . import console  # noqa: PLC0415 - no other tool has its parts
+        from azure_openai_proxy import console  # noqa: PLC0415 - no other tool has its parts
 
         console.comments(master, shown=shown)
     elif hasattr(master, "app"):
-        from . import page  # noqa: PLC0415 - as above
+        from azure_openai_proxy import page  # noqa: PLC0415 - as above
 
         page.comments(master, shown=shown)
 

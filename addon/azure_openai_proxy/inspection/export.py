@@ -11,9 +11,9 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote
 
-from .api import redaction
-from .api.credentials import MASK
-from .formats import compression, quoting
+from azure_openai_proxy.api import redaction
+from azure_openai_proxy.api.credentials import MASK
+from azure_openai_proxy.formats import compression, quoting
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,10 +17,11 @@ from mitmproxy import ctx, exceptions, http, io
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Message, Request, TextMessage
 
-from . import notes, recordings
-from .api import realtime
-from .api.endpoints import IN_SESSION
-from .recordings import Recordings
+from azure_openai_proxy.api import realtime
+from azure_openai_proxy.api.endpoints import IN_SESSION
+
+from . import flow_metadata, recording_index
+from .recording_index import Recordings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from mitmproxy import websocket
     from mitmproxy.optmanager import OptManager
 
-    from .answers import Chunk
-    from .api.operation import Call
-    from .config.settings import Settings
+    from azure_openai_proxy.api.operation import Call
+    from azure_openai_proxy.config.settings import Settings
+
+    from .response_text import Chunk
 
 __all__ = ["Playback", "Player", "Replay"]
 
@@ -55,13 +57,15 @@ class Replay:
             NotFound: nobody recorded it, and nobody is asked.
         """
         content_type = request.headers.get("content-type", "")
-        wanted = recordings.key(call.operation, call.model, request.path, content_type, request.raw_content or b"", self.recorded.ignored)
+        wanted = recording_index.key(
+            call.operation, call.model, request.path, content_type, request.raw_content or b"", self.recorded.ignored
+        )
         return self.recorded.next(wanted)
 
     def answer(self, found: http.HTTPFlow, request: http.Request) -> http.Response | None:
         """What was recorded; None when the player gives it, to which `request` is aimed then."""
         assert found.response, "only whole flows are recorded"
-        chunks = notes.seen(found).chunks
+        chunks = flow_metadata.seen(found).chunks
         if found.websocket or (self._paced and chunks):
             self._player.aim(request, found)
             return None
@@ -186,7 +190,7 @@ async def _stream(recorded: http.HTTPFlow, writer: asyncio.StreamWriter) -> None
     fields = [(name, value) for name, value in response.headers.fields if name.decode().lower() not in left_out]
     lines = [b"HTTP/1.1 %d %b" % (response.status_code, response.reason.encode()), *(name + b": " + value for name, value in fields)]
     writer.write(b"\r\n".join([*lines, b"transfer-encoding: chunked", b"", b""]))
-    for piece in pieces(response.raw_content or b"", tuple(notes.seen(recorded).chunks)):
+    for piece in pieces(response.raw_content or b"", tuple(flow_metadata.seen(recorded).chunks)):
         await writer.drain()
         await asyncio.sleep(max(0.0, piece.at - (clock() - began)))
         writer.write(b"%x\r\n%b\r\n" % (len(piece.data), piece.data))
@@ -221,8 +225,8 @@ async def _talk(recorded: websocket.WebSocketData, head: bytes, reader: asyncio.
 
 
 def _same(said: bytes, recorded: bytes) -> bool:
-    ignored = (*recordings.IGNORED, *_MODELS)
-    return recordings.meaning(said, ignored=ignored) == recordings.meaning(recorded, ignored=ignored)
+    ignored = (*recording_index.IGNORED, *_MODELS)
+    return recording_index.meaning(said, ignored=ignored) == recording_index.meaning(recorded, ignored=ignored)
 
 
 async def _messages(connection: WSConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[bytes]:
