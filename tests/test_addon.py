@@ -21,11 +21,12 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import http_layer, http_rules, origins
+from azure_openai_proxy import http_layer, http_rules
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.api.credentials import MASK
 from azure_openai_proxy.config import runtime, settings
-from azure_openai_proxy.exchange import Exchange
+from azure_openai_proxy.gateway import origins
+from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.routing import entra_tokens
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ from azure_openai_proxy.api.request import Asked, Query
 from azure_openai_proxy.config import runtime
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import BadRequest
-from azure_openai_proxy.exchange import Exchange
 from azure_openai_proxy.formats import json_scan
 from azure_openai_proxy.formats.json_edit import BOM
 from azure_openai_proxy.formats.json_scan import LARGE, SLICE, Turns
+from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.routing import repair
 from azure_openai_proxy.routing.repair import Change, Drop, Rename, Role
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mitmproxy import log
 
-from azure_openai_proxy import log_records
+from azure_openai_proxy.gateway import log_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

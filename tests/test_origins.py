@@ -11,10 +11,10 @@ from mitmproxy.proxy import mode_specs
 from mitmproxy.test import tflow
 from ruamel.yaml import YAML
 
-from azure_openai_proxy import origins
 from azure_openai_proxy.config.settings import Found, resolve
 from azure_openai_proxy.errors import SettingsError
-from azure_openai_proxy.origins import Gate, Origins
+from azure_openai_proxy.gateway import origins
+from azure_openai_proxy.gateway.origins import Gate, Origins
 
 HOSTS = frozenset({"api.openai.com", "gateway.example.com"})
 LOCAL = origins.allowed((), HOSTS, keyed=True)

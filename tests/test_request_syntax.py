@@ -19,7 +19,7 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request_syntax import check, encoded, path_fault
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import BadRequest, ProxyError
-from azure_openai_proxy.exchange import Exchange
+from azure_openai_proxy.gateway.exchange import Exchange
 
 if TYPE_CHECKING:
     from hostile_requests import Case

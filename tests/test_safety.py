@@ -11,11 +11,12 @@ from mitmproxy.options import Options
 from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import connections, safety
+from azure_openai_proxy import connections
 from azure_openai_proxy.api.backend import Backend, parse_base
 from azure_openai_proxy.config.parsers import Relay
 from azure_openai_proxy.config.settings import Settings
-from azure_openai_proxy.safety import Guard, exposed, is_local, is_public
+from azure_openai_proxy.gateway import relay_guard
+from azure_openai_proxy.gateway.relay_guard import Guard, exposed, is_local, is_public
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.context import Context
@@ -159,7 +160,7 @@ async def test_a_check_that_fails_refuses(monkeypatch: pytest.MonkeyPatch, caplo
     async def broken(*_: object) -> set[str]:
         raise RuntimeError("broken resolver")
 
-    monkeypatch.setattr(safety, "resolve", broken)
+    monkeypatch.setattr(relay_guard, "resolve", broken)
     data = connecting(("public.example", 80))
 
     await Guard().connecting(data, settings())
@@ -194,7 +195,7 @@ async def test_a_check_that_fails_refuses(monkeypatch: pytest.MonkeyPatch, caplo
 )
 def test_is_plain(host: str, plain: bool) -> None:
     """Only a spelling that everybody reads in the same way can be judged here."""
-    assert plain == safety.is_plain(host)
+    assert plain == relay_guard.is_plain(host)
 
 
 @pytest.mark.parametrize(
@@ -343,11 +344,11 @@ def test_exposed(modes: list[str], host: str, where: str | None) -> None:
 def test_warn(secret: dict[str, Any], proxyauth: str | None, host: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A key that anybody may use is worth a line, and so is an identity."""
     chosen = Settings(backends=(dataclasses.replace(BACKEND, **secret),))
-    safety.warn(chosen, cast("Options", SimpleNamespace(mode=["regular"], listen_host=host, proxyauth=proxyauth)))
+    relay_guard.warn(chosen, cast("Options", SimpleNamespace(mode=["regular"], listen_host=host, proxyauth=proxyauth)))
     assert warned == ("uses the configured key" in caplog.text)
 
 
 async def test_resolve() -> None:
     """Every address of a name, none for what is no name."""
-    assert {"127.0.0.1"} == await safety.resolve("127.1", 80)
-    assert set() == await safety.resolve("a" * 64, 80)
+    assert {"127.0.0.1"} == await relay_guard.resolve("127.1", 80)
+    assert set() == await relay_guard.resolve("a" * 64, 80)

@@ -15,7 +15,7 @@ from wsproto.frame_protocol import Opcode
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.config import settings
-from azure_openai_proxy.exchange import Exchange
+from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.inspection import recorder
 from azure_openai_proxy.inspection.body_store import Tap
 from azure_openai_proxy.inspection.recorder import Seeing

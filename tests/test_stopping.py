@@ -10,8 +10,9 @@ import pytest
 from mitmproxy import ctx, http
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import connections, stopping
-from azure_openai_proxy.stopping import Stopping
+from azure_openai_proxy import connections
+from azure_openai_proxy.gateway import shutdown as shutdown_module
+from azure_openai_proxy.gateway.shutdown import Stopping
 
 
 class Master:
@@ -33,7 +34,7 @@ async def master(monkeypatch: pytest.MonkeyPatch) -> Master:
     monkeypatch.setattr(ctx, "options", SimpleNamespace(update=master.options.update), raising=False)
     monkeypatch.setattr(connections, "unsent", lambda: False)
     monkeypatch.setattr(connections, "closing", lambda: master.closing)
-    monkeypatch.setattr(stopping, "LOOK", 0.001)
+    monkeypatch.setattr(shutdown_module, "LOOK", 0.001)
     return master
 
 
@@ -66,7 +67,7 @@ async def test_ports_are_closed_first(master: Master) -> None:
     master.closing = True
     Stopping([], lambda: 30.0).begin()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(master.ended.wait(), 10 * stopping.LOOK)
+        await asyncio.wait_for(master.ended.wait(), 10 * shutdown_module.LOOK)
     master.closing = False
     await master.ended.wait()
 

@@ -10,7 +10,7 @@ from mitmproxy import http, tls
 from mitmproxy.proxy import mode_specs
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import ways
+from azure_openai_proxy.gateway import ingress
 
 if TYPE_CHECKING:
     from mitmproxy.options import Options
@@ -59,7 +59,7 @@ def flow_to(
 )
 def test_is_ours(flow: http.HTTPFlow, absolute: bool, ours: bool) -> None:
     """By the way it came, and by host."""
-    assert ours == ways.is_ours(flow, HOSTS, absolute=absolute)
+    assert ours == ingress.is_ours(flow, HOSTS, absolute=absolute)
 
 
 @pytest.mark.parametrize(
@@ -79,19 +79,19 @@ def test_passes_through(mode: str, destination: str | None, sni: str | None, pas
     client = SimpleNamespace(proxy_mode=mode_specs.ProxyMode.parse(mode))
     server = SimpleNamespace(address=(destination, 443) if destination else None)
     hello = SimpleNamespace(context=SimpleNamespace(client=client, server=server), client_hello=SimpleNamespace(sni=sni))
-    assert passes == ways.passes_through(cast("tls.ClientHelloData", hello), HOSTS)
+    assert passes == ingress.passes_through(cast("tls.ClientHelloData", hello), HOSTS)
 
 
-def behind(*, connect: bool, auth: str | None = "user:pass") -> ways.Upstream:
+def behind(*, connect: bool, auth: str | None = "user:pass") -> ingress.Upstream:
     flow = flow_to("http://localhost/", mode="upstream:http://proxy.example:3128", tunnel="api.openai.com" if connect else None)
-    found = ways.upstream(flow, cast("Options", SimpleNamespace(upstream_auth=auth)))
+    found = ingress.upstream(flow, cast("Options", SimpleNamespace(upstream_auth=auth)))
     assert found
     return found
 
 
 def test_only_upstream_mode_has_a_proxy_behind() -> None:
     """Its option is not even read in others."""
-    assert ways.upstream(flow_to("http://localhost/"), cast("Options", SimpleNamespace())) is None
+    assert ingress.upstream(flow_to("http://localhost/"), cast("Options", SimpleNamespace())) is None
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_http2_keeps_its_authority() -> None:
 )
 def test_hindrances(option: str, bad: object, good: object, caplog: pytest.LogCaptureFixture) -> None:
     """One line when it comes to be, none while it stays, one when it comes again."""
-    hindrances = ways.Hindrances()
+    hindrances = ingress.Hindrances()
     for value, lines in ((good, 0), (bad, 1), (bad, 1), (good, 1), (bad, 2)):
         hindrances.look({option: value}, HOSTS)
         assert lines == len(caplog.messages)

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import connections, errors, http_layer, log_records, safety, ways
+from . import connections, errors, http_layer
 from .api import local_responses, request_compression
 from .config import runtime, settings
-from .exchange import Exchange
-from .exchanges import Exchanges
 from .formats import quoting
+from .gateway import ingress, log_records, relay_guard
+from .gateway.exchange import Exchange
+from .gateway.registry import Exchanges
+from .gateway.shutdown import Stopping
 from .inspection import contentviews, flow_metadata, request_replay
 from .inspection.backends_command import BackendsCommand
 from .inspection.commands import Commands
@@ -27,7 +29,6 @@ from .routing import entra_tokens
 from .routing.attempts import Shared
 from .routing.deployment_discovery import Discovery
 from .routing.pool import Pool
-from .stopping import Stopping
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -46,8 +47,8 @@ class AzureOpenAIProxy(Exchanges):
     def __init__(self) -> None:
         super().__init__(runtime.Live(), Seeing())
         self.discovery = Discovery()
-        self.guard = safety.Guard()
-        self.hindrances = ways.Hindrances()
+        self.guard = relay_guard.Guard()
+        self.hindrances = ingress.Hindrances()
         self.stopping = Stopping(self.exchanges, lambda: self.settings.stop_timeout)
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
@@ -78,7 +79,7 @@ class AzureOpenAIProxy(Exchanges):
         self.live.running(ctx.options)
         self.playback.running()
         self.stopping.arm()
-        safety.warn(self.settings, ctx.options)
+        relay_guard.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
         contentviews.comments(ctx.master, shown=True)  # the console has no list before
@@ -103,14 +104,14 @@ class AzureOpenAIProxy(Exchanges):
         http_layer.attach(nextlayer, self)
 
     def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
-        if not ctx.options.allow_hosts and ways.passes_through(hello, self.settings.hosts):
+        if not ctx.options.allow_hosts and ingress.passes_through(hello, self.settings.hosts):
             hello.ignore_connection = True
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
         data.conn.error = None  # as below
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
-        if not ways.names_ours([flow.request.host], self.settings.hosts):
+        if not ingress.names_ours([flow.request.host], self.settings.hosts):
             await self.guard.request(flow, self.settings, ctx.options)
 
     async def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
@@ -159,7 +160,7 @@ class AzureOpenAIProxy(Exchanges):
         self.start_exchange(flow)
 
     def start_exchange(self, flow: http.HTTPFlow) -> None:
-        upstream = ways.upstream(flow, ctx.options)
+        upstream = ingress.upstream(flow, ctx.options)
         origin = flow.request.headers.get("origin")
         settings = request_replay.prepare(flow, self.settings) if flow.is_replay else self.settings
         exchange = Exchange(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from azure_openai_proxy import origins
 from azure_openai_proxy.api.backend import EXAMPLE, parse_apiversion
 from azure_openai_proxy.api.model_mapping import Mapper
+from azure_openai_proxy.gateway import origins
 from azure_openai_proxy.inspection import recording_index
 
 from . import backends as backends_config

@@ -12,13 +12,13 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from azure_openai_proxy import origins
 from azure_openai_proxy.api.backend import EXAMPLE, Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.gateway import origins
+from azure_openai_proxy.gateway.origins import EVERY, Origins
 from azure_openai_proxy.http_rules import Timeouts
 from azure_openai_proxy.inspection import recording_index
-from azure_openai_proxy.origins import EVERY, Origins
 
 from . import backends as backends_config
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option

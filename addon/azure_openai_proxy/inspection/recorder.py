@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mitmproxy import http
 
-    from azure_openai_proxy.exchange import Exchange
+    from azure_openai_proxy.gateway.exchange import Exchange
 
 __all__ = ["Seeing", "facts", "tokens"]
 

@@ -10,7 +10,7 @@ import logging
 import traceback
 from typing import Any
 
-from .formats import quoting
+from azure_openai_proxy.formats import quoting
 
 __all__ = ["install", "remove"]
 

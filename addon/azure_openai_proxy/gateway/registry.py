@@ -6,21 +6,24 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from . import errors, http_layer, origins, ways
-from .api import large_bodies, local_responses, realtime, redaction, request_compression, request_syntax
-from .formats.json_scan import Turns
-from .inspection import request_replay
-from .routing.attempts import ATTEMPTS
+from azure_openai_proxy import errors, http_layer
+from azure_openai_proxy.api import large_bodies, local_responses, realtime, redaction, request_compression, request_syntax
+from azure_openai_proxy.formats.json_scan import Turns
+from azure_openai_proxy.inspection import request_replay
+from azure_openai_proxy.routing.attempts import ATTEMPTS
+
+from . import ingress, origins
 
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from .api.large_bodies import LargeBody
-    from .api.stream_probe import Peek
-    from .config.runtime import Live
-    from .config.settings import Settings
+    from azure_openai_proxy.api.large_bodies import LargeBody
+    from azure_openai_proxy.api.stream_probe import Peek
+    from azure_openai_proxy.config.runtime import Live
+    from azure_openai_proxy.config.settings import Settings
+    from azure_openai_proxy.inspection.recorder import Seeing
+
     from .exchange import Exchange
-    from .inspection.recorder import Seeing
 
 __all__ = ["Exchanges"]
 
@@ -47,7 +50,7 @@ class Exchanges:
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         if flow.is_replay:
             return request_replay.is_ours(flow)
-        return ways.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))
+        return ingress.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))
 
     def refuses_page(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
         """Answer a request of a web page that may not use the proxy; it may not read the answer either."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mitmproxy.proxy import mode_specs
 
-from .api.backend import parse_host
-from .errors import ProxyError, SettingsError
+from azure_openai_proxy.api.backend import parse_host
+from azure_openai_proxy.errors import ProxyError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

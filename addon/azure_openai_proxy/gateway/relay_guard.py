@@ -24,7 +24,7 @@ from weakref import WeakSet
 
 from mitmproxy.proxy import mode_specs
 
-from . import connections, errors
+from azure_openai_proxy import connections, errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from mitmproxy.proxy import server_hooks
     from mitmproxy.proxy.context import Context
 
-    from .config.parsers import Relay
-    from .config.settings import Settings
+    from azure_openai_proxy.config.parsers import Relay
+    from azure_openai_proxy.config.settings import Settings
 
 __all__ = ["Guard", "Refused", "exposed", "is_local", "is_public", "warn"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import errors
-from .api import (
+from azure_openai_proxy import errors
+from azure_openai_proxy.api import (
     credentials,
     large_bodies,
     local_responses,
@@ -17,16 +17,16 @@ from .api import (
     response_headers,
     url_rewriting,
 )
-from .api import operation as operations
-from .api import request as azure_request
-from .api import response as openai_response
-from .api.redaction import Fields, Hidden
-from .api.stream_probe import Peek
-from .formats import compression
-from .formats.json_scan import LARGE
-from .routing.attempts import Attempts, Shared
-from .routing.pool import Pool
-from .routing.repair import Route
+from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.api import request as azure_request
+from azure_openai_proxy.api import response as openai_response
+from azure_openai_proxy.api.redaction import Fields, Hidden
+from azure_openai_proxy.api.stream_probe import Peek
+from azure_openai_proxy.formats import compression
+from azure_openai_proxy.formats.json_scan import LARGE
+from azure_openai_proxy.routing.attempts import Attempts, Shared
+from azure_openai_proxy.routing.pool import Pool
+from azure_openai_proxy.routing.repair import Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,14 +34,15 @@ if TYPE_CHECKING:
     from mitmproxy import http
     from mitmproxy.websocket import WebSocketMessage
 
-    from .api.backend import Base
-    from .api.large_bodies import LargeBody
-    from .api.operation import Call
-    from .api.request import Asked, Sent
-    from .config.settings import Settings
-    from .http_layer import Failure
-    from .inspection.replay_server import Replay
-    from .ways import Upstream
+    from azure_openai_proxy.api.backend import Base
+    from azure_openai_proxy.api.large_bodies import LargeBody
+    from azure_openai_proxy.api.operation import Call
+    from azure_openai_proxy.api.request import Asked, Sent
+    from azure_openai_proxy.config.settings import Settings
+    from azure_openai_proxy.http_layer import Failure
+    from azure_openai_proxy.inspection.replay_server import Replay
+
+    from .ingress import Upstream
 
 __all__ = ["Exchange"]
 
