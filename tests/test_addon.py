@@ -21,12 +21,12 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
-from azure_openai_proxy import http_layer, http_rules
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.api.credentials import MASK
 from azure_openai_proxy.config import runtime, settings
 from azure_openai_proxy.gateway import origins
 from azure_openai_proxy.gateway.exchange import Exchange
+from azure_openai_proxy.mitmproxy_patches import install, interface
 from azure_openai_proxy.routing import entra_tokens
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def gateways(method: str = "POST", path: str = "/v1/chat/completions", body: byt
 
 def somebody_elses() -> http.HTTPFlow:
     flow = gateways()
-    flow.metadata[http_rules.ABSOLUTE_FORM] = True
+    flow.metadata[interface.ABSOLUTE_FORM] = True
     flow.request.host = "other.example"
     return flow
 
@@ -224,7 +224,7 @@ def test_the_response_to_a_request_without_a_key_does_not_wait(addon: AzureOpenA
 
 def test_a_failure_below_the_hooks_is_told_in_openais_shape(addon: AzureOpenAIProxy) -> None:
     """To a page of another origin too; to whom is not ours, mitmproxy speaks."""
-    failure = http_layer.Failure(413, "request_too_large", "too large")
+    failure = install.Failure(413, "request_too_large", "too large")
     ours = addon.answer(failure, gateways(origin="https://page.example"))
     assert ours is not None
     assert "https://page.example" == ours.headers["access-control-allow-origin"]
@@ -245,7 +245,7 @@ def test_a_page_of_a_foreign_origin_is_refused(addon: AzureOpenAIProxy) -> None:
     assert addon.early_response(flow) is flow.response
     assert flow.response
     addon.responseheaders(flow)
-    failed = addon.answer(http_layer.Failure(413, "request_too_large", "too large"), flow)
+    failed = addon.answer(install.Failure(413, "request_too_large", "too large"), flow)
     assert failed
     for response in (flow.response, failed):
         assert "access-control-allow-origin" not in response.headers
@@ -283,7 +283,7 @@ def test_only_openais_hosts_are_decrypted(addon: AzureOpenAIProxy) -> None:
 )
 def test_a_stream_that_breaks_off_ends_with_an_error_of_its_kind(path: str, start: bytes, addon: AzureOpenAIProxy) -> None:
     """A stream of typed events with a typed one; a flow that is not ours with none."""
-    failure = http_layer.Failure(502, "upstream_error", "The connection upstream failed.")
+    failure = install.Failure(502, "upstream_error", "The connection upstream failed.")
     flow = ask(addon, gateways("POST", path, b'{"model":"m","stream":true}'))
     before = addon.last_event(failure, flow)
     flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
@@ -330,7 +330,7 @@ def test_a_frame_is_changed_on_its_way(addon: AzureOpenAIProxy, monkeypatch: pyt
 async def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hooks only pass on what they get."""
     seen: list[object] = []
-    monkeypatch.setattr(http_layer, "attach", lambda *given: seen.append(given))
+    monkeypatch.setattr(install, "attach", lambda *given: seen.append(given))
     monkeypatch.setattr(addon.live, "running", seen.append)
     monkeypatch.setattr(addon.stopping, "arm", lambda: None)
     layer = cast("NextLayer", SimpleNamespace(context=SimpleNamespace(server=SimpleNamespace(address=None))))
@@ -346,7 +346,7 @@ def test_what_the_http_layer_asks(addon: AzureOpenAIProxy) -> None:
     failed = http.Response.make(503)
     assert (addon.settings.timeouts, "whole", False) == (addon.timeouts(ours), addon.holds(ours, failed), addon.again(ours, failed))
     assert (None, "pass", False) == (addon.timeouts(other), addon.holds(other, failed), addon.again(other, failed))
-    answer = addon.answer(http_layer.Failure(502, "upstream_error", "cut"), ours)
+    answer = addon.answer(install.Failure(502, "upstream_error", "cut"), ours)
     assert answer
     assert "retry-after" not in answer.headers  # there is only one backend
     addon.error(ours)
@@ -473,7 +473,7 @@ def test_an_edited_request_is_checked_again(addon: AzureOpenAIProxy, edit: Calla
     assert isinstance(addon.on_the_wire(flow), http.Request)
     edit(flow.request)
     failure = addon.on_the_wire(flow)
-    assert isinstance(failure, http_layer.Failure)
+    assert isinstance(failure, install.Failure)
     assert 400 == failure.status
 
 
@@ -483,7 +483,7 @@ def test_a_line_of_somebody_elses_http2_request_is_checked(addon: AzureOpenAIPro
     other.request.http_version = "HTTP/2.0"
     assert addon.on_the_wire(other) is other.request
     other.request.method = "GET /secret"
-    assert isinstance(addon.on_the_wire(other), http_layer.Failure)
+    assert isinstance(addon.on_the_wire(other), install.Failure)
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> Non
     addon.requestheaders(flow)
     assert isinstance(addon.on_the_wire(flow), http.Request)
     flow.request.headers["x"] = "a\x01b"
-    assert isinstance(addon.on_the_wire(flow), http_layer.Failure)
+    assert isinstance(addon.on_the_wire(flow), install.Failure)
     addon.requestheaders(bad)
     assert 400 == status(bad)
     dots = gateways("GET", "/v1/../secret", b"")
@@ -526,7 +526,7 @@ def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> Non
 
 def test_a_mitmproxy_that_is_not_known_gets_the_key_on_the_flow(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as the wire needs it: there is nobody who could put it in later."""
-    monkeypatch.setattr(http_layer, "mended", lambda _: False)
+    monkeypatch.setattr(install, "mended", lambda _: False)
     flow = ask(addon, gateways())
     before = flow.request.headers["api-key"]
     flow.response = http.Response.make(200, b"{}")

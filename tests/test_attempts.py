@@ -16,7 +16,7 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request import Asked, Query
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import NotFound, Unavailable
-from azure_openai_proxy.http_layer import Failure
+from azure_openai_proxy.mitmproxy_patches.install import Failure
 from azure_openai_proxy.routing.attempts import Attempt, Attempts, Shared
 from azure_openai_proxy.routing.pool import Pool
 from azure_openai_proxy.routing.repair import Rename, Route

@@ -10,7 +10,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Server
 from mitmproxy.test import taddons
 
-from azure_openai_proxy import connections
+from azure_openai_proxy.mitmproxy_patches import connections
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import BadRequest, Failed, NoKey, NotFound
 from azure_openai_proxy.gateway.exchange import MESSAGE, Exchange
 from azure_openai_proxy.gateway.ingress import Upstream
-from azure_openai_proxy.http_layer import Failure
+from azure_openai_proxy.mitmproxy_patches.install import Failure
 
 if TYPE_CHECKING:
     from azure_openai_proxy.inspection.replay_server import Replay

@@ -10,7 +10,8 @@ import pytest
 from mitmproxy.proxy.server import ConnectionHandler
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import connections, fast_reads
+from azure_openai_proxy import fast_reads
+from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

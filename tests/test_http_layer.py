@@ -25,7 +25,8 @@ from mitmproxy import http
 from mitmproxy.options import Options
 from mitmproxy.proxy.layers.http import HttpStream
 
-from azure_openai_proxy import connections, fast_reads, http1_server, http_layer, http_stream
+from azure_openai_proxy import fast_reads
+from azure_openai_proxy.mitmproxy_patches import connections, http1_server, http_stream, install
 from support import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
@@ -57,13 +58,13 @@ class Rules:
         self.ready.set()
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
-        http_layer.attach(nextlayer, self)
+        install.attach(nextlayer, self)
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = None
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | http_layer.Failure:
-        return http_layer.Failure(400, "invalid_request", "unsendable") if "x-unsendable" in flow.request.headers else flow.request
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | install.Failure:
+        return install.Failure(400, "invalid_request", "unsendable") if "x-unsendable" in flow.request.headers else flow.request
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         self.hooks.append("requestheaders")
@@ -80,10 +81,10 @@ class Rules:
         self.requests.append(flow.request)
         if flow.request.path.startswith("/echo"):
             told = {
-                "absolute": http_layer.absolute_form(flow),
+                "absolute": install.absolute_form(flow),
                 "length": len(flow.request.content or b""),
                 "host": flow.request.host_header,
-                "asked": http_layer.client_host(flow),
+                "asked": install.client_host(flow),
             }
             flow.response = http.Response.make(200, json.dumps(told))
 
@@ -118,23 +119,23 @@ class Rules:
         else:
             flow.request.stream = True
 
-    def timeouts(self, flow: http.HTTPFlow) -> http_layer.Timeouts | None:
-        return http_layer.Timeouts() if flow.metadata.get("ours") else None
+    def timeouts(self, flow: http.HTTPFlow) -> install.Timeouts | None:
+        return install.Timeouts() if flow.metadata.get("ours") else None
 
     def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
         return "pass"
 
-    def again(self, flow: http.HTTPFlow, what: http_layer.Failure | http.Response) -> bool | http.Response:
+    def again(self, flow: http.HTTPFlow, what: install.Failure | http.Response) -> bool | http.Response:
         return False
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         return LIMIT if flow.metadata.get("ours") else None
 
-    def last_event(self, failure: http_layer.Failure, flow: http.HTTPFlow) -> bytes | None:
+    def last_event(self, failure: install.Failure, flow: http.HTTPFlow) -> bytes | None:
         answer = self.answer(failure, flow)
         return b"data: %b\n\n" % answer.content if answer and answer.content else None
 
-    def answer(self, failure: http_layer.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
+    def answer(self, failure: install.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         self.hooks.append("answer")
         if flow and not flow.metadata.get("ours"):
             return None
@@ -363,9 +364,9 @@ def proxy(shared: Proxy, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     shared.rules.hooks.clear()
     shared.rules.requests.clear()
     shared.rules.shortcuts = request.param
-    http_layer.hasten(shared._master, on=request.param)
+    install.hasten(shared._master, on=request.param)
     yield shared
-    http_layer.hasten(shared._master, on=False)
+    install.hasten(shared._master, on=False)
 
 
 def head(line: str = "POST /echo HTTP/1.1", *headers: str, host: str | None = "localhost") -> bytes:
@@ -912,19 +913,19 @@ def test_rules_that_say_nothing(confdir: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_known_here() -> None:
     """The mitmproxy that is installed can be mended."""
-    assert None is http_layer.compatible()
+    assert None is install.compatible()
 
 
 @pytest.mark.parametrize("change", [True, False])
 def test_another_mitmproxy(confdir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: bool) -> None:
     """On a mitmproxy whose internals differ nothing is mended, and that is said once."""
-    http_layer._usable.cache_clear()
+    install._usable.cache_clear()
     monkeypatch.setitem(http_stream.KNOWN, HttpStream, {"check_invalid": "self", "no_such": None} if change else {"no_such": None})
     with Proxy(confdir, Rules()) as proxy:
         for _ in range(2):
             with proxy.dial() as client:
                 assert b"<html>" in client.ask(BAD_HEADS["version"]).body
-    http_layer._usable.cache_clear()
+    install._usable.cache_clear()
     assert 1 == sum("not one of those known" in record.message for record in caplog.records)
 
 
@@ -932,7 +933,7 @@ def test_without_internals(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mitmproxy that lacks what is imported is no reason to fail."""
     monkeypatch.delattr("azure_openai_proxy.http_stream")
     monkeypatch.setitem(__import__("sys").modules, "azure_openai_proxy.http_stream", None)
-    assert "http_stream" in str(http_layer.compatible())
+    assert "http_stream" in str(install.compatible())
 
 
 # Memory
@@ -953,7 +954,7 @@ def test_memory(confdir: Path, tmp_path: Path) -> None:
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024  # type: ignore[index]
 
     script = tmp_path / "rules.py"
-    script.write_text(SCRIPT.format(path=[str(Path(__file__).parent), str(Path(http_layer.__file__).parent.parent)]))
+    script.write_text(SCRIPT.format(path=[str(Path(__file__).parent), str(Path(install.__file__).parent.parent)]))
     with Mitmdump(tmp_path / "home", confdir, scripts=[script], options={"connection_strategy": "lazy"}) as mitmdump:
         sock = socket.create_connection(("127.0.0.1", mitmdump.port), PATIENCE)
         with Client(sock) as client:
@@ -971,7 +972,7 @@ def test_memory(confdir: Path, tmp_path: Path) -> None:
 
 def test_without_resending(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a mitmproxy whose internals differ there, the other mends hold."""
-    monkeypatch.setattr(http_layer, "_resends", lambda: False)
+    monkeypatch.setattr(install, "_resends", lambda: False)
     with proxy.dial() as client:
         assert (502, "upstream_unreachable") == ((answer := client.ask(head("GET /up/1 HTTP/1.1"), method="GET")).status, answer.code)
 
@@ -981,9 +982,9 @@ def test_more_connections_than_mitmproxy_allows(proxy: Proxy, monkeypatch: pytes
     one, other = (SimpleNamespace(max_conns=None) for _ in range(2))
     server = SimpleNamespace(connections={1: one, 2: other})
     monkeypatch.setattr(connections, "ctx", SimpleNamespace(master=SimpleNamespace(addons={"proxyserver": server})))
-    http_layer.lift_limit(cast("connection.Client", SimpleNamespace(id=1)))
+    install.lift_limit(cast("connection.Client", SimpleNamespace(id=1)))
     assert None is other.max_conns
-    assert http_layer.MOST_CONNECTIONS == one.max_conns["anywhere"]._value
+    assert install.MOST_CONNECTIONS == one.max_conns["anywhere"]._value
 
 
 @pytest.mark.parametrize("shortcuts", [False, True])
@@ -992,21 +993,21 @@ def test_reading_takes_the_shorter_way_where_that_is_wanted(shortcuts: bool, mon
     told: list[object] = []
     monkeypatch.setattr(fast_reads, "hand_over", lambda *connections: told.append(connections))
     client, upstream = cast("connection.Client", object()), cast("connection.Server", object())
-    http_layer.hand_over(client, upstream, cast("http_layer.Rules", SimpleNamespace(shortcuts=shortcuts)))
+    install.hand_over(client, upstream, cast("install.Rules", SimpleNamespace(shortcuts=shortcuts)))
     assert ([(client, upstream)] if shortcuts else []) == told
 
 
 def test_no_shortcuts_through_what_differs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A mitmproxy in which only the shorter ways cannot be taken is told of once, and the mends stay; without mends there are none."""
     monkeypatch.setattr(http_stream, "HASTY", {http.HTTPFlow: {"nonsense": None}})
-    http_layer.hastens.cache_clear()
-    assert (False, False) == (http_layer.hastens(), http_layer.hastens())
+    install.hastens.cache_clear()
+    assert (False, False) == (install.hastens(), install.hastens())
     assert [True] == ["no shortcuts" in record.message for record in caplog.records]
-    assert http_layer._usable()
-    http_layer.hasten(cast("DumpMaster", None), on=True)  # does nothing
-    monkeypatch.setattr(http_layer, "_usable", lambda: False)
-    http_layer.hastens.cache_clear()
-    assert not http_layer.hastens()
+    assert install._usable()
+    install.hasten(cast("DumpMaster", None), on=True)  # does nothing
+    monkeypatch.setattr(install, "_usable", lambda: False)
+    install.hastens.cache_clear()
+    assert not install.hastens()
     monkeypatch.undo()
-    http_layer.hastens.cache_clear()
-    assert http_layer.hastens()
+    install.hastens.cache_clear()
+    assert install.hastens()

@@ -16,9 +16,9 @@ import pytest
 from mitmproxy import http
 from mitmproxy.proxy import commands, events
 
-from azure_openai_proxy import connections, http_layer, http_resend
 from azure_openai_proxy.api.stream_probe import Peek
-from azure_openai_proxy.http_layer import Failure, Timeouts
+from azure_openai_proxy.mitmproxy_patches import connections, http_retry, install
+from azure_openai_proxy.mitmproxy_patches.install import Failure, Timeouts
 from support import PATIENCE
 from test_http_layer import H2, Proxy, Rules, Upstream, head
 
@@ -207,7 +207,7 @@ def test_a_stream_passes(proxy: Proxy, servers: Servers) -> None:
 
 def test_a_long_failure_passes(proxy: Proxy, servers: Servers, monkeypatch: pytest.MonkeyPatch, rules: Again) -> None:
     """It is not held in memory."""
-    monkeypatch.setattr(http_resend, "HOLD_AT_MOST", 3)
+    monkeypatch.setattr(http_retry, "HOLD_AT_MOST", 3)
     assert (503, b"busy") == ask(proxy, servers.path(BUSY))
     assert [] == rules.failures
 
@@ -268,7 +268,7 @@ def wait_for(client: H2, kind: type, stream: int) -> None:
 @pytest.mark.parametrize("before", [b"", chunk(NOTHING), chunk(b"data: {")])
 def test_the_head_of_a_silent_stream_goes(before: bytes, proxy: Proxy, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its time the client has it while the server still holds back its first event; the next stream of the connection too."""
-    monkeypatch.setattr(http_resend, "HOLD_STREAM", 0.01)
+    monkeypatch.setattr(http_retry, "HOLD_STREAM", 0.01)
     for _ in range(2):
         with proxy.dial() as client:
             serve, let = gated(SSE + before, chunk(EVENT) + b"0\r\n\r\n")
@@ -313,13 +313,13 @@ def returned(doing: Iterator[object]) -> object:
 
 def test_a_head_is_held_for_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One timer serves all streams of a connection, and no stream is let go by the timer of another."""
-    stream = http_resend.Stream.__new__(http_resend.Stream)
-    home = http_resend.Connection.__new__(http_resend.Connection)
+    stream = http_retry.Stream.__new__(http_retry.Stream)
+    home = http_retry.Connection.__new__(http_retry.Connection)
     home.streams, home.command_sources = {1: stream}, {}
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     stream.server_state, stream.held_until = stream.state_peek, 3.0
-    monkeypatch.setattr(http_resend.Connection, "event_to_child", lambda *_: iter(()))
+    monkeypatch.setattr(http_retry.Connection, "event_to_child", lambda *_: iter(()))
     home.hold_timer = commands.RequestWakeup(2.0)
     now = 2.0
     (timer,) = home._handle_event(events.Wakeup(home.hold_timer))
@@ -412,37 +412,37 @@ def test_a_streamed_request(proxy: Proxy, rules: Again) -> None:
 
 def test_a_mitmproxy_that_differs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Requests are not sent again, and that is said once."""
-    monkeypatch.setattr(http_resend, "compatible", lambda: "HttpStream has changed")
-    http_layer._resends.cache_clear()
-    assert (False, False) == (http_layer._resends(), http_layer._resends())
+    monkeypatch.setattr(http_retry, "compatible", lambda: "HttpStream has changed")
+    install._resends.cache_clear()
+    assert (False, False) == (install._resends(), install._resends())
     assert [
         "This mitmproxy is not one of those known (HttpStream has changed): requests are not sent again after a failure."
     ] == caplog.messages
-    http_layer._resends.cache_clear()
-    monkeypatch.delattr(http_resend, "compatible")
-    assert not http_layer._resends()
-    http_layer._resends.cache_clear()
+    install._resends.cache_clear()
+    monkeypatch.delattr(http_retry, "compatible")
+    assert not install._resends()
+    install._resends.cache_clear()
     monkeypatch.undo()
-    assert http_layer._resends()
+    assert install._resends()
 
 
 def test_time_goes_on_in_the_shorter_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A piece that passes by the events puts off the deadline too, where there is one."""
-    stream = http_resend.Stream.__new__(http_resend.Stream)
+    stream = http_retry.Stream.__new__(http_retry.Stream)
     stream.deadline = None
     stream.passes()
     assert stream.deadline is None
     monkeypatch.setattr("time.monotonic", lambda: 5.0)
-    stream.timeouts = http_layer.Timeouts(1.0, 1.0, 100.0)
+    stream.timeouts = install.Timeouts(1.0, 1.0, 100.0)
     stream.passes()
     assert 105.0 == stream.deadline
 
 
 def test_nobody_looks_at_the_clock_for_requests_that_are_over() -> None:
     """One timer for a connection: it looks at every request, and without one that waits it is the last."""
-    over = http_resend.Stream.__new__(http_resend.Stream)
+    over = http_retry.Stream.__new__(http_retry.Stream)
     over.server_state = over.state_done
-    home = http_resend.Connection.__new__(http_resend.Connection)
+    home = http_retry.Connection.__new__(http_retry.Connection)
     home.streams, home.command_sources, home.timer = {1: over}, {}, commands.RequestWakeup(1)
     assert [] == list(home._handle_event(events.Wakeup(home.timer)))
     assert home.timer is None

@@ -9,8 +9,8 @@ import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import Application
 
-from azure_openai_proxy import page
 from azure_openai_proxy.inspection import contentviews
+from azure_openai_proxy.mitmproxy_patches import web_page
 
 
 def served(master: Any, path: str, body: bytes) -> tuple[bytes, str]:
@@ -29,7 +29,7 @@ def test_the_page_has_room_for_comments(path: str, styled: bool) -> None:
     body = b"<head></head>"
     contentviews.comments(master, shown=True)
     contentviews.comments(master, shown=True)
-    expected = b"<head>" + page.STYLE * styled + b"</head>"
+    expected = b"<head>" + web_page.STYLE * styled + b"</head>"
     assert (expected, str(len(expected))) == served(master, path, body)
     contentviews.comments(master, shown=False)
     assert (body, str(len(body))) == served(master, path, body)

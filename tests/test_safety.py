@@ -11,12 +11,12 @@ from mitmproxy.options import Options
 from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import connections
 from azure_openai_proxy.api.backend import Backend, parse_base
 from azure_openai_proxy.config.parsers import Relay
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.gateway import relay_guard
 from azure_openai_proxy.gateway.relay_guard import Guard, exposed, is_local, is_public
+from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.context import Context

@@ -10,9 +10,9 @@ import pytest
 from mitmproxy import ctx, http
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import connections
 from azure_openai_proxy.gateway import shutdown as shutdown_module
 from azure_openai_proxy.gateway.shutdown import Stopping
+from azure_openai_proxy.mitmproxy_patches import connections
 
 
 class Master:

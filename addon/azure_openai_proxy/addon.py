@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx, http
 
-from . import connections, errors, http_layer
+from . import errors
 from .api import local_responses, request_compression
 from .config import runtime, settings
 from .formats import quoting
@@ -25,6 +25,7 @@ from .inspection.backends_command import BackendsCommand
 from .inspection.commands import Commands
 from .inspection.recorder import Seeing
 from .inspection.replay_server import Playback
+from .mitmproxy_patches import connections, install
 from .routing import entra_tokens
 from .routing.attempts import Shared
 from .routing.deployment_discovery import Discovery
@@ -73,7 +74,7 @@ class AzureOpenAIProxy(Exchanges):
         self.playback.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
-        http_layer.hasten(ctx.master, on=self.settings.shortcuts)
+        install.hasten(ctx.master, on=self.settings.shortcuts)
 
     def running(self) -> None:
         self.live.running(ctx.options)
@@ -87,7 +88,7 @@ class AzureOpenAIProxy(Exchanges):
 
     def done(self) -> None:
         contentviews.comments(ctx.master, shown=False)
-        http_layer.hasten(ctx.master, on=False)
+        install.hasten(ctx.master, on=False)
         self.shared.tokens.close()
         if self.watcher:
             self.watcher.cancel()
@@ -96,12 +97,12 @@ class AzureOpenAIProxy(Exchanges):
     # Connections
 
     def client_connected(self, client: connection.Client) -> None:
-        http_layer.lift_limit(client)
-        http_layer.hand_over(client, client, self)
+        install.lift_limit(client)
+        install.hand_over(client, client, self)
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         self.guard.note(nextlayer.context)
-        http_layer.attach(nextlayer, self)
+        install.attach(nextlayer, self)
 
     def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
         if not ctx.options.allow_hosts and ingress.passes_through(hello, self.settings.hosts):
@@ -122,7 +123,7 @@ class AzureOpenAIProxy(Exchanges):
             await self.guard.connecting(data, self.settings)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
-        http_layer.hand_over(data.client, data.server, self)
+        install.hand_over(data.client, data.server, self)
         if not self.playback.plays_at(data.server.address):
             self.guard.connected(data, self.settings)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from mitmproxy.proxy import events
 from mitmproxy.proxy.server import ConnectionHandler, TimeoutWatchdog
 
-from . import connections
+from .mitmproxy_patches import connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable

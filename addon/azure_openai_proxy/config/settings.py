@@ -17,8 +17,8 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
 from azure_openai_proxy.gateway import origins
 from azure_openai_proxy.gateway.origins import EVERY, Origins
-from azure_openai_proxy.http_rules import Timeouts
 from azure_openai_proxy.inspection import recording_index
+from azure_openai_proxy.mitmproxy_patches.interface import Timeouts
 
 from . import backends as backends_config
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option

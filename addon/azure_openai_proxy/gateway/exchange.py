@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.api.request import Asked, Sent
     from azure_openai_proxy.config.settings import Settings
-    from azure_openai_proxy.http_layer import Failure
     from azure_openai_proxy.inspection.replay_server import Replay
+    from azure_openai_proxy.mitmproxy_patches.install import Failure
 
     from .ingress import Upstream
 

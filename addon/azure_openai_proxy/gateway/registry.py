@@ -6,10 +6,11 @@ import logging
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-from azure_openai_proxy import errors, http_layer
+from azure_openai_proxy import errors
 from azure_openai_proxy.api import large_bodies, local_responses, realtime, redaction, request_compression, request_syntax
 from azure_openai_proxy.formats.json_scan import Turns
 from azure_openai_proxy.inspection import request_replay
+from azure_openai_proxy.mitmproxy_patches import install
 from azure_openai_proxy.routing.attempts import ATTEMPTS
 
 from . import ingress, origins
@@ -50,14 +51,14 @@ class Exchanges:
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         if flow.is_replay:
             return request_replay.is_ours(flow)
-        return ingress.is_ours(flow, self.settings.hosts, absolute=http_layer.absolute_form(flow))
+        return ingress.is_ours(flow, self.settings.hosts, absolute=install.absolute_form(flow))
 
     def refuses_page(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
         """Answer a request of a web page that may not use the proxy; it may not read the answer either."""
         if exchange.settings.origins.every or flow.is_replay:  # sent again by the owner
             return False
         refused = self.gate.refusal(
-            flow, exchange.settings.origins, authority=http_layer.client_host(flow), absolute=http_layer.absolute_form(flow)
+            flow, exchange.settings.origins, authority=install.client_host(flow), absolute=install.absolute_form(flow)
         )
         if refused is None:
             return False
@@ -84,7 +85,7 @@ class Exchanges:
         except Exception:  # whatever it was: a request that is not translated must not leave
             logger.exception("A request could not be translated")
             flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
-        if flow.response or http_layer.mended(flow):
+        if flow.response or install.mended(flow):
             self.hide(flow, exchange)
         self.seeing.sent(flow, exchange)
 
@@ -142,7 +143,7 @@ class Exchanges:
 
     # What http_layer asks: the keys on the wire, the limits, and the shape of what goes wrong below the hooks
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | http_layer.Failure:
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | install.Failure:
         request = flow.request
         try:
             if exchange := self.exchanges.get(flow):
@@ -157,12 +158,12 @@ class Exchanges:
             if request.is_http2:
                 request_syntax.check_line(request)
         except errors.BadRequest as error:
-            return http_layer.Failure(error.status, "invalid_request", error.message)
+            return install.Failure(error.status, "invalid_request", error.message)
         return request
 
     @property
     def shortcuts(self) -> bool:
-        return self.settings.shortcuts and http_layer.hastens()
+        return self.settings.shortcuts and install.hastens()
 
     def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
         exchange = self.exchanges.get(flow)
@@ -183,28 +184,28 @@ class Exchanges:
     def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
         self.translate(flow, self.exchanges[flow], start)
 
-    def answer(self, failure: http_layer.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
+    def answer(self, failure: install.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         if flow and flow not in self.exchanges and not self.is_ours(flow):
             return None  # (a head that nobody can read has no flow; it reached the gateway)
         response = errors.response(errors.Failed(*failure))
         if flow and (exchange := self.exchanges.get(flow)) and exchange.attempts:
             exchange.attempts.say_when(response.headers, failure.status)
         origin = flow.request.headers.get("origin") if flow else None
-        if flow and origin and self.settings.origins.allows(origin, http_layer.client_host(flow)):
+        if flow and origin and self.settings.origins.allows(origin, install.client_host(flow)):
             local_responses.add_cors(response, origin)
         return response
 
-    def last_event(self, failure: http_layer.Failure, flow: http.HTTPFlow) -> bytes | None:
+    def last_event(self, failure: install.Failure, flow: http.HTTPFlow) -> bytes | None:
         exchange = self.exchanges.get(flow)
         return exchange.last_event(errors.Failed(*failure)) if exchange else None
 
-    def timeouts(self, flow: http.HTTPFlow) -> http_layer.Timeouts | None:
+    def timeouts(self, flow: http.HTTPFlow) -> install.Timeouts | None:
         return self.exchanges[flow].settings.timeouts if flow in self.exchanges else None
 
     def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
         return self.exchanges[flow].holds(response) if flow in self.exchanges else "pass"
 
-    def again(self, flow: http.HTTPFlow, what: http_layer.Failure | http.Response) -> bool | http.Response:
+    def again(self, flow: http.HTTPFlow, what: install.Failure | http.Response) -> bool | http.Response:
         if (exchange := self.exchanges.get(flow)) is None:
             return False
         found = exchange.again(flow.request, what)

@@ -24,7 +24,8 @@ from weakref import WeakSet
 
 from mitmproxy.proxy import mode_specs
 
-from azure_openai_proxy import connections, errors
+from azure_openai_proxy import errors
+from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

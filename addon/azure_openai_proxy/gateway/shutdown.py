@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
 
-from azure_openai_proxy import connections
+from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -98,13 +98,13 @@ def register(options: OptManager) -> None:
 def comments(master: Master, *, shown: bool) -> None:
     """In the lists of mitmweb and the console, from now on or no longer."""
     if hasattr(master, "window"):
-        from azure_openai_proxy import console  # noqa: PLC0415 - no other tool has its parts
+        from azure_openai_proxy.mitmproxy_patches import console_list  # noqa: PLC0415 - no other tool has its parts
 
-        console.comments(master, shown=shown)
+        console_list.comments(master, shown=shown)
     elif hasattr(master, "app"):
-        from azure_openai_proxy import page  # noqa: PLC0415 - as above
+        from azure_openai_proxy.mitmproxy_patches import web_page  # noqa: PLC0415 - as above
 
-        page.comments(master, shown=shown)
+        web_page.comments(master, shown=shown)
 
 
 def _content_type(metadata: Metadata) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.api.request import Asked
     from azure_openai_proxy.config.settings import Settings
-    from azure_openai_proxy.http_layer import Failure
+    from azure_openai_proxy.mitmproxy_patches.install import Failure
 
     from .pool import Pool, Ticket
 

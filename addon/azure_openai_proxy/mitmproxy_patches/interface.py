@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from .api.stream_probe import Peek
+    from azure_openai_proxy.api.stream_probe import Peek
 
 __all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "Failure", "Rules", "Timeouts"]
 

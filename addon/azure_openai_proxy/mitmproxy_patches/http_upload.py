@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mitmproxy.connection import Connection
     from mitmproxy.proxy.layer import CommandGenerator
 
-    from .http_rules import Rules
+    from .interface import Rules
 
 __all__ = ["HELD", "OverHttp1", "Uploading"]
 

@@ -27,11 +27,12 @@ from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
 from wsproto.extensions import PerMessageDeflate
 
-from . import fast_hooks, fast_messages, fast_reads, fast_stream, fast_tls
+from azure_openai_proxy import fast_hooks, fast_messages, fast_reads, fast_stream, fast_tls
+
 from .http1_server import Server, Unreadable
-from .http_rules import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules
 from .http_upload import HELD, OverHttp1, Uploading
-from .http_websocket import Upgrading
+from .interface import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules
+from .websocket import Upgrading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

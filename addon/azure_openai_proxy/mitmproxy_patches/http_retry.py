@@ -35,9 +35,10 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
+from azure_openai_proxy.api.stream_probe import Peek, error_response
+
 from . import http_stream
-from .api.stream_probe import Peek, error_response
-from .http_rules import Failure
+from .interface import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layer import CommandGenerator
     from mitmproxy.proxy.layers.http._base import HttpEvent
 
-    from .http_rules import Rules, Timeouts
+    from .interface import Rules, Timeouts
 
 __all__ = ["Connection", "Stream", "compatible"]
 

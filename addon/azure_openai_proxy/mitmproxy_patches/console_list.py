@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import urwid  # type: ignore[import-untyped]
 from mitmproxy.tools.console import flowlist
 
-from .formats import quoting
+from azure_openai_proxy.formats import quoting
 
 if TYPE_CHECKING:
     from mitmproxy.flow import Flow

@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING
 from mitmproxy import ctx
 
 from . import connections
-from .http_rules import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules, Timeouts
+from .interface import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules, Timeouts
 
 if TYPE_CHECKING:
     from mitmproxy import connection, http
@@ -84,9 +84,9 @@ def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
     # A script's hook runs before the built-in one, which leaves alone what is decided already.
     ctx.master.addons.get("nextlayer").next_layer(nextlayer)
     if _resends():
-        from . import http_resend  # noqa: PLC0415 - the same
+        from . import http_retry  # noqa: PLC0415 - the same
 
-        http_stream.mend(nextlayer.context.layers, rules, http_resend.Connection)
+        http_stream.mend(nextlayer.context.layers, rules, http_retry.Connection)
     else:
         http_stream.mend(nextlayer.context.layers, rules)
 
@@ -104,7 +104,7 @@ def lift_limit(client: connection.Client) -> None:
 def hand_over(client: connection.Client, connection: connection.Connection, rules: Rules) -> None:
     """Take the shorter way from this connection of that client's; for the `client_connected` and `server_connected` hooks."""
     if rules.shortcuts:
-        from . import fast_reads  # noqa: PLC0415 - see attach
+        from azure_openai_proxy import fast_reads  # noqa: PLC0415 - see attach
 
         fast_reads.hand_over(client, connection)
 
@@ -112,7 +112,7 @@ def hand_over(client: connection.Client, connection: connection.Connection, rule
 def hasten(master: Master, *, on: bool) -> None:
     """Take the shorter ways through what all connections share, or mitmproxy's own again."""
     if hastens():
-        from . import fast_hooks, fast_messages  # noqa: PLC0415 - see attach
+        from azure_openai_proxy import fast_hooks, fast_messages  # noqa: PLC0415 - see attach
 
         (fast_hooks.shorten if on else fast_hooks.restore)(master.addons)
         fast_messages.trust(on=on)
@@ -158,9 +158,9 @@ def hastens() -> bool:
 def _resends() -> bool:
     """Whether requests can be sent again. Cached, so that a mitmproxy that differs is mentioned once."""
     try:
-        from . import http_resend  # noqa: PLC0415 - see attach
+        from . import http_retry  # noqa: PLC0415 - see attach
 
-        reason = http_resend.compatible()
+        reason = http_retry.compatible()
     except (ImportError, AttributeError) as error:
         reason = str(error)
     if reason:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layer import CommandGenerator
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
 
-    from .http_rules import Rules
+    from .interface import Rules
 
 __all__ = ["FRAME", "Deflate", "Upgrading"]
 

@@ -17,7 +17,7 @@ from mitmproxy.proxy.layers.http._events import RequestProtocolError, ResponseEn
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.utils import human
 
-from .http_rules import Failure, Rules
+from .interface import Failure, Rules
 
 if TYPE_CHECKING:
     from mitmproxy import http
