@@ -15,7 +15,7 @@ from mitmproxy.proxy.layers.http import HttpRequestHook, HttpResponseHook
 from mitmproxy.proxy.server_hooks import ClientConnectedHook
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy import fast_hooks
+from azure_openai_proxy.mitmproxy_patches.fastpath import hooks as fast_hooks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

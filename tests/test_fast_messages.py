@@ -11,7 +11,7 @@ from mitmproxy import http
 from mitmproxy.proxy.layers.http._events import RequestEndOfMessage, RequestHeaders, ResponseHeaders
 from mitmproxy.test import tutils
 
-from azure_openai_proxy import fast_messages
+from azure_openai_proxy.mitmproxy_patches.fastpath import headers as fast_headers
 
 NAMES = st.sampled_from(["a", "A", "b", "B-c", "b-C", "\u00e4", "\u00c4", "x\udcff", ""])
 STEPS = st.lists(
@@ -49,7 +49,7 @@ def step(headers: http.Headers, what: str, name: str, value: str) -> Any:
 def test_as_mitmproxys(fields: list[tuple[str, str]], steps: list[tuple[str, str, str]]) -> None:
     """Whatever is asked and changed, in any order, is answered as mitmproxy's own headers answer it, errors included."""
     raw = [(name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")) for name, value in fields]
-    expected, actual = http.Headers(raw), fast_messages.Headers(raw)
+    expected, actual = http.Headers(raw), fast_headers.Headers(raw)
     for what, name, value in steps:
         answers = []
         for headers in (expected, actual):
@@ -65,28 +65,28 @@ def test_as_mitmproxys(fields: list[tuple[str, str]], steps: list[tuple[str, str
 
 def test_keys_of_another_kind() -> None:
     """What is no name is no header."""
-    assert 1 not in fast_messages.Headers()
+    assert 1 not in fast_headers.Headers()
 
 
 def test_quicken() -> None:
     """The headers of requests and answers are the quicker ones; what has them already, or has no headers, stays."""
     request, response = tutils.treq(), tutils.tresp()
-    fast_messages.quicken(RequestHeaders(1, request, end_stream=True))
-    fast_messages.quicken(ResponseHeaders(1, response))
-    fast_messages.quicken(ResponseHeaders(1, response))
-    fast_messages.quicken(RequestEndOfMessage(1))
-    assert fast_messages.Headers is type(request.headers)
-    assert fast_messages.Headers is type(response.headers)
+    fast_headers.quicken(RequestHeaders(1, request, end_stream=True))
+    fast_headers.quicken(ResponseHeaders(1, response))
+    fast_headers.quicken(ResponseHeaders(1, response))
+    fast_headers.quicken(RequestEndOfMessage(1))
+    assert fast_headers.Headers is type(request.headers)
+    assert fast_headers.Headers is type(response.headers)
 
 
 def test_trust(monkeypatch: pytest.MonkeyPatch) -> None:
     """Types are not checked while trusted, and checked again afterwards; under -O there is nothing to leave out."""
-    fast_messages.trust(on=True)
+    fast_headers.trust(on=True)
     tutils.treq(port="a port")
-    fast_messages.trust(on=False)
+    fast_headers.trust(on=False)
     with pytest.raises(TypeError):
         tutils.treq(port="a port")
-    monkeypatch.setattr(fast_messages, "_check", None)
-    fast_messages.trust(on=True)
+    monkeypatch.setattr(fast_headers, "_check", None)
+    fast_headers.trust(on=True)
     with pytest.raises(TypeError):
         tutils.treq(port="a port")

@@ -10,8 +10,8 @@ import pytest
 from mitmproxy.proxy.server import ConnectionHandler
 from mitmproxy.test import tflow
 
-from azure_openai_proxy import fast_reads
 from azure_openai_proxy.mitmproxy_patches import connections
+from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -21,7 +21,8 @@ from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy import fast_reads, fast_stream
+from azure_openai_proxy.mitmproxy_patches.fastpath import chunks as fast_chunks
+from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +38,7 @@ class Between:
         self.server, self.upstream, self.stream = (
             Http1Server(context.fork()),
             Http1Client(context.fork()),
-            fast_stream.Streaming(context.fork(), 1),
+            fast_chunks.Streaming(context.fork(), 1),
         )
         self.layer.connections = {context.client: self.server, context.server: self.upstream}
         self.stream.flow = flow = tflow.tflow(client_conn=context.client, server_conn=context.server, resp=True)
@@ -51,7 +52,7 @@ class Between:
         self.upstream.state = self.upstream.read_body
 
     def arm(self) -> Between:
-        fast_stream.arm(self.stream)
+        fast_chunks.arm(self.stream)
         return self
 
     def receive(self, data: bytes) -> list[object]:
@@ -164,7 +165,7 @@ async def test_not_now(between: Between, who: str) -> None:
 async def test_straight(between: Between) -> None:
     """Whole chunks need no layer: what nobody changes is written as it came, what is changed as if it had come through them."""
     between.arm()
-    straight = cast("fast_stream.Client", between.upstream).straight
+    straight = cast("fast_chunks.Client", between.upstream).straight
     assert b"2\r\nab\r\n" == straight(b"2\r\nab\r\n")
     between.response.stream = lambda data: [] if data == b"no" else [data.upper()]
     assert b"4\r\nABCD\r\n" == straight(b"2\r\nab\r\n002\r\ncd\r\n")
@@ -175,13 +176,13 @@ async def test_straight_without_chunks(between: Between) -> None:
     """A client that gets no chunks gets none."""
     del between.response.headers["transfer-encoding"]
     between.arm()
-    assert b"ab" == cast("fast_stream.Client", between.upstream).straight(b"2\r\nab\r\n")
+    assert b"ab" == cast("fast_chunks.Client", between.upstream).straight(b"2\r\nab\r\n")
 
 
 async def test_straight_and_stored(between: Between) -> None:
     """The flow keeps what went straight, too."""
     between.stream.context.options.update(store_streamed_bodies=True)
-    assert b"1\r\na\r\n" == cast("fast_stream.Client", between.arm().upstream).straight(b"1\r\na\r\n")
+    assert b"1\r\na\r\n" == cast("fast_chunks.Client", between.arm().upstream).straight(b"1\r\na\r\n")
     assert b"a" == bytes(between.stream.response_body_buf)
 
 
@@ -225,7 +226,7 @@ async def test_straight_through_tls(between: Between, upstream: str, client: str
     for layer in layers[-2:]:
         cast("Any", layer).tunnel_state = TunnelState.OPEN
     between.upstream.conn.tls, between.server.conn.tls = upstream != "plain", client != "plain"
-    armed = cast("fast_stream.Client", between.arm().upstream)
+    armed = cast("fast_chunks.Client", between.arm().upstream)
     if "unknown" in (upstream, client):
         assert [] == told
     else:
@@ -240,7 +241,7 @@ async def test_straight_through_tls(between: Between, upstream: str, client: str
 def test_unchunked(pieces: list[bytes]) -> None:
     """It reads chunks as h11 does, or leaves them to it."""
     data = b"".join(pieces)
-    body = fast_stream.unchunked(data)
+    body = fast_chunks.unchunked(data)
     if body is not None:
         reader, buffer = ChunkedReader(), ReceiveBuffer()
         buffer += data
@@ -252,7 +253,7 @@ def test_unchunked(pieces: list[bytes]) -> None:
 @pytest.mark.parametrize("data", [b"1\r\nabc", b"2\r\na", b"0\r\n\r\n", b"x", b"1\r\na\r\n1"])
 def test_not_whole(data: bytes) -> None:
     """Half a chunk, the last one and what is none are h11's."""
-    assert None is fast_stream.unchunked(data)
+    assert None is fast_chunks.unchunked(data)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=6), st.lists(st.integers(1, 30), max_size=8))
@@ -260,13 +261,13 @@ def test_not_whole(data: bytes) -> None:
 async def test_straight_or_not(between: Between, pieces: list[bytes], reads: list[int]) -> None:
     """However reads cut the chunks, and whichever of them go straight, the client gets the same body."""
     came = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-    upstream = cast("fast_stream.Client", between.arm().upstream)
+    upstream = cast("fast_chunks.Client", between.arm().upstream)
     written = b""
     for size in [*reads, len(came)]:
         data, came = came[:size], came[size:]
         out = upstream.straight(data) if data else b""
         written += b"".join(cast("list[bytes]", between.receive(data))) if out is None else out
-    assert b"".join(pieces) == fast_stream.unchunked(written)
+    assert b"".join(pieces) == fast_chunks.unchunked(written)
 
 
 async def test_armed_late(between: Between) -> None:
@@ -301,14 +302,14 @@ async def test_not_at_all(between: Between, what: str) -> None:
 async def test_joined(between: Between) -> None:
     """Writes to one peer are one; another peer, another command, or more than is worth copying comes between."""
     client, server = between.server.conn, between.upstream.conn
-    big = b"x" * fast_stream.SMALL
+    big = b"x" * fast_chunks.SMALL
     log = commands.Log("")
     sent = [(client, b"a"), (client, b"b"), (server, b"c"), None, (server, b"d"), (server, big), (server, b"e"), None, None, (client, b"f")]
     doing = (commands.SendData(*one) if one else log for one in sent)
-    joined: Any = fast_stream.joined(cast("Any", doing))
+    joined: Any = fast_chunks.joined(cast("Any", doing))
     found = [command if command is log else (command.connection, command.data) for command in joined]
     assert [(client, b"ab"), (server, b"c"), log, (server, b"d"), (server, big), (server, b"e"), log, log, (client, b"f")] == found
-    assert [log] == list(fast_stream.joined(cast("Any", iter([log]))))
+    assert [log] == list(fast_chunks.joined(cast("Any", iter([log]))))
 
 
 async def test_joined_until_it_fails(between: Between) -> None:
@@ -322,5 +323,5 @@ async def test_joined_until_it_fails(between: Between) -> None:
     for said in (True, False):
         found: list[bytes] = []
         with pytest.raises(ValueError, match=r"^$"):
-            found.extend(cast("commands.SendData", command).data for command in fast_stream.joined(failing()))
+            found.extend(cast("commands.SendData", command).data for command in fast_chunks.joined(failing()))
         assert ([b"a"] if said else []) == found

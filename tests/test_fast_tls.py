@@ -16,7 +16,7 @@ from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.test import taddons, tflow
 from OpenSSL import SSL
 
-from azure_openai_proxy import fast_tls
+from azure_openai_proxy.mitmproxy_patches.fastpath import tls as fast_tls
 from azure_simulator import tls as certificates
 
 if TYPE_CHECKING:

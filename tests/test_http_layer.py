@@ -25,8 +25,8 @@ from mitmproxy import http
 from mitmproxy.options import Options
 from mitmproxy.proxy.layers.http import HttpStream
 
-from azure_openai_proxy import fast_reads
 from azure_openai_proxy.mitmproxy_patches import connections, http1_server, http_stream, install
+from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
 from support import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:

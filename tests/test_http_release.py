@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
-from azure_openai_proxy import fast_messages
 from azure_openai_proxy.api import redaction
+from azure_openai_proxy.mitmproxy_patches.fastpath import headers as fast_headers
 from support import PATIENCE
 from test_http_layer import H2, LIMIT, MB, Proxy, Rules, Upstream, head
 
@@ -51,10 +51,10 @@ class Counting(Rules):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    fast_messages.trust(on=True)  # mitmproxy's check of a message's types leaves the whole stack in a reference cycle
+    fast_headers.trust(on=True)  # mitmproxy's check of a message's types leaves the whole stack in a reference cycle
     with Proxy(tmp_path_factory.mktemp("mitmproxy"), Counting()) as proxy:
         yield proxy
-    fast_messages.trust(on=False)
+    fast_headers.trust(on=False)
 
 
 @pytest.fixture

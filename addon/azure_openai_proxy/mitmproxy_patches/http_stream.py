@@ -27,8 +27,11 @@ from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
 from wsproto.extensions import PerMessageDeflate
 
-from azure_openai_proxy import fast_hooks, fast_messages, fast_reads, fast_stream, fast_tls
-
+from .fastpath import chunks as fast_chunks
+from .fastpath import headers as fast_headers
+from .fastpath import hooks as fast_hooks
+from .fastpath import reads as fast_reads
+from .fastpath import tls as fast_tls
 from .http1_server import Server, Unreadable
 from .http_upload import HELD, OverHttp1, Uploading
 from .interface import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules
@@ -64,7 +67,7 @@ def _nothing() -> CommandGenerator[None]:
     yield from ()
 
 
-class Stream(Uploading, Upgrading, fast_stream.Streaming):
+class Stream(Uploading, Upgrading, fast_chunks.Streaming):
     rules: Rules
     max_body: int | None = None
     large = False  # by mitmproxy's stream_large_bodies
@@ -77,7 +80,7 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """All that mitmproxy does with an event, but for the errors that it would send to the client."""
         if isinstance(event, (RequestHeaders, ResponseHeaders)) and self.shortcuts:
-            fast_messages.quicken(event)
+            fast_headers.quicken(event)
         if self.dropped:
             return  # the event waited for the end of the one before
         doing = self.dispatch(event)
@@ -224,7 +227,7 @@ class Stream(Uploading, Upgrading, fast_stream.Streaming):
     def start_response_stream(self) -> CommandGenerator[None]:
         yield from super().start_response_stream()
         if self.shortcuts:
-            fast_stream.arm(self)
+            fast_chunks.arm(self)
 
     @property
     def waiting(self) -> bool:
@@ -277,7 +280,7 @@ class Connection(HttpLayer):
         if isinstance(event, events.Start) and client.alpn != b"h2" and not is_h3_alpn(client.alpn):
             self.connections[client] = Server(self.context.fork(), self.rules)
         doing = cast("CommandGenerator[None]", super()._handle_event(event))
-        return fast_stream.joined(doing) if self.shortcuts else doing
+        return fast_chunks.joined(doing) if self.shortcuts else doing
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
         before = set(self.connections)
@@ -355,7 +358,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
 }
 
 
-HASTY = {**fast_hooks.KNOWN, **fast_messages.KNOWN, **fast_reads.KNOWN, **fast_stream.KNOWN, **fast_tls.KNOWN}
+HASTY = {**fast_hooks.KNOWN, **fast_headers.KNOWN, **fast_reads.KNOWN, **fast_chunks.KNOWN, **fast_tls.KNOWN}
 
 
 def compatible(known: Mapping[type, Mapping[str, str | None]] = KNOWN) -> str | None:

@@ -104,7 +104,7 @@ def lift_limit(client: connection.Client) -> None:
 def hand_over(client: connection.Client, connection: connection.Connection, rules: Rules) -> None:
     """Take the shorter way from this connection of that client's; for the `client_connected` and `server_connected` hooks."""
     if rules.shortcuts:
-        from azure_openai_proxy import fast_reads  # noqa: PLC0415 - see attach
+        from .fastpath import reads as fast_reads  # noqa: PLC0415 - see attach
 
         fast_reads.hand_over(client, connection)
 
@@ -112,10 +112,11 @@ def hand_over(client: connection.Client, connection: connection.Connection, rule
 def hasten(master: Master, *, on: bool) -> None:
     """Take the shorter ways through what all connections share, or mitmproxy's own again."""
     if hastens():
-        from azure_openai_proxy import fast_hooks, fast_messages  # noqa: PLC0415 - see attach
+        from .fastpath import headers as fast_headers
+        from .fastpath import hooks as fast_hooks  # noqa: PLC0415 - see attach
 
         (fast_hooks.shorten if on else fast_hooks.restore)(master.addons)
-        fast_messages.trust(on=on)
+        fast_headers.trust(on=on)
 
 
 def absolute_form(flow: http.HTTPFlow) -> bool:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, cast
 from mitmproxy.proxy import events
 from mitmproxy.proxy.server import ConnectionHandler, TimeoutWatchdog
 
-from .mitmproxy_patches import connections
+from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mitmproxy.connection import Client, Connection
 
-    from . import fast_tls
+    from . import tls as fast_tls
 
 __all__ = ["KNOWN", "Reader", "hand_over", "straight"]
 

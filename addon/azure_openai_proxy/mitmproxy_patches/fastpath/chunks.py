@@ -17,7 +17,8 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import HttpStream
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection, Http1Server
 
-from . import fast_reads, fast_tls
+from . import reads as fast_reads
+from . import tls as fast_tls
 
 if TYPE_CHECKING:
     from mitmproxy import http

@@ -1,0 +1,1 @@
+"""mitmproxy_patches/fastpath."""
