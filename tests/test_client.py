@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from azure_openai_proxy import client, truststore
+from azure_openai_proxy.cli import client_env, java_truststore
 
 
 def test_a_base_url() -> None:
     """Plain HTTP needs no CA."""
-    assert {"OPENAI_BASE_URL": "http://p:1/v1", "OPENAI_API_BASE": "http://p:1/v1"} == client.variables("base-url", "http://p:1", None)
+    assert {"OPENAI_BASE_URL": "http://p:1/v1", "OPENAI_API_BASE": "http://p:1/v1"} == client_env.variables("base-url", "http://p:1", None)
 
 
 def test_a_base_url_by_tls() -> None:
     """A proxy is not set, not for Java either."""
-    found = client.variables("base-url", "https://p:1", Path("/ca.pem"))
+    found = client_env.variables("base-url", "https://p:1", Path("/ca.pem"))
     assert "-Djavax.net.ssl.trustStore=/azure-openai-proxy-bundle.jks" == found["JAVA_TOOL_OPTIONS"]
     assert "HTTPS_PROXY" not in found
 
 
 def test_a_proxy() -> None:
     """Every client has its own names for the same."""
-    found = client.variables("proxy", "http://p:1", Path("/a b/ca.pem"))
+    found = client_env.variables("proxy", "http://p:1", Path("/a b/ca.pem"))
     assert {"http://p:1"} == {found[name] for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")}
     assert [
         *("-Dhttps.proxyHost=p", "-Dhttps.proxyPort=1", "-Dhttp.proxyHost=p", "-Dhttp.proxyPort=1"),
@@ -40,16 +40,16 @@ def test_bundle(system: bool, tmp_path: Path) -> None:
     """The system's certificates, where they are found, and the proxy's."""
     (tmp_path / "system.pem").write_text("SYSTEM")
     (tmp_path / "ca.pem").write_text("OURS")
-    path = client.bundle(tmp_path / "ca.pem", tmp_path / "system.pem" if system else None)
+    path = client_env.bundle(tmp_path / "ca.pem", tmp_path / "system.pem" if system else None)
     assert ("SYSTEM\nOURS" if system else "OURS") == path.read_text()
-    assert truststore.jks(path.read_text()) == (tmp_path / client.JAVA).read_bytes()
+    assert java_truststore.jks(path.read_text()) == (tmp_path / client_env.JAVA).read_bytes()
 
 
 def test_a_bundle_of_ours_is_not_taken_for_the_system_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`env` in a shell that has its values already gives the same again."""
-    (tmp_path / client.BUNDLE).write_text("OURS")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / client.BUNDLE))
-    assert tmp_path / client.BUNDLE != client.system_certificates()
+    (tmp_path / client_env.BUNDLE).write_text("OURS")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / client_env.BUNDLE))
+    assert tmp_path / client_env.BUNDLE != client_env.system_certificates()
 
 
 def test_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

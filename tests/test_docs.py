@@ -9,7 +9,7 @@ import pytest
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_specs import ProxyMode
 
-from azure_openai_proxy import client
+from azure_openai_proxy.cli import client_env
 from azure_openai_proxy.config import sources
 from support import ROOT
 
@@ -49,7 +49,7 @@ def test_every_mode_has_its_block() -> None:
 @pytest.mark.parametrize("line", CLIENTS)
 def test_the_client_s_command_exists(line: str) -> None:
     """With the options that are named."""
-    assert client._arguments(shlex.split(line)[1:]).command in ("env", "doctor")
+    assert client_env._arguments(shlex.split(line)[1:]).command in ("env", "doctor")
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\bdeploy/[\w./-]*\w", WAYS_IN + DEPLOY))))

@@ -4,8 +4,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from azure_openai_proxy import doctor
-from azure_openai_proxy.doctor import Finding, Setup
+from azure_openai_proxy.cli import doctor
+from azure_openai_proxy.cli.doctor import Finding, Setup
 
 
 def test_a_finding_is_a_line_and_its_remedy() -> None:

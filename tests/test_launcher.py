@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of libraries that mitmproxy's addons use
     from mitmproxy.tools import main as tools
 
-    from azure_openai_proxy import launcher
+    from azure_openai_proxy.cli import launcher
 
 ENDPOINT = {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}
 SCRIPT = ["-s", str(launcher.SCRIPT)]

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-from azure_openai_proxy.launcher import SCRIPT
+from azure_openai_proxy.cli.launcher import SCRIPT
 
 
 def test_loading_the_script_again_loads_the_package_anew() -> None:

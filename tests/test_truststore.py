@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azure_openai_proxy import truststore
+from azure_openai_proxy.cli import java_truststore
 from azure_simulator import tls
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ def test_java_reads_it(tmp_path: Path) -> None:
     """Each certificate is in it, unchanged, what stands between them is not, and the digest is right."""
     pems = [tls.make(tmp_path, ["localhost"])[0].read_text() for _ in range(2)]
     store = tmp_path / "store"
-    store.write_bytes(truststore.jks("# The first\n" + "# The second\n".join(pems)))
+    store.write_bytes(java_truststore.jks("# The first\n" + "# The second\n".join(pems)))
 
     done = subprocess.run(
-        ["keytool", "-list", "-rfc", "-keystore", str(store), "-storepass", truststore.PASSWORD],
+        ["keytool", "-list", "-rfc", "-keystore", str(store), "-storepass", java_truststore.PASSWORD],
         capture_output=True,
         text=True,
         check=False,
@@ -32,11 +32,11 @@ def test_java_reads_it(tmp_path: Path) -> None:
 
     assert 0 == done.returncode, done.stdout
     assert [ssl.PEM_cert_to_DER_cert(pem) for pem in pems] == [
-        ssl.PEM_cert_to_DER_cert(found) for found in truststore.PEM.findall(done.stdout)
+        ssl.PEM_cert_to_DER_cert(found) for found in java_truststore.PEM.findall(done.stdout)
     ]
 
 
 def test_nobody() -> None:
     """A store of no certificates is a head and a digest."""
-    assert 12 + 20 == len(truststore.jks(""))
-    assert bytes.fromhex("feedfeed 00000002 00000000") == truststore.jks("")[:12]
+    assert 12 + 20 == len(java_truststore.jks(""))
+    assert bytes.fromhex("feedfeed 00000002 00000000") == java_truststore.jks("")[:12]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from azure_openai_proxy import client
+from azure_openai_proxy.cli import client_env
 from curl import Curl
 from support import PATIENCE
 
@@ -37,7 +37,7 @@ class Done(NamedTuple):
 def run(*arguments: str, **env: str) -> Done:
     """`azure-openai-proxy ARGUMENTS`, in this environment alone."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        code = client.main(arguments, env)
+        code = client_env.main(arguments, env)
     return Done(code, out.getvalue(), err.getvalue())
 
 
@@ -135,7 +135,7 @@ def test_what_is_printed_is_safe_to_evaluate(text: str, shell: str, tmp_path: Pa
         env = read_back(shell, printed.stdout, tmp_path / "empty")
         assert at + ("/v1" if way == "base-url" else "") == env[name]
         assert way == "base-url" or str(folder / "ca.pem") == env["NODE_EXTRA_CA_CERTS"]
-        assert way == "base-url" or str(folder / client.JAVA) in shlex.split(env["JAVA_TOOL_OPTIONS"])[-1]
+        assert way == "base-url" or str(folder / client_env.JAVA) in shlex.split(env["JAVA_TOOL_OPTIONS"])[-1]
         assert env.keys() <= {*evaluated(printed.stdout), "PATH", "LANG", "HOME", "SCRIPT", "PWD", "OLDPWD", "SHLVL", "_"}
 
     assert [] == list((tmp_path / "empty").iterdir())

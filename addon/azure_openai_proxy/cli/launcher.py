@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 from mitmproxy.options import CONF_DIR, Options
 from mitmproxy.tools import main as tools
 
-from . import client
-from .config import runtime, sources
-from .config.settings import resolve
-from .errors import SettingsError
+from azure_openai_proxy.config import runtime, sources
+from azure_openai_proxy.config.settings import resolve
+from azure_openai_proxy.errors import SettingsError
+
+from . import client_env
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["SCRIPT", "arguments", "main"]
 
-SCRIPT = Path(__file__).resolve().parent.parent / "azure_openai.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "azure_openai.py"
 """What mitmproxy loads: beside the package in the repository and in site-packages alike."""
 
 TOOLS = {"--web": "mitmweb", "--console": "mitmproxy"}
@@ -64,7 +65,7 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
 def main() -> int | None:
     user = sys.argv[1:]
     if user[:1] in (["env"], ["doctor"]):  # the client's side
-        return client.main(user)
+        return client_env.main(user)
     tool = next((TOOLS[argument] for argument in user if argument in TOOLS), "mitmdump")
     user = [argument for argument in user if argument not in TOOLS]
     if ONLY_TELLS.isdisjoint(user):

@@ -17,8 +17,9 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import doctor, truststore
-from .formats import quoting
+from azure_openai_proxy.formats import quoting
+
+from . import doctor, java_truststore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ def bundle(ca: Path, system: Path | None) -> Path:
     path = ca.with_name(BUNDLE)
     text = "\n".join(file.read_text(encoding="utf-8") for file in (system, ca) if file)
     path.write_text(text, encoding="utf-8")
-    ca.with_name(JAVA).write_bytes(truststore.jks(text))
+    ca.with_name(JAVA).write_bytes(java_truststore.jks(text))
     return path
 
 

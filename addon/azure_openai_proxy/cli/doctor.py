@@ -14,7 +14,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from .formats import quoting
+from azure_openai_proxy.formats import quoting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
