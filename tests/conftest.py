@@ -9,7 +9,7 @@ import pytest
 from mitmproxy.certs import CertStore
 
 from azure_simulator import Simulator
-from support import Decoy, Mitmdump
+from support.processes import Decoy, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

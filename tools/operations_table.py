@@ -27,7 +27,7 @@ BEGIN, END = "<!-- operations: made by tools/operations_table.py -->\n", "<!-- o
 _INTRODUCTION = """\
 # What becomes of each operation
 
-Made by `tools/operations_table.py` from `addon/azure_openai_proxy/endpoints.py`, the table that the proxy itself goes by.
+Made by `tools/operations_table.py` from `addon/azure_openai_proxy/api/endpoints.py`, the table that the proxy itself goes by.
 
 `*` stands for every method, `/**` for a path and all below it, `{...}` for one segment; an exact segment beats `{...}`, and both
 beat `/**`. Each path is taken with and without `/v1`.

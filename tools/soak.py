@@ -27,7 +27,7 @@ import steady
 from mitmproxy.certs import CertStore
 
 from azure_simulator import Cut, Delay, Fault, Simulator, reshape, status
-from support import Mitmdump
+from support.processes import Mitmdump
 
 CLIENTS = 64
 PAUSE = 0.2  # seconds between two requests of one client

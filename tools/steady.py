@@ -26,7 +26,7 @@ from mitmproxy.certs import CertStore
 from websockets.asyncio.client import connect
 
 from azure_simulator import Delay, Simulator
-from support import Mitmdump
+from support.processes import Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence

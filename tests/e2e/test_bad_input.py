@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from support import PATIENCE
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 LIMIT = 10_000
 GOOD = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}).encode()

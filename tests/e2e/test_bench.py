@@ -18,7 +18,7 @@ from bench import growth, held, looks, many, targets
 from bench.session import Bench
 from mitmproxy import contentviews
 
-from support import MITMDUMP, PATIENCE, ROOT
+from support.processes import MITMDUMP, PATIENCE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

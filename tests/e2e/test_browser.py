@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from browser import CHROMIUM, Browser, browser
-from shell import installed
-from support import PATIENCE
+from support.browser import CHROMIUM, Browser, browser
+from support.processes import PATIENCE
+from support.shell import installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Decoy
+    from support.processes import Decoy
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser import CHROMIUM, Browser, browser
+from support.browser import CHROMIUM, Browser, browser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 

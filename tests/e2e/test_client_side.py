@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from azure_openai_proxy.cli import client_env
-from curl import Curl
-from support import PATIENCE
+from support.curl import Curl
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 MAPPER: dict[str, Any] = {"azure_openai_model_mapper": "gpt-4o=gpt-4o"}
 

@@ -17,18 +17,17 @@ import pytest
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-import openapi
-import operations
 from azure_simulator import Simulator, forms
-from support import PATIENCE
+from support import openapi, operations
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from azure_simulator import Received
     from conftest import Proxies
-    from operations import Row
-    from support import Mitmdump
+    from support.operations import Row
+    from support.processes import Mitmdump
 
 # OpenAI's name for what each family of operations runs on, and what is deployed for it. The first that fits counts.
 MODELS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
-from console import TMUX, console
+from support.console import TMUX, console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
     from azure_simulator import Simulator
-    from console import Console
+    from support.console import Console
 
 pytestmark = pytest.mark.skipif(TMUX is None, reason="no tmux: `apt-get install tmux` brings it")
 

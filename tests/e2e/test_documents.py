@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from azure_simulator import tls
-from curl import Curl
-from network import needs
-from shell import installed
-from support import MITMDUMP, PATIENCE, ROOT, Mitmdump
-from world import World, captured, confined, no_cgroup, no_tun, world
+from support.curl import Curl
+from support.network import needs
+from support.processes import MITMDUMP, PATIENCE, ROOT, Mitmdump
+from support.shell import installed
+from support.world import World, captured, confined, no_cgroup, no_tun, world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

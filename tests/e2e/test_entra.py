@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from azure_simulator import Simulator
-from support import PATIENCE, Mitmdump
+from support.processes import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
     from pathlib import Path

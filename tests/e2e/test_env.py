@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shell import installed
-from support import PATIENCE, ROOT
+from support.processes import PATIENCE, ROOT
+from support.shell import installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Decoy, Mitmdump
+    from support.processes import Decoy, Mitmdump
 
 CLIENTS = ROOT / "tests" / "clients"
 MODULES = ROOT / ".venv-node" / "node_modules"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from support import PATIENCE, SCRIPT, Mitmdump, only_http2
+from support.processes import PATIENCE, SCRIPT, Mitmdump, only_http2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

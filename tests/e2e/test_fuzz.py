@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import operations
-from raw import Raw
+from support import operations
+from support.raw import Raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 fuzzed = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 

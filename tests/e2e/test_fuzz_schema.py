@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import operations
+from support import operations
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator

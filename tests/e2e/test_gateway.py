@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from azure_simulator import Cut, refusals, reshape
-from support import PATIENCE
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from azure_simulator import Fault, Simulator
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 ORIGIN = "https://page.example"

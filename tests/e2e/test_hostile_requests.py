@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import hostile_requests as hostile
-import operations
-from hostile_requests import KEY, Case
+from support import hostile_requests as hostile
+from support import operations
+from support.hostile_requests import KEY, Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 ROWS = [row for row in operations.rows() if row.by == "azure"]
 JSON = (b"content-type", b"application/json")

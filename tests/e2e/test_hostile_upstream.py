@@ -14,13 +14,13 @@ import httpx
 import pytest
 from mitmproxy.net import encoding as encodings
 
-from hostile import Upstream
-from support import PATIENCE, Mitmdump
+from support.hostile import Upstream
+from support.processes import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support import Decoy
+    from support.processes import Decoy
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 OK = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}]}'

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from azure_simulator import Gate
-from support import PATIENCE, ROOT
+from support.processes import PATIENCE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

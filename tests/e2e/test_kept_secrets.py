@@ -13,14 +13,14 @@ from flows import of_each_kind
 from websockets.sync.client import connect
 
 from azure_simulator import Cut, others, refusals
-from mitmweb import Web, mitmweb
-from support import PATIENCE
+from support.mitmweb import Web, mitmweb
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from azure_simulator import Simulator
-    from support import Decoy
+    from support.processes import Decoy
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # the SDK does not
 

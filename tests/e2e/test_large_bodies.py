@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from sink import MB, Sink, pattern
-from support import PATIENCE, only_http2
+from support.processes import PATIENCE, only_http2
+from support.sink import MB, Sink, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 LARGE = 200 * MB
 BOUND = 40 * MB

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from azure_simulator import Gate
-from support import PATIENCE, Mitmdump
+from support.processes import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

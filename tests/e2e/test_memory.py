@@ -15,10 +15,10 @@ import pytest
 
 from e2e.test_large_bodies import Memory, client
 from e2e.test_websockets import bearer, dial, heard
-from sink import MB, Sink, pattern
-from support import PATIENCE
-from test_decompress import zstd
-from test_http_websocket import bomb, frame, reason
+from support.processes import PATIENCE
+from support.sink import MB, Sink, pattern
+from unit.formats.test_compression import zstd
+from unit.mitmproxy_patches.test_websocket import bomb, frame, reason
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator

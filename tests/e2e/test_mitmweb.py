@@ -12,15 +12,15 @@ import pytest
 from flows import of_each_kind
 
 from azure_simulator import Delay, Gate
-from mitmweb import Web, mitmweb
-from support import PATIENCE
+from support.mitmweb import Web, mitmweb
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from azure_simulator import Simulator
-    from support import Decoy, Mitmdump
+    from support.processes import Decoy, Mitmdump
 
 KEY = "k-configured-by-the-owner-0123"
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one two three"}]

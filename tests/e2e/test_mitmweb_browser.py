@@ -16,8 +16,8 @@ import openai
 import pytest
 from flows import of_each_kind
 
-from mitmweb import mitmweb
-from support import PATIENCE
+from support.mitmweb import mitmweb
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
     from azure_simulator import Simulator
-    from mitmweb import Web
-    from support import Decoy
+    from support.mitmweb import Web
+    from support.processes import Decoy
 
 CHROMIUM = shutil.which("chromium")
 PICTURES = os.environ.get("SCREENSHOTS")

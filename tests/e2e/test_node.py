@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from azure_simulator.binary import BYTES
-from support import PATIENCE, ROOT
+from support.processes import PATIENCE, ROOT
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator

@@ -13,12 +13,12 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from support import PATIENCE, only_http2
+from support.processes import PATIENCE, only_http2
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 CHAT = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]})
 EVIL = "https://evil.example"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from azure_simulator import errors
-from support import PATIENCE
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

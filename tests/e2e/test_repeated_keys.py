@@ -12,15 +12,15 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from hostile import Upstream
-from raw import Raw
-from support import PATIENCE, Mitmdump
+from support.hostile import Upstream
+from support.processes import PATIENCE, Mitmdump
+from support.raw import Raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from support import Decoy
+    from support.processes import Decoy
 
 KEY = "the+owner/s-key=0123456789abcdef"
 ENCODED = [base64.b64encode(b"x" * before + KEY.encode())[4:-4] for before in range(3)]

@@ -10,12 +10,12 @@ import openai
 import pytest
 
 from azure_simulator import Delay, Simulator
-from support import PATIENCE, Mitmdump
+from support.processes import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support import Decoy
+    from support.processes import Decoy
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # the SDK does not
 

@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 
 from azure_simulator import Cut, Gate, Simulator, content_filter, reshape, status
 from azure_simulator.answers import json_answer, typed_answer
-from support import PATIENCE, Mitmdump, only_http2
+from support.processes import PATIENCE, Mitmdump, only_http2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,8 +17,8 @@ from h2.events import ConnectionTerminated, ResponseReceived, StreamReset
 
 from azure_simulator import Simulator, refusals
 from azure_simulator.answers import Answer
-from curl import Curl
-from support import PATIENCE, Decoy, Mitmdump
+from support.curl import Curl
+from support.processes import PATIENCE, Decoy, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

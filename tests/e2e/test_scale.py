@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asking import H1, H2, serves
 from azure_simulator import Gate
-from curl import Curl, events
-from support import PATIENCE, ROOT
+from support.asking import H1, H2, serves
+from support.curl import Curl, events
+from support.processes import PATIENCE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from azure_simulator.embeddings import vector
-from support import PATIENCE, ROOT
+from support.processes import PATIENCE, ROOT
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Decoy, Mitmdump
+    from support.processes import Decoy, Mitmdump
 
 CLIENTS = ROOT / "tests" / "clients"
 

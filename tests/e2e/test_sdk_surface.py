@@ -14,9 +14,8 @@ from openai._legacy_response import HttpxBinaryResponseContent
 from openai._resource import SyncAPIResource
 from openai.pagination import SyncCursorPage
 
-import arguments
-import operations
-from support import PATIENCE
+from support import arguments, operations
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,14 +9,14 @@ import httpx
 import pytest
 
 from azure_simulator import Cut, refusals, reshape
-from support import PATIENCE
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from azure_simulator import Fault, Simulator
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 VERBOSITIES = {
     "quiet": ["-q"],

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from azure_simulator import Simulator
-from support import MITMDUMP, PATIENCE, ROOT, SCRIPT, Mitmdump
+from support.processes import MITMDUMP, PATIENCE, ROOT, SCRIPT, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -102,7 +102,7 @@ def test_a_file_of_others_ends_the_start(
     if owner is not None:
         os.chown(file, owner, -1)
     program, scripts, _ = COMMANDS[command]
-    env = {"AZURE_OPENAI_ENDPOINT": ENDPOINT, "PYTHONPATH": f"{ROOT / 'addon'}:{ROOT / 'tests' / 'recorder'}"}
+    env = {"AZURE_OPENAI_ENDPOINT": ENDPOINT, "PYTHONPATH": f"{ROOT / 'addon'}:{ROOT / 'tests' / 'support' / 'recorder'}"}
 
     started = mitmdump(env, command=program, scripts=scripts).launch()
 
@@ -195,7 +195,7 @@ def test_the_start_tells_what_is_in_force(mitmdump: Callable[..., Mitmdump]) -> 
 
 COMMANDS = {
     "the script": ([MITMDUMP], [SCRIPT], False),
-    "the command": ([sys.executable, "-m", "azure_openai_proxy.launcher"], [], True),
+    "the command": ([sys.executable, "-m", "azure_openai_proxy.cli.launcher"], [], True),
 }
 
 
@@ -208,7 +208,7 @@ def test_it_listens_where_it_is_told(
     env = {
         "AZURE_OPENAI_ENDPOINT": azure.http_url,
         "AZURE_OPENAI_PROXY_ADDRESS": f"127.0.0.1:{port}",
-        "PYTHONPATH": f"{ROOT / 'addon'}:{ROOT / 'tests' / 'recorder'}",
+        "PYTHONPATH": f"{ROOT / 'addon'}:{ROOT / 'tests' / 'support' / 'recorder'}",
     }
     options = {"listen_host": None, "listen_port": None}
     if not from_the_beginning:

@@ -13,14 +13,14 @@ import openai
 import pytest
 
 from azure_simulator import Cut, Gate, reshape
-from support import PATIENCE, only_http2
+from support.processes import PATIENCE, only_http2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from azure_simulator import Fault, Simulator
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 CHAT = {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "one two three"}]}
 WAYS = ["http", "https", "h2", "HTTPS_PROXY"]

@@ -10,7 +10,7 @@ import pytest
 
 from azure_simulator import Gate
 from azure_simulator.binary import BYTES, JSONL
-from support import PATIENCE
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,16 +11,16 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from hostile import Upstream
-from mitmweb import mitmweb
-from support import PATIENCE
+from support.hostile import Upstream
+from support.mitmweb import mitmweb
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Decoy
+    from support.processes import Decoy
 
 ESCAPE = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202e"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")

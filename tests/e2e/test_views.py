@@ -12,9 +12,9 @@ from websockets.sync.client import connect
 from azure_openai_proxy.api import operation as operations
 from azure_simulator import others
 from azure_simulator.operations import OPERATIONS
-from mitmweb import mitmweb
-from support import PATIENCE
-from test_azure_surface import SAMPLES, UPLOAD, Sample, case, place
+from support.mitmweb import mitmweb
+from support.processes import PATIENCE
+from unit.api.test_azure_surface import SAMPLES, UPLOAD, Sample, case, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from azure_simulator import Simulator
     from azure_simulator.calls import Operation
-    from mitmweb import Web
-    from support import Decoy
+    from support.mitmweb import Web
+    from support.processes import Decoy
 
 # What a person looks for in answers that are put together. All others are shown as what they are: JSON.
 PUT_TOGETHER = {

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asking import H1, H2, OPENAI, keeps_its_certificate, serves
 from azure_simulator import tls
-from curl import Curl
-from support import Mitmdump
+from support.asking import H1, H2, OPENAI, keeps_its_certificate, serves
+from support.curl import Curl
+from support.processes import Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Decoy
+    from support.processes import Decoy
 
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asking import H1, H2, OPENAI, keeps_its_certificate, serves
 from azure_simulator import Simulator
-from curl import Curl
-from network import Family, Network, needs, run
-from support import MITMDUMP, ROOT, Mitmdump
-from world import World, captured, confined, no_cgroup, no_tun, world
+from support.asking import H1, H2, OPENAI, keeps_its_certificate, serves
+from support.curl import Curl
+from support.network import Family, Network, needs, run
+from support.processes import MITMDUMP, ROOT, Mitmdump
+from support.world import World, captured, confined, no_cgroup, no_tun, world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

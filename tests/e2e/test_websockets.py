@@ -12,12 +12,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from support import PATIENCE
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator
     from conftest import Proxies
-    from support import Mitmdump
+    from support.processes import Mitmdump
 
 WAYS = ["ws", "wss", "CONNECT"]
 MAPPER = "rt=gpt-realtime,chat=gpt-4o"

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from support import PATIENCE
+from support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator

@@ -1,8 +1,8 @@
 """The client's side: `azure-openai-proxy env` prints what a client must set, ready for `eval`; `azure-openai-proxy doctor` tries it.
 
 What `env` prints is safe to evaluate, whatever its arguments and the paths hold: values are quoted, and those with control characters
-are refused. Nothing here needs mitmproxy: with this file, `doctor.py` and `truststore.py` alone, `python -m azure_openai_proxy.client`
-works where the client is.
+are refused. Nothing here needs mitmproxy: with this file, `doctor.py` and `java_truststore.py` alone,
+`python -m azure_openai_proxy.cli.client_env` works where the client is.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ def _body(request: http.Request, asked: flow_metadata.Asked) -> str:
     if not asked.splice:
         return f"the client's, byte for byte, {readable_text.size(len(content))}" if content else ""
     now = content[asked.splice.start : len(content) - asked.splice.tail]
-    return f"{_text(asked.splice.old)} → {_text(now)} at byte {asked.splice.start}, the rest of {readable_text.size(len(content))} the client's"
+    rest = f"the rest of {readable_text.size(len(content))} the client's"
+    return f"{_text(asked.splice.old)} → {_text(now)} at byte {asked.splice.start}, {rest}"
 
 
 def _text(piece: bytes) -> str:

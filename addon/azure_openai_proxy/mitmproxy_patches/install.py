@@ -112,7 +112,7 @@ def hand_over(client: connection.Client, connection: connection.Connection, rule
 def hasten(master: Master, *, on: bool) -> None:
     """Take the shorter ways through what all connections share, or mitmproxy's own again."""
     if hastens():
-        from .fastpath import headers as fast_headers
+        from .fastpath import headers as fast_headers  # noqa: PLC0415 - see attach
         from .fastpath import hooks as fast_hooks  # noqa: PLC0415 - see attach
 
         (fast_hooks.shorten if on else fast_hooks.restore)(master.addons)

@@ -1,0 +1,1 @@
+"""What tests share: processes under test, clients, raw sockets, samples."""

@@ -1,0 +1,58 @@
+"""What docs/ tells people to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from mitmproxy.options import Options
+from mitmproxy.proxy.mode_specs import ProxyMode
+
+from azure_openai_proxy.cli import client_env
+from azure_openai_proxy.config import sources
+from support.processes import ROOT
+
+WAYS_IN = (ROOT / "docs" / "ways-in.md").read_text()
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
+
+
+def blocks(text: str) -> list[str]:
+    """The lines of the blocks for a shell, those that go on over several as one."""
+    found = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in found for line in block.replace("\\\n", " ").splitlines()]
+    return [
+        line.replace('"$(command -v azure-openai-proxy)"', "azure-openai-proxy") for line in lines
+    ]  # for sudo, which has a path of its own
+
+
+STARTS = [line for line in blocks(WAYS_IN) if re.match(r"(sudo -E )?azure-openai-proxy\b", line)]
+CLIENTS = re.findall(r"azure-openai-proxy (?:env|doctor)[^)`\"]*", "\n".join(blocks(WAYS_IN)))
+
+
+@pytest.mark.parametrize("line", STARTS)
+def test_the_command_is_one_of_mitmproxy_s(line: str) -> None:
+    """Its modes and options exist."""
+    arguments = shlex.split(line, comments=True)
+    arguments = arguments[arguments.index("azure-openai-proxy") + 1 :]
+    given = sources.command_line(arguments, Options())
+    assert given.names or not arguments
+    assert all(ProxyMode.parse(mode) for mode in given.modes)
+
+
+def test_every_mode_has_its_block() -> None:
+    """Each of those that an OpenAI client can come by."""
+    modes = {ProxyMode.parse(found).type_name for found in re.findall(r"--mode (\S+)", "\n".join(STARTS))}
+    assert {"reverse", "socks5", "transparent", "wireguard", "local", "upstream"} == modes
+
+
+@pytest.mark.parametrize("line", CLIENTS)
+def test_the_client_s_command_exists(line: str) -> None:
+    """With the options that are named."""
+    assert client_env._arguments(shlex.split(line)[1:]).command in ("env", "doctor")
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\bdeploy/[\w./-]*\w", WAYS_IN + DEPLOY))))
+def test_the_file_is_there(path: str) -> None:
+    """Nobody is sent to a file that is none."""
+    assert (ROOT / path).exists()

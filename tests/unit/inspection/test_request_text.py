@@ -1,0 +1,55 @@
+"""Requests as conversations: of every kind, and of any bytes whatever."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from azure_openai_proxy.inspection.request_text import conversation
+from support.samples import REQUESTS
+
+
+@pytest.mark.parametrize(("content_type", "body", "looked_for"), REQUESTS.values(), ids=REQUESTS)
+def test_a_person_finds_what_was_said(content_type: str, body: bytes, looked_for: list[str]) -> None:
+    """Every kind of request shows what a person looks for."""
+    shown = conversation(body, content_type)
+    assert [] == [text for text in looked_for if text not in shown]
+
+
+def test_a_huge_text_is_cut() -> None:
+    """Nobody reads a megabyte, and no browser shows it fast."""
+    shown = conversation(b'{"messages":[' + b",".join([b'{"role":"user","content":"%s"}' % (b"x" * 100_000)] * 60) + b"]}")
+    assert "… 80,000 more characters" in shown
+    assert shown.endswith("… and more, which is not shown")
+    assert len(shown) < 1_000_000
+
+
+def test_half_an_emoji_is_shown_as_a_question_mark() -> None:
+    """What is shown can be written in UTF-8, whatever the body holds."""
+    assert "── user\n?!" in conversation(rb'{"messages":[{"role":"user","content":"\ud83d!"}]}')
+
+
+def test_nothing_is_asked() -> None:
+    """An object without members is shown as one."""
+    assert "{}" == conversation(b"{}").strip()
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A sample cut, with pieces moved, doubled or overwritten."""
+    content_type, body, _ = draw(st.sampled_from([*REQUESTS.values()]).filter(lambda sample: len(sample[1]) < 20_000))
+    changed = bytearray(body[: draw(st.integers(0, len(body)))] if draw(st.booleans()) else body)
+    for _ in range(draw(st.integers(0, 6))):
+        at, until = sorted((draw(st.integers(0, len(changed))), draw(st.integers(0, len(changed)))))
+        new = draw(st.sampled_from([b"", b'"', b"{", b"[]", b"null", b"3", b"\xff", b"\\u", b"\r\n", bytes(changed[at:until]) * 2]))
+        changed[at : min(until, at + 30)] = new
+    return draw(st.sampled_from([content_type, "", "multipart/form-data; boundary=XX"])), bytes(changed)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(mutated())
+def test_no_body_is_too_broken(sample: tuple[str, bytes]) -> None:
+    """A thousand mutated and truncated bodies, as many as of answers, give a text that can be written."""
+    content_type, body = sample
+    assert isinstance(conversation(body, content_type).encode(), bytes)

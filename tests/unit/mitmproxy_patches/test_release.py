@@ -1,0 +1,132 @@
+"""A flow that is over is freed at once, without Python's collector of reference cycles."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
+
+from azure_openai_proxy.api import redaction
+from azure_openai_proxy.mitmproxy_patches.fastpath import headers as fast_headers
+from support.processes import PATIENCE
+from unit.mitmproxy_patches.test_install import H2, LIMIT, MB, Proxy, Rules, Upstream, head
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from mitmproxy import http
+
+BODY = b"x" * 1000
+
+
+class Counting(Rules):
+    """`freed` is released for every flow that is gone, and for every request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.freed = threading.Semaphore(0)
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        super().requestheaders(flow)
+        weakref.finalize(flow, self.freed.release)
+        weakref.finalize(flow.request, self.freed.release)
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        super().request(flow)
+        self.requests.clear()
+
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
+        return redaction.shown(flow.request, redaction.Hidden())
+
+    def gone(self, flows: int = 1) -> bool:
+        return all(self.freed.acquire(timeout=PATIENCE) for _ in range(2 * flows))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    fast_headers.trust(on=True)  # mitmproxy's check of a message's types leaves the whole stack in a reference cycle
+    with Proxy(tmp_path_factory.mktemp("mitmproxy"), Counting()) as proxy:
+        yield proxy
+    fast_headers.trust(on=False)
+
+
+@pytest.fixture
+def rules(shared: Proxy) -> Iterator[Counting]:
+    assert isinstance(shared.rules, Counting)
+    gc.collect()
+    gc.disable()
+    yield shared.rules
+    gc.enable()
+
+
+def answers(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+
+SENT = {
+    "answered here": head("POST /echo HTTP/1.1", f"Content-Length: {len(BODY)}") + BODY,
+    "answered early": head("POST /early HTTP/1.1", f"Content-Length: {len(BODY)}") + BODY,
+    "too large": head("POST /echo HTTP/1.1", f"Content-Length: {LIMIT + 1}") + MB + b"x",
+    "no way upstream": head("POST /up/9 HTTP/1.1", f"Content-Length: {len(BODY)}") + BODY,
+    "the last one": head("POST /echo HTTP/1.1", "Connection: close", f"Content-Length: {len(BODY)}") + BODY,
+    "bad chunks": head("POST /echo HTTP/1.1", "Transfer-Encoding: chunked") + b"zz\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", SENT.values(), ids=SENT.keys())
+def test_a_flow_that_is_over(shared: Proxy, rules: Counting, sent: bytes) -> None:
+    """While its connection lives."""
+    with shared.dial() as client:
+        client.ask(sent)
+        assert rules.gone()
+
+
+@pytest.mark.parametrize("path", ["/up/{}", "/up/{}/streamed"])
+def test_a_flow_that_upstream_answered(shared: Proxy, rules: Counting, path: str) -> None:
+    """Its body was held or went on; neither connection keeps it."""
+    with Upstream(answers, BODY) as upstream, shared.dial() as client:
+        client.ask(head(f"POST {path.format(upstream.port)} HTTP/1.1", f"Content-Length: {len(BODY)}"), BODY)
+        assert rules.gone()
+
+
+def test_flows_of_one_http2_connection(shared: Proxy, rules: Counting) -> None:
+    """Each has a connection of its own upstream."""
+    with Upstream(answers) as upstream, H2(shared) as client:
+        for _ in range(3):
+            stream = client.open(f"/up/{upstream.port}", end=False)
+            client.body(stream, BODY)
+            assert 200 == client.answer(stream)[0]
+        assert rules.gone(3)
+
+
+@pytest.mark.parametrize("path", ["/echo", "/early"])
+def test_a_client_that_leaves(shared: Proxy, rules: Counting, path: str) -> None:
+    """In the middle of its body."""
+    with shared.dial() as client:
+        client.send(head(f"POST {path} HTTP/1.1", f"Content-Length: {len(BODY)}"), BODY[1:])
+    assert rules.gone()
+
+
+def test_a_websocket(shared: Proxy, rules: Counting) -> None:
+    """With its messages, when it is closed."""
+
+    def echo(connection: ServerConnection) -> None:
+        for message in connection:
+            connection.send(message)
+
+    with serve(echo, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with connect(f"ws://127.0.0.1:{shared.port}/up/{server.socket.getsockname()[1]}", proxy=None) as client:
+            client.send("hello")
+            assert "hello" == client.recv(PATIENCE)
+        with pytest.raises(ConnectionClosed):
+            client.recv(PATIENCE)
+        assert rules.gone()
+        server.shutdown()
