@@ -83,8 +83,9 @@ WAYS = (
 ELSEWHERE = {
     "README: Azure OpenAI Proxy 1": "test_the_demo, and whatever runs this",
     "deploy: A container 1": "test_image.py builds it and runs it",
-    "deploy: A container 2": "test_image.py",
-    "deploy: A container 3": "test_deploy.py reads the file: there is no daemon",
+    "deploy: A container 2": "test_image.py mounts one",
+    "deploy: A container 3": "test_image.py",
+    "deploy: A container 4": "test_deploy.py reads the file: there is no daemon",
     "deploy: systemd 1": "test_deploy.py has systemd read the unit: it did not start this machine",
     "deploy: Kubernetes 1": "test_deploy.py has the schemas read the manifests: there is no cluster",
 }

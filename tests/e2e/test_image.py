@@ -81,14 +81,14 @@ class Containers:
         run("buildah", *self._storage, "build", *options, *arguments, "-f", str(ROOT / "deploy/Containerfile"), "-t", IMAGE, str(ROOT))
 
     @contextmanager
-    def running(self, port: int, **env: str) -> Iterator[str]:
+    def running(self, port: int, *mounts: str, **env: str) -> Iterator[str]:
         """A container as the documentation runs it: its name."""
         variables = [part for name, value in env.items() for part in ("-e", f"{name}={value}")]
         hardened = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges")
         limits = ("--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096")
         name = f"proxy-{port}"
         address = f"AZURE_OPENAI_PROXY_ADDRESS=127.0.0.1:{port}"
-        volume = ("-v", f"azure-openai-proxy-ca:{STATE}")
+        volume = ("-v", f"azure-openai-proxy-ca:{STATE}", *(part for mount in mounts for part in ("-v", mount)))
         self.podman("run", "-d", "--name", name, "--network", "host", *hardened, *volume, *limits, "-e", address, *variables, IMAGE)
         try:
             follow = subprocess.Popen(
@@ -122,6 +122,18 @@ def port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         free: int = probe.getsockname()[1]
         return free
+
+
+def test_a_mounted_configuration_is_read(containers: Containers, port: int, azure: Simulator, tmp_path: Path) -> None:
+    """A file that belongs to root, named by the variable, is in force."""
+    file = tmp_path / "mitm_config.yaml"
+    file.write_text(f"azure_openai_endpoint: {azure.http_url}\nazure_openai_model_mapper: mine=gpt-4o\n")
+    mount = f"{file}:/etc/mitm_config.yaml:ro"
+    with containers.running(port, mount, AZURE_OPENAI_CONFIG="/etc/mitm_config.yaml", AZURE_OPENAI_TOKEN=azure.key):
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/v1/chat/completions", json=CHAT | {"model": "mine"}, timeout=PATIENCE, trust_env=False
+        )
+        assert (200, "You said: hello") == (answer.status_code, answer.json()["choices"][0]["message"]["content"])
 
 
 def test_the_original_s_variables_are_enough(containers: Containers, port: int, azure: Simulator) -> None:
