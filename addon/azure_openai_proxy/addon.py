@@ -15,6 +15,8 @@ from mitmproxy import ctx, http
 from . import errors
 from .api import local_responses, request_compression
 from .config import runtime, settings
+from .egress.pool import Limits
+from .egress.tls import TlsOptions
 from .formats import quoting
 from .gateway import ingress, log_records, relay_guard
 from .gateway.exchange import Exchange
@@ -73,6 +75,8 @@ class AzureOpenAIProxy(Exchanges):
         self.seeing.keep(kept, watched=looked_at or kept > 0)
         self.playback.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
+        local = ctx.options.connect_addr
+        self.pools.configure(TlsOptions.of(ctx.options), Limits(), local)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
         install.hasten(ctx.master, on=self.settings.shortcuts)
 
@@ -90,6 +94,7 @@ class AzureOpenAIProxy(Exchanges):
         contentviews.comments(ctx.master, shown=False)
         install.hasten(ctx.master, on=False)
         self.shared.tokens.close()
+        self.pools.close()
         if self.watcher:
             self.watcher.cancel()
         log_records.remove()
@@ -97,8 +102,7 @@ class AzureOpenAIProxy(Exchanges):
     # Connections
 
     def client_connected(self, client: connection.Client) -> None:
-        install.lift_limit(client)
-        install.hand_over(client, client, self)
+        install.hand_over(client, self)
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         self.guard.note(nextlayer.context)
@@ -123,7 +127,6 @@ class AzureOpenAIProxy(Exchanges):
             await self.guard.connecting(data, self.settings)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
-        install.hand_over(data.client, data.server, self)
         if not self.playback.plays_at(data.server.address):
             self.guard.connected(data, self.settings)
 
@@ -161,11 +164,19 @@ class AzureOpenAIProxy(Exchanges):
         self.start_exchange(flow)
 
     def start_exchange(self, flow: http.HTTPFlow) -> None:
-        upstream = ingress.upstream(flow, ctx.options)
+        sent_by_mitmproxy = not self.takes_upstream(flow)
+        upstream = ingress.upstream(flow, ctx.options) if sent_by_mitmproxy else None
         origin = flow.request.headers.get("origin")
         settings = request_replay.prepare(flow, self.settings) if flow.is_replay else self.settings
         exchange = Exchange(
-            settings, origin, upstream, self._not_ready, self.discovery.names, shared=self.shared, replay=self.playback.replay
+            settings,
+            origin,
+            upstream,
+            None if sent_by_mitmproxy else ingress.proxy(flow, ctx.options),
+            self._not_ready,
+            self.discovery.names,
+            shared=self.shared,
+            replay=self.playback.replay,
         )
         self.exchanges[flow] = exchange
         exchange.request_head(flow.request)

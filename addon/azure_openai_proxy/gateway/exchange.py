@@ -22,6 +22,7 @@ from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api import response as openai_response
 from azure_openai_proxy.api.redaction import Fields, Hidden
 from azure_openai_proxy.api.stream_probe import Peek
+from azure_openai_proxy.egress.request import Hold
 from azure_openai_proxy.formats import compression
 from azure_openai_proxy.formats.json_scan import LARGE
 from azure_openai_proxy.routing.attempts import Attempts, Shared
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.api.request import Asked, Sent
     from azure_openai_proxy.config.settings import Settings
+    from azure_openai_proxy.egress.connect import Proxy
     from azure_openai_proxy.inspection.replay_server import Replay
     from azure_openai_proxy.mitmproxy_patches.install import Failure
 
@@ -58,7 +60,8 @@ class Exchange:
 
     settings: Settings
     origin: str | None  # of a web page that may read the answer
-    upstream: Upstream | None = None
+    upstream: Upstream | None = None  # for a request that mitmproxy sends
+    proxy: Proxy | None = None  # for one that the upstream leg sends
     not_ready: Callable[[], str | None] = lambda: None  # why no more requests should come here
     discovered: Sequence[str] = ()  # deployments, beside the configured models
     here: str = ""  # the proxy's address, as the client has it
@@ -235,16 +238,17 @@ class Exchange:
 
     # What http_layer asks while nothing of an answer has gone to the client
 
-    def holds(self, response: http.Response) -> Literal["pass", "whole"] | Peek:
-        """A failure is held until it is known whether there is a better answer, a stream until its first event that carries something."""
+    def holds(self, response: http.Response) -> Hold | Peek:
+        """A failure is held until it is known whether there is a better response, a stream until its first event that carries something."""
         if self.attempts is None:
-            return "pass"
+            return Hold.NOTHING
         if response.status_code >= 400:
-            return "whole"
-        if response.status_code == 200 and self._kind(response) == "events":
+            return Hold.FAILURE
+        kind = self._kind(response)
+        if response.status_code == 200 and kind == "events":
             self.peek = Peek(response.headers.get("content-encoding"))
             return self.peek
-        return "pass"
+        return Hold.WHOLE if kind == "json" else Hold.NOTHING
 
     def again(self, request: http.Request, what: Failure | http.Response) -> bool | http.Response:
         """After a failure: make `request` the next one (True), or give an answer that says more than the failure, or neither."""

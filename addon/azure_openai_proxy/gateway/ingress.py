@@ -16,6 +16,8 @@ from mitmproxy.addons.upstream_auth import parse_upstream_auth
 from mitmproxy.net.http.url import hostport
 from mitmproxy.proxy import mode_specs
 
+from azure_openai_proxy.egress.connect import Proxy
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from collections.abc import Set as AbstractSet
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from mitmproxy import http, tls
     from mitmproxy.options import Options
 
-__all__ = ["Hindrances", "Upstream", "is_ours", "names_ours", "passes_through", "upstream"]
+__all__ = ["Hindrances", "Upstream", "is_ours", "names_ours", "passes_through", "proxy", "upstream"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +85,17 @@ class Upstream(NamedTuple):
             request.headers["proxy-authorization"] = self.authorization
 
 
-def upstream(flow: http.HTTPFlow, options: Options) -> Upstream | None:
+def proxy(flow: http.HTTPFlow, options: Options) -> Proxy | None:
     """The proxy between this one and the world, if there is one; mitmproxy's `upstream_auth` is its password."""
+    mode = flow.client_conn.proxy_mode
+    if not isinstance(mode, mode_specs.UpstreamMode):
+        return None
+    credentials = options.upstream_auth
+    return Proxy(mode.address[0], mode.address[1], mode.scheme == "https", parse_upstream_auth(credentials) if credentials else None)
+
+
+def upstream(flow: http.HTTPFlow, options: Options) -> Upstream | None:
+    """The same for a request that mitmproxy itself sends."""
     if not isinstance(flow.client_conn.proxy_mode, mode_specs.UpstreamMode):
         return None
     credentials = options.upstream_auth

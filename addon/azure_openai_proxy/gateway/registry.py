@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import large_bodies, local_responses, realtime, redaction, request_compression, request_syntax
+from azure_openai_proxy.egress.connect import Destination
+from azure_openai_proxy.egress.pool import Pools
+from azure_openai_proxy.egress.request import Body, UpstreamRequest
 from azure_openai_proxy.formats.json_scan import Turns
 from azure_openai_proxy.inspection import request_replay
 from azure_openai_proxy.mitmproxy_patches import install
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.stream_probe import Peek
     from azure_openai_proxy.config.runtime import Live
     from azure_openai_proxy.config.settings import Settings
+    from azure_openai_proxy.egress.request import ClientSide, Hold
     from azure_openai_proxy.inspection.recorder import Seeing
 
     from .exchange import Exchange
@@ -31,6 +35,8 @@ __all__ = ["Exchanges"]
 logger = logging.getLogger(__name__)
 
 _UNTRANSLATED = "The proxy failed to translate this request: its log says why."
+HOLD_STREAM = 2.0
+"""Seconds for which the beginning of a stream may be held back."""
 
 
 class Exchanges:
@@ -41,6 +47,7 @@ class Exchanges:
         self.seeing = seeing
         self.gate = origins.Gate()
         self.turns = Turns()
+        self.pools = Pools()
         self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
     @property
@@ -161,6 +168,17 @@ class Exchanges:
             return install.Failure(error.status, "invalid_request", error.message)
         return request
 
+    def takes(self, flow: http.HTTPFlow) -> bool:
+        return flow in self.exchanges and self.takes_upstream(flow)
+
+    @staticmethod
+    def takes_upstream(flow: http.HTTPFlow) -> bool:
+        """Whether the upstream leg sends this request, and not mitmproxy."""
+        return install.mended(flow)
+
+    def send_upstream(self, flow: http.HTTPFlow, client: ClientSide, *, streamed: bool) -> UpstreamRequest:
+        return UpstreamRequest(Policy(self, flow, self.exchanges[flow]), client, self.pools, Body(streamed=streamed))
+
     @property
     def shortcuts(self) -> bool:
         return self.settings.shortcuts and install.hastens()
@@ -199,16 +217,27 @@ class Exchanges:
         exchange = self.exchanges.get(flow)
         return exchange.last_event(errors.Failed(*failure)) if exchange else None
 
-    def timeouts(self, flow: http.HTTPFlow) -> install.Timeouts | None:
-        return self.exchanges[flow].settings.timeouts if flow in self.exchanges else None
 
-    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
-        return self.exchanges[flow].holds(response) if flow in self.exchanges else "pass"
+class Policy:
+    """What the upstream leg asks about one request."""
 
-    def again(self, flow: http.HTTPFlow, what: install.Failure | http.Response) -> bool | http.Response:
-        if (exchange := self.exchanges.get(flow)) is None:
-            return False
-        found = exchange.again(flow.request, what)
+    hold_stream = HOLD_STREAM
+
+    def __init__(self, exchanges: Exchanges, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        self._exchanges, self._flow, self._exchange = exchanges, flow, exchange
+        self.timeouts = exchange.settings.timeouts
+
+    def upstream_request(self) -> tuple[Destination, http.Request] | install.Failure:
+        request = self._exchanges.on_the_wire(self._flow)
+        if isinstance(request, install.Failure):
+            return request
+        return Destination(request.data.host, request.data.port, request.data.scheme == b"https", self._exchange.proxy), request
+
+    def hold(self, response: http.Response) -> Hold | Peek:
+        return self._exchange.holds(response)
+
+    def next_attempt(self, failed: install.Failure | http.Response) -> bool | http.Response:
+        found = self._exchange.again(self._flow.request, failed)
         if found is True:
-            self.hide(flow, exchange)
+            self._exchanges.hide(self._flow, self._exchange)
         return found

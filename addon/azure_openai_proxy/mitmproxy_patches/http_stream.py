@@ -11,7 +11,16 @@ from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import url
 from mitmproxy.proxy import events, mode_specs
 from mitmproxy.proxy.commands import CloseConnection, StartHook
-from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp, is_h3_alpn
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    GetHttpConnection,
+    GetHttpConnectionCompleted,
+    HttpLayer,
+    HTTPMode,
+    HttpStream,
+    SendHttp,
+    is_h3_alpn,
+)
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestHeaders,
@@ -33,16 +42,20 @@ from .fastpath import hooks as fast_hooks
 from .fastpath import reads as fast_reads
 from .fastpath import tls as fast_tls
 from .http1_server import Server, Unreadable
-from .http_upload import HELD, OverHttp1, Uploading
+from .http_upload import HELD, Uploading
 from .interface import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules
+from .upstream_leg import LegServer, UpstreamFailed, leg_of
 from .websocket import Upgrading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mitmproxy import http
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator, Layer
+    from mitmproxy.proxy.server import ConnectionHandler
+
+    from .upstream_leg import Leg
 
 __all__ = ["Connection", "Stream", "compatible", "mend"]
 
@@ -67,7 +80,7 @@ def _nothing() -> CommandGenerator[None]:
     yield from ()
 
 
-class Stream(Uploading, Upgrading, fast_chunks.Streaming):
+class Stream(Uploading, Upgrading):
     rules: Rules
     max_body: int | None = None
     large = False  # by mitmproxy's stream_large_bodies
@@ -97,7 +110,11 @@ class Stream(Uploading, Upgrading, fast_chunks.Streaming):
                 self.dropped = True
             if isinstance(command, StartHook) and self.shortcuts and command.blocking is True and fast_hooks.in_place(command):
                 continue
-            if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
+            if (
+                isinstance(command, SendHttp)
+                and isinstance(command.event, RequestHeaders)
+                and not isinstance(command.connection, LegServer)
+            ):
                 request = self.rules.on_the_wire(self.flow)
                 if isinstance(request, Failure):
                     doing.close()
@@ -224,11 +241,6 @@ class Stream(Uploading, Upgrading, fast_chunks.Streaming):
 
     # The answer
 
-    def start_response_stream(self) -> CommandGenerator[None]:
-        yield from super().start_response_stream()
-        if self.shortcuts:
-            fast_chunks.arm(self)
-
     @property
     def waiting(self) -> bool:
         """Nothing of an answer has been sent to the client."""
@@ -246,6 +258,8 @@ class Stream(Uploading, Upgrading, fast_chunks.Streaming):
         return False
 
     def failure(self, error: ResponseProtocolError) -> Failure:
+        if isinstance(error, UpstreamFailed):
+            return error.failure
         status, code, intro = FAILURES[error.code]
         return Failure(status, code, f"{intro}{error.message}")
 
@@ -274,26 +288,36 @@ class Connection(HttpLayer):
 
     rules: Rules
     shortcuts: bool
+    leg: Leg | None = None
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         client = self.context.client
         if isinstance(event, events.Start) and client.alpn != b"h2" and not is_h3_alpn(client.alpn):
             self.connections[client] = Server(self.context.fork(), self.rules)
         doing = cast("CommandGenerator[None]", super()._handle_event(event))
+        if self.leg and isinstance(event, events.DataReceived):
+            doing = self.then_look_for_room(doing, self.leg)
         return fast_chunks.joined(doing) if self.shortcuts else doing
 
+    def then_look_for_room(self, doing: CommandGenerator[None], leg: Leg) -> CommandGenerator[None]:
+        yield from doing
+        leg.client_data_received()
+
+    @property
+    def straight(self) -> Callable[[Stream, ConnectionHandler, Callable[[], bool]], Callable[[bytes], bool] | None] | None:
+        """Past the layers, if that is wanted."""
+        return fast_chunks.straight if self.shortcuts else None
+
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
-        before = set(self.connections)
-        doing = super().get_connection(event, reuse=reuse)
-        reply: Any = None
-        while True:
-            try:
-                command = doing.send(reply)
-            except StopIteration:
+        stream = self.command_sources.get(event)
+        if isinstance(stream, Stream) and self.rules.takes(stream.flow):
+            if self.leg is None:
+                self.leg = leg_of(self)
+            if self.leg:
+                del self.command_sources[event]
+                yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, (self.leg.conn, None)))
                 return
-            if isinstance(event, OverHttp1):
-                event.offer(self.connections.keys() - before)
-            reply = yield command
+        yield from super().get_connection(event, reuse=reuse)
 
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
         self.streams[stream_id] = self.stream(stream_id)
@@ -303,10 +327,10 @@ class Connection(HttpLayer):
         return Stream(self.context.fork(), stream_id, self.rules)
 
 
-def mend(layers: Iterable[Layer], rules: Rules, connection: type[Connection] = Connection) -> None:
+def mend(layers: Iterable[Layer], rules: Rules) -> None:
     for layer in layers:
         if type(layer) is HttpLayer:
-            layer.__class__ = connection
+            layer.__class__ = Connection
             ours = cast("Connection", layer)
             ours.rules, ours.shortcuts = rules, rules.shortcuts
 
@@ -328,7 +352,6 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "handle_protocol_error": "self event",
         "flow_done": "self",
         "passthrough": "self event",
-        "make_server_connection": "self",
         "start_request_stream": "self",
         "state_stream_request_body": "self event",
         "mode": None,
@@ -339,7 +362,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "state_stream_response_body": None,
         "state_errored": None,
     },
-    GetHttpConnection: {"connection_spec_matches": "self connection"},
+    GetHttpConnectionCompleted: {"__init__": "self command reply"},
     WebsocketConnection: {"send2": "self event", "events": "self"},
     PerMessageDeflate: {
         "frame_inbound_payload_data": "self proto data",

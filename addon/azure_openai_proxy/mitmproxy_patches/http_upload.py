@@ -5,10 +5,9 @@ The first bytes of every body are held: they tell where the request goes, and a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     RequestData,
     RequestEndOfMessage,
@@ -22,41 +21,21 @@ from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
 from .http1_server import LastOfConnection, complete
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mitmproxy import http
-    from mitmproxy.connection import Connection
     from mitmproxy.proxy.layer import CommandGenerator
 
     from .interface import Rules
 
-__all__ = ["HELD", "OverHttp1", "Uploading"]
+__all__ = ["HELD", "Uploading"]
 
-HTTP1 = (b"http/1.1",)
 HELD = 1 << 20
 """Bytes of a body that are held before it is sent on."""
-
-
-@dataclass
-class OverHttp1(GetHttpConnection):
-    """A connection for a large body: over HTTP/2 mitmproxy holds whatever the window does not let out, and lets the client send on."""
-
-    __hash__ = GetHttpConnection.__hash__
-
-    def connection_spec_matches(self, connection: Connection) -> bool:
-        return super().connection_spec_matches(connection) and connection.alpn_offers == HTTP1
-
-    def offer(self, connections: Iterable[Connection]) -> None:
-        """Let connections that were just made for this speak nothing else."""
-        for connection in connections:
-            connection.alpn_offers = HTTP1
 
 
 class Uploading(HttpStream):
     rules: Rules
     may_go_on: bool | None = False
     """None: nobody has asked yet, for the answer takes a while, and most bodies are small."""
-    over_http1 = False
     dropped = False  # the HTTP layer passes no more events to this stream
 
     @property
@@ -81,29 +60,13 @@ class Uploading(HttpStream):
             yield from self.state_stream_request_body(RequestData(self.stream_id, start))
         return False
 
-    def make_server_connection(self) -> CommandGenerator[bool]:
-        doing = super().make_server_connection()
-        command: Any = next(doing)
-        if not self.over_http1:
-            reply = yield command
-        else:
-            reply = yield OverHttp1(command.address, command.tls, command.via, command.transport_protocol)
-        while True:
-            try:
-                command = doing.send(reply)
-            except StopIteration as end:
-                return bool(end.value)
-            reply = yield command
-
     def start_request_stream(self) -> CommandGenerator[None]:
         """As mitmproxy does, but with framing for HTTP/1.1 where a body of unknown length came over HTTP/2 or is changed on its way."""
         headers = self.flow.request.headers
-        length = headers.get("content-length", "")
-        self.over_http1 = not length.isdecimal() or int(length) > HELD
         if not (yield from self.make_server_connection()):
             self.client_state = self.state_errored
             return
-        if not length:
+        if not headers.get("content-length", ""):
             headers["transfer-encoding"] = "chunked"
         yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=False), self.context.server)
         self.client_state = self.state_stream_request_body

@@ -38,15 +38,12 @@ What is touched, nearly all of it in `mitmproxy.proxy.layers.http` (`http_stream
 
 from __future__ import annotations
 
-import asyncio
-import collections
 import logging
 from functools import cache
 from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
 
-from . import connections
 from .interface import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules, Timeouts
 
 if TYPE_CHECKING:
@@ -65,14 +62,10 @@ __all__ = [
     "hand_over",
     "hasten",
     "hastens",
-    "lift_limit",
     "mended",
 ]
 
 logger = logging.getLogger(__name__)
-
-MOST_CONNECTIONS = 1000
-"""To one backend for one client connection."""
 
 
 def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
@@ -83,30 +76,15 @@ def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
 
     # A script's hook runs before the built-in one, which leaves alone what is decided already.
     ctx.master.addons.get("nextlayer").next_layer(nextlayer)
-    if _resends():
-        from . import http_retry  # noqa: PLC0415 - the same
-
-        http_stream.mend(nextlayer.context.layers, rules, http_retry.Connection)
-    else:
-        http_stream.mend(nextlayer.context.layers, rules)
+    http_stream.mend(nextlayer.context.layers, rules)
 
 
-def lift_limit(client: connection.Client) -> None:
-    """Let one client connection have more than five to one backend: an HTTP/2 client has many streams on one connection.
-
-    For the `client_connected` hook. mitmproxy has no option for it; where it keeps the limit elsewhere it stays.
-    """
-    handler = connections.handler(client)
-    if handler and hasattr(handler, "max_conns"):
-        handler.max_conns = collections.defaultdict(lambda: asyncio.Semaphore(MOST_CONNECTIONS))
-
-
-def hand_over(client: connection.Client, connection: connection.Connection, rules: Rules) -> None:
-    """Take the shorter way from this connection of that client's; for the `client_connected` and `server_connected` hooks."""
+def hand_over(client: connection.Client, rules: Rules) -> None:
+    """Take the shorter way from this client's connection; for the `client_connected` hook."""
     if rules.shortcuts:
         from .fastpath import reads as fast_reads  # noqa: PLC0415 - see attach
 
-        fast_reads.hand_over(client, connection)
+        fast_reads.hand_over(client, client)
 
 
 def hasten(master: Master, *, on: bool) -> None:
@@ -130,7 +108,7 @@ def client_host(flow: http.HTTPFlow) -> str:
 
 
 def mended(flow: http.HTTPFlow) -> bool:
-    """Whether `Rules.on_the_wire` is asked for what this flow does not show."""
+    """Whether `Rules.send_upstream` sends this flow's request, so that the flow need not hold its keys."""
     return flow.is_replay != "request" and _usable()
 
 
@@ -152,20 +130,6 @@ def hastens() -> bool:
 
     if reason := http_stream.compatible(http_stream.HASTY):
         logger.warning("This mitmproxy is not one of those known (%s): no shortcuts are taken through it.", reason)
-    return not reason
-
-
-@cache
-def _resends() -> bool:
-    """Whether requests can be sent again. Cached, so that a mitmproxy that differs is mentioned once."""
-    try:
-        from . import http_retry  # noqa: PLC0415 - see attach
-
-        reason = http_retry.compatible()
-    except (ImportError, AttributeError) as error:
-        reason = str(error)
-    if reason:
-        logger.warning("This mitmproxy is not one of those known (%s): requests are not sent again after a failure.", reason)
     return not reason
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from azure_openai_proxy.api.stream_probe import Peek
+    from .upstream_leg import Response
 
-__all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "Failure", "Rules", "Timeouts"]
+__all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "Failure", "Rules", "Timeouts", "UpstreamRequest"]
 
 ABSOLUTE_FORM = "azure_openai_absolute_form"
 """The name in a flow's metadata, which a saved flow keeps."""
@@ -31,6 +31,28 @@ class Timeouts(NamedTuple):
     connect: float = 10
     first_byte: float = 600
     chunk: float = 300
+
+
+class UpstreamRequest(Protocol):
+    """One request on its way."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of the body that wait in the process."""
+
+    def start(self) -> None: ...
+
+    def add(self, data: bytes) -> None:
+        """The next bytes of a streamed body."""
+
+    def complete(self) -> None:
+        """The body is complete."""
+
+    def send_upgraded(self, data: bytes) -> None:
+        """Bytes of the protocol that the connection was upgraded to."""
+
+    def cancel(self) -> None:
+        """The client is gone, or wants no more."""
 
 
 class Rules(Protocol):
@@ -58,17 +80,14 @@ class Rules(Protocol):
     def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | Failure:
         """The flow's request with what the flow does not show: its keys. A failure: it must not be sent."""
 
+    def takes(self, flow: http.HTTPFlow) -> bool:
+        """Whether the flow's request goes upstream by `send_upstream`. False: mitmproxy sends it."""
+
+    def send_upstream(self, flow: http.HTTPFlow, client: Response, *, streamed: bool) -> UpstreamRequest:
+        """Who sends the flow's request and gives `client` the response. `streamed`: its body is still to come."""
+
     def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         """What the client is told. None: not ours, mitmproxy does what it always does."""
 
     def last_event(self, failure: Failure, flow: http.HTTPFlow) -> bytes | None:
         """The event that ends a stream that broke off. None: not ours."""
-
-    def timeouts(self, flow: http.HTTPFlow) -> Timeouts | None:
-        """How long to wait for what. None: not ours."""
-
-    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
-        """Whether this answer is passed on, or kept from the client until it is there, or until its beginning says what it is."""
-
-    def again(self, flow: http.HTTPFlow, what: Failure | http.Response) -> bool | http.Response:
-        """After a failure: True when the flow's request has become another that is to be sent; an answer to give instead; or False."""

@@ -42,7 +42,7 @@ ABSENT_FOR = 30.0
 """Seconds for which others are asked first for a deployment after one of those."""
 SOONEST = 0.5
 """Seconds: a client that was just failed by every backend is told to come back no sooner."""
-UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout"})
+UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"})
 """Failures before anything of the request was sent."""
 
 _MAX_TOKENS = re.compile(rb'"(?:max_(?:completion_|output_)?tokens|(n|best_of))"\s*+:\s*+([0-9]{1,9})')
@@ -95,6 +95,7 @@ class Attempts:
     _changes: list[repair.Change] = field(default_factory=list)  # made for this request, at this backend
     _changed: int = 0
     _dead: set[str] = field(default_factory=set)  # not to be asked again
+    _lost: bool = False  # one attempt ended without a response after Azure may have had the whole request
     _best: http.Response | None = None  # the most useful failure so far
     _candidates: tuple[Backend, ...] = ()
     _scope: bytes | None = None  # of the client's own key, once it was needed
@@ -240,9 +241,7 @@ class Attempts:
             self._changes += changes
             self._changed += len(changes)
             return self._ask(self.backend)
-        once_more = cause == "upstream_error" and len(self.tried) == 1 and len(self._candidates) == 1
-        if not once_more:  # a connection that was kept open for too long is no cause to give up the only backend
-            self._dead.add(self.backend.name)
+        self._dead.add(self.backend.name)
         if self._movable(what) and (chosen := self._choose()):
             self._keep(what)
             return self._ask(chosen)
@@ -252,7 +251,10 @@ class Attempts:
         assert self.ticket
         pool = self.shared.pool
         if not isinstance(what, http.Response):
-            (pool.unreachable if what.code in UNSENT else pool.failed)(self.ticket)
+            if what.code == "proxy_shortage":
+                pool.declined(self.ticket)
+            else:
+                (pool.unreachable if what.code in UNSENT else pool.failed)(self.ticket)
             return
         status = what.status_code
         wait = health.wait(what.headers, time.time())
@@ -272,7 +274,13 @@ class Attempts:
     def _movable(self, what: Failure | http.Response) -> bool:
         """Whether another backend may be asked after this."""
         if not isinstance(what, http.Response):
-            return what.code in UNSENT or self._repeatable()
+            if what.code == "proxy_shortage":
+                return False  # this machine has no connection for any backend
+            if what.code in UNSENT:
+                return True
+            first = not self._lost
+            self._lost = True  # Azure may have done the work, and bill it
+            return first and self._repeatable()
         if what.status_code == 404:
             return self._repeatable() or bool(affinity.ids(self.call))
         moves = what.status_code in ELSEWHERE or (what.status_code in THERE_ONLY and self._own_key())

@@ -12,7 +12,8 @@ import h2.connection
 import h2.events
 import pytest
 
-from azure_openai_proxy.mitmproxy_patches import http_retry, install
+from azure_openai_proxy import http_resend
+from azure_openai_proxy.mitmproxy_patches import install
 from azure_openai_proxy.mitmproxy_patches.http_upload import HELD
 from azure_simulator.tls import make
 from support.processes import PATIENCE
@@ -231,7 +232,7 @@ class Clock:
 def test_a_slow_upload_is_not_late(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as the client sends, nobody waits for Azure's answer."""
     clock = Clock()
-    monkeypatch.setattr(http_retry, "time", clock)
+    monkeypatch.setattr(http_resend, "time", clock)
     monkeypatch.setattr(proxy.rules, "timeouts", lambda _: install.Timeouts(10, 0.1, 10))
     with Server() as server, proxy.dial() as client:
         client.send(head(f"POST /up/{server.port} HTTP/1.1", ON, f"Content-Length: {len(BODY) + 4}"), BODY, b"x")

@@ -8,26 +8,20 @@ the task sleeps and nobody's writer is full; whatever else is the case, the task
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, cast
 
 from mitmproxy.proxy import events
-from mitmproxy.proxy.server import ConnectionHandler, TimeoutWatchdog
+from mitmproxy.proxy.server import ConnectionHandler
 
 from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mitmproxy.connection import Client, Connection
 
-    from . import tls as fast_tls
-
-__all__ = ["KNOWN", "Reader", "hand_over", "straight"]
+__all__ = ["KNOWN", "Reader", "hand_over"]
 
 KNOWN: dict[type, dict[str, str | None]] = {
     ConnectionHandler: {"server_event": "self event", "handle_connection": "self connection", "drain_writers": "self"},
-    TimeoutWatchdog: {"register_activity": "self"},
     asyncio.StreamReader: {"feed_data": "self data", "_wait_for_data": "self func_name"},
 }
 
@@ -35,32 +29,19 @@ KNOWN: dict[type, dict[str, str | None]] = {
 class Reader(asyncio.StreamReader):
     handler: ConnectionHandler
     connection: Connection
-    pass_on: Callable[[bytes], bytes | None] | None = None
-    """Writes for the client what came, past all layers, and gives back what they must see instead; None: nothing."""
-    handed_over: asyncio.Task[None] | None = None
-    """The last event for the layers. Until they have had it, nothing overtakes it."""
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override] # as asyncio calls it
         waiter: asyncio.Future[None] | None = self._waiter  # type: ignore[attr-defined]
         if waiter is None or waiter.done() or not data or self.full:
             super().feed_data(data)
-        elif not self.pass_on or (self.handed_over and not self.handed_over.done()):
-            self.hand_over(data)
         else:
-            self.handler.timeout_watchdog.register_activity()
-            try:
-                left = self.pass_on(data)
-            except Exception:  # noqa: BLE001 - somebody's `stream` function: as mitmproxy has it, the connection goes on
-                self.handler.log("mitmproxy has crashed!", logging.ERROR, exc_info=True)
-            else:
-                if left is not None:
-                    self.hand_over(left)
+            self.hand_over(data)
 
     def hand_over(self, data: bytes) -> None:
         """To the layers. That runs to its end here, unless it must wait for what another one has begun."""
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[attr-defined]
         event = events.DataReceived(self.connection, data)
-        self.handed_over = asyncio.Task(self.handler.server_event(event), loop=loop, eager_start=True)
+        asyncio.Task(self.handler.server_event(event), loop=loop, eager_start=True)
 
     @property
     def full(self) -> bool:
@@ -81,35 +62,3 @@ def hand_over(client: Client, connection: Connection) -> None:
         reader = cast("Reader", io.reader)
         cast("asyncio.StreamReader", reader).__class__ = Reader
         reader.handler, reader.connection = handler, connection
-
-
-def straight(
-    client: Client,
-    upstream: Connection,
-    form: Callable[[bytes], bytes | None],
-    tls: fast_tls.Upstream | None = None,
-    seal: Callable[[bytes], bytes] | None = None,
-) -> None:
-    """What comes of `upstream` is for that client's own connection in the form that it is given; none: the layers must see it.
-
-    `tls` is upstream's, and `seal` the client's.
-    """
-    transports = handler.transports if (handler := connections.handler(client)) else {}
-    read, written = transports.get(upstream), transports.get(client)  # none upstream: it is a tunnel through another connection
-    if not (read and written and isinstance(read.reader, Reader) and isinstance(written.writer, asyncio.StreamWriter)):
-        return
-    to, back = written.writer, cast("asyncio.StreamWriter", read.writer).write
-
-    def pass_on(data: bytes) -> bytes | None:
-        plain = tls.read(data, back) if tls else data
-        out = plain and form(plain)
-        if out is None:
-            if not tls:
-                return data
-            tls.ahead = plain or tls.ahead
-            return b""
-        if out and not to.is_closing():
-            to.write(seal(out) if seal else out)
-        return None
-
-    read.reader.pass_on = pass_on

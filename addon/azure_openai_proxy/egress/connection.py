@@ -1,0 +1,318 @@
+"""One connection to a backend, of one request at a time: socket, TLS, a proxy on the way, and the reader of responses.
+
+Bytes are handed on in the turn of the event loop in which they came. The `Receiver` is the request that uses the connection now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from cryptography import x509
+from mitmproxy import certs
+from mitmproxy.connection import ConnectionState, Server
+
+from .http1 import BadResponse, H11Reader, Http11Reader
+from .tls import Tls, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .connect import Destination
+    from .http1 import Item
+
+__all__ = ["Connection", "ConnectionFailed", "Receiver"]
+
+
+class ConnectionFailed(OSError):
+    """There is no connection. `local`: for a shortage on this machine, which says nothing about the other side."""
+
+    def __init__(self, message: str, *, local: bool = False) -> None:
+        super().__init__(message)
+        self.local = local
+
+
+class Receiver(Protocol):
+    """What a connection tells the request that uses it."""
+
+    straight: Callable[[bytes], bool] | None
+    """Takes body bytes as they were read, past the reader; False: the reader must see them."""
+
+    def received(self, items: list[Item]) -> None: ...
+
+    def lost(self, why: str) -> None:
+        """Nothing more comes."""
+
+
+class Connection(asyncio.Protocol):
+    transport: asyncio.Transport
+
+    def __init__(self, destination: Destination, gone: Callable[[Connection], None]) -> None:
+        self.destination = destination
+        self.server = Server(address=(destination.host, destination.port), tls=destination.tls)
+        if proxy := destination.proxy:
+            self.server.via = ("https" if proxy.tls else "http", (proxy.host, proxy.port))
+        self.server.timestamp_start = time.time()
+        self.reader = Http11Reader()
+        self.receiver: Receiver | None = None
+        self.idle_since = 0.0
+        self.requests = 0
+        """How many this connection has carried, the one under way included."""
+        self.answered = False
+        """Something came since the request under way was begun."""
+        self.why: str | None = None
+        """Why it is not usable any more."""
+        self.tls: Tls | None = None
+        self._outer: Tls | None = None  # to a proxy that itself speaks TLS
+        self._stage: Callable[[bytes], None] | None = None  # who takes what comes before the connection is established
+        self._established: asyncio.Future[None] | None = None
+        self._gone = gone
+        self._room: asyncio.Future[None] | None = None
+        self._paused = False
+
+    # Establishing it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.server.timestamp_tcp_setup = time.time()
+        self.server.peername, self.server.sockname = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.server.state = ConnectionState.OPEN
+
+    async def establish(self, *, tls: Callable[[], Tls] | None, proxy_tls: Callable[[], Tls] | None = None) -> None:
+        """Everything behind the TCP handshake.
+
+        Raises:
+            ConnectionFailed: it is not to be had.
+        """
+        try:
+            proxy = self.destination.proxy
+            if proxy_tls:
+                self._outer = await self._shake_hands(proxy_tls(), self.transport.write)
+            if proxy and tls:
+                await self._ask_proxy()
+            if tls:
+                made = await self._shake_hands(tls(), self._write_out)
+                self.tls = made
+                self._describe_tls(made.object)
+        except (OSError, ValueError) as error:
+            self.drop(reason(error))
+            raise ConnectionFailed(self.why or reason(error)) from error
+        except BaseException:
+            self.drop("given up")
+            raise
+        self._stage = None
+
+    async def _shake_hands(self, tls: Tls, write: Callable[[bytes], None]) -> Tls:
+        done = self._established = asyncio.get_running_loop().create_future()
+
+        def go_on(data: bytes = b"") -> None:
+            try:
+                if tls.handshake(data) and not done.done():
+                    done.set_result(None)
+            except ssl.SSLError as error:
+                if not done.done():
+                    done.set_exception(error)
+            if out := tls.take():
+                write(out)
+
+        self._stage = go_on
+        go_on()
+        await done
+        return tls
+
+    async def _ask_proxy(self) -> None:
+        """CONNECT through the proxy."""
+        proxy = self.destination.proxy
+        assert proxy
+        done = self._established = asyncio.get_running_loop().create_future()
+        reader = H11Reader()
+        reader.begin(b"CONNECT")
+
+        def answered(data: bytes) -> None:
+            try:
+                items = reader.feed(data)
+            except BadResponse as error:
+                items = []
+                if not done.done():
+                    done.set_exception(ConnectionFailed(f"the proxy's response cannot be read: {error}"))
+            for item in items:
+                if done.done():
+                    return
+                status = getattr(item, "status_code", None)
+                if status is not None:
+                    if 200 <= status < 300:
+                        done.set_result(None)
+                    else:
+                        done.set_exception(ConnectionFailed(f"the proxy refused the connection with {status}"))
+
+        self._stage = answered
+        target = self.destination.netloc.encode()
+        authorization = b"Proxy-Authorization: %b\r\n" % proxy.authorization if proxy.authorization else b""
+        self._write_out(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (target, target, authorization))
+        await done
+
+    def _describe_tls(self, tls: ssl.SSLObject) -> None:
+        server = self.server
+        server.timestamp_tls_setup = time.time()
+        server.sni = self.destination.host
+        server.tls_version = cast("Any", tls.version())
+        if cipher := tls.cipher():
+            server.cipher = cipher[0]
+        server.alpn = (tls.selected_alpn_protocol() or "").encode() or None
+        server.alpn_offers = (b"http/1.1",)
+        if certificate := tls.getpeercert(binary_form=True):
+            with suppress(ValueError):
+                server.certificate_list = (certs.Cert(x509.load_der_x509_certificate(certificate)),)
+
+    # What comes
+
+    def data_received(self, data: bytes) -> None:
+        if self._outer:
+            data = self._outer.receive(data)
+            if out := self._outer.take():
+                self.transport.write(out)
+        if self._stage:
+            self._stage(data)
+            return
+        ended: str | None = None
+        closed = False
+        if tls := self.tls:
+            data = tls.receive(data)
+            if out := tls.take():
+                self._write_out(out)
+            closed = tls.closed
+            if tls.error:
+                ended = f"TLS failed: {reason(tls.error)}"
+        if data:
+            self._deliver(data)
+        if ended:
+            self.drop(ended)
+        elif closed:
+            self._end()
+
+    def _deliver(self, data: bytes) -> None:
+        receiver = self.receiver
+        if receiver is None:
+            self.drop("upstream sent something without a request")
+            return
+        self.answered = True
+        if receiver.straight is not None and receiver.straight(data):
+            return
+        self._feed(receiver, self.reader.feed, data)
+
+    def _feed(self, receiver: Receiver, feed: Callable[[bytes], list[Item]], data: bytes) -> None:
+        try:
+            items = feed(data)
+        except BadResponse as error:
+            self.drop(f"the response cannot be read: {error}")
+            return
+        if items:
+            receiver.received(items)
+        if failed := self.reader.failed:
+            self.drop(f"the response cannot be read: {failed}")
+
+    def eof_received(self) -> bool:
+        if self._outer or self.tls:  # without TLS's own end the rest may have been cut off by anybody
+            self.drop("the connection was closed")
+        else:
+            self._end()
+        return False
+
+    def _end(self) -> None:
+        """The peer has ended the connection in an orderly way."""
+        receiver = self.receiver
+        if receiver and self.answered and self.why is None:
+            try:
+                items = self.reader.eof()
+            except BadResponse as error:
+                self.drop(str(error))
+                return
+            if items:
+                receiver.received(items)
+        self.drop("the connection was closed")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.state, self.server.timestamp_end = ConnectionState.CLOSED, time.time()
+        self.drop(str(exc) if exc else "the connection was closed")
+
+    def drop(self, why: str) -> None:
+        """Close it at once, and tell who uses it."""
+        if self.why is not None:
+            return
+        self.why = why
+        self._gone(self)
+        if self.tls and not self.transport.is_closing():
+            with suppress(OSError, ValueError):
+                self._write_out(self.tls.close())
+        self.transport.close() if not self.transport.get_write_buffer_size() else self.transport.abort()
+        if self._established and not self._established.done():
+            self._established.set_exception(ConnectionFailed(why))
+        self.resume_writing()
+        receiver, self.receiver = self.receiver, None
+        if receiver:
+            receiver.lost(why)
+
+    # What goes
+
+    def begin(self, receiver: Receiver, method: bytes, *, upgrade: bool = False) -> None:
+        """The next request is `receiver`'s."""
+        self.receiver, self.answered = receiver, False
+        self.requests += 1
+        self.reader.begin(method, upgrade=upgrade)
+
+    def write(self, data: bytes) -> None:
+        self._write_out(self.tls.send(data) if self.tls else data)
+
+    def _write_out(self, data: bytes) -> None:
+        if data:
+            self.transport.write(self._outer.send(data) if self._outer else data)
+
+    def pause_writing(self) -> None:
+        if self._room is None:
+            self._room = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        room, self._room = self._room, None
+        if room and not room.done():
+            room.set_result(None)
+
+    @property
+    def full(self) -> bool:
+        """What was written waits for the peer to read."""
+        return self._room is not None
+
+    async def room(self) -> None:
+        """Until the peer has read enough for more to be written, or is gone."""
+        if self._room is not None:
+            await asyncio.shield(self._room)
+
+    def pause_reading(self) -> None:
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # Between requests
+
+    def finish(self, *, whole: bool) -> bool:
+        """The request is done with. True: the connection can carry another one; else it is closed."""
+        self.receiver = None
+        if whole and self.reader.reusable and self.why is None and not self.transport.is_closing():
+            self.resume_reading()
+            return True
+        self.drop("not used again")
+        return False
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """For the next connection to the same destination."""
+        return self.tls.object.session if self.tls else None

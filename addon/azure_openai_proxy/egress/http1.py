@@ -1,0 +1,333 @@
+"""Readers of HTTP/1.1 responses, without I/O.
+
+`Http11Reader` reads the ordinary response: a complete head with one framing header, a body with Content-Length or in plain chunks. From
+the first unusual byte on (1xx, folded lines, odd framing, chunk extensions, trailers, a body that ends with the connection) it hands over
+to `H11Reader`, which is h11's public API and the authority on framing.
+
+Both have one interface: `begin(method)` before each request, `feed(data)` and `eof()`, which return a list of items in order: an
+`http.Response` (the head; informational ones are dropped), `bytes` (body), `http.Headers` (trailers), `END`. `BadResponse` is raised when
+nothing more can be read, after everything before the fault was returned. `reusable` tells after `END` whether the connection can
+carry another request.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import h11
+from mitmproxy import http
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["END", "MAX_HEAD", "BadResponse", "H11Reader", "Http11Reader", "Item"]
+
+MAX_HEAD = 256 * 1024
+"""Bytes of a status line with its headers."""
+
+
+class _End:
+    def __repr__(self) -> str:
+        return "END"
+
+
+END: Final = _End()
+"""The response is complete."""
+
+type Item = http.Response | bytes | http.Headers | _End
+
+
+class BadResponse(ValueError):
+    """What upstream sent cannot be read as a response, or ended too early."""
+
+
+def _response(version: bytes, status: int, reason: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> http.Response:
+    return http.Response(version, status, reason, http.Headers(fields), None, None, time.time(), None)
+
+
+class H11Reader:
+    """h11 in the role of the client. What it is told of our request is only what decides how the response is framed."""
+
+    def __init__(self) -> None:
+        self.reusable = False
+        self._connection: h11.Connection | None = None
+        self._upgraded = False
+        self._pending: BadResponse | None = None  # raised by the next call, once what came before it was returned
+
+    def begin(self, method: bytes, *, upgrade: bool = False) -> None:
+        if self._connection is None or not self.reusable:
+            self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        else:
+            self._connection.start_next_cycle()
+        self.reusable = self._upgraded = False
+        self._pending = None
+        headers = [(b"host", b"upstream")]
+        if upgrade:
+            headers += [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
+        self._connection.send(h11.Request(method=method, target=b"/", headers=headers))
+        self._connection.send(h11.EndOfMessage())
+
+    def feed(self, data: bytes) -> list[Item]:
+        assert self._connection
+        if self._pending:
+            raise self._pending
+        if self._upgraded:
+            return [data] if data else [END]
+        out: list[Item] = []
+        body = bytearray()
+        try:
+            self._connection.receive_data(data)
+            while (event := self._connection.next_event()) is not h11.NEED_DATA:
+                if isinstance(event, h11.Data):
+                    body += event.data
+                elif isinstance(event, h11.Response):
+                    fields = tuple(event.headers.raw_items())
+                    out.append(_response(b"HTTP/" + event.http_version, event.status_code, bytes(event.reason), fields))
+                elif isinstance(event, h11.EndOfMessage):
+                    if body:
+                        out.append(bytes(body))
+                        body.clear()
+                    if event.headers:
+                        out.append(http.Headers(tuple(event.headers.raw_items())))
+                    out.append(END)
+                    states = self._connection.states
+                    done = states[h11.CLIENT] is h11.DONE and states[h11.SERVER] is h11.DONE
+                    self.reusable = done and not self._connection.trailing_data[0]
+                    break
+                elif isinstance(event, h11.InformationalResponse):
+                    if event.status_code == 101:
+                        return self._upgrade(event)
+                else:
+                    self._fail(BadResponse("the connection was closed"), out, body)
+                    break
+        except h11.RemoteProtocolError as error:
+            self._fail(BadResponse(str(error)), out, body)
+        if body:
+            out.append(bytes(body))
+        return out
+
+    def eof(self) -> list[Item]:
+        """The peer closed the connection."""
+        return self.feed(b"")
+
+    def _fail(self, error: BadResponse, out: list[Item], body: bytearray) -> None:
+        if not out and not body:
+            raise error
+        self._pending = error
+
+    def _upgrade(self, event: h11.InformationalResponse) -> list[Item]:
+        assert self._connection
+        self._upgraded = True
+        fields = tuple(event.headers.raw_items())
+        ahead = self._connection.trailing_data[0]
+        head = _response(b"HTTP/" + event.http_version, 101, bytes(event.reason), fields)
+        return [head, ahead] if ahead else [head]
+
+    @property
+    def failed(self) -> BadResponse | None:
+        """The fault behind what was returned last."""
+        return self._pending
+
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*\r\n")
+_CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
+_LONGEST_CHUNK_HEAD = 10
+_FRAMING = frozenset({len(b"connection"), len(b"content-length"), len(b"transfer-encoding")})
+_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Http11Reader:
+    """The ordinary response, in a few microseconds; anything else by `H11Reader`."""
+
+    def __init__(self) -> None:
+        self.reusable = False
+        self._h11: H11Reader | None = None
+        self._method = b""
+        self._buffer = bytearray()
+        self._searched = 0  # bytes of the buffer without the end of the head
+        self._left = 0  # bytes to come of a sized body, or of a chunk with its line end
+        self._will_reuse = False
+        self._read: Callable[[bytes], list[Item]] = self._head
+
+    def begin(self, method: bytes, *, upgrade: bool = False) -> None:
+        self._method, self._h11, self._read = method, None, self._head
+        self._buffer.clear()
+        self._searched = self._left = 0
+        self.reusable = False
+        if upgrade:
+            self._h11 = H11Reader()
+            self._h11.begin(method, upgrade=True)
+
+    @property
+    def failed(self) -> BadResponse | None:
+        """The fault behind what was returned last."""
+        return self._h11.failed if self._h11 else None
+
+    @property
+    def between_chunks(self) -> bool:
+        """The body comes in chunks, and the next byte begins one."""
+        return self._read == self._chunks and not self._left and not self._buffer and self._h11 is None
+
+    def feed(self, data: bytes) -> list[Item]:
+        if self._h11:
+            return self._by_h11(self._h11.feed(data))
+        if self._read == self._head:
+            return self._head(data)
+        if self._buffer:
+            data = bytes(self._buffer) + data
+            self._buffer.clear()
+        return self._read(data)
+
+    def eof(self) -> list[Item]:
+        """The peer closed the connection."""
+        if self._h11:
+            return self._by_h11(self._h11.eof())
+        whole = self._read == self._head and not self._buffer
+        raise BadResponse("the connection was closed" + ("" if whole else " in the middle of the response"))
+
+    def _by_h11(self, items: list[Item]) -> list[Item]:
+        assert self._h11
+        self.reusable = self._h11.reusable
+        return items
+
+    def _hand_over(self, data: bytes, ahead: bytes = b"") -> list[Item]:
+        """h11 reads from here on; `ahead` is what it must have seen before."""
+        self._h11 = H11Reader()
+        self._h11.begin(self._method)
+        if ahead:
+            self._h11.feed(ahead)
+        self._buffer.clear()
+        return self._by_h11(self._h11.feed(data))
+
+    def _head(self, data: bytes) -> list[Item]:
+        if self._buffer:
+            self._buffer += data
+            end = self._buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
+            if end >= 0:
+                data = bytes(self._buffer)
+                self._buffer.clear()
+        else:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._buffer += data
+        if end < 0:
+            return self._incomplete_head()
+        return self._complete_head(data, end)
+
+    def _incomplete_head(self) -> list[Item]:
+        buffer = self._buffer
+        if buffer.find(b"\n\n", max(0, self._searched - 1)) >= 0 or len(buffer) > MAX_HEAD:
+            return self._hand_over(bytes(buffer))
+        self._searched = len(buffer)
+        return []
+
+    def _complete_head(self, data: bytes, end: int) -> list[Item]:
+        status_line = _STATUS_LINE.match(data)
+        if not status_line or end > MAX_HEAD:
+            return self._hand_over(data)
+        at, stop = status_line.end(), end + 2
+        fields: list[tuple[bytes, bytes]] = []
+        length: int | None = None
+        chunked, reuse = False, True
+        while at < stop:
+            field = _FIELD.match(data, at)
+            if not field:
+                return self._hand_over(data)
+            at = field.end()
+            pair: tuple[bytes, bytes] = field.groups()  # type: ignore[assignment] # both groups always match
+            fields.append(pair)
+            name, value = pair
+            if len(name) in _FRAMING:
+                folded = name.lower()
+                if folded == b"content-length":
+                    if length is not None or not value.isdigit() or len(value) > 15:
+                        return self._hand_over(data)
+                    length = int(value)
+                elif folded == b"transfer-encoding":
+                    if chunked or value.lower() != b"chunked":
+                        return self._hand_over(data)
+                    chunked = True
+                elif folded == b"connection":
+                    reuse = reuse and b"close" not in value.lower()
+        status = int(status_line[1])
+        if chunked is (length is not None) or status in (204, 304) or self._method in (b"HEAD", b"CONNECT"):
+            return self._hand_over(data)
+        self._will_reuse = reuse
+        out: list[Item] = [_response(b"HTTP/1.1", status, status_line[2] or b"", tuple(fields))]
+        rest = data[end + 4 :]
+        if chunked:
+            self._read = self._chunks
+        else:
+            self._left, self._read = length or 0, self._sized
+        if rest or not (chunked or length):
+            out += self._read(rest)
+        return out
+
+    def _sized(self, data: bytes) -> list[Item]:
+        left = self._left = self._left - len(data)
+        if left > 0:
+            return [data]
+        self.reusable = self._will_reuse and not left
+        self._read = self._nothing
+        if left:
+            data = data[:left]
+        return [data, END] if data else [END]
+
+    def _nothing(self, data: bytes) -> list[Item]:
+        raise BadResponse(f"{len(data)} bytes came after the end of the response")
+
+    def _chunks(self, data: bytes) -> list[Item]:
+        pieces: list[bytes] = []
+        at, size = 0, len(data)
+        while at < size:
+            left = self._left
+            if left > 2:
+                taken = min(left - 2, size - at)
+                pieces.append(data[at : at + taken])
+                at, self._left = at + taken, left - taken
+            elif left:
+                taken = min(left, size - at)
+                if data[at : at + taken] != b"\r\n"[2 - left : 2 - left + taken]:
+                    return self._fail(pieces, data, at)
+                at, self._left = at + taken, left - taken
+            elif chunk := _CHUNK_HEAD.match(data, at):
+                if length := int(chunk[1], 16):
+                    self._left, at = length + 2, chunk.end()
+                    continue
+                if data.startswith(b"\r\n", chunk.end()):
+                    self.reusable = self._will_reuse and chunk.end() + 2 == size
+                    self._read = self._nothing
+                    return [*_joined(pieces), END]
+                if size - chunk.end() < 2 and data[chunk.end() :] in (b"", b"\r"):
+                    break
+                return [*_joined(pieces), *self._hand_over(data[at:], _CHUNKED_HEAD)]
+            elif size - at < _LONGEST_CHUNK_HEAD and b"\n" not in data[at:]:
+                break
+            else:
+                return self._fail(pieces, data, at)
+        if at < size:
+            self._buffer += data[at:]
+        return _joined(pieces)
+
+    def _fail(self, pieces: list[bytes], data: bytes, at: int) -> list[Item]:
+        """h11 judges what comes after whole chunks: an extension, or what is no chunk at all."""
+        # In the middle of a chunk's line end h11 has to see that chunk.
+        ahead = _CHUNKED_HEAD + (b"1\r\nx" + b"\r\n"[: 2 - self._left] if self._left else b"")
+        try:
+            more = self._hand_over(data[at:], ahead)
+        except BadResponse as error:
+            if not pieces:
+                raise
+            assert self._h11
+            self._h11._pending = error  # noqa: SLF001 - one class of two
+            more = []
+        return [*_joined(pieces), *more]
+
+
+def _joined(pieces: list[bytes]) -> list[Any]:
+    if not pieces:
+        return []
+    return [pieces[0] if len(pieces) == 1 else b"".join(pieces)]

@@ -1,0 +1,185 @@
+"""Connections to upstream that all clients share: one pool for each destination, of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import select
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from .connect import connect_any, is_shortage
+from .connection import Connection, ConnectionFailed
+from .resolver import Resolver
+from .tls import Tls, TlsOptions, context, reason
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from mitmproxy.connection import Server
+
+    from .connect import Destination
+
+__all__ = ["Limits", "Pool", "Pools"]
+
+SWEEPS = 4
+"""How often idle connections are looked through within the time that they may be idle."""
+
+
+class Limits(NamedTuple):
+    """How many connections to one destination may be idle, and for how many seconds."""
+
+    size: int = 100
+    idle: float = 55.0
+
+
+@dataclass
+class Pool:
+    """Of one destination. The connection used last is used next, so that those too many grow old."""
+
+    destination: Destination
+    pools: Pools
+    idle: collections.deque[Connection] = field(default_factory=collections.deque)
+    opened: int = 0
+    """How many connections were opened in all."""
+    _session: ssl.SSLSession | None = None
+    _session_of: ssl.SSLContext | None = None
+    _sweeper: asyncio.TimerHandle | None = None
+
+    def take(self) -> Connection | None:
+        """An idle connection that is still open; None: there is none."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.why is None and not _readable(connection):
+                return connection
+            connection.drop("closed while idle")
+        return None
+
+    def give(self, connection: Connection) -> None:
+        """One whose request is done with, and that can carry another."""
+        if len(self.idle) >= self.pools.limits.size:
+            connection.drop("too many idle connections")
+            return
+        if session := connection.session:
+            self._session = session
+        connection.idle_since = time.monotonic()
+        self.idle.append(connection)
+        if not self._sweeper:
+            self._sweep_later()
+
+    async def connect(self, starting: Callable[[Server], None] = lambda _: None) -> Connection:
+        """A new connection, established. `starting` is told what it will be.
+
+        Raises:
+            ConnectionFailed: it is not to be had.
+        """
+        destination, pools = self.destination, self.pools
+        proxy = destination.proxy
+        host, port = (proxy.host, proxy.port) if proxy else (destination.host, destination.port)
+        connection = Connection(destination, self._forget)
+        starting(connection.server)
+        try:
+            addresses = await pools.resolver.resolve(host, port)
+            try:
+                sock = await connect_any(addresses, port, pools.local_address)
+            except OSError:
+                pools.resolver.forget(host, port)
+                raise
+        except OSError as error:
+            raise ConnectionFailed(str(error) or type(error).__name__, local=is_shortage(error)) from error
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: connection, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        proxy_tls = partial(self._tls, proxy.host, resume=False) if proxy and proxy.tls else None
+        await connection.establish(tls=partial(self._tls, destination.host) if destination.tls else None, proxy_tls=proxy_tls)
+        self.opened += 1
+        return connection
+
+    def _tls(self, host: str, *, resume: bool = True) -> Tls:
+        try:
+            made = context(self.pools.tls, host)
+        except OSError as error:
+            raise ConnectionFailed(f"TLS cannot be set up: {reason(error)}", local=True) from error
+        session = None
+        if resume:
+            if made is not self._session_of:  # a session belongs to its context
+                self._session, self._session_of = None, made
+            session = self._session
+        return Tls(made, host, session)
+
+    def _forget(self, connection: Connection) -> None:
+        if connection.receiver is None and connection in self.idle:
+            self.idle.remove(connection)
+
+    def _sweep_later(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(self.pools.limits.idle / SWEEPS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        oldest = time.monotonic() - self.pools.limits.idle
+        while self.idle and self.idle[0].idle_since <= oldest:
+            self.idle.popleft().drop("idle for too long")
+        if self.idle:
+            self._sweep_later()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        if self._sweeper:
+            self._sweeper.cancel()
+            self._sweeper = None
+        while self.idle:
+            self.idle.pop().drop("the pool was closed")
+
+
+@dataclass
+class Pools:
+    """All of a process, with what mitmproxy's options say of connections upstream."""
+
+    tls: TlsOptions = field(default_factory=TlsOptions)
+    limits: Limits = field(default_factory=Limits)
+    local_address: str | None = None
+    resolver: Resolver = field(default_factory=Resolver)
+    _pools: dict[Destination, Pool] = field(default_factory=dict)
+
+    def configure(self, tls: TlsOptions, limits: Limits, local_address: str | None) -> None:
+        """Options that changed hold for new connections; idle ones are closed."""
+        if (tls, limits, local_address) != (self.tls, self.limits, self.local_address):
+            self.tls, self.limits, self.local_address = tls, limits, local_address
+            self.close()
+
+    def of(self, destination: Destination) -> Pool:
+        pool = self._pools.get(destination)
+        if pool is None:
+            pool = self._pools[destination] = Pool(destination, self)
+        return pool
+
+    def keep(self, destinations: Callable[[Destination], bool]) -> None:
+        """Close the pools of destinations that are none any more."""
+        for destination in [destination for destination in self._pools if not destinations(destination)]:
+            self._pools.pop(destination).close()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+if hasattr(select, "poll"):
+
+    def _readable(connection: Connection) -> bool:
+        """Whether something came while it was idle: its end, most likely."""
+        poll = select.poll()
+        poll.register(connection.transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
+
+else:  # pragma: no cover - Windows
+
+    def _readable(connection: Connection) -> bool:
+        """Whether something came while it was idle: its end, most likely."""
+        return bool(select.select([connection.transport.get_extra_info("socket")], [], [], 0)[0])

@@ -1,0 +1,640 @@
+"""One request to upstream, sent until it is answered: connect or take from the pool, send, read the head, decide, stream.
+
+A request is one task. What comes of the response is taken in the turn of the event loop in which it was read, by a small state machine:
+
+    WAITING   nothing of a response has come
+    HOLDING   a response is collected: it is a failure, or may break off, and another attempt may do better
+    PROBING   the beginning of a stream is collected, until it shows whether it is an error
+    PASSING   everything goes to the client; from here on nothing is sent again
+    OVER      the attempt has an outcome
+
+The task sleeps meanwhile, and wakes for the outcome of the attempt: nothing (the response is delivered), a failure, or a failed response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mitmproxy import http
+
+from azure_openai_proxy.api.stream_probe import error_response
+from azure_openai_proxy.mitmproxy_patches.interface import Failure
+
+from .connection import ConnectionFailed
+from .http1 import END
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from mitmproxy.connection import Server
+
+    from azure_openai_proxy.api.stream_probe import Peek
+    from azure_openai_proxy.mitmproxy_patches.interface import Timeouts
+
+    from .connect import Destination
+    from .connection import Connection
+    from .http1 import Item
+    from .pool import Pools
+
+__all__ = ["Body", "ClientSide", "Hold", "Policy", "UpstreamRequest"]
+
+logger = logging.getLogger(__name__)
+
+HOLD_AT_MOST = 1 << 20
+"""Bytes of a failed response; a longer one is passed on."""
+SLICE = 1 << 18
+"""Bytes of a large body that are written before the upstream has to have room for more."""
+STALE_WITHIN = 0.5
+"""Seconds: a reused connection that ends so soon after a request, without a byte, had been closed before it."""
+LOOK = 5.0
+"""Seconds between two looks at the deadlines, at most."""
+
+
+class Policy(Protocol):
+    """What the request is, and what becomes of it after a failure."""
+
+    timeouts: Timeouts
+    hold_stream: float
+    """Seconds for which the beginning of a stream is held back."""
+
+    def upstream_request(self) -> tuple[Destination, http.Request] | Failure:
+        """Where the request of this attempt goes, and the request with the keys that the flow does not show. A failure: it must not go."""
+
+    def hold(self, response: http.Response) -> Hold | Peek:
+        """How much of this response is kept from the client, and until when."""
+
+    def next_attempt(self, failed: Failure | http.Response) -> bool | http.Response:
+        """True: `upstream_request` has the next one. A response: it is the client's. False: the failure itself is."""
+
+
+class ClientSide(Protocol):
+    """Where a response goes, and what is known of the client meanwhile."""
+
+    def connected(self, server: Server) -> None:
+        """This is who is asked now; called when connecting begins, too."""
+
+    def deliver(self, items: Sequence[Any]) -> None:
+        """The next items of the response: an `http.Response`, bytes, trailers as `http.Headers`, or the end as anything else."""
+
+    def failed(self, failure: Failure) -> None:
+        """There is no response, or no more of it."""
+
+    def full(self) -> bool:
+        """Whether the client reads more slowly than this comes."""
+
+    async def room(self) -> None:
+        """Until the client has read enough."""
+
+    def straight(self, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:
+        """A function that takes bytes of a chunked body past everything else, if that can be done now. It returns False where it cannot.
+
+        `between_chunks` tells whether the next byte begins a chunk.
+        """
+
+    def body_taken(self) -> None:
+        """Some of the request's body is on its way."""
+
+
+class Hold(enum.Enum):
+    """How much of a response is kept from the client. A `Peek` holds the beginning of a stream until it tells what it is."""
+
+    NOTHING = "pass"
+    FAILURE = "failure"
+    """Until it is complete; then `Policy.next_attempt` decides what becomes of it."""
+    WHOLE = "whole"
+    """Until it is complete: one that breaks off may still be answered by another attempt."""
+
+
+class _State(enum.Enum):
+    WAITING = enum.auto()
+    HOLDING = enum.auto()
+    PROBING = enum.auto()
+    PASSING = enum.auto()
+    OVER = enum.auto()
+
+
+class _Refused(Exception):
+    """The request must not be sent."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class _Stale:
+    """The outcome of an attempt on a connection that had been closed before it."""
+
+
+class Body:
+    """A request's body: whole from the beginning, or still coming."""
+
+    def __init__(self, *, streamed: bool = False) -> None:
+        self.streamed = streamed
+        self.complete = False
+        self.pieces: deque[bytes] = deque()
+        self.size = 0
+        """Bytes of the pieces."""
+        self._changed: asyncio.Future[None] | None = None
+
+    def add(self, data: bytes) -> None:
+        self.pieces.append(data)
+        self.size += len(data)
+        self._wake()
+
+    def take(self) -> bytes:
+        piece = self.pieces.popleft()
+        self.size -= len(piece)
+        return piece
+
+    def end(self) -> None:
+        self.complete = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._changed and not self._changed.done():
+            self._changed.set_result(None)
+
+    async def more(self) -> None:
+        """Until there is a piece, or the end."""
+        while not self.pieces and not self.complete:
+            self._changed = asyncio.get_running_loop().create_future()
+            await self._changed
+
+
+class _Deadlines:
+    """One timer for all requests of the process: one for each would cost as much as its translation."""
+
+    def __init__(self) -> None:
+        self._watched: set[UpstreamRequest] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def watch(self, request: UpstreamRequest, soonest: float) -> None:
+        self._watched.add(request)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + min(LOOK, soonest / 2)
+        if self._timer and not self._timer.cancelled() and self._due <= due:
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._due, self._timer = due, loop.call_at(due, self._look)
+
+    def forget(self, request: UpstreamRequest) -> None:
+        self._watched.discard(request)
+        if not self._watched and self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for request in list(self._watched):
+            if request.deadline is not None and now >= request.deadline:
+                request.too_late()
+        if self._watched:
+            soonest = min(min(request.policy.timeouts) for request in self._watched)
+            for request in self._watched:
+                self.watch(request, soonest)
+                break
+
+
+DEADLINES = _Deadlines()
+
+
+class UpstreamRequest:
+    """The life of one client's request upstream. `client` is where the response goes, `policy` decides, `body` is what is sent."""
+
+    def __init__(self, policy: Policy, client: ClientSide, pools: Pools, body: Body) -> None:
+        self.policy, self.client, self.pools, self.body = policy, client, pools, body
+        self.straight: Callable[[bytes], bool] | None = None
+        self.deadline: float | None = None
+        self.upgraded = False
+        self.began = False
+        """The client has something of the response: nothing is sent again."""
+        self._why_late = ""
+        self._state = _State.OVER
+        self._connection: Connection | None = None
+        self._reused = False
+        self._sent: float | None = None  # when the whole request was on its way
+        self._chunked = False
+        self._how = Hold.NOTHING
+        self._held: list[Item] = []
+        self._held_size = 0
+        self._probe: Peek | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._outcome: asyncio.Future[Failure | http.Response | _Stale | None] | None = None
+        self._resuming: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.Task(self._run(), loop=asyncio.get_running_loop(), eager_start=True)
+
+    def cancel(self) -> None:
+        """The client is gone, or wants no more."""
+        if self._task and not self._task.done():
+            self._task.cancel()
+        self._release(whole=False)
+
+    # A body that is still to come
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of the body that wait in the process, those that the upstream does not take included."""
+        connection = self._connection
+        return self.body.size + (connection.transport.get_write_buffer_size() if connection and connection.full else 0)
+
+    def add(self, data: bytes) -> None:
+        self.body.add(data)
+
+    def complete(self) -> None:
+        self.body.end()
+
+    # The attempts
+
+    async def _run(self) -> None:
+        try:
+            DEADLINES.watch(self, min(self.policy.timeouts))
+            while True:
+                failed = await self._attempt()
+                if failed is None:
+                    return
+                if self._decide(failed):
+                    return
+        except asyncio.CancelledError:
+            raise
+        except _Refused as refused:
+            self.client.failed(refused.failure)
+        except Exception:
+            logger.exception("A request upstream failed in the proxy")
+            self._release(whole=False)
+            self.client.failed(Failure(502, "upstream_error", "The proxy failed to send this request: its log says why."))
+        finally:
+            self._release(whole=False)
+            DEADLINES.forget(self)
+
+    def _decide(self, failed: Failure | http.Response) -> bool:
+        """After an attempt. True: the client has its answer."""
+        self._release(whole=False)
+        decision = self.policy.next_attempt(failed)
+        if self.began:
+            assert isinstance(failed, Failure)
+            self.client.failed(failed)
+        elif decision is True:
+            return False
+        elif isinstance(decision, http.Response):
+            self._give(decision)
+        elif isinstance(failed, http.Response):
+            self._give(failed)
+        else:
+            self.client.failed(failed)
+        return True
+
+    async def _attempt(self) -> Failure | http.Response | None:
+        planned = self.policy.upstream_request()
+        if isinstance(planned, Failure):
+            raise _Refused(planned)
+        destination, request = planned
+        head = self._head(request, destination)
+        pool = self.pools.of(destination)
+        connection = pool.take()
+        self._reused = connection is not None
+        while True:
+            if connection is None:
+                self._reused = False
+                try:
+                    async with asyncio.timeout(self.policy.timeouts.connect):
+                        connection = await pool.connect(self.client.connected)
+                except ConnectionFailed as error:
+                    return self._not_connected(error)
+                except TimeoutError:
+                    seconds = self.policy.timeouts.connect
+                    message = f"Could not connect upstream in time: there was no connection for {seconds:g} seconds."
+                    return Failure(504, "upstream_connect_timeout", message)
+            outcome = await self._exchange(connection, head, request)
+            if not isinstance(outcome, _Stale):
+                return outcome
+            self._release(whole=False)
+            connection = pool.take() if self._reused and pool.idle else None
+            self._reused = connection is not None
+
+    def _not_connected(self, error: ConnectionFailed) -> Failure:
+        if error.local:
+            return Failure(503, "proxy_shortage", f"The proxy could not open a connection: {error}")
+        return Failure(502, "upstream_unreachable", f"Could not connect upstream: {error}")
+
+    async def _exchange(self, connection: Connection, head: bytes, request: http.Request) -> Failure | http.Response | _Stale | None:
+        loop = asyncio.get_running_loop()
+        self._connection, self._outcome, self._sent = connection, loop.create_future(), None
+        self._state, self._held, self._held_size, self._probe = _State.WAITING, [], 0, None
+        self.client.connected(connection.server)
+        upgrade = b"upgrade" in (name.lower() for name, _ in request.headers.fields) if request.data.method == b"GET" else False
+        connection.begin(self, request.data.method, upgrade=upgrade)
+        self._wait(self.policy.timeouts.first_byte, "Azure did not answer")
+        content = b"" if self.body.streamed else request.raw_content or b""
+        if self.body.streamed or len(content) > SLICE:
+            connection.write(head)
+            await self._upload(connection, content)
+        else:
+            connection.write(head + content if content else head)
+            self._sent = loop.time()
+        return await self._outcome
+
+    def _head(self, request: http.Request, destination: Destination) -> bytes:
+        """The request line and headers. Everything in them was validated where the request was made."""
+        data = request.data
+        target = data.path
+        proxy = destination.proxy
+        lines: list[bytes] = []
+        host: bytes | None = None
+        cookies: list[bytes] = []
+        self._chunked = False
+        for name, value in data.headers.fields:
+            folded = name.lower()
+            if folded == b"host":
+                host = value
+                continue
+            if folded == b"cookie":
+                cookies.append(value)
+                continue
+            if folded == b"transfer-encoding":
+                self._chunked = True
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if host is None:
+            host = data.authority or destination.netloc.encode()
+        if cookies:
+            lines.append(b"cookie: %b\r\n" % b"; ".join(cookies))
+        if proxy and not destination.tls:
+            target = b"http://%b%b" % (destination.netloc.encode(), target)
+            if proxy.authorization:
+                lines.append(b"proxy-authorization: %b\r\n" % proxy.authorization)
+        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (data.method, target, host, b"".join(lines))
+
+    # The body
+
+    async def _upload(self, connection: Connection, content: bytes) -> None:
+        """Write a large body, or one that is still coming, as fast as upstream takes it. Ends early when the attempt is over."""
+        view = memoryview(content)
+        for at in range(0, len(view), SLICE):
+            if not await self._write(connection, bytes(view[at : at + SLICE])):
+                return
+        while self.body.streamed and not (self.body.complete and not self.body.pieces):
+            if not self.body.pieces:
+                self.deadline = None  # it is the client's turn
+                if not await self._either(self.body.more()):
+                    return
+                continue
+            piece = self.body.take()
+            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
+            written = await self._write(connection, framed)
+            self.client.body_taken()
+            if not written:
+                return
+        if self._chunked:
+            connection.write(b"0\r\n\r\n")
+        if self._state is _State.WAITING:
+            self._wait(self.policy.timeouts.first_byte, "Azure did not answer")
+        self._sent = asyncio.get_running_loop().time()
+
+    async def _write(self, connection: Connection, data: bytes) -> bool:
+        """False: the attempt is over."""
+        assert self._outcome
+        if self._outcome.done() or connection.why is not None:
+            return False
+        connection.write(data)
+        if self._state is _State.WAITING:
+            self._wait(self.policy.timeouts.first_byte, "Azure did not answer")
+        if connection.full:
+            return await self._either(connection.room())
+        return True
+
+    async def _either(self, waiting: Coroutine[Any, Any, None]) -> bool:
+        """Wait for something, or until the attempt is over: False."""
+        assert self._outcome
+        task = asyncio.create_task(waiting)
+        try:
+            both: set[asyncio.Future[Any]] = {task, self._outcome}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+        return not self._outcome.done()
+
+    def send_upgraded(self, data: bytes) -> None:
+        """Bytes of the protocol that the connection was upgraded to."""
+        if self._connection and self._connection.why is None:
+            self._connection.write(data)
+
+    # The response
+
+    def received(self, items: list[Item]) -> None:
+        match self._state:
+            case _State.PASSING:
+                self._pass(items)
+            case _State.WAITING:
+                self._first(items)
+            case _State.HOLDING:
+                self._collect(items)
+            case _State.PROBING:
+                self._look(items)
+            case _State.OVER:
+                pass
+
+    def _first(self, items: list[Item]) -> None:
+        response = items[0]
+        assert isinstance(response, http.Response)
+        if self._sent is None and not self.body.streamed:
+            self._sent = asyncio.get_running_loop().time()
+        self.progress()
+        whole = not self.body.streamed or (self.body.complete and not self.body.pieces)
+        how = self.policy.hold(response) if whole and response.status_code != 101 else Hold.NOTHING
+        if how is Hold.NOTHING:
+            self._pass_from_here(items)
+        elif isinstance(how, Hold):
+            self._state, self._how = _State.HOLDING, how
+            self._collect(items)
+        else:
+            self._state, self._probe = _State.PROBING, how
+            self._look(items)
+
+    def _collect(self, items: list[Item]) -> None:
+        """A response comes in that is wanted whole."""
+        self._hold(items)
+        self.progress()
+        if items[-1] is not END:
+            if self._how is Hold.FAILURE and self._held_size > HOLD_AT_MOST:
+                self._let_go()
+            return
+        response = self._held[0]
+        assert isinstance(response, http.Response)
+        content = b"".join(item for item in self._held if isinstance(item, bytes))
+        self._held = []
+        if self._how is Hold.FAILURE:
+            response.data.content = content
+            self._release(whole=self._sent is not None)
+            self._over(response)
+        else:
+            self._pass_from_here([response, content, END] if content else [response, END])
+
+    def _look(self, items: list[Item]) -> None:
+        """A stream begins."""
+        assert self._probe
+        self._hold(items)
+        self.progress()
+        for item in items:
+            if isinstance(item, bytes) and (verdict := self._probe.feed(item)):
+                if verdict.error is None:
+                    self._let_go()
+                else:
+                    self._refused(verdict.error)
+                return
+        if items[-1] is END:
+            self._let_go()
+        elif self._probe_timer is None:
+            self._probe_timer = asyncio.get_running_loop().call_later(self.policy.hold_stream, self._let_go)
+
+    def _refused(self, error: dict[str, object]) -> None:
+        """A stream whose first event is an error: the response that Azure would have given, had it known in time."""
+        head = self._held[0]
+        assert isinstance(head, http.Response)
+        status, content = error_response(error)
+        response = head.copy()
+        for name in ("content-length", "content-encoding", "transfer-encoding"):
+            response.headers.pop(name, None)
+        response.status_code, response.data.content = status, content
+        response.headers.update({"content-type": "application/json", "content-length": str(len(content))})
+        self._release(whole=False)
+        self._over(response)
+
+    def _hold(self, items: list[Item]) -> None:
+        self._held += items
+        self._held_size += sum(len(item) for item in items if isinstance(item, bytes))
+
+    def _let_go(self) -> None:
+        """Pass on what was held."""
+        held, self._held = self._held, []
+        self._pass_from_here(held)
+
+    def _pass_from_here(self, items: list[Item]) -> None:
+        self._stop_probing()
+        self._state, self.began = _State.PASSING, True
+        response = items[0]
+        assert isinstance(response, http.Response)
+        if response.status_code == 101:
+            self.upgraded = True
+            self.deadline = None
+        self._pass(items)
+
+    def _pass(self, items: list[Item]) -> None:
+        if items[-1] is END:
+            self.deadline = None
+            self.straight = None
+            self._release(whole=self._sent is not None and not self.upgraded)
+            self.client.deliver(items)
+            self._over(None)
+            return
+        if not self.upgraded:
+            self.progress()
+        self.client.deliver(items)
+        connection = self._connection
+        if connection is None or self._state is not _State.PASSING:
+            return
+        if self.straight is None and connection.reader.between_chunks:
+            self.straight = self._watched(self.client.straight(lambda: connection.reader.between_chunks))
+        if self.client.full():
+            self.pause()
+
+    def _watched(self, take: Callable[[bytes], bool] | None) -> Callable[[bytes], bool] | None:
+        """`take`, with what is done after each piece of a response."""
+        if take is None:
+            return None
+
+        def watched(data: bytes) -> bool:
+            if not take(data):
+                return False
+            self.progress()
+            if self.client.full():
+                self.pause()
+            return True
+
+        return watched
+
+    def _give(self, response: http.Response) -> None:
+        """A whole response to the client."""
+        content = response.raw_content or b""
+        response.data.content = None
+        self.client.deliver([response, content, END] if content else [response, END])
+
+    # Back-pressure
+
+    def pause(self) -> None:
+        """Read no more of the response until the client has read what there is."""
+        if self._connection and self._resuming is None:
+            self._connection.pause_reading()
+            self.deadline = None  # it is the client's turn
+            self._resuming = asyncio.create_task(self._resume())
+
+    async def _resume(self) -> None:
+        try:
+            await self.client.room()
+        finally:
+            self._resuming = None
+        if self._connection and self._state is _State.PASSING:
+            if not self.upgraded:
+                self.progress()
+            self._connection.resume_reading()
+
+    # Time
+
+    def _wait(self, seconds: float, why: str) -> None:
+        self.deadline = asyncio.get_running_loop().time() + seconds
+        self._why_late = f"{why} for {seconds:g} seconds"
+
+    def progress(self) -> None:
+        """Something of the response has come."""
+        self._wait(self.policy.timeouts.chunk, "Azure sent nothing more")
+
+    def too_late(self) -> None:
+        """The deadline has passed."""
+        self.deadline = None
+        self._release(whole=False)
+        self._over(Failure(504, "upstream_timeout", f"The answer did not come in time: {self._why_late}."))
+
+    # The end of an attempt
+
+    def lost(self, why: str) -> None:
+        self._connection = None
+        self._stop_probing()
+        if self._outcome is None or self._outcome.done():
+            return
+        now = asyncio.get_running_loop().time()
+        whole = not self.body.streamed
+        fresh = self._state is _State.WAITING
+        if fresh and self._reused and whole and (self._sent is None or now - self._sent < STALE_WITHIN):
+            self._over(_Stale())
+            return
+        self._over(Failure(502, "upstream_error", f"The connection upstream failed: {why}"))
+
+    def _over(self, outcome: Failure | http.Response | _Stale | None) -> None:
+        self._state = _State.OVER
+        self.straight = None
+        if self._outcome and not self._outcome.done():
+            self._outcome.set_result(outcome)
+
+    def _release(self, *, whole: bool) -> None:
+        self._stop_probing()
+        self.straight = None
+        if self._resuming:
+            self._resuming.cancel()
+            self._resuming = None
+        connection, self._connection = self._connection, None
+        if connection and connection.finish(whole=whole):
+            self.pools.of(connection.destination).give(connection)
+
+    def _stop_probing(self) -> None:
+        if self._probe_timer:
+            self._probe_timer.cancel()
+            self._probe_timer = None

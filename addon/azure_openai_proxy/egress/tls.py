@@ -1,0 +1,171 @@
+"""TLS to upstream, with Python's ssl over memory: the only public way to resume a session.
+
+Contexts follow mitmproxy's own options for upstream (`ssl_insecure`, `ssl_verify_upstream_trusted_*`, `client_certs`,
+`tls_version_server_*`, `ciphers_server`, `tls_ecdh_curve_server`) and SSLKEYLOGFILE.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import certifi
+
+if TYPE_CHECKING:
+    from mitmproxy.options import Options
+
+__all__ = ["Tls", "TlsOptions", "context", "reason"]
+
+_MOST = 1 << 18
+"""Bytes asked of the decrypted side at once; a record has at most 16 kB."""
+
+_VERSIONS = {
+    "SSL3": ssl.TLSVersion.SSLv3,
+    "TLS1": ssl.TLSVersion.TLSv1,
+    "TLS1_1": ssl.TLSVersion.TLSv1_1,
+    "TLS1_2": ssl.TLSVersion.TLSv1_2,
+    "TLS1_3": ssl.TLSVersion.TLSv1_3,
+}
+_CURVES = {"SECP256R1": "prime256v1", "SECP192R1": "prime192v1"}
+"""Where OpenSSL's name is another one."""
+
+
+class TlsOptions(NamedTuple):
+    """What mitmproxy's options say of TLS to upstream."""
+
+    insecure: bool = False
+    ca_file: str | None = None
+    ca_folder: str | None = None
+    client_certs: str | None = None
+    minimum: str = "TLS1_2"
+    maximum: str = "UNBOUNDED"
+    ciphers: str | None = None
+    curve: str | None = None
+
+    @classmethod
+    def of(cls, options: Options) -> TlsOptions:
+        return cls(
+            insecure=options.ssl_insecure,
+            ca_file=options.ssl_verify_upstream_trusted_ca,
+            ca_folder=options.ssl_verify_upstream_trusted_confdir,
+            client_certs=options.client_certs,
+            minimum=options.tls_version_server_min,
+            maximum=options.tls_version_server_max,
+            ciphers=options.ciphers_server,
+            curve=options.tls_ecdh_curve_server,
+        )
+
+
+@lru_cache(64)
+def context(options: TlsOptions, host: str) -> ssl.SSLContext:
+    """The context for a host. Made once: reading the trusted certificates takes 20 ms.
+
+    Raises:
+        OSError: a file cannot be read, or a name is none that OpenSSL knows (ssl.SSLError).
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = _VERSIONS.get(options.minimum, ssl.TLSVersion.MINIMUM_SUPPORTED)
+    made.maximum_version = _VERSIONS.get(options.maximum, ssl.TLSVersion.MAXIMUM_SUPPORTED)
+    if options.insecure:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+        made.options |= ssl.OP_LEGACY_SERVER_CONNECT
+    else:
+        own = options.ca_file or options.ca_folder
+        made.load_verify_locations(options.ca_file if own else certifi.where(), options.ca_folder)
+    if options.ciphers:
+        made.set_ciphers(options.ciphers)
+    elif made.minimum_version < ssl.TLSVersion.TLSv1_2:
+        made.set_ciphers("DEFAULT:@SECLEVEL=0")
+    if options.curve:
+        made.set_ecdh_curve(_CURVES.get(options.curve.upper(), options.curve))
+    if certificate := _client_certificate(options.client_certs, host):
+        made.load_cert_chain(certificate)
+        made.post_handshake_auth = True
+    made.set_alpn_protocols(["http/1.1"])
+    if key_log := os.environ.get("MITMPROXY_SSLKEYLOGFILE") or os.environ.get("SSLKEYLOGFILE"):
+        made.keylog_filename = key_log
+    return made
+
+
+def _client_certificate(configured: str | None, host: str) -> Path | None:
+    """The file itself, or the one of this host in the folder."""
+    if not configured:
+        return None
+    path = Path(configured).expanduser()
+    if not path.is_dir():
+        return path
+    own = path / f"{host}.pem"
+    return own if own.is_file() else None
+
+
+def reason(error: Exception) -> str:
+    """What a TLS error says, without OpenSSL's file and line: `certificate verify failed: self-signed certificate`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return str(error) or type(error).__name__
+
+
+class Tls:
+    """One connection's TLS, without I/O. `take()` has what is to be sent after each call."""
+
+    def __init__(self, made: ssl.SSLContext, host: str, session: ssl.SSLSession | None = None) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.object = made.wrap_bio(self._incoming, self._outgoing, server_hostname=host, session=session)
+        self.closed = False
+        """The peer has ended it in an orderly way (close_notify)."""
+        self.error: ssl.SSLError | None = None
+        """What went wrong behind the last data that was returned."""
+
+    def take(self) -> bytes:
+        """What is to be sent to the peer."""
+        return self._outgoing.read() if self._outgoing.pending else b""
+
+    def handshake(self, data: bytes = b"") -> bool:
+        """Go on with the handshake; True: it is complete.
+
+        Raises:
+            ssl.SSLError: it failed. `take()` may hold an alert for the peer.
+        """
+        if data:
+            self._incoming.write(data)
+        try:
+            self.object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def receive(self, data: bytes) -> bytes:
+        """What the peer sent, decrypted; then `closed` and `error` tell how it ended, if it did."""
+        self._incoming.write(data)
+        pieces = []
+        try:
+            while piece := self.object.read(_MOST):
+                pieces.append(piece)
+            self.closed = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.closed = True
+        except ssl.SSLError as error:
+            self.error = error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def send(self, data: bytes) -> bytes:
+        """`data`, encrypted."""
+        view = memoryview(data)
+        while view:
+            view = view[self.object.write(view) :]
+        return self._outgoing.read()
+
+    def close(self) -> bytes:
+        """Tell the peer that nothing more comes (close_notify)."""
+        with suppress(ssl.SSLError):  # it waits for the peer's own, which we do not
+            self.object.unwrap()
+        return self.take()
