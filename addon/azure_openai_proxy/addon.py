@@ -52,7 +52,7 @@ class AzureOpenAIProxy(Exchanges):
         self.discovery = Discovery()
         self.guard = relay_guard.Guard()
         self.hindrances = ingress.Hindrances()
-        self.stopping = Stopping(self.exchanges, lambda: self.settings.stop_timeout)
+        self.stopping = Stopping(self.exchanges, lambda: self.settings.shutdown_timeout)
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
         self.playback = Playback()
@@ -78,7 +78,7 @@ class AzureOpenAIProxy(Exchanges):
         local = ctx.options.connect_addr
         self.pools.configure(TlsOptions.of(ctx.options), Limits(), local)
         self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
-        install.hasten(ctx.master, on=self.settings.shortcuts)
+        install.hasten(ctx.master, on=self.settings.fast_path)
 
     def running(self) -> None:
         self.live.running(ctx.options)

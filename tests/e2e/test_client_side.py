@@ -76,7 +76,7 @@ def test_other_hosts_keep_working(azure: Simulator, proxy: Proxies, monkeypatch:
 @pytest.mark.parametrize("relay", ["local", "off"])
 def test_the_ca_comes_from_the_proxy(relay: str, proxy: Proxies, tmp_path: Path) -> None:
     """Where the client is on another machine, there is no CA yet; a proxy that leads nobody on has it too."""
-    through = proxy(**MAPPER, azure_openai_relay=relay)
+    through = proxy(**MAPPER, azure_openai_allowed_destinations=relay)
     printed = run("env", "--proxy", through.url, "--ca", str(tmp_path / "ca.pem"))
     assert 0 == printed.returncode, printed.stderr
     assert through.ca.read_bytes().strip() == (tmp_path / "ca.pem").read_bytes().strip()
@@ -242,7 +242,7 @@ BROKEN: dict[str, tuple[dict[str, Any], dict[str, str], str, str]] = {
     "no such host": ({}, {"OPENAI_BASE_URL": "http://nowhere.invalid/v1", "OPENAI_API_KEY": "{key}"}, "has no address", "check the name"),
     "no way at all": ({}, {}, "a way to the proxy", "azure-openai-proxy env"),
     "a bad name by CONNECT": (
-        {"azure_openai_relay": "off"},
+        {"azure_openai_allowed_destinations": "off"},
         {"OPENAI_BASE_URL": "https://other.example/v1", "HTTPS_PROXY": "{url}"},
         "no TLS with other.example",
         "its log",

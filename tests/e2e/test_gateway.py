@@ -216,7 +216,7 @@ def test_not_normalized_means_bytes_as_they_come(azure: Simulator, proxy: Proxie
 
 def test_openai_mode_changes_nothing(azure: Simulator, proxy: Proxies) -> None:
     """The request goes where OpenAI is (here: another server), its path, key and body as they came."""
-    through = proxy(azure_openai_proxy_mode="openai", azure_openai_openai_endpoint=azure.http_url, azure_openai_endpoint=None)
+    through = proxy(azure_openai_proxy_mode="openai", azure_openai_passthrough_endpoint=azure.http_url, azure_openai_endpoint=None)
     answer = ask(through, "client", path="/v1/chat/completions?api-version=1")
     (received,) = azure.requests
     assert ("/v1/chat/completions?api-version=1", "Bearer client") == (received.path, received.header("authorization"))

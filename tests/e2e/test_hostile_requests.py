@@ -174,7 +174,7 @@ def test_an_id_of_other_characters_is_sent_as_it_came(name: bytes, through: Mitm
 @pytest.mark.parametrize("mode", ["azure", "openai"])
 def test_a_space_in_a_pseudo_header_is_refused(method: bytes, target: bytes, mode: str, proxy: Proxies, wire: hostile.Wire) -> None:
     """HTTP/2 can carry it, and HTTP/1.1 would make another request line of it."""
-    through = proxy(azure_openai_endpoint=wire.url, azure_openai_openai_endpoint=wire.url, azure_openai_proxy_mode=mode)
+    through = proxy(azure_openai_endpoint=wire.url, azure_openai_passthrough_endpoint=wire.url, azure_openai_proxy_mode=mode)
     wire.take()
     (status,) = hostile.ask_http2(through.port, through.ca, [Case("pseudo", method, target, AUTHORIZED)])
     assert status in (0, 400)
@@ -184,7 +184,7 @@ def test_a_space_in_a_pseudo_header_is_refused(method: bytes, target: bytes, mod
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_path_that_leads_elsewhere_is_refused_in_openai_mode(spelling: bytes, proxy: Proxies, wire: hostile.Wire) -> None:
     """Where requests are not translated, the endpoint's prefix holds too."""
-    through = proxy(azure_openai_endpoint=wire.url, azure_openai_openai_endpoint=wire.url, azure_openai_proxy_mode="openai")
+    through = proxy(azure_openai_endpoint=wire.url, azure_openai_passthrough_endpoint=wire.url, azure_openai_proxy_mode="openai")
     wire.take()
     case = Case("path", b"GET", b"/v1/files/" + spelling, AUTHORIZED)
     assert 400 == hostile.ask_http1(through.port, case)

@@ -29,7 +29,7 @@ def data(lines: Iterator[str]) -> Iterator[str]:
 @pytest.fixture
 def mortal(azure: Simulator, confdir: Path, tmp_path: Path) -> Iterator[Mitmdump]:
     """A proxy that no other test needs."""
-    proxy = Mitmdump(tmp_path / "home", confdir, options={"azure_openai_endpoint": azure.http_url, "azure_openai_stop_timeout": "20"})
+    proxy = Mitmdump(tmp_path / "home", confdir, options={"azure_openai_endpoint": azure.http_url, "azure_openai_shutdown_timeout": "20"})
     proxy.start()
     yield proxy
     proxy.stop()
@@ -89,7 +89,7 @@ def test_a_stop_has_its_limit(azure: Simulator, confdir: Path, tmp_path: Path) -
     """What takes longer is cut off, and that is said."""
     gate = Gate(before=3)
     azure.faults.next(gate)
-    options = {"azure_openai_endpoint": azure.http_url, "azure_openai_stop_timeout": "0.1", "azure_openai_token": azure.key}
+    options = {"azure_openai_endpoint": azure.http_url, "azure_openai_shutdown_timeout": "0.1", "azure_openai_token": azure.key}
     proxy = Mitmdump(tmp_path / "home", confdir, options=options).start()
     with (
         httpx.Client(base_url=proxy.url, timeout=PATIENCE, trust_env=False) as http,

@@ -114,7 +114,9 @@ def test_what_needs_no_key_is_answered_without_one(proxy: Proxies) -> None:
 @pytest.mark.parametrize("path", ["/v1/realtime?model=gpt-realtime", "/v1/responses"])
 def test_a_message_that_decompresses_beyond_the_limit(way: str, mode: str, path: str, proxy: Proxies, azure: Simulator) -> None:
     """The connection is closed with 1009 before 300 MB are in memory."""
-    options: dict[str, Any] = {"azure_openai_proxy_mode": mode, "azure_openai_openai_endpoint": azure.http_url} if mode == "openai" else {}
+    options: dict[str, Any] = (
+        {"azure_openai_proxy_mode": mode, "azure_openai_passthrough_endpoint": azure.http_url} if mode == "openai" else {}
+    )
     through = proxy(azure_openai_max_body="4m", **options)
     path = f"/openai{path}" if mode == "openai" else path
     with dial(way, through, path, additional_headers=bearer(azure) | {"api-key": azure.key}) as ws:

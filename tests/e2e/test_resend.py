@@ -493,7 +493,7 @@ FOLLOWING = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"azure_openai_normalize": "false"}, {"azure_openai_shortcuts": "false"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"azure_openai_normalize": "false"}, {"azure_openai_fast_path": "false"}], ids=str)
 @pytest.mark.parametrize("way", ["JSON", "SSE", "gzip", "h2", "poll"])
 def test_the_items_of_a_response(way: str, options: dict[str, str], cloud: Cloud) -> None:
     """What follows up on an item goes to the backend that made it, when the first one is well again; nobody else is asked."""

@@ -228,7 +228,7 @@ HEADERS_FOR_ANOTHER = {
 def test_a_host_header_is_not_the_destination(sending: bytes, mode: str, other: OtherProxy, proxy: Proxies) -> None:
     """The guard judges the host of the request line, whatever the Host header names."""
     name = f"upstream:http://127.0.0.1:{other.port}" if mode == "upstream" else mode
-    through = proxy("--mode", name, azure_openai_relay="off")
+    through = proxy("--mode", name, azure_openai_allowed_destinations="off")
 
     assert sent(("127.0.0.1", through.port), sending).startswith(b"HTTP/1.1 403 ")
 
@@ -264,7 +264,7 @@ TARGET = [(":scheme", "http"), (":path", "/")]
 def test_nor_in_http2(more: list[tuple[str, str]], header: str, mode: str, other: OtherProxy, proxy: Proxies) -> None:
     """The same for a CONNECT in HTTP/2, whose destination is its :authority."""
     name = f"upstream:http://127.0.0.1:{other.port}" if mode == "upstream" else mode
-    through = proxy("--mode", name, azure_openai_relay="off")
+    through = proxy("--mode", name, azure_openai_allowed_destinations="off")
 
     status = http2_status(through.port, [(":method", "CONNECT"), *more, (":authority", "169.254.169.254:22"), ("host", header)])
 
@@ -286,14 +286,14 @@ def test_a_name_that_cannot_be_judged_is_refused_by_socks(host: str, proxy: Prox
 
 def test_an_api_host_on_another_port_is_no_tunnel(other: OtherProxy, proxy: Proxies) -> None:
     """A CONNECT to an API host is accepted, for the API inside it; bytes of another protocol do not reach the other proxy."""
-    through = proxy("--mode", f"upstream:http://127.0.0.1:{other.port}", azure_openai_relay="off")
+    through = proxy("--mode", f"upstream:http://127.0.0.1:{other.port}", azure_openai_allowed_destinations="off")
     tunnel = b"CONNECT api.openai.com:22 HTTP/1.1\r\nHost: api.openai.com:22\r\n\r\n"
 
     received = sent(("127.0.0.1", through.port), tunnel, b"SSH-2.0-client\r\n")
 
     assert received.startswith(b"HTTP/1.1 200 ")
     assert [] == other.asked
-    assert "azure_openai_relay is off" in "\n".join(through.records)
+    assert "azure_openai_allowed_destinations is off" in "\n".join(through.records)
 
 
 UNJUDGED = [
@@ -388,7 +388,7 @@ def test_a_client_of_this_machine_may(inside: Decoy, proxy: Proxies) -> None:
 @pytest.mark.parametrize("way", ["plain", "CONNECT"])
 def test_unless_the_owner_says_otherwise(way: str, relay: str, host: str, inside: Decoy, proxy: Proxies) -> None:
     """`public` is for a balancer on the same machine, where all clients look local; `off` is for a gateway that is nothing else."""
-    through = proxy(azure_openai_relay=relay)
+    through = proxy(azure_openai_allowed_destinations=relay)
 
     assert b"HTTP/1.1 403 Forbidden" == asked_raw(("127.0.0.1", through.port), host, inside.port, way)
 
@@ -398,7 +398,7 @@ def test_unless_the_owner_says_otherwise(way: str, relay: str, host: str, inside
 @remote
 def test_any_is_any(inside: Decoy, proxy: Proxies) -> None:
     """Who wants an open relay can have one."""
-    through = everywhere(proxy, azure_openai_relay="any")
+    through = everywhere(proxy, azure_openai_allowed_destinations="any")
 
     assert b"HTTP/1.1 502 Bad Gateway" == asked_raw((ADDRESS, through.port), "127.0.0.1", inside.port, "plain")
 

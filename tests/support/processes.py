@@ -123,7 +123,7 @@ class Mitmdump:
                 "PYTHONPATH": str(RECORDER),
                 "RECORDER_PIPE": str(notes_in),
                 "RECORDER_DECOY_PORT": str(self.decoy_port),
-                **{name: os.environ[name] for name in ("AZURE_OPENAI_SHORTCUTS",) if name in os.environ},  # to test all without them
+                **{name: os.environ[name] for name in ("AZURE_OPENAI_FAST_PATH",) if name in os.environ},  # to test all without them
                 **self.env,
             },
             stdin=subprocess.DEVNULL,

@@ -80,7 +80,7 @@ OPTIONS = (
         str,
         "azure",
         parsers.mode,
-        "azure: requests are translated and go to Azure OpenAI. openai: they go to azure_openai_openai_endpoint unchanged.",
+        "azure: requests are translated and go to Azure OpenAI. openai: they go to azure_openai_passthrough_endpoint unchanged.",
     ),
     Option(
         "azure_openai_proxy_address",
@@ -152,16 +152,16 @@ OPTIONS = (
         "answer. It is no verdict: do not set it where anyone relies on one. Off: a 404 that says that Azure has no moderations.",
     ),
     Option(
-        "azure_openai_relay",
+        "azure_openai_allowed_destinations",
         str,
         "local",
-        parsers.relay,
+        parsers.allowed_destinations,
         "Where clients are led that go through the proxy to other hosts than OpenAI's. local: those of this machine anywhere, all others "
         "to public addresses only. public: everyone to public addresses only (behind a balancer on this machine all look local). any: "
         "everyone anywhere. off: nobody anywhere.",
     ),
     Option(
-        "azure_openai_stop_timeout",
+        "azure_openai_shutdown_timeout",
         str,
         "30",
         parsers.seconds,
@@ -247,14 +247,14 @@ OPTIONS = (
         "With --server-replay: give streams in the pace in which they were recorded. Off: at once.",
     ),
     Option(
-        "azure_openai_shortcuts",
+        "azure_openai_fast_path",
         bool,
         True,  # noqa: FBT003 - the default of a row
         lambda value: value,
         "Take shortcuts through mitmproxy, on a mitmproxy that is known: less processor time, the same answers. Off: mitmproxy's own ways.",
     ),
     Option(
-        "azure_openai_openai_endpoint",
+        "azure_openai_passthrough_endpoint",
         str,
         str(OPENAI),
         parsers.openai,

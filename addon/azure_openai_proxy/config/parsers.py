@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 __all__ = [
     "OPENAI",
     "Address",
-    "Relay",
+    "AllowedDestinations",
     "address",
+    "allowed_destinations",
     "count",
     "endpoint",
     "hosts",
     "kept",
     "mode",
     "openai",
-    "relay",
     "seconds",
     "size",
     "timeout",
     "versions",
 ]
 
-type Relay = Literal["any", "local", "public", "off"]
+type AllowedDestinations = Literal["any", "local", "public", "off"]
 OPENAI = Base("https", "api.openai.com", 443)
 
 
@@ -86,11 +86,11 @@ def versions(names: Sequence[str]) -> frozenset[str]:
     return frozenset(map(parse_apiversion, named - {"retired"})) | (RETIRED if "retired" in named else frozenset())
 
 
-def relay(text: str) -> Relay:
-    relays: dict[str, Relay] = {"any": "any", "local": "local", "public": "public", "off": "off"}
-    if (relay := relays.get(text.lower())) is None:
+def allowed_destinations(text: str) -> AllowedDestinations:
+    choices: dict[str, AllowedDestinations] = {"any": "any", "local": "local", "public": "public", "off": "off"}
+    if (chosen := choices.get(text.lower())) is None:
         raise SettingsError("write any, local, public or off")
-    return relay
+    return chosen
 
 
 def seconds(text: str) -> float:

@@ -22,7 +22,7 @@ from azure_openai_proxy.mitmproxy_patches.interface import Timeouts
 
 from . import backends as backends_config
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option
-from .parsers import OPENAI, Address, Relay
+from .parsers import OPENAI, Address, AllowedDestinations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,10 +56,10 @@ class Settings:
     replace_apiversions: frozenset[str] = frozenset()
     moderations_unflagged: bool = False
 
-    relay: Relay = "local"
-    stop_timeout: float = 30.0  # seconds
-    shortcuts: bool = True
-    openai_endpoint: Base = OPENAI
+    allowed_destinations: AllowedDestinations = "local"
+    shutdown_timeout: float = 30.0  # seconds
+    fast_path: bool = True
+    passthrough_endpoint: Base = OPENAI
     max_attempts: int = 4
     repair: bool = True
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
@@ -78,7 +78,7 @@ class Settings:
     @property
     def destinations(self) -> frozenset[tuple[str, int]]:
         """Host and port of everyone that our own requests go to."""
-        bases = [self.openai_endpoint] if self.mode == "openai" else [backend.base for backend in self.backends]
+        bases = [self.passthrough_endpoint] if self.mode == "openai" else [backend.base for backend in self.backends]
         return frozenset((base.host, base.port) for base in bases)
 
     @property
@@ -154,10 +154,10 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
         discover_models=value["azure_openai_discover_models"],
         replace_apiversions=value["azure_openai_replace_apiversions"],
         moderations_unflagged=value["azure_openai_moderations_unflagged"],
-        relay=value["azure_openai_relay"],
-        stop_timeout=value["azure_openai_stop_timeout"],
-        shortcuts=value["azure_openai_shortcuts"],
-        openai_endpoint=value["azure_openai_openai_endpoint"],
+        allowed_destinations=value["azure_openai_allowed_destinations"],
+        shutdown_timeout=value["azure_openai_shutdown_timeout"],
+        fast_path=value["azure_openai_fast_path"],
+        passthrough_endpoint=value["azure_openai_passthrough_endpoint"],
         max_attempts=value["azure_openai_max_attempts"],
         repair=value["azure_openai_repair"],
         timeouts=Timeouts(
@@ -178,7 +178,7 @@ def kept_bodies(settings: Settings, options: OptManager, *, looked_at: bool) -> 
 def summary(settings: Settings) -> str:
     """What is in force, in one line; never the key."""
     if settings.mode == "openai":
-        parts = [f"openai mode: everything goes to {settings.openai_endpoint} unchanged"]
+        parts = [f"openai mode: everything goes to {settings.passthrough_endpoint} unchanged"]
     else:
         if not settings.backends:
             return "azure mode, offline: only what was recorded is answered"

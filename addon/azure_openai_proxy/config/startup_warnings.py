@@ -23,7 +23,7 @@ NEAR = 0.95
 
 def careless(settings: Settings, found: Mapping[str, Found], file: Path | None, *, ssl_insecure: bool) -> Iterator[str]:
     """A line for each such setting."""
-    bases = dict.fromkeys([settings.openai_endpoint] if settings.mode == "openai" else [backend.base for backend in settings.backends])
+    bases = dict.fromkeys([settings.passthrough_endpoint] if settings.mode == "openai" else [backend.base for backend in settings.backends])
     for base in bases:
         if base.scheme == "http" and not is_loopback(base.host):
             yield f"Keys and prompts go to {base} unencrypted: use https://, or a tunnel that ends on this machine."

@@ -92,7 +92,7 @@ class Exchange:
         """Send `request` to OpenAI, its body as it comes. An answer: it was a question to the proxy itself."""
         if health := local_responses.health(request.path, self.not_ready):
             return health
-        base = self.settings.openai_endpoint
+        base = self.settings.passthrough_endpoint
         if "host" in request.headers:
             request.headers["host"] = base.netloc
         self._aim(request, base)
@@ -221,7 +221,7 @@ class Exchange:
             BadRequest: it would not be the one request that the client is entitled to.
         """
         if self.unchanged:
-            request_syntax.check(request, self.settings.openai_endpoint.prefix, "/")
+            request_syntax.check(request, self.settings.passthrough_endpoint.prefix, "/")
         elif self.sent:
             request_syntax.check(request, self.sent.base.prefix)
         else:  # a recorded answer comes from a server of this process

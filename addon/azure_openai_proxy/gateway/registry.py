@@ -180,8 +180,8 @@ class Exchanges:
         return UpstreamRequest(Policy(self, flow, self.exchanges[flow]), client, self.pools, Body(streamed=streamed))
 
     @property
-    def shortcuts(self) -> bool:
-        return self.settings.shortcuts and install.hastens()
+    def fast_path(self) -> bool:
+        return self.settings.fast_path and install.hastens()
 
     def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
         exchange = self.exchanges.get(flow)

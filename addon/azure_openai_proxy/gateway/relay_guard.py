@@ -2,7 +2,7 @@
 
 A forward proxy connects to where its client says, and so reaches what the client cannot: services on this machine's loopback, the
 private network, the metadata of a cloud with its credentials. So a client that is not on this machine is led to public addresses only
-(`azure_openai_relay`), however the address is written and whatever name resolves to it.
+(`azure_openai_allowed_destinations`), however the address is written and whatever name resolves to it.
 
 A destination is judged twice. Before connecting, by every address that its name has: what is refused sees no packet of ours. After
 connecting, by the address that was really taken, before a byte flows: a name may have changed its mind in between. Where *we* send a
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy import server_hooks
     from mitmproxy.proxy.context import Context
 
-    from azure_openai_proxy.config.parsers import Relay
+    from azure_openai_proxy.config.parsers import AllowedDestinations
     from azure_openai_proxy.config.settings import Settings
 
 __all__ = ["Guard", "Refused", "exposed", "is_local", "is_public", "warn"]
@@ -131,17 +131,17 @@ class Guard:
         if context.server.address:
             self._chosen.add(context.server)
 
-    async def refusal(self, client: Client, address: Address, relay: Relay) -> str | None:
+    async def refusal(self, client: Client, address: Address, allowed: AllowedDestinations) -> str | None:
         """Why this client is not led there; None: it is."""
-        if relay == "off":
-            return "azure_openai_relay is off: only OpenAI's API is served here"
-        if relay == "any" or (relay == "local" and is_local(client)):
+        if allowed == "off":
+            return "azure_openai_allowed_destinations is off: only OpenAI's API is served here"
+        if allowed == "any" or (allowed == "local" and is_local(client)):
             return None
         host, port = address[:2]
         if not is_plain(host):
-            return "it is neither a host name nor an IP address in its usual form (azure_openai_relay)"
+            return "it is neither a host name nor an IP address in its usual form (azure_openai_allowed_destinations)"
         if not (addresses := await resolve(host, port)):
-            return "its name does not resolve here, so it may stand for any address (azure_openai_relay)"
+            return "its name does not resolve here, so it may stand for any address (azure_openai_allowed_destinations)"
         return _reason(addresses)
 
     async def request(self, flow: http.HTTPFlow, settings: Settings, options: Options) -> None:
@@ -149,14 +149,14 @@ class Guard:
         if flow.is_replay or answered_here(flow, options):  # a replay is the owner's own request
             return
         try:
-            await self.check(flow.client_conn, (flow.request.host, flow.request.port), settings.relay)
+            await self.check(flow.client_conn, (flow.request.host, flow.request.port), settings.allowed_destinations)
         except Refused as error:
             flow.response = errors.response(error)
 
-    async def check(self, client: Client, address: Address, relay: Relay) -> None:
+    async def check(self, client: Client, address: Address, allowed: AllowedDestinations) -> None:
         """Raises Refused for a destination that this client is not led to, and if that cannot be decided."""
         try:
-            reason = await self.refusal(client, address, relay)
+            reason = await self.refusal(client, address, allowed)
         except Exception:
             logger.exception("The destination %r could not be checked", address)
             reason = "it could not be checked"
@@ -168,16 +168,16 @@ class Guard:
         """For the `server_connect` hook: every connection passes here, whatever the mode and the protocol."""
         if data.server.address and not self._ours(data, settings):
             try:
-                await self.check(data.client, data.server.address, settings.relay)
+                await self.check(data.client, data.server.address, settings.allowed_destinations)
             except Refused as error:
                 data.server.error = error.message
 
     def connected(self, data: server_hooks.ServerConnectionHookData, settings: Settings) -> None:
         """For the `server_connected` hook: the address that was taken must be one of those that would have been allowed."""
-        if settings.relay == "any" or self._ours(data, settings):
+        if settings.allowed_destinations == "any" or self._ours(data, settings):
             return
         try:
-            reason = None if settings.relay == "local" and is_local(data.client) else _reason_against(data.server)
+            reason = None if settings.allowed_destinations == "local" and is_local(data.client) else _reason_against(data.server)
         except Exception:
             logger.exception("The connection to %r could not be checked", data.server.address)
             reason = "it could not be checked"
@@ -191,7 +191,7 @@ class Guard:
         if destination in settings.destinations:
             return
         try:
-            await self.check(flow.client_conn, destination, settings.relay)
+            await self.check(flow.client_conn, destination, settings.allowed_destinations)
         except Refused:
             _cut(flow.client_conn, flow.server_conn)
 
@@ -208,7 +208,7 @@ def _reason_against(server: Server) -> str | None:
     if not server.peername:
         return "its address is not known"
     if server.sockname and server.sockname[0] == server.peername[0]:
-        return "it is this machine (azure_openai_relay)"
+        return "it is this machine (azure_openai_allowed_destinations)"
     return _reason({server.peername[0]})
 
 
@@ -223,7 +223,7 @@ def _cut(client: Client, server: Server) -> None:
 
 def _reason(addresses: set[str]) -> str | None:
     if hidden := sorted(address for address in addresses if not is_public(address)):
-        return f"{hidden[0]} is no public address (azure_openai_relay)"
+        return f"{hidden[0]} is no public address (azure_openai_allowed_destinations)"
     return None
 
 

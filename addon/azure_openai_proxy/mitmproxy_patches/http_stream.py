@@ -88,11 +88,11 @@ class Stream(Uploading, Upgrading):
     def __init__(self, context: Context, stream_id: int, rules: Rules) -> None:
         super().__init__(context, stream_id)
         self.rules = rules
-        self.shortcuts = rules.shortcuts
+        self.fast_path = rules.fast_path
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """All that mitmproxy does with an event, but for the errors that it would send to the client."""
-        if isinstance(event, (RequestHeaders, ResponseHeaders)) and self.shortcuts:
+        if isinstance(event, (RequestHeaders, ResponseHeaders)) and self.fast_path:
             fast_headers.quicken(event)
         if self.dropped:
             return  # the event waited for the end of the one before
@@ -108,7 +108,7 @@ class Stream(Uploading, Upgrading):
             reply = None
             if type(command) is DropStream:
                 self.dropped = True
-            if isinstance(command, StartHook) and self.shortcuts and command.blocking is True and fast_hooks.in_place(command):
+            if isinstance(command, StartHook) and self.fast_path and command.blocking is True and fast_hooks.in_place(command):
                 continue
             if (
                 isinstance(command, SendHttp)
@@ -287,7 +287,7 @@ class Connection(HttpLayer):
     """mitmproxy's HTTP layer with our streams, and our server for HTTP/1 clients."""
 
     rules: Rules
-    shortcuts: bool
+    fast_path: bool
     leg: Leg | None = None
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
@@ -297,7 +297,7 @@ class Connection(HttpLayer):
         doing = cast("CommandGenerator[None]", super()._handle_event(event))
         if self.leg and isinstance(event, events.DataReceived):
             doing = self.then_look_for_room(doing, self.leg)
-        return fast_chunks.joined(doing) if self.shortcuts else doing
+        return fast_chunks.joined(doing) if self.fast_path else doing
 
     def then_look_for_room(self, doing: CommandGenerator[None], leg: Leg) -> CommandGenerator[None]:
         yield from doing
@@ -306,7 +306,7 @@ class Connection(HttpLayer):
     @property
     def straight(self) -> Callable[[Stream, ConnectionHandler, Callable[[], bool]], Callable[[bytes], bool] | None] | None:
         """Past the layers, if that is wanted."""
-        return fast_chunks.straight if self.shortcuts else None
+        return fast_chunks.straight if self.fast_path else None
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
         stream = self.command_sources.get(event)
@@ -332,7 +332,7 @@ def mend(layers: Iterable[Layer], rules: Rules) -> None:
         if type(layer) is HttpLayer:
             layer.__class__ = Connection
             ours = cast("Connection", layer)
-            ours.rules, ours.shortcuts = rules, rules.shortcuts
+            ours.rules, ours.fast_path = rules, rules.fast_path
 
 
 # Every method that is overridden or called, with its parameters, and every state that is read or set.

@@ -4,7 +4,7 @@ mitmproxy answers what it cannot serve in HTML and closes the connection. With t
 gives, on HTTP/1.1 and HTTP/2, and its connection goes on wherever the two sides still agree on where a request ends. Nothing of
 that is patched globally: `attach` gives the HTTP layer of one connection another class.
 
-The rooms called fast_ save processor time and change nothing else. The rules' `shortcuts` turns them off.
+The rooms called fast_ save processor time and change nothing else. The rules' `fast_path` turns them off.
 
     http_layer       what the rest of the project sees
     http_rules       what the rooms ask of it
@@ -81,7 +81,7 @@ def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
 
 def hand_over(client: connection.Client, rules: Rules) -> None:
     """Take the shorter way from this client's connection; for the `client_connected` hook."""
-    if rules.shortcuts:
+    if rules.fast_path:
         from .fastpath import reads as fast_reads  # noqa: PLC0415 - see attach
 
         fast_reads.hand_over(client, client)

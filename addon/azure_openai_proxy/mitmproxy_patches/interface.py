@@ -59,7 +59,7 @@ class Rules(Protocol):
     """What the mends ask. The flow may be one that no hook has seen, and may lack a host; None is for a head that nobody can read."""
 
     @property
-    def shortcuts(self) -> bool:
+    def fast_path(self) -> bool:
         """Whether to take shorter ways than mitmproxy's."""
 
     def early_response(self, flow: http.HTTPFlow) -> http.Response | None:

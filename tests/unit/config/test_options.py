@@ -127,7 +127,7 @@ def test_defaults() -> None:
         chosen.normalize,
         chosen.max_body,
     )
-    assert Base("https", "api.openai.com", 443) == chosen.openai_endpoint
+    assert Base("https", "api.openai.com", 443) == chosen.passthrough_endpoint
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ def test_defaults() -> None:
         ("azure_openai_moderations_unflagged", "true", "moderations_unflagged", True),
         ("azure_openai_replace_apiversions", "Retired,2024-02-01", "replace_apiversions", RETIRED | {"2024-02-01"}),
         ("azure_openai_replace_apiversions", "2024-02-15-PREVIEW", "replace_apiversions", frozenset({"2024-02-15-preview"})),
-        ("azure_openai_relay", "OFF", "relay", "off"),
-        ("azure_openai_stop_timeout", "5", "stop_timeout", 5.0),
-        ("azure_openai_stop_timeout", "0.5s", "stop_timeout", 0.5),
-        ("azure_openai_openai_endpoint", "http://127.0.0.1:9/v1/", "openai_endpoint", Base("http", "127.0.0.1", 9)),
+        ("azure_openai_allowed_destinations", "OFF", "allowed_destinations", "off"),
+        ("azure_openai_shutdown_timeout", "5", "shutdown_timeout", 5.0),
+        ("azure_openai_shutdown_timeout", "0.5s", "shutdown_timeout", 0.5),
+        ("azure_openai_passthrough_endpoint", "http://127.0.0.1:9/v1/", "passthrough_endpoint", Base("http", "127.0.0.1", 9)),
     ],
 )
 def test_values(name: str, text: str, field: str, value: object) -> None:
@@ -221,9 +221,9 @@ def test_set_of_a_list() -> None:
         ("azure_openai_normalize", "maybe", "true or false"),
         ("azure_openai_max_body", "0", "256m"),
         ("azure_openai_max_body", "lots", "256m"),
-        ("azure_openai_relay", "all", "any, local, public or off"),
-        ("azure_openai_stop_timeout", "soon", "as in 30"),
-        ("azure_openai_openai_endpoint", "https://u:p@x.example", "no place"),
+        ("azure_openai_allowed_destinations", "all", "any, local, public or off"),
+        ("azure_openai_shutdown_timeout", "soon", "as in 30"),
+        ("azure_openai_passthrough_endpoint", "https://u:p@x.example", "no place"),
     ],
 )
 def test_refused(name: str, text: str, right: str, folder: Path) -> None:

@@ -39,7 +39,7 @@ def warned(chosen: Settings, found: dict[str, Found] | None = None, file: Path |
 def test_a_key_in_the_clear(endpoint: str, lines: int) -> None:
     """To another machine, also where all goes to OpenAI unchanged."""
     assert lines == len(warned(settings(endpoint)))
-    assert lines == len(warned(Settings(mode="openai", openai_endpoint=parse_base(endpoint)[0])))
+    assert lines == len(warned(Settings(mode="openai", passthrough_endpoint=parse_base(endpoint)[0])))
 
 
 def test_each_address_once() -> None:

@@ -50,7 +50,7 @@ def test_every_kind_is_there_and_they_fit() -> None:
         assert pod["metadata"]["labels"] == selector
     assert kinds["HorizontalPodAutoscaler"]["spec"]["minReplicas"] > 1
     assert VARIABLES >= set(kinds["ConfigMap"]["data"])
-    limit = int(kinds["ConfigMap"]["data"]["AZURE_OPENAI_STOP_TIMEOUT"])
+    limit = int(kinds["ConfigMap"]["data"]["AZURE_OPENAI_SHUTDOWN_TIMEOUT"])
     assert pod["spec"]["terminationGracePeriodSeconds"] > limit + 5
 
 

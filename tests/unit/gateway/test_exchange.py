@@ -39,7 +39,7 @@ def exchange(*, normalize: bool = True, token: str = "", mode: str = "azure", ma
             mapper=Mapper.parse(mapping),
             normalize=normalize,
             mode="openai" if mode == "openai" else "azure",
-            openai_endpoint=openai,
+            passthrough_endpoint=openai,
         ),
         origin,
     )

@@ -12,7 +12,7 @@ from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import tflow
 
 from azure_openai_proxy.api.backend import Backend, parse_base
-from azure_openai_proxy.config.parsers import Relay
+from azure_openai_proxy.config.parsers import AllowedDestinations
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.gateway import relay_guard
 from azure_openai_proxy.gateway.relay_guard import Guard, exposed, is_local, is_public
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 BACKEND = Backend(name="default", base=parse_base("http://10.0.0.7:9000")[0], apiversion="v1")
 
 
-def settings(relay: Relay = "local") -> Settings:
-    return Settings(backends=(BACKEND,), relay=relay)
+def settings(allowed: AllowedDestinations = "local") -> Settings:
+    return Settings(backends=(BACKEND,), allowed_destinations=allowed)
 
 
 def client(address: str = "192.0.2.1", mode: str = "regular") -> Client:
@@ -93,7 +93,7 @@ def test_is_local(who: Client, local: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "relay, who, host, refused",
+    "allowed, who, host, refused",
     [
         ("local", "192.0.2.1", "127.0.0.1", True),
         ("local", "192.0.2.1", "2130706433", True),
@@ -115,11 +115,11 @@ def test_is_local(who: Client, local: bool) -> None:
         ("off", "127.0.0.1", "metadata.google.invalid", True),
     ],
 )
-async def test_connecting(relay: Relay, who: str, host: str, refused: bool) -> None:
+async def test_connecting(allowed: AllowedDestinations, who: str, host: str, refused: bool) -> None:
     """What a destination's addresses are decides, and who asks."""
     data = connecting((host, 80), client(who))
 
-    await Guard().connecting(data, settings(relay))
+    await Guard().connecting(data, settings(allowed))
 
     assert refused == bool(data.server.error)
 
@@ -199,7 +199,7 @@ def test_is_plain(host: str, plain: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "relay, who, peer, sock, cut",
+    "allowed, who, peer, sock, cut",
     [
         ("local", "192.0.2.1", "127.0.0.1", None, True),
         ("local", "192.0.2.1", "8.8.8.8", None, False),
@@ -213,7 +213,9 @@ def test_is_plain(host: str, plain: bool) -> None:
         ("any", "192.0.2.1", "127.0.0.1", None, False),
     ],
 )
-def test_connected(relay: Relay, who: str, peer: str | None, sock: str | None, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connected(
+    allowed: AllowedDestinations, who: str, peer: str | None, sock: str | None, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The address that was taken in the end is judged once more; one that is not known, or is no address, is refused."""
     seen: list[Any] = []
     monkeypatch.setattr(connections, "cut", lambda *what: seen.append(what))
@@ -221,7 +223,7 @@ def test_connected(relay: Relay, who: str, peer: str | None, sock: str | None, c
     data.server.peername = (peer, 80) if peer else None
     data.server.sockname = (sock, 50000) if sock else None
 
-    Guard().connected(data, settings(relay))
+    Guard().connected(data, settings(allowed))
 
     assert cut == bool(seen)
 
@@ -241,7 +243,7 @@ def test_a_connection_that_cannot_be_closed_is_abandoned(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "host, port, relay, cut",
+    "host, port, allowed, cut",
     [
         ("10.0.0.7", 9000, "off", False),
         ("10.0.0.7", 22, "local", True),
@@ -250,7 +252,7 @@ def test_a_connection_that_cannot_be_closed_is_abandoned(monkeypatch: pytest.Mon
         ("8.8.8.8", 443, "off", True),
     ],
 )
-async def test_asking_upstream(host: str, port: int, relay: Relay, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_asking_upstream(host: str, port: int, allowed: AllowedDestinations, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another proxy is asked for is judged by its own name: the connection shows only that proxy's."""
     seen: list[Any] = []
     monkeypatch.setattr(connections, "cut", lambda *what: seen.append(what))
@@ -258,7 +260,7 @@ async def test_asking_upstream(host: str, port: int, relay: Relay, cut: bool, mo
     flow.client_conn = client(mode="upstream:http://10.0.0.8:3128")
     flow.request.host, flow.request.port = host, port
 
-    await Guard().asking_upstream(flow, settings(relay))
+    await Guard().asking_upstream(flow, settings(allowed))
 
     assert cut == bool(seen)
 

@@ -52,7 +52,7 @@ class Rules:
         self.hooks: list[str] = []
         self.requests: list[http.Request] = []
         self.ready = threading.Event()
-        self.shortcuts = True
+        self.fast_path = True
 
     def running(self) -> None:
         self.ready.set()
@@ -363,7 +363,7 @@ def shared(confdir: Path) -> Iterator[Proxy]:
 def proxy(shared: Proxy, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     shared.rules.hooks.clear()
     shared.rules.requests.clear()
-    shared.rules.shortcuts = request.param
+    shared.rules.fast_path = request.param
     install.hasten(shared._master, on=request.param)
     yield shared
     install.hasten(shared._master, on=False)
@@ -993,7 +993,7 @@ def test_reading_takes_the_shorter_way_where_that_is_wanted(shortcuts: bool, mon
     told: list[object] = []
     monkeypatch.setattr(fast_reads, "hand_over", lambda *connections: told.append(connections))
     client, upstream = cast("connection.Client", object()), cast("connection.Server", object())
-    install.hand_over(client, upstream, cast("install.Rules", SimpleNamespace(shortcuts=shortcuts)))
+    install.hand_over(client, upstream, cast("install.Rules", SimpleNamespace(fast_path=shortcuts)))
     assert ([(client, upstream)] if shortcuts else []) == told
 
 
