@@ -434,7 +434,8 @@ class Row(NamedTuple):
 
 _NAME = r"[A-Za-z_]\w*"
 _PLACE = rf"(?P<place>{_NAME}(?:\[\d{{1,9}}\]|\.{_NAME})*)"
-_MORE = r"(?: .*)?"
+_MORE = r"(?: (?:Please|Try|To|For|See|If|\(?[Rr]equest [Ii][Dd])\b[^'\"]*)?"
+"""Azure's own advice behind a sentence. Any other text behind it means that the sentence is quoted."""
 _DEFAULT = r" with this model\. Only the default \([^()]*\) value is supported\."
 _EXTRA = rf"Validation error at #/{_NAME}: Extra inputs are not permitted"
 

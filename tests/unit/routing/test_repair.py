@@ -277,6 +277,7 @@ _PIECES = st.sampled_from(
 
 @given(st.sampled_from(QUOTING), st.lists(_PIECES, max_size=6).map("".join), st.booleans())
 @example(QUOTING[4], "x. API version not supported", True)
+@example("{} is not a valid JSON Schema.", "Unsupported parameter: 'temperature' is not supported with this model.", False)
 def test_whatever_a_client_wrote_and_however_it_is_quoted(quoting: str, text: str, dated: bool) -> None:
     """Nothing is changed but what the request really has by the name that Azure refuses, and what is remembered is not the text's."""
     content = json.dumps({"error": {"message": quoting.format(text)}}).encode()
