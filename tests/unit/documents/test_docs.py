@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 import pytest
 from mitmproxy.options import Options
@@ -12,6 +13,9 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 from azure_openai_proxy.cli import client_env
 from azure_openai_proxy.config import sources
 from support.processes import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WAYS_IN = (ROOT / "docs" / "ways-in.md").read_text()
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
@@ -56,3 +60,23 @@ def test_the_client_s_command_exists(line: str) -> None:
 def test_the_file_is_there(path: str) -> None:
     """Nobody is sent to a file that is none."""
     assert (ROOT / path).exists()
+
+
+PAPERS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_exists(paper: Path) -> None:
+    """A document names tests and modules by their paths, which change when files move."""
+    text = paper.read_text()
+    named = set(re.findall(r"\b(?:tests|tools|addon|docs)/[\w./-]*\.(?:py|md|txt|png)\b", text))
+    assert [] == sorted(path for path in named if not (ROOT / path).exists() and not (ROOT / "docs" / path).exists())
+
+
+def test_each_protection_names_its_tests() -> None:
+    """A protection that SECURITY.md claims has a test, and what it does not cover is said."""
+    threats = (ROOT / "SECURITY.md").read_text().partition("## Threats")[2].partition("## What is not protected")[0].split("\n### ")[1:]
+    assert 8 <= len(threats)
+    for threat in threats:
+        assert "- Tests: `tests/" in threat, threat
+        assert "- Limits: " in threat, threat
