@@ -39,11 +39,12 @@ image-test: .venv/.ready ## build the image on Debian's own packages, run it, st
 
 check: lint oldest test ## everything: lint, and all tests on the oldest and the newest mitmproxy
 
-lint: .venv/.ready ## lint, formatting, types, documents made from code
+lint: .venv/.ready ## lint, formatting, types, documents made from code, plain English
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/python tools/operations_table.py --check
+	@$(BIN)/python tools/check_prose.py
 
 # Its test helpers leave event loops unclosed, which is not ours to mend: no warning of those ends a test there.
 oldest: .venv-oldest/.ready $(CLIENTS) ## all tests on the oldest mitmproxy that is supported
