@@ -1,10 +1,13 @@
-"""What Azure keeps lives on one backend: files, batches, responses, conversations, vector stores, jobs, calls. Who has which is
-remembered by its id; a request that names one goes there, and nowhere else.
+"""Backend affinity of stored objects: files, batches, responses, conversations, vector stores, jobs and calls.
 
-The items of a response belong to the backend that made it: another one answers "Item with id ... not found" to an item's id and
-cannot decrypt its `encrypted_content`. A client without ids (Codex with `store: false`) is recognised by the end of that text.
+Azure stores such an object on one backend only. The proxy remembers which backend has which id, and sends a request that names the id
+to that backend and no other.
 
-Ids are read only from where Azure writes them itself: an answer may repeat a client's metadata, tools and schemas.
+The items of a response belong to the backend that made it. Another backend answers "Item with id ... not found" to an item's id and
+cannot decrypt its `encrypted_content`. Codex with `store: false` sends no ids; its requests are matched by the last characters of
+`encrypted_content`.
+
+Ids are read only from the fields that Azure writes itself, because a response may repeat a client's metadata, tools and schemas.
 """
 
 from __future__ import annotations
@@ -22,16 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["ITEM", "Owners", "ids", "keeps", "kept", "made"]
 
 ITEM = b"response.output_item."
-"""In the type of an event or a frame that has an item of a response."""
+"""Substring of the type of each event or frame that carries a response item."""
 READ_AT_MOST = 4 << 20
-"""Bytes of a body that are searched for what tells how much it asks for."""
+"""Bytes of a request body that are searched for the token limits."""
 _WINDOW = 1 << 20
-"""Bytes at each end of a body that are searched for ids; the newest items are the last."""
+"""Bytes at each end of a request body that are searched for ids. The newest items come last."""
 _MOST_NAMED, _MOST_ENCRYPTED = 20_000, 16
 _MOST_TOKENS = 20_000
-"""Strings and brackets of an answer that are looked at: some milliseconds."""
+"""Strings and brackets of a response that are scanned, which takes a few milliseconds."""
 _TAIL = 64
-"""Bytes of an encrypted content by which it is recognised. It ends with a signature, so no two end alike."""
+"""Trailing bytes of an `encrypted_content` that identify it. They are part of a signature, so they are unique."""
 
 _ID = re.compile(r"[a-z]{2,16}[-_](?=[\w-]*\d)[\w-]{4,120}")
 _QUOTED = re.compile(rb'"([a-z]{2,16}[-_][A-Za-z0-9_-]{1,200}+)"')
@@ -40,11 +43,11 @@ _ENCRYPTED = re.compile(rb'"encrypted_content"[ \t\r\n]*+:[ \t\r\n]*+"')
 _NEXT = re.compile(rb'[^"{}\[\]]*+(?:"((?:[^"\\]++|\\.)*+)"([ \t\r\n]*+:)?|([{}\[\]]))', re.DOTALL)
 _ITEMS = frozenset({(b"item",), (b"output", b"*"), (b"response", b"output", b"*")})
 _OBJECTS = _ITEMS | {(), (b"response",)}
-"""Where an answer, an event or a frame has what Azure made: the names on the way there, `*` in a list."""
+"""Paths of the objects that Azure creates, in a response, an event or a frame; `*` is any index of a list."""
 
 
 class Owners:
-    """Id → the name of the backend that has it. Bounded: the one not used for longest is forgotten."""
+    """LRU map from an id to the name of the backend that stores it."""
 
     def __init__(self, most: int = 20_000) -> None:
         self._most = most
@@ -57,11 +60,11 @@ class Owners:
             self._names.popitem(last=False)
 
     def claim(self, id: str, backend: str) -> None:
-        """As `add`, for an id in an answer. The first to say so is believed: ids are Azure's, and no two are alike."""
+        """Like `add`, but keeps an existing entry. Azure's ids are unique, so the first backend that returned one owns it."""
         self.add(id, self._names.get(id, backend))
 
     def of(self, call: Call, content: bytes) -> str | None:
-        """The backend that has what the request names; None while nothing of it is known."""
+        """The backend that stores an object which the request names; None if no such id is known."""
         if not self._names:
             return None
         for id in (*ids(call), *_encrypted(content), *_named(content)):
@@ -75,27 +78,27 @@ class Owners:
 
 
 def ids(call: Call) -> list[str]:
-    """The ids in the path: below the collection, and no model's name."""
+    """The ids in the path, below the collection. A path that names a model has none."""
     if call.model is not None:
         return []
     return [part for part in call.path.split("/")[2:] if _ID.fullmatch(part)]
 
 
 def keeps(call: Call, content: bytes) -> bool:
-    """Whether Azure keeps what this request makes."""
+    """Whether Azure stores the object that this request creates."""
     if call.method != "POST":
         return False
     return call.path.startswith("/responses") or not call.endpoint.repeatable or b'"store"' in content
 
 
 def kept(call: Call, content: bytes, answer: bytes) -> list[str]:
-    """The ids of what the answer has made, or shows."""
+    """The ids of the objects that the response created or returned."""
     shown = call.method == "GET" and call.path.startswith("/responses")
     return made(answer) if shown or keeps(call, content) else []
 
 
 def made(answer: bytes) -> list[str]:
-    """The ids of the object in an answer, an event or a frame and of its items, and the ends of encrypted contents."""
+    """The ids of the object in a response, an event or a frame and of its items, and the last characters of each `encrypted_content`."""
     found: list[str] = []
     path: list[bytes] = []  # the names of the open objects and lists
     lists: list[bool] = []
@@ -131,7 +134,7 @@ def _value(path: tuple[bytes, ...], key: bytes, answer: bytes, start: int, end: 
 
 
 def _named(content: bytes) -> Iterator[str]:
-    """What may be an id in a body, the last first."""
+    """Strings of a request body that have the form of an id, the last one first."""
     start = max(0, len(content) - _WINDOW)
     for window in ((start, len(content)), (0, min(_WINDOW, start))):
         matches = list(islice(_QUOTED.finditer(content, *window), _MOST_NAMED))
@@ -140,7 +143,7 @@ def _named(content: bytes) -> Iterator[str]:
 
 
 def _encrypted(content: bytes) -> Iterator[str]:
-    """The ends of the last encrypted contents of a body, the last first."""
+    """The last characters of the newest `encrypted_content` values of a request body, the newest first."""
     end = len(content)
     for _ in range(_MOST_ENCRYPTED):
         end = content.rfind(b'"encrypted_content"', 0, end)

@@ -1,7 +1,8 @@
-"""One request, sent until it is answered: to which backend first, and after a failure what to do next.
+"""The attempts of one request: the choice of the first backend, and after a failure the failover, the repair or the final error.
 
-A failure that another backend may be spared (no way there, 408, 429, 5xx) moves the request on; a refusal that says what to change
-sends it again to the same one. Never more often than the settings say, and never twice to one backend for the same cause.
+After a failure that is specific to a backend (connection failed, 408, 429, 5xx) the request fails over to another backend. A 4xx that
+says how to correct the request leads to a repaired request to the same backend. The setting `max_attempts` limits the total, and no
+backend is retried for the same cause.
 """
 
 from __future__ import annotations
@@ -33,30 +34,30 @@ if TYPE_CHECKING:
 __all__ = ["ATTEMPTS", "Attempt", "Attempts", "Shared"]
 
 ATTEMPTS = "azure_openai_attempts"
-"""The name in a flow's metadata, which a saved flow keeps."""
+"""Key of the attempts in a flow's metadata, which saved flows contain."""
 ELSEWHERE = frozenset({408, 429, 500, 502, 503, 504})
-"""Answers that another backend may not give."""
+"""Statuses after which another backend may succeed."""
 THERE_ONLY = frozenset({401, 403, 404})
-"""Answers that say something of one backend's key, rights or deployments."""
+"""Statuses that concern one backend's key, permissions or deployments."""
 ABSENT_FOR = 30.0
-"""Seconds for which others are asked first for a deployment after one of those."""
+"""Seconds for which other backends are preferred for a deployment after one of `THERE_ONLY`."""
 SOONEST = 0.5
-"""Seconds: a client that was just failed by every backend is told to come back no sooner."""
+"""Least Retry-After, in seconds, of a response after every backend has failed."""
 UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"})
-"""Failures before anything of the request was sent."""
+"""Failures that occur before any byte of the request is sent."""
 
 _MAX_TOKENS = re.compile(rb'"(?:max_(?:completion_|output_)?tokens|(n|best_of))"\s*+:\s*+([0-9]{1,9})')
 
 
 class Attempt(NamedTuple):
     backend: str
-    cause: str = ""  # why it was not the last; "" while it is
+    cause: str = ""  # why it failed; "" while it is the last one
     repaired: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class Shared:
-    """What requests know of each other."""
+    """State that all requests share."""
 
     pool: Pool
     owners: affinity.Owners = field(default_factory=affinity.Owners)
@@ -65,7 +66,7 @@ class Shared:
     backends: tuple[Backend, ...] = ()
 
     def use(self, backends: tuple[Backend, ...]) -> None:
-        """Those of the settings in force now. What was learned of others is forgotten."""
+        """Set the backends of the current settings. A change clears the learned repairs."""
         if backends != self.backends:
             self.backends = backends
             self.pool.update(backends)
@@ -73,7 +74,7 @@ class Shared:
             self.tokens.use(backends)
 
     def unusable(self) -> str | None:
-        """Why no request would do well now; None: at least one backend can be reached, as far as is known."""
+        """Why the proxy is not ready; None if at least one backend is not in its cool-down."""
         views = self.pool.views()
         return "no backend is usable now" if views and all(view.state == "cooling" for view in views) else None
 
@@ -88,25 +89,26 @@ class Attempts:
     call: Call
     asked: Asked
     tried: list[Attempt] = field(default_factory=list)
-    backend: Backend | None = None  # the one that is asked now
+    backend: Backend | None = None  # of the current attempt
     ticket: Ticket | None = None
     route: repair.Route | None = None
-    began: bool = False  # the client has something of the answer
-    _changes: list[repair.Change] = field(default_factory=list)  # made for this request, at this backend
+    began: bool = False  # the client has received a part of the response
+    _changes: list[repair.Change] = field(default_factory=list)  # repairs of this request at this backend
     _changed: int = 0
-    _dead: set[str] = field(default_factory=set)  # not to be asked again
-    _lost: bool = False  # one attempt ended without a response after Azure may have had the whole request
-    _best: http.Response | None = None  # the most useful failure so far
+    _dead: set[str] = field(default_factory=set)  # backends that are not used again
+    _lost: bool = False  # one attempt ended without a response after Azure may have received the whole request
+    _best: http.Response | None = None  # the most informative failure so far
     _candidates: tuple[Backend, ...] = ()
-    _scope: bytes | None = None  # of the client's own key, once it was needed
+    _scope: bytes | None = None  # of the client's own key; computed on first use
 
-    # -- the first
+    # -- the first attempt
 
     def first(self) -> repair.Route:
-        """Whom to ask, and with what.
+        """Choose the first backend and make the request for it.
 
         Raises:
-            ProxyError: nobody can be asked.
+            NotFound: no backend has the model.
+            Unavailable: no candidate can be used now.
         """
         backends = self.settings.backends
         able = tuple(backend for backend in backends if backend.serves(self.call.model))
@@ -137,11 +139,11 @@ class Attempts:
 
     def _ask(self, backend: Backend) -> repair.Route:
         if backend is not self.backend:
-            self._changes = []  # what one backend wants another may refuse
+            self._changes = []  # another backend may refuse these repairs
         known = self.shared.learned.get(self._learned(backend)) if self.shared.learned and self.settings.repair else ()
         changes = [*known, *(change for change in self._changes if change not in known)]
         self.backend = backend
-        scope = self._key_scope(backend) if len(self.settings.backends) > 1 else b""  # with one there is no choice to make
+        scope = self._key_scope(backend) if len(self.settings.backends) > 1 else b""  # a single backend needs no scope
         self.ticket = self.shared.pool.begin(backend, self._entry(backend), scope=scope)
         self.route = repair.route(self.asked, backend, changes)
         self.tried.append(Attempt(backend.name, repaired=tuple(map(str, self.route.applied))))
@@ -153,11 +155,11 @@ class Attempts:
         return backend.deployment(self.call.model, self.settings.mapper, native=bool(self.call.native))
 
     def _entry(self, backend: Backend) -> str:
-        """The name under which a deployment is remembered. Azure does not tell `GPT-4o` from `gpt-4o`."""
+        """The deployment's key in the pool's tables. Azure compares deployment names without regard to case (`GPT-4o`, `gpt-4o`)."""
         return self._deployment(backend).lower()
 
     def _key_scope(self, *backends: Backend) -> bytes:
-        """What tells this client's own key from others; b"" where the proxy's keys are used."""
+        """A digest of the client's own key; b"" where the proxy's keys are used."""
         if all(backend.token or backend.entra for backend in backends):
             return b""
         if self._scope is None:
@@ -172,14 +174,14 @@ class Attempts:
         return repair.Key(backend.name, self._entry(backend), self.call.endpoint.path, version, self._key_scope(backend))
 
     def _learn(self, backend: Backend) -> None:
-        """Remember for all clients what any of them would have to change."""
+        """Remember the repairs that apply to every client's requests."""
         chose = bool(self.call.native and self.asked.query.api_version)
         if chose and any(isinstance(change, repair.Version) for change in self._changes):
             return
         self.shared.learned.add(self._learned(backend), filter(repair.lasts, self._changes))
 
     def _tokens(self) -> int:
-        """An estimate, made as Azure makes its own: from the length, and the most that may come back."""
+        """Estimated tokens of the request, computed as Azure computes it: from the body's length and the maximum output."""
         most, times = 0, 1
         for found in _MAX_TOKENS.finditer(self.asked.content, 0, affinity.READ_AT_MOST):
             if found[1]:
@@ -188,10 +190,10 @@ class Attempts:
                 most = max(most, int(found[2]))
         return len(self.asked.content) // 4 + most * times
 
-    # -- what comes of it
+    # -- the result of an attempt
 
     def answers(self, headers: http.Headers, *, streams: bool) -> None:
-        """The head of a good answer. One that `streams` is the client's from here on."""
+        """Record the head of a successful response. If it `streams`, the client receives it and no retry is possible."""
         self.began = streams
         if self.ticket and self.backend:
             self.shared.pool.answers(self.ticket, headers)
@@ -201,17 +203,17 @@ class Attempts:
                 self.shared.owners.add(id, self.backend.name)
 
     def created(self, answer: bytes) -> None:
-        """Remember who has what this answer made."""
+        """Record the current backend as the owner of the objects that this response created."""
         if len(self.settings.backends) > 1:
             self._claim(affinity.kept(self.call, self.asked.content, answer))
 
     @property
     def makes_items(self) -> bool:
-        """Whether events or frames of the answer may tell of items that only one of the backends will know."""
+        """Whether events or frames of the response may carry items that only one backend stores."""
         return len(self.settings.backends) > 1 and (self.call.method == "WS" or self.call.path.startswith("/responses"))
 
     def item(self, event: bytes) -> None:
-        """Remember who has the item of an event or a frame, if it has one."""
+        """Record the current backend as the owner of the item in an event or a frame, if there is one."""
         if affinity.ITEM in event:
             self._claim(affinity.made(event))
 
@@ -225,7 +227,7 @@ class Attempts:
             self.shared.pool.end(self.ticket)
 
     def again(self, what: Failure | http.Response) -> repair.Route | http.Response | None:
-        """After a failure: the request to send now, or an earlier failure that tells the client more, or None."""
+        """After a failure: the next request to send, an earlier and more informative failure for the client, or None for this one."""
         assert self.backend
         assert self.ticket
         assert self.route
@@ -235,7 +237,7 @@ class Attempts:
             self.shared.pool.failed(self.ticket)
             return None
         self._tell_pool(what)
-        if self.asked.more or len(self.tried) >= self.settings.max_attempts:  # (a body that went on as it came is gone)
+        if self.asked.more or len(self.tried) >= self.settings.max_attempts:  # (a streamed request body is not kept)
             return self._most_useful(what)
         if isinstance(what, http.Response) and (changes := self._repairs(what)):
             self._changes += changes
@@ -268,18 +270,18 @@ class Attempts:
             pool.declined(self.ticket)
 
     def _own_key(self) -> bool:
-        """Whether the proxy's own key was refused, and not the client's."""
+        """Whether the refused key is the proxy's, not the client's."""
         return bool(self.backend and (self.backend.token or self.backend.entra))
 
     def _movable(self, what: Failure | http.Response) -> bool:
-        """Whether another backend may be asked after this."""
+        """Whether the request may fail over to another backend."""
         if not isinstance(what, http.Response):
             if what.code == "proxy_shortage":
-                return False  # this machine has no connection for any backend
+                return False  # this machine is out of sockets, whichever backend is used
             if what.code in UNSENT:
                 return True
             first = not self._lost
-            self._lost = True  # Azure may have done the work, and bill it
+            self._lost = True  # Azure may have processed and billed the request
             return first and self._repeatable()
         if what.status_code == 404:
             return self._repeatable() or bool(affinity.ids(self.call))
@@ -287,7 +289,7 @@ class Attempts:
         return moves and self._repeatable()
 
     def _repeatable(self) -> bool:
-        """Whether it does no harm to have it done twice."""
+        """Whether the request is safe to send twice."""
         if self.call.method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "WS"):
             return True
         if self.call.method != "POST" or not self.call.endpoint.repeatable:
@@ -309,7 +311,7 @@ class Attempts:
         found = repair.find(response.status_code, compression.content_or_nothing(response), case)
         return [] if any(change in self._changes or change in self.route.applied for change in found) else found
 
-    # -- when nobody can take it
+    # -- when no backend is left
 
     def _keep(self, what: Failure | http.Response) -> None:
         if isinstance(what, http.Response) and (self._best is None or _use(what) >= _use(self._best)):
@@ -325,31 +327,31 @@ class Attempts:
         return best
 
     def wait(self) -> float | None:
-        """Seconds until the soonest of those that could take it returns."""
+        """Seconds until the first candidate leaves its cool-down; None if one is available."""
         if not self._candidates:
             return None
         return self.shared.pool.soonest(self._candidates, self._entry, tokens=self._tokens(), scope=self._key_scope(*self._candidates))
 
     def say_when(self, headers: http.Headers, status: int) -> None:
-        """Tell the client when to come back, on a failure that time may heal."""
+        """Set Retry-After on a failure that a later retry may not have."""
         if status in ELSEWHERE and len(self._candidates) > 1:
             headers.update(when(max(SOONEST, self.wait() or 0.0)))
 
-    # -- seeing
+    # -- inspection
 
     def seen(self) -> list[dict[str, Any]]:
-        """For the flow's metadata."""
+        """The attempts as the flow's metadata has them."""
         return [{"backend": attempt.backend, "cause": attempt.cause, "repaired": list(attempt.repaired)} for attempt in self.tried]
 
     def headers(self) -> dict[str, str]:
-        """For whoever asked to see it in the answer."""
+        """The response headers that report the attempts, for a client that requested them."""
         told = {"x-azure-openai-proxy-backend": self.tried[-1].backend, "x-azure-openai-proxy-attempts": str(len(self.tried))}
         if repaired := self.tried[-1].repaired:
             told["x-azure-openai-proxy-repaired"] = ", ".join(repaired)
         return told
 
     def comment(self) -> str:
-        """In one line; "" where the first attempt was the only one, and nothing was changed."""
+        """The attempts in one line; "" after a single attempt without repairs."""
         if len(self.tried) == 1 and not self.tried[0].repaired:
             return ""
         steps = [
@@ -360,17 +362,17 @@ class Attempts:
 
 
 def _is_missing(response: http.Response) -> bool:
-    """Whether the deployment is not there, or not for this key: not when it is a path, an id or a version that the client named."""
+    """Whether the deployment does not exist or the key may not use it. A wrong path, id or version of the client does not count."""
     if response.status_code == 404:
         code = repair.said(response.get_content(strict=False) or b"").get("code")
         return isinstance(code, str) and code.lower() == "deploymentnotfound"
     return response.status_code == 401 or (
         response.status_code == 403 and bool(repair.said(response.get_content(strict=False) or b""))
-    )  # (a front's 403 without Azure's error may be for the text of one prompt)
+    )  # (a gateway's 403 without Azure's error object may concern the text of one prompt)
 
 
 def _use(response: http.Response) -> int:
-    """How much a failure tells the client: when to come back, before what is broken, before what one backend has not."""
+    """Rank of a failure by how much it helps the client: other 4xx first, then 429, then 5xx, then a deployment missing at one backend."""
     status = response.status_code
     if status == 429:
         return 3

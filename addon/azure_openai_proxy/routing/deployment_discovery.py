@@ -1,4 +1,4 @@
-"""What the resource has deployed, asked in the background and remembered: a request never waits for it."""
+"""Background discovery of the deployments of an Azure resource. No request waits for it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ __all__ = ["Discovery", "fetch", "parse"]
 logger = logging.getLogger(__name__)
 
 REFRESH = 300.0
-"""Seconds between one question and the next."""
+"""Seconds between two queries."""
 
 TIMEOUT = 10.0
 
-# The only version that ever listed deployments with the resource's own key. It is long retired, and answered still in 2026.
+# The only api-version that lists deployments with the resource's key. It is retired, but Azure still serves it in 2026.
 _PATH = "/openai/deployments?api-version=2023-03-15-preview"
 
 MOST = 4 << 20
-"""Bytes of an answer that are read: a resource has some hundred deployments, of less than a kilobyte each."""
+"""Bytes of a response that are read. A resource has up to a few hundred deployments of less than a kilobyte each."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The request carries the key, which is for the configured host only."""
+    """Follows no redirect, because the request carries the key, which only the configured host may receive."""
 
     def redirect_request(self, *_: object) -> None:
-        """Leaves the redirect to urllib's error handler: an OSError that names the status."""
+        """Return None, so that urllib's error handler raises an OSError that names the status."""
 
 
 class Discovery:
-    """Follows the settings; `names` are the deployments as last heard of."""
+    """Queries the backend of the current settings. `names` are the deployments of the last successful response."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Discovery:
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, settings: Settings, options: OptManager) -> None:
-        """Ask the backend of these settings from now on, if they say so; call it again when they have changed."""
+        """Start, restart or stop the queries according to these settings. Call it after each change of settings."""
         wanted = settings.backend if settings.discover_models and settings.mode == "azure" and settings.token else None
         if wanted == self._followed:
             return
@@ -71,32 +71,32 @@ class Discovery:
                 self.names = await asyncio.to_thread(fetch, backend, context)
                 failed = False
             except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-                if not failed:  # once is enough; what was known stays
+                if not failed:  # log once per outage; the last names stay valid
                     logger.warning("The deployments of %s cannot be listed (%s): /v1/models has the configured names.", backend.base, error)
                 failed = True
             await asyncio.sleep(REFRESH)
 
 
 def fetch(backend: Backend, context: ssl.SSLContext) -> tuple[str, ...]:
-    """Ask now.
+    """Query the deployments of a backend; blocks for up to `TIMEOUT` seconds.
 
     Raises:
-        OSError: there is no answer, a refusal, or a redirect, which is not followed.
-        HTTPException: an answer that is not HTTP.
-        ValueError, RecursionError: an answer that is no list of deployments.
+        OSError: the connection failed, or the status is an error or a redirect.
+        HTTPException: the response is not HTTP.
+        ValueError, RecursionError: the response is not a list of deployments.
     """
     request = urllib.request.Request(f"{backend.base}{_PATH}", headers={"api-key": backend.token})  # noqa: S310 - the base is http or https
-    # Not by the environment's proxy: that may be this one.
+    # Ignore HTTPS_PROXY: it may point to this proxy.
     handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirects())
     with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as answer:
         return parse(answer.read(MOST))
 
 
 def parse(content: bytes) -> tuple[str, ...]:
-    """The names of the deployments that can be asked.
+    """The names of the deployments that are ready to use.
 
     Raises:
-        ValueError: it is no list of deployments.
+        ValueError: `content` is not a list of deployments.
     """
     answer = json.loads(content)
     items = answer.get("data") if isinstance(answer, dict) else None

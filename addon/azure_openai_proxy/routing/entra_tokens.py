@@ -1,6 +1,6 @@
-"""Tokens of Microsoft Entra ID, fetched before they are needed: a request takes the one that is there and waits for none.
+"""Access tokens of Microsoft Entra ID, refreshed in the background: a request uses the current token and never waits for one.
 
-It stands on azure-identity, an extra that is imported only when a backend asks for it.
+They come from azure-identity, an optional extra that is imported only if a backend is configured for Entra ID.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["Key", "Tokens", "credential"]
 logger = logging.getLogger(__name__)
 
 AHEAD = 240.0
-"""Seconds before its end at which a token is replaced. azure-identity gives a new one from five minutes before."""
+"""Seconds before its expiry at which a token is refreshed. azure-identity refreshes from five minutes before."""
 RETRY = 5.0
 LOG_EVERY = 60.0
 PATIENCE = 10.0
-"""Seconds that a request waits for the end of the start, and for the first token."""
+"""Seconds that a request waits at startup for the first token."""
 
 _CLASSES = {
     "default": "DefaultAzureCredential",
@@ -37,7 +37,7 @@ _CLASSES = {
 }
 
 
-# How a host ends in the clouds of US Government and China, their authorities, and the domain of their scopes.
+# Host suffixes of the US Government and China clouds, with the authority and the scope's domain of each.
 _AUTHORITIES = {
     ".azure.us": "login.microsoftonline.us",
     ".microsoft.us": "login.microsoftonline.us",
@@ -48,22 +48,22 @@ _CLOUDS = {".azure.us": ".azure.us", ".microsoft.us": ".azure.us", ".azure.cn": 
 
 class Credential(Protocol):
     async def get_token(self, scope: str) -> Any:
-        """With `token` and `expires_on`, in seconds since 1970."""
+        """A token: an object with `token` and `expires_on`, in seconds since 1970."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Key(NamedTuple):
-    """What makes tokens differ."""
+    """Identifies a token. Backends with equal keys share one."""
 
     kind: str
-    authority: str  # "": the public cloud's, or AZURE_AUTHORITY_HOST
+    authority: str  # "": AZURE_AUTHORITY_HOST or the public cloud's
     scope: str
 
     @classmethod
     def of(cls, backend: Backend) -> Key:
-        # Azure's own host tells the cloud; behind a front the configured scope does
+        # The cloud follows from Azure's host, or behind a gateway from the configured scope.
         named = (backend.base.host, backend.scope.removeprefix("https://").partition("/")[0])
         ending = next((ending for ending in _AUTHORITIES if any(name.endswith(ending) for name in named)), "")
         if ending:
@@ -73,8 +73,12 @@ class Key(NamedTuple):
 
 
 def credential(kind: str, authority: str) -> Credential:
-    """azure-identity's own, for asyncio."""
-    logging.getLogger("azure").setLevel(logging.CRITICAL)  # what matters of its failures is told here, once a minute
+    """An asyncio credential of azure-identity.
+
+    Raises:
+        ImportError: azure-identity is not installed.
+    """
+    logging.getLogger("azure").setLevel(logging.CRITICAL)  # `Tokens` logs its failures, once a minute
     identity = importlib.import_module("azure.identity.aio")
     made: Credential = getattr(identity, _CLASSES[kind])(**({"authority": authority} if authority and kind != "cli" else {}))
     return made
@@ -82,7 +86,7 @@ def credential(kind: str, authority: str) -> Credential:
 
 @dataclass(slots=True, eq=False)
 class _Kept:
-    """One token and the task that keeps it fresh."""
+    """One token and the task that refreshes it."""
 
     token: str = field(default="", repr=False)
     ends: float = 0.0
@@ -102,12 +106,12 @@ class Tokens:
         self._kept: dict[Key, _Kept] = {}
 
     def token(self, backend: Backend) -> str | None:
-        """A token that is valid now; None while there is none."""
+        """The valid token for a backend; None while there is none."""
         kept = self._kept.get(Key.of(backend))
         return kept.token if kept and self._clock() < kept.ends else None
 
     def use(self, backends: Sequence[Backend]) -> None:
-        """These backends need tokens from now on, others do not. To be called in the event loop."""
+        """Start refreshing the tokens of these backends and stop all others. Call it in the event loop."""
         keys = {Key.of(backend) for backend in backends if backend.entra}
         for key in set(self._kept) - keys:
             self._kept.pop(key).stop()
@@ -117,11 +121,11 @@ class Tokens:
 
     @property
     def untried(self) -> bool:
-        """Whether a token has not been asked for yet."""
+        """Whether the first request for a token is still pending."""
         return bool(self._kept) and not all(kept.tried.is_set() for kept in self._kept.values())
 
     async def first(self) -> None:
-        """Return when every token has been asked for once, or after a while."""
+        """Return when each token has been requested once, or after `PATIENCE` seconds."""
         waiting = [asyncio.ensure_future(kept.tried.wait()) for kept in self._kept.values() if not kept.tried.is_set()]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=PATIENCE)

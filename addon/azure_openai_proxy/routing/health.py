@@ -1,7 +1,7 @@
-"""Whether a backend, or one deployment of it, should be asked now: values and what changes them. `now` is any clock's, in seconds.
+"""Health and rate limit of a backend or one of its deployments, as immutable values. `now` is the time of any clock, in seconds.
 
-A failure takes a backend or a deployment out for a while that doubles with each further one; after that a single request tries it,
-the probe, and only when that is answered do the others come. A 429 is no failure: it says when to come back, and then everybody may.
+A failure starts a cool-down, which doubles with each further failure. After the cool-down one request is sent as a probe; other
+requests follow once the probe succeeds. A 429 is not a failure: it says when to retry, and from then on all requests may.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["Health", "Limit", "duration", "wait"]
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 NO_HINT = 10.0
-"""Seconds after a 429 that does not say when to come back."""
+"""Cool-down in seconds after a 429 without a Retry-After."""
 LARGE = 16_384
-"""Tokens of a request from which on a 429 says little about smaller ones: Azure gives it to what exceeds the limit by itself."""
+"""Tokens from which on a request's 429 does not apply to smaller requests: Azure sends 429 if one request alone exceeds the limit."""
 LONGEST_WAIT = 300.0
-"""Seconds after which it is asked again, whatever it said: Retry-After of a day was seen on one 500 (Azure/azure-sdk-for-net#44222)."""
+"""Upper limit of a Retry-After, in seconds. One 500 had a Retry-After of a day (Azure/azure-sdk-for-net#44222)."""
 
 type State = Literal["healthy", "cooling", "probe", "probing"]
 
@@ -43,7 +43,7 @@ class Health:
         return "probing" if self.probing else "probe"
 
     def failed(self, now: float, jitter: float, wait: float | None = None) -> Health:
-        """`jitter` is from 0 to 1; `wait` what the answer said."""
+        """The health after a failure. `jitter` is from 0 to 1; `wait` is the response's Retry-After in seconds."""
         backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self.failures, 16)) * (0.5 + jitter / 2)
         return Health(self.failures + 1, now + (backoff if wait is None else wait))
 
@@ -51,7 +51,7 @@ class Health:
         return replace(self, probing=True) if self.state(now) == "probe" else self
 
     def left(self) -> Health:
-        """The probe brought no news: its client went away."""
+        """The health after a probe without a result, because its client disconnected."""
         return replace(self, probing=False)
 
     def answered(self) -> Health:
@@ -60,18 +60,18 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Of one deployment and key: until when it refuses, and what its last good answer said that remains."""
+    """Rate limit of one deployment and key: when its cool-down ends, and the tokens that its last successful response reported as left."""
 
     until: float = -math.inf
-    least: int = 0  # tokens of a request that it refuses
+    least: int = 0  # refuses requests of at least so many tokens
     tokens: int | None = None
-    renewed: float = -math.inf  # when the tokens are whole again
+    renewed: float = -math.inf  # when the token budget is full again
 
     def refuses(self, now: float, tokens: int) -> bool:
         return now < self.until and tokens >= self.least
 
     def covers(self, tokens: int, now: float) -> bool:
-        """Whether it should have enough left for a request of so many tokens."""
+        """Whether the reported budget suffices for a request of so many tokens."""
         return self.tokens is None or now >= self.renewed or tokens <= self.tokens
 
     def refused(self, now: float, wait: float, tokens: int = 0) -> Limit:
@@ -86,9 +86,9 @@ class Limit:
 
 
 def wait(headers: Mapping[str, str], wall: float) -> float | None:
-    """Seconds until Azure wants to be asked again; None where it does not say. `wall` is the time of day, for dates.
+    """Seconds to wait according to the response's headers; None without a usable one. `wall` is the Unix time, for dates.
 
-    Where no header says it plainly it is the later of the two resets, of those limits that have nothing left.
+    `retry-after-ms` comes before `retry-after`. Without either it is the later reset of the rate limits that have nothing left.
     """
     said = headers.get("retry-after-ms", "").strip()
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", said):
@@ -110,18 +110,18 @@ def wait(headers: Mapping[str, str], wall: float) -> float | None:
 def _date(text: str) -> float | None:
     try:
         return email.utils.parsedate_to_datetime(text).timestamp() if 0 < len(text) <= _LONGEST_HEADER else None
-    except (ValueError, OverflowError, OSError):  # no date, or one that this computer cannot tell
+    except (ValueError, OverflowError, OSError):  # not a date, or out of the platform's range
         return None
 
 
 _LONGEST_HEADER = 64
-"""Characters of a header's value that is read; the dates and durations that servers send are shorter."""
+"""Greatest length of a header value that is parsed. Dates and durations that servers send are shorter."""
 _PARTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(h|ms|m|s)")
 _UNIT = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def duration(text: str) -> float | None:
-    """Azure's plain seconds, or OpenAI's `1h2m3s` and `20ms`, in seconds."""
+    """Parse Azure's plain seconds or OpenAI's `1h2m3s` and `20ms`, into seconds; None if it is neither."""
     text = text.strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)

@@ -1,4 +1,4 @@
-"""Ways to choose among backends that could all take a request. Each is a small value with one method."""
+"""Load-balancing policies: small values that choose one of several usable backends."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ __all__ = ["BetterOfTwo", "Candidate", "Fastest", "LowestPriority", "Policy", "R
 class Candidate(NamedTuple):
     backend: Backend
     in_flight: int = 0
-    first_byte: float | None = None  # seconds, of late; None: nobody knows
+    first_byte: float | None = None  # seconds, recent average; None: not measured
 
 
 class Policy(Protocol):
     def choose(self, candidates: Sequence[Candidate], rng: random.Random) -> Candidate:
-        """One of them; there is at least one."""
+        """Choose one of the candidates, of which there is at least one."""
         ...
 
     def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:
-        """Those between which it would choose if all were well: then nobody has to look at the others, however many they are."""
+        """The backends that `choose` would compare if all were healthy, so that the pool need not check the others."""
         ...
 
 
 class _All:
-    """It chooses between all of them."""
+    """Base of policies that compare all backends."""
 
     __slots__ = ()
 
-    def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:  # noqa: ARG002 - chance has no part in it
+    def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:  # noqa: ARG002 - no random choice
         return backends
 
 
 @dataclass(frozen=True, slots=True)
 class Fastest(_All):
-    """The one with the least to do for its weight: requests in flight by time to first byte."""
+    """The backend with the lowest load: (requests in flight + 1) * time to first byte / weight."""
 
     def choose(self, candidates: Sequence[Candidate], rng: random.Random) -> Candidate:
         known = [candidate.first_byte for candidate in candidates if candidate.first_byte is not None]
-        guess = min(known, default=1.0)  # one that nobody knows gets the chance to show how fast it is
+        guess = min(known, default=1.0)  # an unmeasured backend counts as the fastest, so that it gets requests
 
         def burden(candidate: Candidate) -> tuple[float, float]:
             first_byte = guess if candidate.first_byte is None else candidate.first_byte
@@ -56,7 +56,7 @@ class Fastest(_All):
 
 @dataclass(frozen=True, slots=True)
 class BetterOfTwo:
-    """Two at random (a weight of 2 is drawn twice as often), and the better: a herd does not run to the one that looks best."""
+    """Power of two choices: draw two backends by weight and take the better, so that not all requests go to the same one."""
 
     better: Policy = field(default_factory=Fastest)
 
@@ -80,7 +80,7 @@ def _two[T](of: Sequence[T], weights: list[int], rng: random.Random) -> list[T]:
 
 @dataclass(frozen=True, slots=True)
 class LowestPriority:
-    """Those of the lowest priority only: provisioned throughput first."""
+    """Only the backends with the lowest `priority` value, for example provisioned throughput before pay-as-you-go."""
 
     then: Policy = field(default_factory=BetterOfTwo)
 
@@ -95,10 +95,10 @@ class LowestPriority:
 
 @dataclass(slots=True)
 class RoundRobin(_All):
-    """Each in turn, whatever it does: what the others are measured against."""
+    """Each backend in turn, regardless of load: the baseline in the tests of the other policies."""
 
     turn: int = 0
 
-    def choose(self, candidates: Sequence[Candidate], rng: random.Random) -> Candidate:  # noqa: ARG002 - chance has no part in it
+    def choose(self, candidates: Sequence[Candidate], rng: random.Random) -> Candidate:  # noqa: ARG002 - no random choice
         self.turn += 1
         return candidates[self.turn % len(candidates)]

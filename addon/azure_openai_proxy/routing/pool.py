@@ -1,8 +1,8 @@
-"""The backends as they are now: who is asked next, and what is remembered of those that were.
+"""The pool of backends: health and rate limits of each one, and the choice of the backend for the next attempt.
 
-A backend that cannot be reached concerns every request; what it answered (5xx, 429, a deployment that is not there) the deployment
-alone: another model may do well on the same backend. Where clients bring keys of their own, a 429 concerns that key alone. Nothing here
-reads a clock of its own or waits.
+A failed connection concerns all requests of a backend. A response (5xx, 429, deployment not found) concerns the deployment alone:
+another model may still work on the same backend. If clients send their own keys, a 429 concerns only that key. The module takes its
+clock as an argument and never waits.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["Pool", "Ticket", "View"]
 
 STALE = 60.0
-"""Seconds after which a time to first byte says nothing any more."""
+"""Seconds after which a measured time to first byte expires."""
 BEST, ABSENT = 0, 3  # the first rank and the last
 MOST_LIMITS = 256
-"""Deployments remembered for each backend, in each table; clients may ask for any name."""
+"""Greatest number of deployments in each table of a backend. Clients may request any name."""
 _NO_LIMIT = Limit()
 _WELL = Health()
 _UNFIT = ("cooling", "probing")
-_SHARE = 0.3  # of the newest time to first byte in the running mean
+_SHARE = 0.3  # weight of the newest time to first byte in the moving average
 
 
 type _Key = tuple[str, bytes]  # a deployment, and the scope of a client's own key: b"" for the proxy's
@@ -49,10 +49,10 @@ def _set[K, V](table: OrderedDict[K, V], key: K, value: V) -> None:
 @dataclass(slots=True)
 class _Known:
     backend: Backend
-    health: Health = field(default_factory=Health)  # whether it can be reached
-    failing: OrderedDict[str, Health] = field(default_factory=OrderedDict)  # deployments that failed of late
+    health: Health = field(default_factory=Health)  # of its connections
+    failing: OrderedDict[str, Health] = field(default_factory=OrderedDict)  # deployments that failed recently
     limits: OrderedDict[_Key, Limit] = field(default_factory=OrderedDict)
-    absent: OrderedDict[str, float] = field(default_factory=OrderedDict)  # until when others are asked first
+    absent: OrderedDict[str, float] = field(default_factory=OrderedDict)  # deployment to the time until which other backends are preferred
     in_flight: int = 0
     first_byte: float | None = None
     heard: float = 0.0
@@ -67,7 +67,7 @@ class _Known:
         return self.failing.get(deployment, _WELL)
 
     def fit(self, deployment: str, now: float) -> bool:
-        """Whether neither the backend nor the deployment has just failed."""
+        """Whether neither the backend nor the deployment is in its cool-down or being probed."""
         if self.health.state(now) in _UNFIT:
             return False
         return not self.failing or self.trouble(deployment).state(now) not in _UNFIT
@@ -81,13 +81,13 @@ class _Known:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request under way at a backend, from `Pool.begin` to `Pool.end`."""
+    """One request in flight at a backend, from `Pool.begin` to `Pool.end`."""
 
     known: _Known
     key: _Key
     began: float
-    probe: bool  # of the backend
-    trial: bool  # of the deployment
+    probe: bool  # it probes the backend
+    trial: bool  # it probes the deployment
     over: bool = False
 
     @property
@@ -96,27 +96,27 @@ class Ticket:
 
 
 class View(NamedTuple):
-    """A backend as a person sees it."""
+    """The state of a backend, for display."""
 
     backend: Backend
     state: str
     in_flight: int
     cooling: float  # seconds left
     first_byte: float | None
-    refused: Mapping[str, float]  # deployment to seconds left
-    failing: Mapping[str, float]  # the same, of what failed there
-    absent: Mapping[str, float]  # the same, of what it had not when it was last asked
+    refused: Mapping[str, float]  # deployment to seconds left of its rate limit
+    failing: Mapping[str, float]  # deployment to seconds left of its cool-down
+    absent: Mapping[str, float]  # deployment that was not found to seconds for which other backends are preferred
 
 
 class Pool:
     def __init__(self, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None, policy: Policy | None = None) -> None:
         self._clock = clock
-        self._rng = rng or random.Random()  # noqa: S311 - to spread load, not to keep secrets
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, not for cryptography
         self._policy = policy or LowestPriority()
         self._known: dict[str, _Known] = {}
 
     def update(self, backends: Sequence[Backend]) -> None:
-        """These are the backends from now on. What is known of one stays as long as its name and address do."""
+        """Replace the backends. A backend keeps its state while its name, address and key stay the same."""
         before = self._known
         self._known = {}
         for backend in backends:
@@ -137,22 +137,23 @@ class Pool:
         tried: Collection[str] = (),
         scope: bytes = b"",
     ) -> Backend | None:
-        """Who should take a request of about so many tokens; None if it is of no use to ask any of those that are left.
+        """Choose the backend for a request of about so many tokens; None if no backend is left that may be used now.
 
-        `scope` tells the clients apart that bring their own keys.
+        `deployment` gives a backend's deployment for the request. `tried` are the names that are excluded. `scope` identifies a
+        client's own key.
 
-        First those that are well and have the tokens; then those that are well but said they have too few left; then those that
-        failed of late, for they may be back. One that told when to come back is asked before only when it is the only one there is, and
-        one that had no such deployment when none of the others is to be waited for: then it is the client's affair.
+        Healthy backends whose reported budget suffices come first, then healthy backends with too little left, then those in their
+        cool-down, which may have recovered. A rate-limited backend is used before its Retry-After only if it is the sole candidate.
+        A backend without the deployment is used last, and only if none is rate-limited: the client then receives its 404.
         """
-        if len(backends) == 1:  # there is no choice
+        if len(backends) == 1:  # the sole candidate, whatever its state
             return backends[0] if backends[0].name not in tried else None
         left = [backend for backend in backends if backend.name not in tried] if tried else backends
         if not left:
             return None
         drawn, now = self._policy.draw(left, self._rng), self._clock()
         ranks, limited = self._ranked(drawn, deployment, tokens, scope, now)
-        if limited or max(ranks) > BEST:  # not all that were drawn are well: see what the others are
+        if limited or max(ranks) > BEST:  # not all that were drawn are healthy: rank all of them
             ranks, limited = self._ranked(left, deployment, tokens, scope, now)
         if not ranks or (limited and min(ranks) == ABSENT):
             return None
@@ -161,7 +162,7 @@ class Pool:
     def _ranked(
         self, backends: Sequence[Backend], deployment: Callable[[Backend], str], tokens: int, scope: bytes, now: float
     ) -> tuple[dict[int, list[Candidate]], bool]:
-        """By how well they could take it, and whether one of them refuses for now and is left out."""
+        """The candidates by rank, `BEST` to `ABSENT`, and whether a rate-limited backend was left out."""
         ranks: dict[int, list[Candidate]] = {}
         limited = False
         for backend in backends:
@@ -181,7 +182,7 @@ class Pool:
     def soonest(
         self, backends: Sequence[Backend], deployment: Callable[[Backend], str], *, tokens: int = 0, scope: bytes = b""
     ) -> float | None:
-        """Seconds until the first of them is to be asked again; None if one may be now."""
+        """Seconds until the first of the backends leaves its cool-down; None if one is available."""
         now = self._clock()
         waits: list[float] = []
         elsewhere: list[float] = []
@@ -195,7 +196,7 @@ class Pool:
         soonest = min(waits or elsewhere, default=0.0)
         return soonest if soonest > 0 else None
 
-    # -- what happens to a request
+    # -- the life of a request
 
     def begin(self, backend: Backend, deployment: str, *, scope: bytes = b"") -> Ticket:
         known, now = self._of(backend), self._clock()
@@ -208,7 +209,7 @@ class Pool:
         return Ticket(known, known.key(deployment, scope), now, probe, trial)
 
     def answers(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
-        """The head of a good answer is there."""
+        """Record the head of a successful response."""
         known, now = ticket.known, self._clock()
         took = now - ticket.began
         fresh = known.first_byte is not None and now - known.heard < STALE
@@ -224,12 +225,12 @@ class Pool:
             known.limits.pop(ticket.key, None)
 
     def declined(self, ticket: Ticket) -> None:
-        """An answer that is the client's affair, from a backend that can be reached."""
+        """Record an error that the client caused: the backend is healthy."""
         ticket.known.health = Health()
         self.end(ticket)
 
     def refused(self, ticket: Ticket, wait: float, *, tokens: int = 0) -> None:
-        """This deployment is not to be asked for so many seconds, with this key; the backend is well. `tokens`: of the request."""
+        """Record a 429: the deployment is not used with this key for `wait` seconds. `tokens` is the size of the refused request."""
         known = ticket.known
         known.health = Health()
         known.recovered(ticket.deployment)
@@ -237,21 +238,21 @@ class Pool:
         self.end(ticket)
 
     def missed(self, ticket: Ticket, wait: float) -> None:
-        """It had no such deployment, or not for this key: for so many seconds others are asked first. The backend is well."""
+        """Record that the deployment does not exist or the key may not use it: other backends are preferred for `wait` seconds."""
         ticket.known.health = Health()
         _set(ticket.known.absent, ticket.deployment, self._clock() + wait)
         self.end(ticket)
 
     def unreachable(self, ticket: Ticket) -> None:
-        """There was no way to the backend: no request would do better."""
+        """Record a failed connection, which concerns all deployments of the backend."""
         known = ticket.known
-        # Of many that were under way when it broke, the first is a failure of the backend's; the others say the same.
+        # Of many requests in flight during one outage only the first counts as a failure.
         if known.health.state(self._clock()) != "cooling" or ticket.probe:
             known.health = known.health.failed(self._clock(), self._rng.random())
         self.end(ticket)
 
     def failed(self, ticket: Ticket, wait: float | None = None) -> None:
-        """A deployment failed; other deployments of the backend may do well."""
+        """Record a failure of the deployment. Other deployments of the backend stay in use. `wait` is its Retry-After in seconds."""
         known, deployment = ticket.known, ticket.deployment
         known.health = Health()
         trouble = known.trouble(deployment)
@@ -260,7 +261,7 @@ class Pool:
         self.end(ticket)
 
     def end(self, ticket: Ticket) -> None:
-        """The request is over. If it has brought no news, the next one is the probe."""
+        """Close the ticket. If it was a probe without a result, the next request becomes the probe."""
         if not ticket.over:
             ticket.over = True
             known = ticket.known
@@ -270,7 +271,7 @@ class Pool:
             if ticket.trial and ticket.deployment in known.failing:
                 known.failing[ticket.deployment] = known.failing[ticket.deployment].left()
 
-    # -- seeing
+    # -- inspection
 
     def views(self) -> list[View]:
         now = self._clock()
@@ -289,7 +290,7 @@ class Pool:
         ]
 
     def _of(self, backend: Backend) -> _Known:
-        """A request may have come under settings that are no more: what is learned of such a backend is forgotten."""
+        """The state of a backend, or a temporary one if a newer configuration no longer contains the backend."""
         return self._known.get(backend.name) or _Known(backend)
 
 

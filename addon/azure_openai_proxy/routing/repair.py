@@ -1,11 +1,12 @@
-"""What Azure says → what to change. A request that Azure refuses for its form is sent again in the form that Azure asks for.
+"""Repair of requests that Azure rejects: maps the message of a 400, 404 or 422 to changes of the request, which is then retried.
 
-`TABLE` has the sentences. What changes the meaning of a request (tools, response format, reasoning effort) or its price
-(`service_tier`) is never left out: the client sees Azure's error. What helped is remembered for the backend's deployment, so that the
-next request is right at once.
+`TABLE` has the messages. The client receives Azure's error if a change would alter the meaning of the request (tools, response format,
+reasoning effort) or its price (`service_tier`). A repair that worked is remembered for the backend's deployment and applied to later
+requests before they are sent.
 
-Azure repeats a client's values and names in its errors. A sentence is therefore compared as a whole; what it names must stand where it
-says in the request that was refused; and only what any client would be refused for is remembered (`lasts`).
+Azure repeats a client's values and names in its error messages. Three rules keep a client from steering repairs: a message has to match
+as a whole, the parameter that it names has to exist in the rejected request, and only a repair that does not depend on the client's own
+values or names is remembered (`lasts`).
 """
 
 # ruff: noqa: ARG001 - the functions of the table share one signature
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 MOST = 4
-"""Changes of one request."""
+"""Greatest number of changes of one request."""
 _LONGEST_REFUSAL, _LONGEST_SENTENCE = 65536, 4096
 
 _FOREIGN = frozenset(
@@ -57,7 +58,7 @@ _FOREIGN = frozenset(
     apiMode cache client_metadata litellm_session_id reasoningSummary
     """.split()  # noqa: SIM905 - a list of words reads best as one
 )
-"""Members of clients and gateways that no version of the API has: lobehub/lobehub#10567, gethnet/litellm-connector-copilot#117,
+"""Members that clients and gateways add, and no version of the API has: lobehub/lobehub#10567, gethnet/litellm-connector-copilot#117,
 openai/codex, cline/cline#4761, anomalyco/opencode#27716."""
 
 OPTIONAL = _FOREIGN | frozenset(
@@ -66,7 +67,7 @@ OPTIONAL = _FOREIGN | frozenset(
     prompt_cache_retention safety_identifier seed service_tier store stream_options temperature top_p user user_security_context
     """.split()  # noqa: SIM905
 )
-"""What may be left out: without it the answer is of the same kind."""
+"""Optional members: a request without them gets the same kind of response."""
 
 _NESTED = frozenset(
     """
@@ -77,22 +78,22 @@ _NESTED = frozenset(
     reasoning.summary stream_options.include_obfuscation stream_options.include_usage
     """.split()  # noqa: SIM905
 )
-"""The same, below the top: openai/codex#30161, openai/codex#29469, microsoft/agent-framework#2203, pydantic/pydantic-ai#3653 (what a
-client echoes of earlier output), CherryHQ/cherry-studio#11652 (`include_usage` in the Responses API), microsoft/azurechat#503 (an SDK's
-own members of a message)."""
+"""Optional members below the top level: openai/codex#30161, openai/codex#29469, microsoft/agent-framework#2203,
+pydantic/pydantic-ai#3653 (members of earlier output that a client sends back), CherryHQ/cherry-studio#11652 (`include_usage` in the
+Responses API), microsoft/azurechat#503 (an SDK's own members of a message)."""
 
 _ONLY: dict[str, tuple[object, ...]] = {
-    "service_tier": ("auto",),  # any other is a price
+    "service_tier": ("auto",),  # any other value changes the price
     "store": (False,),
     "messages[].annotations": ([],),
     "messages[].audio": (),
     "messages[].function_call": (),
     "messages[].refusal": (),
 }
-"""Of what may be left out, the values that may; null always."""
+"""Members that may be dropped with these values only, or with null."""
 
 _BY_EFFORT = frozenset({"frequency_penalty", "presence_penalty", "temperature", "top_p"})
-"""Some models take these with one reasoning effort and refuse them with another."""
+"""Members that some models accept with one reasoning effort and reject with another."""
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 
 _MOVABLE = OPTIONAL | frozenset(
@@ -101,7 +102,7 @@ _MOVABLE = OPTIONAL | frozenset(
     tool_choice tools top_logprobs verbosity web_search_options
     """.split()  # noqa: SIM905
 )
-"""Fields of OpenAI's for which it is remembered that only v1 has them. What a client made up is not: the memory is everybody's."""
+"""OpenAI's fields for which `Moved` is remembered. A client's own fields are not: all clients share the learned repairs."""
 
 RENAMED = {
     ("max_tokens", "max_completion_tokens"),
@@ -112,14 +113,14 @@ RENAMED = {
 }
 ROLES = {"developer": "system", "system": "developer"}
 
-# The changes. Each is a value, applied to a later request as to the one that taught it. `mark` stands in the body of every request
-# that the change has to do with.
+# The changes are values. A learned change is applied to later requests exactly as to the request that was rejected. A change can only
+# apply to a request whose body contains its `mark`.
 
 
 class Drop(NamedTuple):
     path: str  # an index is `[]`
-    effort: str = "*"  # only where the request has this reasoning effort, "" for none
-    value: str | float | None = None  # only this one
+    effort: str = "*"  # only for requests with this reasoning effort, "" for none
+    value: str | float | None = None  # only if the member has this value
 
     @property
     def mark(self) -> bytes:
@@ -131,7 +132,7 @@ class Drop(NamedTuple):
     def _drop(self, value: Any, parts: list[str]) -> bool:
         first, *rest = parts
         if first == "[]":
-            return isinstance(value, list) and sum(self._drop(item, rest) for item in value) > 0  # all of them
+            return isinstance(value, list) and sum(self._drop(item, rest) for item in value) > 0  # of all elements
         if not isinstance(value, dict) or first not in value:
             return False
         if rest:
@@ -146,7 +147,7 @@ class Drop(NamedTuple):
 
 
 class Unstreamed(NamedTuple):
-    """`stream_options` of a request that does not stream."""
+    """Drops `stream_options` from a request that does not stream."""
 
     @property
     def mark(self) -> bytes:
@@ -160,7 +161,7 @@ class Unstreamed(NamedTuple):
 
 
 class Unstored(NamedTuple):
-    """`metadata` of a completion that is not stored."""
+    """Drops `metadata` from a completion that is not stored."""
 
     @property
     def mark(self) -> bytes:
@@ -174,7 +175,7 @@ class Unstored(NamedTuple):
 
 
 class Unencrypted(NamedTuple):
-    """Reasoning in its encrypted form, which the model does not give out."""
+    """Drops the request for encrypted reasoning, which the model does not support."""
 
     @property
     def mark(self) -> bytes:
@@ -230,7 +231,7 @@ class Role(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """To the v1 form, for a field that the dated version lacks."""
+    """Sends the request in the v1 form, for a field that the dated api-version lacks."""
 
     field: str
 
@@ -254,7 +255,7 @@ class Version(NamedTuple):
 
 
 class Renamed(NamedTuple):
-    """The deployment of a dated model: its family's."""
+    """Sends the request for a dated model to the deployment of its family."""
 
     deployment: str
 
@@ -270,7 +271,7 @@ type Change = Drop | Unstreamed | Unstored | Unencrypted | Rename | Role | Moved
 
 
 def lasts(change: Change) -> bool:
-    """Whether it may be made for later requests of other clients too: not what depends on a value or a name that a client chose."""
+    """Whether a change may be learned for all clients: not if it depends on a value or a name that one client chose."""
     match change:
         case Drop(value=value):
             return value is None
@@ -281,17 +282,17 @@ def lasts(change: Change) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A refusal, and what is known of the request it is for."""
+    """The rejected request, as the rows of `TABLE` see it."""
 
     call: Call
-    asked: Asked  # as it was sent
-    dated: bool  # the form it was sent in
+    asked: Asked  # as sent
+    dated: bool  # sent in the dated form, not v1
     deployment: str | None
-    mapped: bool  # somebody gave this model its deployment
+    mapped: bool  # the configuration maps this model to a deployment
 
     @functools.cached_property
     def body(self) -> dict[str, Any]:
-        """Empty where it is no JSON object."""
+        """The parsed body; empty if it is not a JSON object."""
         return read(self.asked)
 
     @property
@@ -304,25 +305,25 @@ def _parts(path: str) -> list[str]:
 
 
 def _effort(body: dict[str, Any]) -> str:
-    """The reasoning effort that a body asks for; "" for none, or one that is unknown here."""
+    """The reasoning effort that a body requests; "" for none or an unknown one."""
     reasoning = body.get("reasoning")
     effort = reasoning.get("effort") if isinstance(reasoning, dict) else body.get("reasoning_effort")
     return effort if isinstance(effort, str) and effort in _EFFORTS else ""
 
 
 def _may_go(path: str, value: object) -> bool:
-    """Whether this value may be left out."""
+    """Whether a member with this value may be dropped."""
     only = _ONLY.get(path)
     return only is None or value is None or any(type(value) is type(one) and value == one for one in only)
 
 
 def _general(place: str) -> str:
-    """A place in one request as a path: `input[0].metadata` is `input[].metadata`."""
+    """A place in a body without its indices: `input[0].metadata` becomes `input[].metadata`."""
     return re.sub(r"\[\d+\]", "[]", place)
 
 
 def _value(body: Any, place: str) -> Any:
-    """What stands at a place of the body; `...` if there is nothing."""
+    """The value at a place of the body; `...` if there is none."""
     value = body
     for part in re.split(r"\.|(?=\[)", place):
         if part.startswith("["):
@@ -333,7 +334,7 @@ def _value(body: Any, place: str) -> Any:
     return value
 
 
-# What the rows do: a match of the sentence → the changes that answer it, none where the client should see Azure's error.
+# The functions of the rows return the changes for a match. An empty list means that the client receives Azure's error.
 
 
 def _left_out(place: str, case: Case) -> list[Change]:
@@ -356,7 +357,7 @@ def _other_name(match: re.Match[str], case: Case) -> list[Change]:
 
 
 def _value_refused(match: re.Match[str], case: Case) -> list[Change]:
-    """A value of one client's says nothing of other values, but for a model that takes the default alone."""
+    """Drop the member with the rejected value only, unless the model supports no value but the default."""
     changes = _left_out(match["place"], case)
     value = _value(case.body, match["place"])
     if not changes or match["default"]:
@@ -365,7 +366,7 @@ def _value_refused(match: re.Match[str], case: Case) -> list[Change]:
 
 
 def _unknown(places: list[str], case: Case) -> list[Change]:
-    """Fields of one sentence: every one must find its answer."""
+    """The changes for the fields of one message; none unless each field has a change."""
     changes: list[Change] = []
     movable = case.dated and not case.call.native and bool(case.call.endpoint.v1)
     for place in places:
@@ -386,7 +387,7 @@ def _one_unknown(match: re.Match[str], case: Case) -> list[Change]:
 
 
 def _listed(match: re.Match[str], case: Case) -> list[Change]:
-    """Names without quotes: none of the client's own may look like several."""
+    """Unquoted names: a client's member may not contain ", ", which would look like several names."""
     names = match["names"].split(", ")
     plain = all(re.fullmatch(_NAME, name) for name in case.body)
     return _unknown(names, case) if plain and (len(names) > 1) == bool(match["several"]) else []
@@ -428,7 +429,7 @@ def _family(match: re.Match[str], case: Case) -> list[Change]:
 
 
 class Row(NamedTuple):
-    says: str  # a pattern of the whole message; what a client wrote may stand behind the names alone
+    says: str  # a pattern of the whole message; only the named groups may match a client's text
     change: Callable[[re.Match[str], Case], list[Change]]
 
 
@@ -474,7 +475,7 @@ TABLE = (
         _unexpected,
     ),
     # Validation error at #/max_completion_tokens: Extra inputs are not permitted\nValidation error at #/store: Extra inputs ...
-    # (microsoft/sample-app-aoai-chatGPT#1260: with the client's own data)
+    # (microsoft/sample-app-aoai-chatGPT#1260, with "on your data")
     Row(
         rf"{_EXTRA}(?:\n{_EXTRA})*",
         _extra,
@@ -495,7 +496,7 @@ TABLE = (
 
 
 def said(content: bytes) -> dict[str, Any]:
-    """Azure's error object; empty where there is none."""
+    """Azure's error object; empty if the response has none."""
     if len(content) > _LONGEST_REFUSAL:
         return {}
     try:
@@ -506,7 +507,7 @@ def said(content: bytes) -> dict[str, Any]:
 
 
 def find(status: int, content: bytes, case: Case) -> list[Change]:
-    """The changes that answer this refusal; none if there are none."""
+    """The changes for a rejected request; an empty list if there is no repair."""
     if status not in (400, 404, 422):
         return []
     error = said(content)
@@ -517,22 +518,22 @@ def find(status: int, content: bytes, case: Case) -> list[Change]:
         if match := re.fullmatch(row.says, message.strip()):
             place = match.groupdict().get("place")
             if place and isinstance(param, str) and param and _general(param) != _general(place):
-                return []  # the sentence is not about what it seems to be about
+                return []  # Azure's `param` contradicts the message, which therefore contains a client's text
             return row.change(match, case)
     return []
 
 
 class Route(NamedTuple):
-    """What a request is made from, the changes applied."""
+    """The inputs of an upstream request after the changes."""
 
     asked: Asked
     backend: Backend
-    deployment: str | None  # instead of the mapping's
+    deployment: str | None  # replaces the mapped deployment
     applied: tuple[Change, ...]
 
 
 def route(asked: Asked, backend: Backend, changes: Iterable[Change]) -> Route:
-    """Apply `changes`, those that have anything to do with the request. The body is read only when there are any."""
+    """Apply those `changes` that concern the request. The body is parsed only if there are any."""
     changes = tuple(change for change in changes if change.mark in asked.content)
     if not changes:
         return Route(asked, backend, None, ())
@@ -560,7 +561,7 @@ def route(asked: Asked, backend: Backend, changes: Iterable[Change]) -> Route:
 
 
 def read(asked: Asked) -> dict[str, Any]:
-    """The body as JSON; empty if it is none. What is long in a large one is replaced."""
+    """The body as a JSON object; empty if it is not one. Placeholders replace the long strings of a large body."""
     if asked.large:
         return asked.large.parse()
     try:
@@ -580,22 +581,22 @@ def _written(asked: Asked, content: bytes) -> Asked:
 def _dump(body: dict[str, Any]) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # half an emoji
+    except UnicodeEncodeError:  # a lone surrogate
         return json.dumps(body, separators=(",", ":")).encode()
 
 
 class Key(NamedTuple):
-    """What is remembered together: Azure refuses by deployment, operation and version alike."""
+    """Scope of a learned repair: Azure rejects parameters per deployment, operation and api-version."""
 
     backend: str
     deployment: str
     operation: str = ""
     version: str = ""  # the client's own form and api-version, where it has one
-    scope: bytes = b""  # of the client's own key: behind a front it may lead to another resource
+    scope: bytes = b""  # of the client's own key: behind a gateway it may select another resource
 
 
 class Learned:
-    """What helped before. Bounded: the one not used for longest is forgotten."""
+    """LRU map from a `Key` to the repairs that worked."""
 
     def __init__(self, most: int = 512) -> None:
         self._most = most

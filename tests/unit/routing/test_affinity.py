@@ -1,4 +1,4 @@
-"""Who has what."""
+"""Affinity: which backend stores which object."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def call(method: str, path: str, body: bytes = b"") -> Call:
     ],
 )
 def test_ids_in_a_path(method: str, path: str, ids: list[str]) -> None:
-    """Ids are told from the words of the API; a model's name is none."""
+    """An id in the path is distinguished from the API's words and from a model's name."""
     assert ids == affinity.ids(call(method, path, b'{"prompt":"x"}'))
 
 
 def test_owners() -> None:
-    """Found by the path or by what the body mentions; the oldest is forgotten."""
+    """The owner is found by an id in the path or the body, and the oldest entry is evicted."""
     owners = affinity.Owners(most=2)
     asked = call("GET", "/v1/files/file-abc123")
     assert None is owners.of(asked, b"")
@@ -63,7 +63,7 @@ def test_owners() -> None:
     ],
 )
 def test_what_azure_keeps(method: str, path: str, content: bytes, ids: list[str]) -> None:
-    """The id of what a request made or asked for, if it stays."""
+    """Only the id of a stored object is recorded, whether the request created or fetched it."""
     assert ids == affinity.kept(call(method, path, content), content, b'{"id":"x"}')
 
 
@@ -89,24 +89,24 @@ ITEM = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": E
     ],
 )
 def test_ids_in_an_answer(answer: object, ids: list[str]) -> None:
-    """Of a whole answer, an event or a frame: of what Azure made, and of nothing that a client may have put there."""
+    """A response, an event and a frame yield the ids that Azure created, and none that a client may have put there."""
     assert ids == affinity.made(json.dumps(answer).encode())
 
 
 @pytest.mark.parametrize("answer", [b"no", b"]", b'{"id":"a', b"", b'{"item":{"id":"x"'[:-1], b"\xff" * 10])
 def test_an_answer_that_is_no_json(answer: bytes) -> None:
-    """It has no ids."""
+    """A response that is not JSON yields no ids."""
     assert [] == affinity.made(answer)
 
 
 def test_the_work_for_one_answer_is_bounded() -> None:
-    """However many brackets it has."""
+    """The number of scanned tokens is limited, regardless of the number of brackets."""
     assert [] == affinity.made(b"[" + b"[]," * 100_000 + b'{"id":"x"}]')
     assert ["x"] == affinity.made(b'{"text":"' + b'\\"[' * 100_000 + b'","id":"x"}')
 
 
 def test_owners_of_items() -> None:
-    """By an item's id wherever it stands, the newest first, and by what only one backend can decrypt."""
+    """The owner is found by the newest item id in the body, and by the encrypted content that only one backend can decrypt."""
     owners = affinity.Owners()
     owners.claim("fc_1", "a")
     owners.claim("fc_1", "b")
@@ -127,7 +127,7 @@ def test_owners_of_items() -> None:
 
 
 def test_the_work_for_one_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it names."""
+    """The number of looked-up ids is limited, whatever the request contains."""
     monkeypatch.setattr(affinity, "_MOST_NAMED", 3)
     monkeypatch.setattr(affinity, "_MOST_ENCRYPTED", 3)
     owners = affinity.Owners()

@@ -1,4 +1,4 @@
-"""One request's attempts: whom it asks, and what it makes of each failure."""
+"""The attempts of one request: the backend of each, and the reaction to each failure."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def asked(route: object) -> str:
     "what", [REFUSED, CLOSED, *map(failing, (401, 403, 404, 408, 429, 500, 502, 503, 504))], ids=lambda what: str(what)[:30]
 )
 def test_the_next_one_is_asked(what: Failure | http.Response) -> None:
-    """After whatever another backend may be spared."""
+    """A request fails over to the next backend after each failure that is specific to one backend."""
     asking = attempts()
     assert ("a", "b", "c") == (asked(asking.first()), asked(asking.again(what)), asked(asking.again(what)))
     assert not isinstance(asking.again(what), Route)
@@ -78,21 +78,21 @@ def test_the_next_one_is_asked(what: Failure | http.Response) -> None:
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422, 501])
 def test_what_is_the_clients_affair(status: int) -> None:
-    """Is passed on."""
+    """An error that the client caused is passed to the client without failover."""
     asking = attempts()
     asking.first()
     assert None is asking.again(failing(status))
 
 
 def test_a_clients_own_key_is_not_carried_around() -> None:
-    """When it is refused, it is the client's to know."""
+    """A client's own key that one backend rejects is not sent to another backend."""
     asking = attempts(replace(A, token=""), replace(B, token=""))
     asking.first()
     assert None is asking.again(failing(401))
 
 
 def test_not_more_often_than_the_settings_say() -> None:
-    """All attempts counted."""
+    """`max_attempts` limits the sum of all attempts."""
     asking = attempts(max_attempts=2)
     asking.first()
     asking.again(CLOSED)
@@ -100,7 +100,7 @@ def test_not_more_often_than_the_settings_say() -> None:
 
 
 def test_a_lone_backend() -> None:
-    """Is asked once more only when a connection broke, which may have been kept open for too long."""
+    """A sole backend gets one retry, and only after a broken connection, which may have been an expired keep-alive."""
     asking = attempts(A)
     asking.first()
     assert "a" == asked(asking.again(CLOSED))
@@ -113,7 +113,7 @@ def test_a_lone_backend() -> None:
 
 
 def test_nothing_is_sent_twice_once_it_has_begun() -> None:
-    """Nor when its body went on as it came."""
+    """There is no retry after the response began, or if the request body was streamed."""
     asking = attempts()
     asking.first()
     asking.answers(http.Headers(), streams=True)
@@ -138,7 +138,7 @@ def test_nothing_is_sent_twice_once_it_has_begun() -> None:
     ],
 )
 def test_what_is_safe_to_repeat(method: str, path: str, body: dict[str, Any], closed: bool, missing: bool) -> None:
-    """What makes something is sent again only when it surely did not reach Azure; a 404 for an id says that it did nothing."""
+    """A request that creates an object is retried only if it cannot have reached Azure, or after a 404 for an id in its path."""
     for what, again in ((REFUSED, True), (CLOSED, closed), (failing(404), missing), (failing(503), closed)):
         asking = attempts(method=method, path=path, body=body)
         asking.first()
@@ -146,7 +146,7 @@ def test_what_is_safe_to_repeat(method: str, path: str, body: dict[str, Any], cl
 
 
 def test_the_most_useful_failure() -> None:
-    """A 429 with the time of the soonest to return, whatever came after it."""
+    """The client receives the 429, with the shortest Retry-After of all backends, regardless of later failures."""
     asking = attempts()
     asking.first()
     limited = failing(429, retry_after="30")
@@ -155,7 +155,7 @@ def test_the_most_useful_failure() -> None:
     best = asking.again(REFUSED)
     assert isinstance(best, http.Response)
     assert 429 == best.status_code
-    assert 0 < int(best.headers["retry-after-ms"]) <= 1000  # the one that refused the connection
+    assert 0 < int(best.headers["retry-after-ms"]) <= 1000  # of the backend that refused the connection
     asking = attempts(A, B)
     asking.first()
     asking.again(failing(503, retry_after="9"))
@@ -169,7 +169,7 @@ def test_the_most_useful_failure() -> None:
 
 
 def test_when_all_said_when_to_come_back() -> None:
-    """They are not asked before: the client gets the 429 at once."""
+    """While every backend is rate-limited, the client receives a 429 without an attempt."""
     of = shared()
     first = attempts(A, B, of=of)
     first.first()
@@ -181,13 +181,13 @@ def test_when_all_said_when_to_come_back() -> None:
 
 
 def test_no_backend_has_the_model() -> None:
-    """Then it is not there."""
+    """A model that no backend has is answered with 404."""
     with pytest.raises(NotFound, match=r"no backend has it\. Configured: gpt-4o"):
         attempts(replace(A, models=Mapper.parse("gpt-4o=x")), body={"model": "o1"}).first()
 
 
 def test_a_backend_without_a_token() -> None:
-    """Of Entra ID: others are asked, and when there are none it is a 503."""
+    """A backend without an Entra ID token is skipped, and the client receives a 503 if there is no other."""
     waiting = replace(A, token="", entra="cli")
     of = shared()
     of.tokens.use = lambda _: None  # type: ignore[method-assign, assignment]
@@ -198,7 +198,7 @@ def test_a_backend_without_a_token() -> None:
 
 
 def test_repair_and_what_is_learned() -> None:
-    """The same backend gets what it asked for; the next request is right at once; another backend gets what the client sent."""
+    """The same backend gets the repaired request, later requests are repaired in advance, and another backend gets the original."""
     of = shared()
     body = CHAT | {"max_tokens": 5}
     asking = attempts(body=body, of=of)
@@ -213,7 +213,7 @@ def test_repair_and_what_is_learned() -> None:
     elsewhere = again.again(failing(500))
     assert isinstance(elsewhere, Route)
     assert b'"max_tokens"' in elsewhere.asked.content
-    # The same refusal for what was just changed is Azure's last word.
+    # The same rejection of a repaired request is final.
     once = attempts(body=body)
     once.first()
     once.again(failing(400, MAX_TOKENS))
@@ -224,7 +224,7 @@ def test_repair_and_what_is_learned() -> None:
 
 
 def test_at_most_four_changes() -> None:
-    """Then the client sees what Azure says."""
+    """After four repairs the client receives Azure's error."""
     names = ["user", "prediction", "metadata", "seed", "top_p"]
     asking = attempts(body=CHAT | dict.fromkeys(names, 1), max_attempts=9)
     asking.first()
@@ -233,7 +233,7 @@ def test_at_most_four_changes() -> None:
 
 
 def test_who_has_what() -> None:
-    """A request that names what one backend has goes there and nowhere else, whoever is asked first."""
+    """A request that names a stored object goes to the backend that stores it, whichever backend comes first."""
     of = shared()
     making = attempts(path="/v1/responses", body={"model": "m"}, of=of)
     making.first()
@@ -251,12 +251,12 @@ def test_who_has_what() -> None:
 
 
 def test_whose_items_they_are() -> None:
-    """The backend that answered; of one backend alone nothing is remembered."""
+    """Items belong to the backend that responded, and with a single backend no owners are recorded."""
     of = shared()
     making = attempts(A, B, path="/v1/responses", body={"model": "m"}, of=of)
     assert making.makes_items
     event = b'{"type":"response.output_item.done","item":{"id":"fc_1"}}'
-    making.item(event)  # nobody was asked yet
+    making.item(event)  # before the first attempt
     making.first()
     making.again(failing(429))
     making.item(b'{"type":"response.output_text.delta","item":{"id":"fc_1"}}')
@@ -274,7 +274,7 @@ def test_whose_items_they_are() -> None:
 
 
 def test_what_was_seen() -> None:
-    """On the flow and in headers: whom it asked, why, and what was changed."""
+    """The flow's metadata and the headers report each attempt's backend, the cause of its failure and its repairs."""
     asking = attempts(body=CHAT | {"max_tokens": 5})
     asking.first()
     assert "" == asking.comment()
@@ -287,7 +287,7 @@ def test_what_was_seen() -> None:
 
 
 def test_before_anybody_was_asked() -> None:
-    """Nothing to end, nobody to wait for."""
+    """Before the first attempt `end` and `wait` do nothing."""
     asking = attempts()
     asking.end()
     asking.created(b"{}")
@@ -300,7 +300,7 @@ def learned(of: Shared) -> list[list[str]]:
 
 
 def test_what_one_operation_or_version_is_refused_for_changes_no_other() -> None:
-    """Azure's refusals are a deployment's, an operation's and an api-version's."""
+    """A learned repair applies only to the same deployment, operation and api-version."""
     of = shared()
     body = CHAT | {"user": "me"}
     asking = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=body, of=of, version="2024-06-01")
@@ -317,7 +317,7 @@ def test_what_one_operation_or_version_is_refused_for_changes_no_other() -> None
 
 
 def test_a_version_that_a_client_made_up_teaches_nothing() -> None:
-    """Else the memory would fill with versions."""
+    """A repaired api-version that a client invented is not learned, so that clients cannot fill the memory."""
     of = shared()
     asking = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=CHAT | {"user": "me"}, of=of, version="2024-99-99")
     asking.first()
@@ -328,7 +328,7 @@ def test_a_version_that_a_client_made_up_teaches_nothing() -> None:
 
 
 def test_what_is_learned_with_a_clients_own_key_is_that_keys() -> None:
-    """Behind a front it may lead to another resource."""
+    """A repair learned with a client's own key applies to that key only, because a gateway may map keys to resources."""
     of = shared()
     own = replace(A, token="")
     for key, sent in (("one", 2), ("one", 1), ("two", 2)):
@@ -340,7 +340,7 @@ def test_what_is_learned_with_a_clients_own_key_is_that_keys() -> None:
 
 
 def test_a_limit_of_one_clients_key_is_that_keys() -> None:
-    """The others are served, and the one is told when to come back."""
+    """A rate limit of one client's key leaves other keys alone, and that client receives a Retry-After."""
     of = shared()
     own = replace(A, token=""), replace(B, token="")
     first = attempts(*own, of=of, key="one")
@@ -357,7 +357,7 @@ def test_a_limit_of_one_clients_key_is_that_keys() -> None:
     "more", [{"max_tokens": 10**8}, {"n": 128, "max_completion_tokens": 4096}, {"max_tokens": 1, "max_output_tokens": 10**6, "best_of": 2}]
 )
 def test_a_request_beyond_the_limit_stops_no_others(more: dict[str, int]) -> None:
-    """Azure gives a 429 to one that is larger than the limit by itself; the next of that size is told when to come back."""
+    """A 429 for a request that exceeds the limit alone stops only requests of at least that size."""
     of = shared()
     large = attempts(A, B, of=of, body=CHAT | more)
     large.first()
@@ -386,7 +386,7 @@ ABSENT = '{"error":{"code":"DeploymentNotFound","message":"The API deployment fo
     ],
 )
 def test_what_one_request_names_is_not_the_deployments_absence(status: int, body: str, next_asked: str) -> None:
-    """A path, a version, a file or a prompt that one client chose moves the requests of others nowhere."""
+    """An error caused by one client's path, version, file or prompt does not move other requests to another backend."""
     of = shared()
     asking = attempts(A, B, of=of)
     asking.first()
@@ -395,7 +395,7 @@ def test_what_one_request_names_is_not_the_deployments_absence(status: int, body
 
 
 def test_a_failure_of_one_model_leaves_the_others() -> None:
-    """And is over after some minutes, whatever the answer said."""
+    """A failing model leaves other models of the backend in use, and its cool-down is limited whatever Retry-After says."""
     of = shared()
     failed = attempts(A, B, of=of)
     failed.first()
@@ -406,7 +406,7 @@ def test_a_failure_of_one_model_leaves_the_others() -> None:
 
 
 def test_while_all_backends_have_just_failed_no_request_would_do_well() -> None:
-    """One that has not is enough; nobody knows of none."""
+    """The proxy is unusable only if it has backends and all of them are in their cool-down."""
     of = shared()
     assert of.unusable() is None
     of.use((A, B))

@@ -1,4 +1,4 @@
-"""Hours of virtual time with token-per-minute limits like Azure's: what share of the requests is answered, by which way of choosing."""
+"""Simulates hours of requests against token-per-minute limits like Azure's and compares the success rates of several policies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Deployment:
-    """Azure's limiter: so many tokens in the minute that the first request began."""
+    """Azure's rate limiter: a number of tokens in a one-minute window, which the first request starts."""
 
     limit: int
     used: int = 0
@@ -39,7 +39,7 @@ class Deployment:
         return self.limit - self.used
 
     def ask(self, request: Request) -> dict[str, str] | None:
-        """The headers of an answer; None: 429, until the minute is over."""
+        """The headers of a successful response; None for a 429, until the window ends."""
         if request.tokens > self.left(request.at):
             return None
         self.used += request.tokens
@@ -47,7 +47,7 @@ class Deployment:
 
 
 def requests(load: float, seed: int) -> Iterator[Request]:
-    """As they come: at random moments, some long and most short, `load` of what all limits allow together, in waves of ten minutes."""
+    """Requests at random times, most of them short, at `load` times the sum of all limits, in waves of ten minutes."""
     rng = random.Random(seed)
     now, mean = 0.0, 1500
     rate = load * sum(TOKENS_PER_MINUTE) / 60 / mean
@@ -59,7 +59,7 @@ def requests(load: float, seed: int) -> Iterator[Request]:
 
 class Run(NamedTuple):
     answered: int
-    asked: int  # of Azure
+    asked: int  # requests sent to Azure
     of: int
 
     @property
@@ -68,7 +68,7 @@ class Run(NamedTuple):
 
 
 def run(load: float, answer: Callable[[Sequence[Deployment], Request], int], seed: int = 1) -> Run:
-    """`answer` says how many attempts it took; a negative number: so many in vain. 0: none was made."""
+    """Run a simulation. `answer` returns the number of attempts, negative if all of them failed, 0 if none was made."""
     deployments = [Deployment(limit) for limit in TOKENS_PER_MINUTE]
     answered = asked = of = 0
     for request in requests(load, seed):
@@ -80,7 +80,7 @@ def run(load: float, answer: Callable[[Sequence[Deployment], Request], int], see
 
 
 def best(deployments: Sequence[Deployment], request: Request) -> int:
-    """Who knows everything: whoever has room takes it, the one that it fits best."""
+    """The optimum with full knowledge: the deployment with the smallest sufficient budget takes the request."""
     room = [deployment for deployment in deployments if deployment.left(request.at) >= request.tokens]
     if room:
         min(room, key=lambda deployment: deployment.left(request.at)).ask(request)
@@ -88,7 +88,7 @@ def best(deployments: Sequence[Deployment], request: Request) -> int:
 
 
 def round_robin() -> Callable[[Sequence[Deployment], Request], int]:
-    """Each in turn, whatever it said last."""
+    """Each deployment in turn, regardless of its last response."""
     turn = 0
 
     def answer(deployments: Sequence[Deployment], request: Request) -> int:
@@ -100,7 +100,7 @@ def round_robin() -> Callable[[Sequence[Deployment], Request], int]:
 
 
 def ours(pool: Pool, clock: list[float]) -> Callable[[Sequence[Deployment], Request], int]:
-    """The proxy's: the pool's choice, and another after a 429."""
+    """The proxy's policy: the pool's choice, with failover after a 429."""
     backends = tuple(
         Backend(name=str(index), base=Base("https", f"{index}.example", 443), apiversion="v1") for index in range(len(TOKENS_PER_MINUTE))
     )
@@ -127,7 +127,7 @@ def ours(pool: Pool, clock: list[float]) -> Callable[[Sequence[Deployment], Requ
 
 
 def test_nearly_everything_that_can_be_answered_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """Within two percent of who knows everything, far from round robin, and hardly a request in vain."""
+    """The pool's success rate is within two percent of the optimum, well above round robin, and few attempts fail."""
     rows = []
     for load in (0.5, 0.7, 0.9, 1.1):
         clock = [0.0]
@@ -147,7 +147,7 @@ def test_nearly_everything_that_can_be_answered_is(capsys: pytest.CaptureFixture
 
 
 def test_round_robin_as_a_policy() -> None:
-    """It is a value like the others, and goes round."""
+    """`RoundRobin` works as the policy of a pool and uses each backend in turn."""
     clock = [0.0]
     pool = Pool(lambda: clock[0], random.Random(7), RoundRobin())
     assert run(0.9, ours(pool, clock)).share > run(0.9, round_robin()).share

@@ -1,4 +1,4 @@
-"""What the resource has deployed."""
+"""Discovery of the deployments of a resource."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def settings(endpoint: str = "http://127.0.0.1:9", token: str = "key", *, discov
 
 
 def test_the_deployments_that_can_be_asked() -> None:
-    """One that failed is none."""
+    """A failed deployment is not listed."""
     assert ("a", "b") == parse(LIST)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"error":{}}'])
 def test_what_is_no_list(content: bytes) -> None:
-    """Azure may have ended it."""
+    """A response that is not a list raises ValueError; Azure may retire the operation."""
     with pytest.raises(ValueError):  # noqa: PT011 - JSON's own or ours
         parse(content)
 
 
 async def test_the_question() -> None:
-    """The resource's own key, one header; no proxy of the environment's."""
+    """The query sends the resource's key in one header and ignores the environment's proxy."""
     asked: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,7 +69,7 @@ async def test_the_question() -> None:
     ],
 )
 async def test_no_redirect_is_followed(status: int, location: str) -> None:
-    """It carries the key, and the answer names where it would go next: nothing more is asked, of the same host either."""
+    """A redirect is not followed, not even to the same host, because the request carries the key."""
     asked: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,7 +90,7 @@ async def test_no_redirect_is_followed(status: int, location: str) -> None:
 
 
 class Asking:
-    """Stands for `fetch`; `asked` counts, and each question waits for nothing but its answer."""
+    """Replaces `fetch`; `asked` counts the queries, and each one waits only for its response."""
 
     def __init__(self, *answers: tuple[str, ...] | Exception) -> None:
         self.answers = list(answers)
@@ -118,7 +118,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Asking], None]:
 
 
 async def test_it_asks_again_and_keeps_what_it_knows(patch: Callable[[Asking], None], caplog: pytest.LogCaptureFixture) -> None:
-    """A failure is told once, and forgets nothing; the next answer counts."""
+    """A failure is logged once and keeps the known names, and the next success replaces them."""
     broken = (ValueError("no list"), RecursionError("deep"), http.client.BadStatusLine("SSH-2.0"))
     asking = Asking(("a",), OSError("no way"), *broken, ("b",), OSError("again"))
     patch(asking)
@@ -132,7 +132,7 @@ async def test_it_asks_again_and_keeps_what_it_knows(patch: Callable[[Asking], N
 
 
 async def test_it_follows_the_settings(patch: Callable[[Asking], None]) -> None:
-    """Another backend's names are others; the same settings change nothing."""
+    """A new backend resets the names, and unchanged settings keep them."""
     asking = Asking(("a",))
     patch(asking)
     follower = Discovery()
@@ -150,7 +150,7 @@ async def test_it_follows_the_settings(patch: Callable[[Asking], None]) -> None:
 
 @pytest.mark.parametrize("unasked", [settings(discover=False), settings(token=""), settings(mode="openai"), Settings()])
 def test_who_did_not_ask_for_it_has_none(unasked: Settings) -> None:
-    """Nor who has no key to ask with."""
+    """Without the option or without a key no deployments are queried."""
     follower = Discovery()
     follower.follow(unasked, Options())
     assert (None, ()) == (follower._task, follower.names)

@@ -1,4 +1,4 @@
-"""Tokens of Entra ID, from a credential of our own."""
+"""Entra ID tokens from a fake credential."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def backend(apiversion: str = "v1", host: str = "r.openai.azure.com", scope: str
     ],
 )
 def test_scope_and_authority(of: Backend, key: Key) -> None:
-    """By the form in use, and by the cloud."""
+    """Scope and authority follow from the API form and the cloud."""
     assert key == Key.of(of)
 
 
 class Credential:
-    """Gives what it is told to, a token's life in seconds or an error, and waits to be asked again."""
+    """A credential with scripted results, each a token's lifetime in seconds or an error, that then waits for the next call."""
 
     def __init__(self, *answers: float | Exception) -> None:
         self.answers: Iterator[float | Exception] = iter(answers)
@@ -70,7 +70,7 @@ class Credential:
 
 
 async def test_a_token_is_kept_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old one is given while the new one is fetched, and none that has ended."""
+    """The old token is used until the new one arrives, and an expired token is never used."""
     now = [1000.0]
     pauses: list[float] = []
     real = asyncio.sleep
@@ -97,7 +97,7 @@ async def test_a_token_is_kept_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_failures(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Tried again soon; told once a minute, with what is left of the last token."""
+    """A failure is retried after `RETRY` seconds and logged once a minute, with the remaining lifetime of the last token."""
     now = [1000.0]
     real = asyncio.sleep
 
@@ -111,7 +111,7 @@ async def test_failures(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     tokens = Tokens(lambda *_: made[0], lambda: now[0])
     tokens.use([backend()])
     await tokens.first()
-    now[0] = 1030  # within the minute: nothing more is said
+    now[0] = 1030  # within the minute: not logged again
     await credential.again.wait()
     assert ["No token of Entra ID (cli, https://ai.azure.com/.default): no identity"] == caplog.messages
     tokens._tell(Key.of(backend()), next(iter(tokens._kept.values())), ValueError())
@@ -122,7 +122,7 @@ async def test_failures(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
 
 
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A credential that does not answer holds a client's first connection for a moment only; one that cannot be made is told."""
+    """A credential that never returns delays the first request by `PATIENCE` at most, and one that cannot be created is logged."""
     monkeypatch.setattr(entra_tokens, "PATIENCE", 0.01)
     tokens = Tokens(lambda *_: Credential())
     tokens.use([backend()])
@@ -143,7 +143,7 @@ async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["default", "managed_identity", "cli"])
 async def test_azures_own_credentials(kind: str) -> None:
-    """Each kind is one of azure-identity's."""
+    """Each configurable kind creates a credential of azure-identity."""
     made = entra_tokens.credential(kind, "login.microsoftonline.us")
     assert type(made).__name__ == entra_tokens._CLASSES[kind]
     await made.close()

@@ -1,4 +1,4 @@
-"""Cool-down: values in, values out, over a clock that is a number."""
+"""Cool-down, probes and rate limits, with a number as the clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from azure_openai_proxy.routing.health import LARGE, LONGEST_BACKOFF, LONGEST_WA
 
 
 def test_a_failure_and_its_probe() -> None:
-    """Out for a while, then one request tries it, and when that is answered all come."""
+    """A failure starts a cool-down, then one request is the probe, and its success admits all others."""
     failed = Health().failed(100, jitter=1)
     assert ("cooling", "probe") == (failed.state(100.9), failed.state(101))
     probing = failed.asked(101)
@@ -22,7 +22,7 @@ def test_a_failure_and_its_probe() -> None:
 
 @given(st.integers(1, 40), st.floats(0, 1))
 def test_backoff_doubles_to_a_limit(failures: int, jitter: float) -> None:
-    """However often it fails and however the dice fall: at least half of what is due, and never longer than the limit."""
+    """For each number of failures and each jitter the cool-down is at least half the nominal backoff and at most the limit."""
     health = Health()
     for _ in range(failures):
         health = health.failed(0, jitter)
@@ -31,12 +31,12 @@ def test_backoff_doubles_to_a_limit(failures: int, jitter: float) -> None:
 
 
 def test_what_azure_says_beats_the_backoff() -> None:
-    """A 503 may say when to come back."""
+    """The Retry-After of a 503 replaces the backoff."""
     assert 7 == Health().failed(0, 0.5, wait=7).until
 
 
 def test_a_limit() -> None:
-    """It refuses until its time, and too few tokens count until they are renewed."""
+    """A limit refuses until its cool-down ends, and a low token budget counts until its reset."""
     limit = Limit().refused(0, 10).refused(1, 2)
     assert (True, False) == (limit.refuses(9, 0), limit.refuses(10, 0))
     told = Limit().answered(0, {"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "30"})
@@ -44,7 +44,7 @@ def test_a_limit() -> None:
 
 
 def test_a_large_request_that_is_refused() -> None:
-    """A 429 for what exceeds the limit by itself says nothing of smaller requests; a smaller one's says it of all."""
+    """A 429 for a large request applies only to requests of at least that size, and one for a small request to all."""
     large = Limit().refused(0, 10, 100_000)
     assert (False, True, False) == (large.refuses(9, 99_999), large.refuses(9, 100_000), large.refuses(10, 100_000))
     assert large.refused(1, 10, 200_000).refuses(9, 100_000)
@@ -56,7 +56,7 @@ def test_a_large_request_that_is_refused() -> None:
     "headers", [{}, {"x-ratelimit-remaining-tokens": "-1", "x-ratelimit-reset-tokens": "0"}, {"x-ratelimit-remaining-tokens": "1"}]
 )
 def test_a_limit_that_says_nothing(headers: dict[str, str]) -> None:
-    """Azure's -1 and what is missing are no reason to pass it over."""
+    """A missing budget and Azure's -1 do not make a deployment less preferred."""
     assert Limit().answered(0, headers).covers(10**9, 0)
 
 
@@ -94,7 +94,7 @@ def test_a_limit_that_says_nothing(headers: dict[str, str]) -> None:
     ],
 )
 def test_when_to_come_back(headers: dict[str, str], seconds: float | None) -> None:
-    """The plainest header that is there; of the resets the later, of those limits that have nothing left."""
+    """`retry-after-ms` comes first, then `retry-after`, then the later reset of the exhausted limits."""
     assert seconds == wait(headers, wall=50)
 
 
@@ -102,7 +102,7 @@ def test_when_to_come_back(headers: dict[str, str], seconds: float | None) -> No
     "text, seconds", [("10", 10), ("1h2m3s", 3723), ("20ms", 0.02), ("1m0.5s", 60.5), ("", None), ("-1", None), ("1d", None)]
 )
 def test_durations(text: str, seconds: float | None) -> None:
-    """Azure's and OpenAI's way of writing them."""
+    """Azure's and OpenAI's duration formats are parsed."""
     assert seconds == duration(text)
 
 
@@ -121,7 +121,7 @@ _HOSTILE = st.text("0123456789.smh-+eEinfa \x1b٣") | st.builds(str.format, _DAT
 @example({"retry-after": "Mon, 01 Jan 99999999999999 00:00:00 GMT"})
 @example({"retry-after": "Mon, 01 Jan 2026 00:00:00 +99999999999999"})
 def test_whatever_the_headers_say(headers: dict[str, str]) -> None:
-    """A hostile number is no error and no endless wait: there is no hint, or one within the longest wait."""
+    """A hostile header value raises no error, and a wait that it yields is at most the longest wait."""
     found = wait(headers, wall=50)
     assert found is None or 0 <= found <= LONGEST_WAIT
     assert not math.isnan(Limit().answered(0, headers).renewed)
@@ -129,5 +129,5 @@ def test_whatever_the_headers_say(headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("text", ["9" * 12_000, "9" * 12_000 + "x", "1h" * 12_000, "1." + "9" * 12_000 + "s"])
 def test_a_long_duration_is_not_read(text: str) -> None:
-    """The work for it would grow with the square of its length."""
+    """An overlong duration is not parsed, because the work would grow with the square of its length."""
     assert duration(text) is None

@@ -1,4 +1,4 @@
-"""Ways to choose."""
+"""Load-balancing policies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RNG = random.Random(1)
 
 
 def test_the_fastest_is_the_one_with_the_least_to_do() -> None:
-    """Requests in flight by time to first byte, for its weight; one that nobody knows is taken to be as fast as the fastest."""
+    """The backend with the lowest weighted load is chosen, and an unmeasured one counts as being as fast as the fastest."""
     idle, busy, slow = candidate("idle", 0, 1.0), candidate("busy", 3, 1.0), candidate("slow", 0, 9.0)
     assert idle is Fastest().choose([busy, slow, idle], RNG)
     assert "heavy" == Fastest().choose([candidate("heavy", 3, 1.0, weight=9), busy], RNG).backend.name
@@ -28,7 +28,7 @@ def test_the_fastest_is_the_one_with_the_least_to_do() -> None:
 
 
 def test_the_better_of_two_drawn() -> None:
-    """The worst of three is never taken, the others both are; a weight is drawn that much more often."""
+    """The worst of three backends is never chosen, the others are, and a backend is drawn in proportion to its weight."""
     three = [candidate("a", 0, 1.0), candidate("b", 1, 1.0), candidate("c", 9, 9.0)]
     taken = Counter(BetterOfTwo().choose(three, RNG).backend.name for _ in range(300))
     assert {"a", "b"} == set(taken)
@@ -39,7 +39,7 @@ def test_the_better_of_two_drawn() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 50])
 def test_what_is_drawn_is_enough(count: int) -> None:
-    """Two different ones of the lowest priority, whatever there is beside them; all of them, where chance has no part."""
+    """A random policy draws two different backends of the lowest priority, and a deterministic one draws all."""
     backends = [candidate(str(number), priority=number >= count).backend for number in range(count + 10)]
     for _ in range(100):
         drawn = LowestPriority().draw(backends, RNG)
@@ -49,12 +49,12 @@ def test_what_is_drawn_is_enough(count: int) -> None:
 
 
 def test_the_lowest_priority_first() -> None:
-    """Whatever there is to do."""
+    """The lowest priority value is chosen regardless of load."""
     reserved = candidate("reserved", 50, 5.0, priority=0)
     assert reserved is LowestPriority().choose([candidate("spill", priority=1), reserved], RNG)
 
 
 def test_round_robin() -> None:
-    """Each in turn."""
+    """Each backend is chosen in turn."""
     policy, three = RoundRobin(), [candidate(name) for name in "abc"]
     assert "bcabca" == "".join(policy.choose(three, RNG).backend.name for _ in range(6))

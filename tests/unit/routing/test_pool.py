@@ -1,4 +1,4 @@
-"""The backends as they are: over a clock that the test moves."""
+"""The pool of backends, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def chosen(
 
 
 def test_spill_over(pool: Pool, clock: Clock) -> None:
-    """The lowest priority while it is well; another when it says 429, for that deployment alone; and back when its time has come."""
+    """Requests go to the lowest priority, spill over after a 429 for that deployment only, and return after its Retry-After."""
     assert "a" == chosen(pool)
     pool.refused(pool.begin(A, "d"), 10)
     assert ("b", "a") == (chosen(pool), chosen(pool, deployment="other"))
@@ -51,7 +51,7 @@ def test_spill_over(pool: Pool, clock: Clock) -> None:
 
 
 def test_a_failure_and_its_probe(pool: Pool, clock: Clock) -> None:
-    """Out for all deployments; after its time one request tries it, and the others wait for what comes of that."""
+    """An unreachable backend cools down for all deployments, and then one probe runs before other requests are admitted."""
     pool.unreachable(pool.begin(A, "d"))
     assert ("b", "b") == (chosen(pool), chosen(pool, deployment="other"))
     clock.now += 1
@@ -67,7 +67,7 @@ def test_a_failure_and_its_probe(pool: Pool, clock: Clock) -> None:
 
 
 def test_a_deployment_that_fails_and_its_probe(pool: Pool, clock: Clock) -> None:
-    """Out by itself; a 400 says nothing of it, another failure that the time doubles, a good answer or a 429 that it is well."""
+    """A deployment cools down alone; another failure doubles the time, success or a 429 ends it, and a 400 does neither."""
     pool.failed(pool.begin(A, "d"))
     assert ("b", "a", "healthy") == (chosen(pool), chosen(pool, deployment="other"), pool.views()[0].state)
     assert 0.5 <= pool.views()[0].failing["d"] <= 1
@@ -90,7 +90,7 @@ def test_a_deployment_that_fails_and_its_probe(pool: Pool, clock: Clock) -> None
 
 
 def test_a_clients_own_key(pool: Pool) -> None:
-    """Its limit is its own, at a backend without a key; where the proxy has one it is everybody's."""
+    """A rate limit is per client key at a backend without a configured key, and shared at one with a configured key."""
     pool.update((A, replace(B, token="sesame")))
     pool.refused(pool.begin(A, "d", scope=b"one"), 10)
     pool.refused(pool.begin(B, "d", scope=b"one"), 10)
@@ -103,7 +103,7 @@ def test_a_clients_own_key(pool: Pool) -> None:
 
 
 def test_failures_at_once_are_one(pool: Pool, clock: Clock) -> None:
-    """Of many requests under way when a backend breaks each tells the same."""
+    """Many simultaneous failures of one outage count once."""
     tickets = [pool.begin(A, "d") for _ in range(20)]
     for ticket in tickets:
         pool.unreachable(ticket)
@@ -114,7 +114,7 @@ def test_failures_at_once_are_one(pool: Pool, clock: Clock) -> None:
 
 
 def test_of_many_only_two_are_looked_at(pool: Pool) -> None:
-    """While those are well; the one that is well is found among many that are not, each time."""
+    """Two drawn backends are inspected while they are healthy, and otherwise the only healthy one of many is always found."""
     many = tuple(replace(A, name=str(number)) for number in range(50))
     pool.update(many)
     looked: list[str] = []
@@ -133,7 +133,7 @@ def test_of_many_only_two_are_looked_at(pool: Pool) -> None:
 
 
 def test_when_none_is_well(pool: Pool) -> None:
-    """One that failed is asked all the same, one that said when to come back is not; a lone one is asked in any case."""
+    """Without a healthy backend a failed one is used, a rate-limited one is not, and a sole backend is used in any case."""
     pool.refused(pool.begin(A, "d"), 10)
     pool.refused(pool.begin(C, "d"), 20)
     pool.failed(pool.begin(B, "d"))
@@ -147,7 +147,7 @@ def test_when_none_is_well(pool: Pool) -> None:
 
 
 def test_what_one_has_not(pool: Pool, clock: Clock) -> None:
-    """Others are asked first; while one of them is to be waited for, it is not asked; when nobody has it, that is for the client to see."""
+    """A backend without the deployment comes last, is not used while others are rate-limited, and is used if no backend has it."""
     pool.missed(pool.begin(A, "d"), 30)
     assert ("b", "a") == (chosen(pool), chosen(pool, (A,)))
     pool.refused(pool.begin(B, "d"), 10)
@@ -166,7 +166,7 @@ def test_what_one_has_not(pool: Pool, clock: Clock) -> None:
 
 
 def test_tokens(pool: Pool, clock: Clock) -> None:
-    """One that has too few left is passed over until they are renewed, and asked when nobody has more."""
+    """A backend with too few tokens is skipped until its reset, and used if no backend has more."""
     ticket = pool.begin(A, "d")
     pool.answers(ticket, {"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "30"})
     pool.end(ticket)
@@ -176,14 +176,14 @@ def test_tokens(pool: Pool, clock: Clock) -> None:
 
 
 def test_what_is_the_clients_affair(pool: Pool) -> None:
-    """A 400 is a sign of life."""
+    """A 400 ends the cool-down of the backend."""
     pool.unreachable(pool.begin(A, "d"))
     pool.declined(pool.begin(A, "d"))
     assert "healthy" == pool.views()[0].state
 
 
 def test_time_to_first_byte(pool: Pool, clock: Clock) -> None:
-    """A running mean of the last ones; after a minute without news it says nothing."""
+    """The time to first byte is a moving average that expires after a minute."""
     for took in (1.0, 2.0):
         ticket = pool.begin(A, "d")
         assert 1 == pool.views()[0].in_flight
@@ -198,7 +198,7 @@ def test_time_to_first_byte(pool: Pool, clock: Clock) -> None:
 
 
 def test_other_settings(pool: Pool) -> None:
-    """What is known stays with the name, the address and the key; a request that is under way elsewhere ends in peace."""
+    """State is kept while name, address and key are the same, and requests in flight at a removed backend end without error."""
     ticket, gone = pool.begin(A, "d"), pool.begin(B, "d")
     pool.refused(pool.begin(A, "d"), 10)
     pool.update((replace(A, weight=2), replace(B, token="other")))
@@ -212,7 +212,7 @@ def test_other_settings(pool: Pool) -> None:
 
 
 def test_memory_is_bounded(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients may ask for any name."""
+    """The tables are bounded, because clients may request any name."""
     monkeypatch.setattr(pools, "MOST_LIMITS", 3)
     for number in range(9):
         pool.refused(pool.begin(A, f"d{number}"), 10)
@@ -221,4 +221,4 @@ def test_memory_is_bounded(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, c = pool.views()
     assert [["d6", "d7", "d8"]] * 3 == [list(a.refused), list(b.absent), list(c.failing)]
     pool.answers(pool.begin(A, "new"), {})
-    assert ["d6", "d7", "d8"] == list(pool.views()[0].refused)  # what says nothing takes no place
+    assert ["d6", "d7", "d8"] == list(pool.views()[0].refused)  # a limit without information is not stored

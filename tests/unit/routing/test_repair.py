@@ -1,4 +1,4 @@
-"""The table, row by row; what each does end to end is tests/e2e/test_repair.py's."""
+"""The rows of the repair table. tests/e2e/test_repair.py covers them end to end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ V1, RESPONSES = "/openai/v1/chat/completions", "/v1/responses"
 
 
 def said(**roles: str) -> dict[str, Any]:
-    """A body with one message, or one item of input, of that role."""
+    """A body with one message, or one input item, of the given role."""
     return {name: [{"role": role}] for name, role in roles.items()}
 
 
@@ -201,7 +201,7 @@ def said(**roles: str) -> dict[str, Any]:
     ],
 )
 def test_a_sentence_and_its_answer(message: str, given: Case, changes: list[Change]) -> None:
-    """Every row, and what it leaves alone."""
+    """Each row yields its changes, and none where the request must not be changed."""
     assert changes == repair.find(400, json.dumps({"error": {"message": message}}).encode(), given)
 
 
@@ -240,13 +240,13 @@ EVERYTHING = {
     ],
 )
 def test_what_a_client_wrote_is_no_sentence_of_azures(message: str, body: dict[str, Any]) -> None:
-    """Values, names and models that Azure repeats change nothing, whatever they look like."""
+    """A client's values, names and models that Azure repeats in a message cause no change."""
     for dated in (False, True):
         content = json.dumps({"error": {"message": message}}).encode()
         assert [] == repair.find(400, content, case(EVERYTHING | body, dated=dated))
 
 
-# How Azure and what stands in front of it quote a client's text: the parts of these sentences that are theirs name no parameter.
+# Messages in which Azure or a gateway quotes a client's text. Outside the quotation they name no parameter.
 QUOTING = (
     "Invalid value: '{}'. Supported values are: 'auto', 'default', 'flex', and 'priority'.",
     "'{}' is not one of ['auto', 'default'] - 'service_tier'",
@@ -279,27 +279,27 @@ _PIECES = st.sampled_from(
 @example(QUOTING[4], "x. API version not supported", True)
 @example("{} is not a valid JSON Schema.", "Unsupported parameter: 'temperature' is not supported with this model.", False)
 def test_whatever_a_client_wrote_and_however_it_is_quoted(quoting: str, text: str, dated: bool) -> None:
-    """Nothing is changed but what the request really has by the name that Azure refuses, and what is remembered is not the text's."""
+    """A quoted text changes only members that the request really has, and no learned repair depends on the text."""
     content = json.dumps({"error": {"message": quoting.format(text)}}).encode()
     assert [] == [change for change in repair.find(400, content, case(EVERYTHING, dated=dated)) if repair.lasts(change)]
 
 
 def test_the_parameter_that_azure_names_beside_the_sentence() -> None:
-    """One that is another than the sentence's: then the sentence is somebody's text."""
+    """A message whose parameter differs from Azure's `param` causes no change, because it contains a client's text."""
     for param, changes in (("user", [Drop("user")]), ("service_tier", []), (None, [Drop("user")]), (7, [Drop("user")])):
         error = {"message": "Unsupported parameter: 'user' is not supported with this model.", "param": param}
         assert changes == repair.find(400, json.dumps({"error": error}).encode(), case({"user": "me"}))
 
 
 def test_what_is_remembered() -> None:
-    """Not what only one value was refused for, and no field that a client made up."""
+    """A repair is not learned if it depends on a single value or on a field that a client invented."""
     changes: list[Change] = [Drop("user"), Drop("user", value="x"), Moved("verbosity"), Moved("made_up"), Version("v1"), Rename("a", "b")]
     assert [Drop("user"), Moved("verbosity"), Version("v1"), Rename("a", "b")] == list(filter(repair.lasts, changes))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"error":"x"}', b'{"error":{"message":7}}', b"\xff"])
 def test_what_says_nothing(content: bytes) -> None:
-    """An answer without a sentence, and one that is no refusal of the request's form."""
+    """A response without a message or with another kind of error causes no change."""
     assert [] == repair.find(400, content, case())
     assert [] == repair.find(400, content + b" " * 70000, case())
     assert [] == repair.find(500, b'{"error":{"message":"API version not supported"}}', case())
@@ -341,7 +341,7 @@ def test_what_says_nothing(content: bytes) -> None:
     ],
 )
 def test_changes_of_a_body(change: Change, body: dict[str, Any], after: dict[str, Any] | None) -> None:
-    """What has nothing to do with a request leaves its bytes alone and is not told of."""
+    """A change that does not concern a request leaves its bytes alone and is not reported."""
     before = asked(body)
     route = repair.route(before, BACKEND, [change])
     assert (body if after is None else after) == json.loads(route.asked.content)
@@ -350,7 +350,7 @@ def test_changes_of_a_body(change: Change, body: dict[str, Any], after: dict[str
 
 
 def test_changes_of_the_way() -> None:
-    """v1 only for a request that has the field; a version in the place of the client's; a deployment in the place of the mapping's."""
+    """`Moved` applies only to requests with the field, `Version` replaces the client's, and `Renamed` the mapped deployment."""
     assert "v1" == repair.route(asked({"verbosity": "low"}), BACKEND, [Moved("verbosity")]).backend.apiversion
     assert BACKEND is repair.route(asked({}), BACKEND, [Moved("verbosity")]).backend
     route = repair.route(asked({}, "2020-01-01"), BACKEND, [Version("v1"), Renamed("gpt-4o")])
@@ -359,12 +359,12 @@ def test_changes_of_the_way() -> None:
 
 @pytest.mark.parametrize("content", [b"no user", b'["user"]', b"user\xff"])
 def test_a_body_that_is_no_object(content: bytes) -> None:
-    """It passes as it is."""
+    """A body that is not a JSON object is not changed."""
     assert content == repair.route(asked(content), BACKEND, [Drop("user")]).asked.content
 
 
 def test_half_an_emoji_survives() -> None:
-    """JSON can say what UTF-8 cannot."""
+    """A lone surrogate, which JSON can express and UTF-8 cannot, survives a change."""
     route = repair.route(asked(b'{"user":1,"a":"\\ud83d"}'), BACKEND, [Drop("user")])
     assert b'{"a":"\\ud83d"}' == route.asked.content
 
@@ -384,12 +384,12 @@ def test_half_an_emoji_survives() -> None:
     ],
 )
 def test_told_to_people(change: Change, text: str) -> None:
-    """Each says what was done."""
+    """The text of each change describes it."""
     assert text == str(change)
 
 
 def test_what_is_learned() -> None:
-    """For one operation of one deployment of one backend, each change once; the one not used for longest is forgotten."""
+    """Each repair is stored once per backend, deployment and operation, and the least recently used entry is evicted."""
     learned = Learned(most=2)
     learned.add(Key("a", "d"), [Drop("user")])
     learned.add(Key("a", "d"), [Drop("user"), Drop("store")])
