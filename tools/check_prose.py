@@ -41,7 +41,7 @@ LIMITS = {
     "addon/azure_openai_proxy/cli": Limit(3, 0, 2),
     "addon/azure_openai_proxy/config": Limit(12, 5, 1),
     "addon/azure_openai_proxy/egress": Limit(14, 2, 5),
-    "addon/azure_openai_proxy/formats": Limit(15, 2, 2),
+    "addon/azure_openai_proxy/formats": Limit(),
     "addon/azure_openai_proxy/gateway": Limit(9, 5, 3),
     "addon/azure_openai_proxy/inspection": Limit(18, 5, 5),
     "addon/azure_openai_proxy/mitmproxy_patches": Limit(9, 5, 10),

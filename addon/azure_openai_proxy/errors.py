@@ -1,15 +1,15 @@
-"""What can go wrong here, and how a client is told.
+"""Exceptions and OpenAI's error shape.
 
-    ProxyError                        an answer in OpenAI's shape
-    ├── BadRequest          400       the client's request cannot be understood
-    ├── NoKey               401       nobody gave a key for Azure
-    ├── NotFound            404       no such operation or model
-    ├── Unavailable         429, 503  no backend can be asked now
-    └── Failed              any       below the hooks: a request that HTTP cannot carry, or no way upstream
+    ProxyError                        becomes an error response in OpenAI's shape
+    ├── BadRequest          400       the client's request is invalid
+    ├── NoKey               401       neither the configuration nor the client has a key for Azure
+    ├── NotFound            404       unknown operation or model
+    ├── Unavailable         429, 503  no backend can take a request now
+    └── Failed              any       raised below the hooks: a request that HTTP cannot carry, or no connection upstream
 
-    SettingsError (ValueError)        what, where, and what would be right: one line, for whoever starts the proxy
+    SettingsError (ValueError)        an invalid setting: names it and a valid value, in one line; logged when the proxy starts
 
-The shape is OpenAI's own (`error` with `message`, `type`, `param`, `code`), so that every SDK raises the exception its users know.
+The shape is OpenAI's own: `error` with `message`, `type`, `param`, `code`. So every SDK raises the exception that its users know.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used. The text is one line and never holds a secret."""
+    """An invalid setting. The text is one line and never contains a secret."""
 
 
 class ProxyError(Exception):
-    """An answer the proxy gives in Azure's place."""
+    """An error that the proxy answers itself, without a response of Azure."""
 
     status = 500
     type = "server_error"
@@ -70,7 +70,7 @@ class NotFound(ProxyError):
 
 
 class Unavailable(ProxyError):
-    """Nobody can be asked now; `wait` is the time in seconds after which somebody can."""
+    """No backend can take a request now. `wait` is the time in seconds until one can; None if it is unknown."""
 
     def __init__(self, status: int, code: str, message: str, wait: float | None) -> None:
         super().__init__(message, code=code)
@@ -80,7 +80,7 @@ class Unavailable(ProxyError):
 
 
 class Failed(ProxyError):
-    """What went wrong in the HTTP layer, which knows the status."""
+    """A failure in the HTTP layer, which chooses the status."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message, code=code)
@@ -89,12 +89,12 @@ class Failed(ProxyError):
 
 
 def body(message: str, type: str, param: str | None = None, code: str | None = None, **more: object) -> bytes:
-    """OpenAI's error object as JSON; `more` joins the four members every client reads."""
+    """Return OpenAI's error object as JSON. `more` adds members to the four that every client reads."""
     return json.dumps({"error": {"message": message, "type": type, "param": param, "code": code, **more}}).encode()
 
 
 def response(error: ProxyError) -> http.Response:
-    """The whole answer for `error`. Its `x-request-id` is ours: Azure never saw the request."""
+    """Return the complete response for `error`. The proxy makes its `x-request-id`, because Azure did not see the request."""
     headers = {"content-type": "application/json", "x-content-type-options": "nosniff", "x-request-id": request_id()}
     if isinstance(error, Unavailable) and error.wait is not None:
         headers |= when(error.wait)
@@ -102,10 +102,10 @@ def response(error: ProxyError) -> http.Response:
 
 
 def when(wait: float) -> dict[str, str]:
-    """The headers that tell a client to come back in so many seconds."""
+    """Return the headers that ask a client to retry after `wait` seconds."""
     return {"retry-after": str(max(1, math.ceil(wait))), "retry-after-ms": str(math.ceil(wait * 1000))}
 
 
 def request_id() -> str:
-    """For an answer that Azure gave no id."""
+    """Return an id for a response that has none of Azure's."""
     return f"req_{uuid.uuid4().hex}"

@@ -1,1 +1,1 @@
-"""api."""
+"""Translation between OpenAI's and Azure OpenAI's HTTP APIs: requests, responses, errors, credentials."""

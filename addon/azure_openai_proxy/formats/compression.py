@@ -1,6 +1,6 @@
-"""Incremental decompression: a stream has to be readable as it comes. What comes of a few bytes is bounded.
+"""Incremental decompression of bodies and streams, with a limit for the output of each input.
 
-br and zstd come from the libraries that mitmproxy itself depends on; they are imported when an answer needs them.
+br and zstd use libraries that mitmproxy itself depends on. They are imported when a response needs them.
 """
 
 from __future__ import annotations
@@ -19,43 +19,54 @@ if TYPE_CHECKING:
 __all__ = ["BrokenError", "Decompressor", "TooLargeError", "content", "content_or_nothing", "decompressor", "known", "most"]
 
 MOST_AT_ONCE = 16 << 20
-"""Bytes that one piece of a stream (64 kB) may become. Text compresses to a twentieth, a bomb to a thousandth or less."""
+"""Maximum size in bytes of one decompressed piece of a stream; a piece is 64 kB. Text compresses to a twentieth of its size, a
+decompression bomb to a thousandth or less.
+"""
 LARGEST = 256 << 20
-"""Bytes that a whole body may become."""
-_STEP = 256 << 10  # bytes that an engine is asked for at a time
+"""Maximum size in bytes of a decompressed body."""
+_STEP = 256 << 10  # bytes of output per call of a library
 
 
 class BrokenError(ValueError):
-    """The bytes are not what content-encoding says, or end too early."""
+    """The bytes do not match their content-encoding, or are truncated."""
 
 
 class TooLargeError(BrokenError):
-    """They become more than they may."""
+    """The decompressed data exceeds its limit."""
 
 
 class Decompressor(Protocol):
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """The same as `feed` in pieces of a few megabytes at most, without a bound."""
+        """Yield the same as `feed`, in pieces of a few megabytes at most and without a limit for their sum."""
         ...
 
     def feed(self, data: bytes, most: int = MOST_AT_ONCE) -> bytes:
-        """What `data` adds to the decompressed stream, often nothing. Raises BrokenError, for more than `most` bytes TooLargeError."""
+        """Return the bytes that `data` adds to the decompressed stream; often none.
+
+        Raises:
+            BrokenError: `data` is not valid.
+            TooLargeError: more than `most` bytes.
+        """
         ...
 
     def end(self) -> None:
-        """Raises BrokenError if the compressed stream is not whole."""
+        """Check that the stream is complete.
+
+        Raises:
+            BrokenError: it is truncated.
+        """
         ...
 
 
 class _Engine(Protocol):
-    """One compressed member."""
+    """The decompressor of one compressed member."""
 
     eof: bool
     unused: bytes
-    """What follows its end."""
+    """Input after the end of the member."""
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What `data` becomes, a few megabytes at a time at most. Raises the library's own errors."""
+        """Yield the decompressed `data`, in pieces of a few megabytes at most. Raises the library's own errors."""
         ...
 
 
@@ -76,7 +87,7 @@ class _Zlib:
 
 
 class _Zstd:
-    """Python's own, or the same for an older Python."""
+    """Python's own module, or its backport for an older Python."""
 
     def __init__(self, made: Any) -> None:
         self._engine = made
@@ -93,7 +104,7 @@ class _Zstd:
 
 
 class _Zstandard:
-    """The zstandard package. It takes no limit, so it is fed in slices: four bytes may become 128 kB."""
+    """The package zstandard. It has no output limit, so it is fed in slices: four bytes may become 128 kB."""
 
     SLICE = 64
 
@@ -111,16 +122,16 @@ class _Zstandard:
 
 
 class _Brotli:
-    """There is one member only. An older brotli takes no limit and is fed in slices: a few bytes may become 16 MB."""
+    """There is only one member. Older versions of brotli have no output limit and are fed in slices: a few bytes may become 16 MB."""
 
     SLICE = 16
     LIMITED = True
 
     def __init__(self) -> None:
-        import brotli  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - few answers are compressed with it
+        import brotli  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - few responses use it
 
         self._engine: Any = brotli.Decompressor()
-        self.eof = False  # what follows the end is an error
+        self.eof = False  # stays False: data after the end is an error
         self.unused = b""
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
@@ -141,7 +152,7 @@ class _Brotli:
 
 
 class _Members:
-    """One compressed member after the other, as gzip and zstd allow."""
+    """A sequence of compressed members, which gzip and zstd allow."""
 
     def __init__(self, start: Callable[[], _Engine]) -> None:
         self._start = start
@@ -154,7 +165,7 @@ class _Members:
             out.append(piece)
             size += len(piece)
             if size > most:
-                raise TooLargeError(f"{len(data):,} bytes of it become more than {most:,}")
+                raise TooLargeError(f"{len(data):,} bytes decompress to more than {most:,}")
         return b"".join(out)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
@@ -176,7 +187,7 @@ class _Members:
 
 
 class _Deflate:
-    """zlib's format as the standard has it, or the bare one that some servers send: the first two bytes tell."""
+    """The zlib format of the standard, or the raw deflate format that some servers send. The first two bytes distinguish them."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -191,7 +202,7 @@ class _Deflate:
         return self._members.pieces(data) if self._members else iter(())
 
     def _begun(self, data: bytes) -> bytes:
-        """What there is to be read by `_members`, which are there from the second byte on."""
+        """Create `_members` once two bytes have arrived. Return the input for it."""
         if self._members is None:
             self._head += data
             if len(self._head) < 2:
@@ -218,7 +229,7 @@ def _brotli() -> Decompressor:
 
 
 _ZSTD = ("compression.zstd", "backports.zstd", "zstandard")
-"""Python's own from 3.14 on, what mitmproxy brings from 12.3 on, and what it brought before."""
+"""Python's own module from 3.14 on; mitmproxy's dependency from 12.3 on; its dependency before."""
 
 
 def _zstd_engine(made: Any) -> _Engine:
@@ -229,7 +240,7 @@ def _zstd() -> Decompressor:
     for name in _ZSTD:
         with suppress(ImportError):
             return _Members(partial(_zstd_engine, import_module(name).ZstdDecompressor))
-    raise ImportError(" or ".join(_ZSTD))  # pragma: no cover - mitmproxy needs one too
+    raise ImportError(" or ".join(_ZSTD))  # pragma: no cover - mitmproxy needs one of them too
 
 
 _KNOWN: dict[str, Callable[[], Decompressor]] = {
@@ -242,26 +253,28 @@ _KNOWN: dict[str, Callable[[], Decompressor]] = {
 
 
 def known(encoding: str | None) -> bool:
-    """Whether a body with this content-encoding can be read."""
+    """Return whether this content-encoding is supported."""
     return _name(encoding) in _KNOWN
 
 
 def decompressor(encoding: str | None) -> Decompressor | None:
-    """None where there is nothing to undo, or no way to."""
+    """Return a decompressor; None without an encoding, or for an unsupported one."""
     make = _KNOWN.get(_name(encoding))
     return make() if make else None
 
 
 def most(size: int) -> int:
-    """What a whole body of so many bytes may become: text compresses to a twentieth, and a small body may be all the same."""
+    """Return the limit in bytes for the decompressed size of a body of `size` bytes. Text compresses to a twentieth of its size; a small
+    body may repeat itself more.
+    """
     return min(LARGEST, max(MOST_AT_ONCE, 64 * size))
 
 
 def content(message: http.Message) -> bytes:
-    """A body without its content-encoding, as `message.get_content(strict=False)`: as it came if it cannot be read.
+    """Return a body without its content-encoding, like `message.get_content(strict=False)`: an invalid body is returned unchanged.
 
     Raises:
-        TooLargeError: it becomes more than such a body may.
+        TooLargeError: the decompressed body exceeds its limit.
     """
     body = message.raw_content or b""
     engine = decompressor(message.headers.get("content-encoding")) if body else None
@@ -276,7 +289,7 @@ def content(message: http.Message) -> bytes:
 
 
 def content_or_nothing(message: http.Message) -> bytes:
-    """The same; nothing of one that becomes too large."""
+    """Return `content(message)`, or b"" if the decompressed body exceeds its limit."""
     try:
         return content(message)
     except TooLargeError:

@@ -1,4 +1,4 @@
-"""Where a JSON body names its model. Nothing is parsed into a tree, and nothing else is touched."""
+"""Find and replace strings in a JSON body, such as the model's name. No tree is built and all other bytes stay as they are."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 __all__ = ["BOM", "Span", "is_object", "json_strings", "rename", "renamed", "replace"]
 
 BOM = b"\xef\xbb\xbf"
-"""A UTF-8 byte order mark. RFC 8259 lets a parser ignore one in front of a document; some editors and .NET clients write it."""
+"""A UTF-8 byte order mark. RFC 8259 lets a parser ignore one before a document; some editors and .NET clients write it."""
 
 
 class Span(NamedTuple):
-    """A piece of a body: its place in bytes, and the text it stands for."""
+    """A string in a body: its start and end in bytes, and its decoded text."""
 
     start: int
     end: int
@@ -24,12 +24,12 @@ class Span(NamedTuple):
 
 
 def is_object(content: bytes) -> bool:
-    """Whether `content` begins as a JSON object does. A client's content type does not tell: `curl -d` sends JSON as a form."""
+    """Return whether `content` begins like a JSON object. A client's content type is not reliable: `curl -d` sends JSON as a form."""
     return content[:1] == b"{" or content.removeprefix(BOM)[:256].lstrip()[:1] == b"{"
 
 
 def replace(content: bytes, spans: Iterable[Span], new: Callable[[str], bytes]) -> bytes:
-    """`content` with each span replaced and not another byte changed."""
+    """Return `content` with each span replaced and all other bytes unchanged."""
     pieces: list[bytes] = []
     done = 0
     for span in sorted(spans):
@@ -38,23 +38,23 @@ def replace(content: bytes, spans: Iterable[Span], new: Callable[[str], bytes]) 
     return b"".join([*pieces, content[done:]])
 
 
-# A JSON document's strings and brackets, which is all it takes to know where one is in it.
+# The strings and brackets of a JSON document; they suffice to follow the nesting.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 
 
 def json_strings(content: bytes, places: Iterable[str]) -> list[Span]:
-    """The strings at `places` of a valid JSON document; with their quotes.
+    """Return the strings at `places` of a valid JSON document, with their quotes.
 
-    A place is a path of member names with dots between, `*` for any item of a list: `model`, `session.model`,
-    `testing_criteria.*.model`. Of a repeated name the last counts, as JSON parsers have it.
+    A place is a path of member names separated by dots, with `*` for any item of a list: `model`, `session.model`,
+    `testing_criteria.*.model`. If an object repeats a name, the last member is used, as in JSON parsers.
     """
     wanted = frozenset(tuple(place.split(".")) for place in places)
     deepest = max(map(len, wanted), default=0)
     found: dict[tuple[int, str], Span | None] = {}
-    path: list[str] = []  # the member each open bracket is the value of; "*" in a list
+    path: list[str] = []  # the member that each open bracket is the value of; "*" in a list
     opened: list[int] = []
-    key = ""  # the member whose value comes next
+    key = ""  # the member whose value is read next
     lists: list[bool] = []
     position = 0
     while token := _TOKEN.search(content, position):
@@ -84,11 +84,11 @@ def _text(token: bytes) -> str:
 
 
 def rename(content: bytes, places: Iterable[str], new: Callable[[str], str]) -> bytes:
-    """`content`, a valid JSON document, with the strings at `places` renamed; `content` itself if none of them changes."""
+    """Return `content`, a valid JSON document, with the strings at `places` renamed; `content` itself if no string changes."""
     return renamed(content, json_strings(content, places), new)
 
 
 def renamed(content: bytes, found: Iterable[Span], new: Callable[[str], str]) -> bytes:
-    """The same for strings that were found before."""
+    """The same for strings that are already located."""
     spans = [span._replace(text=name) for span in found if (name := new(span.text)) != span.text]
     return replace(content, spans, lambda name: json.dumps(name).encode()) if spans else content

@@ -1,12 +1,12 @@
-"""A large JSON document read in slices: whether it is valid, and where the wanted members stand.
+"""A scanner for large JSON documents. It reads in slices, validates the document and locates the requested members.
 
-`json.loads` and a regular expression hold the interpreter until they are done, in a thread too: 18 MB are a second in which no client is
-served. A `Scanner` reads at most `SLICE` bytes at a time and builds nothing from what is not wanted. Runs of items and members that
-nobody asked for are read by one regular expression; every quantifier in it is possessive and what it follows is three levels deep at
-most, so it reads each byte of a slice a few times at most. What it cannot follow is read token by token.
+`json.loads` and a regular expression hold the interpreter's lock until they finish, even in a thread: 18 MB block all clients for a second.
+A `Scanner` reads at most `SLICE` bytes at a time and builds no objects for other members. One regular expression reads runs of items and
+members that are not requested. Each of its quantifiers is possessive and it follows three levels of nesting at most, so it reads each byte
+of a slice a few times at most. Deeper values are read token by token.
 
-It agrees with `json.loads`, within limits: text is UTF-8, perhaps with a byte order mark, containers nest `DEEPEST` deep, and a number has
-4300 digits at most.
+The scanner agrees with `json.loads`, within limits: the text is UTF-8, with or without a byte order mark; containers nest at most `DEEPEST`
+deep; a number has at most 4300 digits.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 __all__ = ["DEEPEST", "LARGE", "MOST", "SLICE", "STEPS", "InvalidError", "Member", "Outline", "Scanner", "Turns", "outline"]
 
 LARGE = 256 * 1024
-"""Bytes of a document from which on it is read in slices: `json.loads` takes a few milliseconds for less."""
+"""Size in bytes from which a document is read in slices: `json.loads` takes a few milliseconds for a smaller one."""
 SLICE = 64 * 1024
-"""Bytes that are read at once."""
+"""Bytes that are read at a time."""
 STEPS = 2000
-"""Tokens that are read one by one at once: 1 to 3 milliseconds."""
+"""Maximum number of single tokens that are read at a time: 1 to 3 milliseconds."""
 DEEPEST = 1000
-"""Levels of nesting."""
+"""Maximum number of nesting levels."""
 MOST = 10_000
-"""Members that are noted. Those of the root that are wanted by name are noted in any case."""
+"""Maximum number of recorded members. Members of the root that are requested by name are recorded in any case."""
 LONGEST_NAME = 1024
-"""Bytes of a member's name that is compared."""
+"""Maximum size in bytes of a member's name that is compared."""
 LONGEST_NUMBER = 16 * 1024
 
 _SPACE = rb"[ \t\n\r]*+"
@@ -56,7 +56,7 @@ def _members(value: bytes) -> bytes:
 
 
 class _Patterns(NamedTuple):
-    """Runs of whole items and members, each with the comma behind it. Always a match, perhaps of nothing."""
+    """Each pattern matches a run of complete items or members, each with its comma. The run may be empty."""
 
     items: re.Pattern[bytes]
     items_but_objects: re.Pattern[bytes]
@@ -65,7 +65,7 @@ class _Patterns(NamedTuple):
 
 @cache
 def _patterns() -> _Patterns:
-    """Made when the first large document comes: it takes some milliseconds."""
+    """Compile the patterns when the first large document arrives: this takes some milliseconds."""
     plain = rb"(?:%b|%b)" % (_STRING, _ATOM)
     value = plain
     for _ in range(3):
@@ -85,15 +85,15 @@ _WORD = re.compile(rb"[-+.0-9A-Za-z]*+")
 _QUOTE, _BACKSLASH, _COMMA, _COLON = b'"\\,:'
 _LIST, _LIST_END, _OBJECT, _OBJECT_END = b"[]{}"
 _ESCAPE = 6
-"""Bytes of the longest escape."""
+"""Size in bytes of the longest escape."""
 
 
 class InvalidError(ValueError):
-    """The document is not JSON, as far as it is read here."""
+    """The part of the document that was read is not valid JSON."""
 
 
 class _Awaits(Enum):
-    """What comes next."""
+    """The next expected token."""
 
     VALUE = auto()
     FIRST_ITEM = auto()
@@ -107,14 +107,14 @@ class _Awaits(Enum):
 
 
 class _Place:
-    """What is wanted of a value: itself, and what is wanted below it."""
+    """A node in the tree of requested places: whether the value itself is requested, and the requested places below it."""
 
     __slots__ = ("below", "every", "wanted")
 
     def __init__(self) -> None:
         self.below: dict[str, _Place] = {}
         self.wanted = False
-        self.every = False  # each member of it, by whatever name
+        self.every = False  # each of its members, by any name
 
     def add(self, place: str) -> None:
         node = self
@@ -129,76 +129,76 @@ _UNNAMED.wanted = True
 
 @dataclass(slots=True)
 class Member:
-    """Where a member of an object, or an item of a list (its name is `*`), stands in the document."""
+    """The position of a member of an object in the document, or of an item of a list (its name is `*`)."""
 
     path: str
-    start: int  # of its name
+    start: int  # offset of its name
     value: int
     end: int = 0
-    before: int = 0  # where the member before it ended; 0: it is the first
-    next: int = 0  # where the name of the member behind it starts; 0: it is the last
+    before: int = 0  # end of the previous member; 0 if it is the first
+    next: int = 0  # offset of the next member's name; 0 if it is the last
 
     def kind(self, content: bytes | bytearray) -> int:
-        """The first byte of the value."""
+        """Return the first byte of the value."""
         return content[self.value]
 
 
 @dataclass(slots=True)
 class _Open:
-    """An object or a list of which something is wanted, while it is read."""
+    """The state of an open object or list that has requested members."""
 
     start: int
     place: _Place
     path: str
-    name: str = ""  # of the member that is read
-    at: int = 0  # where that begins
+    name: str = ""  # of the current member
+    at: int = 0  # offset of its name
     before: int = 0
     reading: tuple[_Place, Member] | None = None
     last: Member | None = None
 
 
 class Outline(NamedTuple):
-    """What was found in a valid document."""
+    """The result of a scan: the recorded members of a valid document."""
 
-    kind: int = 0  # the first byte of the root
-    members: dict[tuple[int, str], Member] = {}  # noqa: RUF012 - never changed; by the start of the object and the name: the last of a name
-    root: int = 0  # where the root starts
-    partial: bool = False  # there were more members than are noted
+    kind: int = 0  # first byte of the root
+    members: dict[tuple[int, str], Member] = {}  # noqa: RUF012 - never changed; key: start of the object, name; a repeated name has its last member
+    root: int = 0  # offset of the root
+    partial: bool = False  # some members were not recorded
 
     @property
     def is_object(self) -> bool:
         return self.kind == _OBJECT
 
     def get(self, name: str) -> Member | None:
-        """A member of the root."""
+        """Return a member of the root."""
         return self.members.get((self.root, name))
 
     def top(self) -> Iterator[tuple[str, Member]]:
-        """The root's members that were noted."""
+        """Return the recorded members of the root."""
         return ((name, member) for (start, name), member in self.members.items() if start == self.root)
 
     def at(self, *places: str) -> list[Member]:
-        """The members at `places`."""
+        """Return the members at `places`."""
         return [member for member in self.members.values() if member.path in places]
 
 
 @dataclass(slots=True)
 class Scanner:
-    """One document, of which there may be more and more. `places` as `bodies.json_strings` has them; `every`: each member of the root."""
+    """Scans a document, which may still grow. `places` are those of `json_edit.json_strings`; `every` requests each member of the root."""
 
     places: Iterable[str] = ()
     every: bool = False
-    position: int = 0  # what is before is read
+    position: int = 0  # bytes before it are read
     steps: int = 0
     done: bool = False
     _awaits: _Awaits = _Awaits.VALUE
-    _stack: list[bool] = field(default_factory=list)  # whether it is a list
+    _stack: list[bool] = field(default_factory=list)  # True for a list, False for an object
     _open: list[_Open | None] = field(default_factory=list)
     _found: dict[tuple[int, str], Member] = field(default_factory=dict)
     _tree: _Place = field(default_factory=_Place)
     _kind: int = 0
     _root: int = 0
-    _text: int = 0  # where the string that is read starts
+    _text: int = 0  # offset of the current string
     _partial: bool = False
     _decoded: int = 0
     _decoder: Any = field(default_factory=codecs.getincrementaldecoder("utf-8"))
@@ -209,10 +209,10 @@ class Scanner:
         self._tree.every = self.every
 
     def scan(self, content: bytes | bytearray, end: int, *, final: bool) -> None:
-        """Read on, as far as `end` and `STEPS` allow. `final`: the document ends there.
+        """Continue until `end` or for at most `STEPS` tokens. With `final` the document ends at `end`.
 
         Raises:
-            InvalidError: it is not JSON.
+            InvalidError: the document is not valid JSON.
         """
         if end > self._decoded:
             try:
@@ -234,7 +234,7 @@ class Scanner:
         return Outline(self._kind, self._found, self._root, self._partial)
 
     def _step(self, content: bytes | bytearray, end: int, *, final: bool) -> bool:
-        """Read a run or a token. False: there is too little of it."""
+        """Read a run or a token. Return False if it is incomplete."""
         awaits = self._awaits
         if awaits is _Awaits.NAME_TEXT or awaits is _Awaits.VALUE_TEXT:
             return self._string(content, end, final=final)
@@ -266,7 +266,7 @@ class Scanner:
         return True
 
     def _run(self) -> re.Pattern[bytes] | None:
-        """What reads a run of what comes next; None where each is to be looked at, or none can come."""
+        """Return the pattern for a run of items or members; None if each is to be read singly, or if none is expected."""
         open_ = self._open[-1]
         awaits = self._awaits
         if awaits is _Awaits.ITEM or awaits is _Awaits.FIRST_ITEM:
@@ -305,7 +305,7 @@ class Scanner:
         return True
 
     def _begin(self, open_: _Open | None) -> _Place | None:
-        """A value inside `open_` begins: what is wanted of it."""
+        """Begin a value inside `open_`. Return its node in the tree of requested places; None if it is not requested."""
         if open_ is None:
             return None
         if self._stack[-1]:
@@ -319,7 +319,7 @@ class Scanner:
         return place
 
     def _ended(self) -> None:
-        """A value has been read."""
+        """Record the value that ends here."""
         self._awaits = _Awaits.COMMA
         open_ = self._open[-1] if self._open else None
         if open_ is None:
@@ -347,7 +347,7 @@ class Scanner:
         first = content[position]
         if first == _BACKSLASH and not final and end - position < _ESCAPE:
             return False
-        self._expect(first == _QUOTE, "a character that may stand in a string")
+        self._expect(first == _QUOTE, "a valid character of a string")
         self.position += 1
         if self._awaits is _Awaits.VALUE_TEXT:
             self._ended()
@@ -367,9 +367,9 @@ class Scanner:
         self._awaits = awaits
 
     def _behind(self, first: int) -> None:
-        """What stands behind a value."""
+        """Read the token after a value."""
         if not self._stack:
-            raise InvalidError(f"something stands behind its end, at byte {self.position}")
+            raise InvalidError(f"data follows its end, at byte {self.position}")
         is_list = self._stack[-1]
         if first == (_LIST_END if is_list else _OBJECT_END):
             self._close()
@@ -394,10 +394,10 @@ def _name(token: bytes | bytearray) -> str:
 
 
 def outline(content: bytes, places: Iterable[str] = (), *, every: bool = False) -> Outline:
-    """The same at once, for a document of any size.
+    """Scan a complete document of any size without yielding to the event loop.
 
     Raises:
-        InvalidError: it is not JSON.
+        InvalidError: the document is not valid JSON.
     """
     scanner = Scanner(places, every)
     while not scanner.done:
@@ -413,21 +413,25 @@ def _turn(scanner: Scanner, content: bytes) -> None:
 
 
 class Turns:
-    """Large documents that are read at the same time share the event loop: one slice of one of them, then everybody else."""
+    """Shares the event loop between concurrent scans: after one slice of one document, other tasks run."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
     async def share[Piece](self, work: Iterable[Piece]) -> AsyncIterator[Piece]:
-        """What `work` gives, each after everybody else had a turn."""
+        """Yield the items of `work`. Other tasks run between two of them."""
         for piece in work:
             async with self._lock:
                 await asyncio.sleep(0)
             yield piece
 
     async def outline(self, content: bytes, places: Iterable[str] = (), *, every: bool = False) -> Outline:
-        """Raises InvalidError."""
-        await asyncio.to_thread(_patterns)  # which take some milliseconds, once
+        """Scan a complete document.
+
+        Raises:
+            InvalidError: the document is not valid JSON.
+        """
+        await asyncio.to_thread(_patterns)  # takes some milliseconds, once
         scanner = Scanner(places, every)
         while not scanner.done:
             async with self._lock:

@@ -1,6 +1,6 @@
-"""A multipart form on its way (RFC 7578): parts are edited as they pass, and nothing is held but what an edit needs.
+"""A streaming rewriter for multipart forms (RFC 7578). It edits parts while they pass and buffers only the bytes that an edit needs.
 
-Whatever pieces the form comes in, the same bytes go out; what is not edited goes out byte for byte.
+The output does not depend on the chunks of the input. Parts without an edit are unchanged byte for byte.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ __all__ = ["Edit", "Field", "Lines", "Part", "Rewriter", "boundary", "field"]
 
 CHUNK = 64 * 1024
 MAX_HEAD = 16 * 1024
-"""Bytes of a part's headers. Behind longer ones nothing is looked for."""
+"""Maximum size in bytes of a part's headers. After larger headers the rest of the form passes unchanged."""
 MAX_PARTS = 1000
-"""Boundaries in a form, and text that begins like one. Behind more of them nothing is looked for, so that the work stays bounded."""
+"""Maximum number of delimiters, including text that begins like one. After them the rest of the form passes unchanged, so the work is
+bounded.
+"""
 
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^";,\s]+))', re.IGNORECASE)
 _DISPOSITION = b"\ncontent-disposition:"
 _NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
 _AFTER_DELIMITER = re.compile(rb"--|[ \t]{0,64}(?=\r\n)")
-_PERHAPS = re.compile(rb"-?|[ \t]{0,64}\r?")  # the beginning of that
+_PERHAPS = re.compile(rb"-?|[ \t]{0,64}\r?")  # an incomplete match of _AFTER_DELIMITER
 
 
 class Part(NamedTuple):
@@ -31,22 +33,22 @@ class Part(NamedTuple):
 
 
 class Edit(Protocol):
-    """What becomes of one part's content."""
+    """An edit of one part's content."""
 
     def feed(self, data: bytes) -> bytes:
-        """What goes out now."""
+        """Return the bytes to send now."""
 
     def end(self) -> bytes:
-        """What is left to go out."""
+        """Return the remaining bytes to send."""
 
 
 class Field:
-    """A short text, replaced as a whole; a long one, or one that is no text, passes."""
+    """Replaces a short text as a whole. A longer one, or one that is not UTF-8, passes unchanged."""
 
     def __init__(self, new: Callable[[str], str], limit: int = 4096) -> None:
         self._new = new
         self._limit = limit
-        self._held: list[bytes] = []  # joined once, however small its pieces are
+        self._held: list[bytes] = []  # joined once, so many small pieces cost little
         self._size = 0
 
     def feed(self, data: bytes) -> bytes:
@@ -70,14 +72,14 @@ class Field:
 
 
 class Lines:
-    """A file of lines, each replaced as a whole; one longer than `limit` passes."""
+    """Replaces each line of a file. A line longer than `limit` passes unchanged."""
 
     def __init__(self, new: Callable[[bytes], bytes], limit: int) -> None:
         self._new = new
         self._limit = limit
-        self._held: list[bytes] = []  # of a line that has not ended; joined once, however small its pieces are
+        self._held: list[bytes] = []  # of an incomplete line; joined once, so many small pieces cost little
         self._size = 0
-        self._passing = False  # the rest of a line that was too long
+        self._passing = False  # in a line longer than the limit
 
     def feed(self, data: bytes) -> bytes:
         if b"\n" not in data:
@@ -111,13 +113,13 @@ class Lines:
 
 
 def boundary(content_type: str) -> bytes | None:
-    """What separates the parts; None: it is no form."""
+    """Return the boundary between the parts; None if the content type is not a multipart form."""
     found = _BOUNDARY.search(content_type) if content_type.lower().startswith("multipart/") else None
     return (found[1] or found[2]).encode(errors="surrogateescape") if found else None
 
 
 def field(content: bytes, content_type: str, name: str) -> str | None:
-    """A field's text; None: the form has none, or `content` ends before it does."""
+    """Return the text of a form's field; None if the form has no such field, or if `content` ends before the field does."""
     separator, found = boundary(content_type), list[str]()
     if not separator:
         return None
@@ -135,7 +137,7 @@ def field(content: bytes, content_type: str, name: str) -> str | None:
 
 
 def _name(head: bytes) -> str | None:
-    """The name in a part's headers. Only the first content-disposition counts: each byte is read once, whatever they repeat."""
+    """Return the name from a part's headers. Only the first content-disposition is used, so each byte is read once."""
     lines = b"\n" + head
     at = lines.lower().find(_DISPOSITION)
     if at < 0:
@@ -145,24 +147,24 @@ def _name(head: bytes) -> str | None:
 
 
 class Rewriter:
-    """One form. `choose` is asked about each part: its edit, or None where it stays as it is."""
+    """Rewrites one form. `choose` returns the edit for a part, or None to leave the part unchanged."""
 
     def __init__(self, boundary: bytes, choose: Callable[[Part], Edit | None]) -> None:
         self._delimiter = b"\r\n--" + boundary
         self._choose = choose
-        self._held = b"\r\n"  # the first delimiter may do without its line end
-        self._at = 0  # where in it the next step begins: what is behind is cut off once a feed, not once a step
+        self._held = b"\r\n"  # the first delimiter may have no line end before it
+        self._at = 0  # where the next step begins in `_held`; consumed bytes are deleted once per feed, not once per step
         self._drop = 2
-        self._edit: Edit | None = None  # of the part that passes
+        self._edit: Edit | None = None  # of the current part
         self._step: Callable[[], bytes | None] = self._content
         self.steps = 0
-        """Work done so far: with the number of feeds it is bounded, whatever the form holds."""
+        """Number of steps so far. Together with the number of feeds it is bounded for any form."""
         self._left = MAX_PARTS
 
     def feed(self, data: bytes) -> bytes:
         self._held, self._at = self._held[self._at :] + data, 0
         pieces = []
-        while (piece := self._step()) is not None:  # each step may choose the next
+        while (piece := self._step()) is not None:  # each step may set the next one
             self.steps += 1
             pieces.append(piece)
         out = b"".join(pieces)
@@ -171,13 +173,13 @@ class Rewriter:
         return out[drop:]
 
     def end(self) -> bytes:
-        """The end of the body, wherever in the form it is."""
+        """End the body, in any state."""
         return (self._pass(self._cut(len(self._held))) + self._edit_end())[self._drop :]
 
-    # The steps: each gives what goes out, or None for want of more
+    # States. Each returns bytes to send, or None if it needs more input.
 
     def _content(self) -> bytes | None:
-        """Before the first part, or in one."""
+        """Before the first part, or in the content of one."""
         at = self._held.find(self._delimiter, self._at)
         if at < 0:
             at = self._held.rfind(b"\r", max(self._at, len(self._held) - len(self._delimiter) + 1))
@@ -211,7 +213,7 @@ class Rewriter:
         return head
 
     def _rest(self) -> bytes | None:
-        """Behind the last part, or what cannot be read."""
+        """After the last part, or after a part that cannot be read."""
         return self._cut(len(self._held)) or None
 
     def _pass(self, content: bytes) -> bytes:

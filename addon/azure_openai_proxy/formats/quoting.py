@@ -1,6 +1,6 @@
-"""Text from outside, quoted for the place it is written to: a shell, Python, a terminal.
+"""Escaping of untrusted text for its output: a shell, Python source or a terminal.
 
-Every exporter, view and log line uses these functions; none of them has rules of its own.
+Every exporter, view and log line uses these functions and has no escaping rules of its own.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import shlex
 
 __all__ = ["is_safe", "is_token", "line", "python", "shell", "shell_with_variable", "terminal"]
 
-# Control characters (C0 but for tab and newline, DEL, C1), characters that break lines or reorder what stands on them, and lone
-# surrogates, which no output can encode. The marks that languages written from right to left need stay, and so does what joins emoji.
+# Control characters (C0 except tab and newline, DEL, C1), line separators, bidirectional overrides, and lone surrogates, which no output
+# can encode. The marks that right-to-left languages need are allowed, and so are the joiners of emoji.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_LINE = re.compile(_UNSAFE.pattern.replace("[", "[\t\n", 1))
 _SHELL_PLAIN = re.compile(r"[A-Za-z0-9 :/._-]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110
 
-_LAID_OUT = 6  # levels of a Python literal that get lines of their own
-_DEEPEST = 90  # levels that Python's parser takes in any version, with room for what stands around them
+_LAID_OUT = 6  # levels of a Python literal that are printed on several lines
+_DEEPEST = 90  # nesting levels that the parser of every Python version accepts, less a margin for the surrounding code
 _WIDTH = 100
 
 
 def is_token(text: str) -> bool:
-    """Whether `text` is what RFC 9110 allows as a method or a header's name."""
+    """Return whether `text` is a token of RFC 9110: a method or a header's name."""
     return bool(_TOKEN.fullmatch(text))
 
 
@@ -32,17 +32,17 @@ def is_token(text: str) -> bool:
 
 
 def terminal(text: str) -> str:
-    r"""`text` with every control character shown as an escape (`\x1b`). Tabs and newlines stay."""
+    r"""Return `text` with every control character escaped (`\x1b`), except tabs and newlines."""
     return _UNSAFE.sub(_escaped, text) if _UNSAFE.search(text) else text
 
 
 def line(text: str) -> str:
-    """The same for a text that has to stay on one line: tabs and newlines are shown as escapes, too."""
+    """Return `text` on one line: like `terminal`, but tabs and newlines are escaped too."""
     return _UNSAFE_IN_LINE.sub(_escaped, text) if _UNSAFE_IN_LINE.search(text) else text
 
 
 def is_safe(text: str) -> bool:
-    """Whether `text` can be written to a terminal as it is."""
+    """Return whether `text` can be written to a terminal without escapes."""
     return not _UNSAFE.search(text)
 
 
@@ -54,10 +54,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def shell(text: str) -> str:
-    """`text` as one word for any POSIX shell.
+    """Return `text` as one word for any POSIX shell.
 
     Raises:
-        ValueError: it has characters that no word should have; a terminal that the word is pasted into would act on them.
+        ValueError: `text` has control characters, on which a terminal would act when the word is pasted.
     """
     if not is_safe(text):
         raise ValueError("it has control characters")
@@ -65,7 +65,7 @@ def shell(text: str) -> str:
 
 
 def shell_with_variable(before: str, variable: str) -> str:
-    """One word: `before` as it is, then the value of an environment variable."""
+    """Return one word: `before` literally, then the value of an environment variable."""
     if _SHELL_PLAIN.fullmatch(before):
         return f'"{before}${variable}"'
     return f'{shell(before)}"${variable}"'
@@ -75,10 +75,10 @@ def shell_with_variable(before: str, variable: str) -> str:
 
 
 def python(value: object, indent: int = 0) -> str:
-    """A value that came from JSON as a literal, long containers over several lines.
+    """Return a value from JSON as a Python literal, with long containers on several lines.
 
     Raises:
-        ValueError: Python has no literal for it: a number that is not finite, or deeper nesting than its parser takes.
+        ValueError: Python has no literal for it: a number is not finite, or the nesting is too deep for Python's parser.
     """
     _check(value)
     return _python(value, indent, 0)
@@ -96,7 +96,7 @@ def _check(value: object) -> None:
 
 
 def _python(value: object, indent: int, depth: int) -> str:
-    """Each part is written once, and indented no deeper than `_LAID_OUT`: the work is linear whatever the value is."""
+    """Write each part once and indent it at most `_LAID_OUT` levels, so the work is linear in the size of the value."""
     if not (isinstance(value, dict | list) and value) or depth >= _LAID_OUT:
         return repr(value)
     inner = indent + 4

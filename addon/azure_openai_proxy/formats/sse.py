@@ -1,15 +1,14 @@
-r"""Server-sent events: bytes in, events out, incrementally.
+r"""An incremental parser for server-sent events.
 
-The rules are WHATWG's (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream), with two
-differences. The bytes of each event are kept, so that what nobody needs to change goes on as it came: all `raw` together are
-the input again. And what stands unfinished at the end of the stream is given out by `flush` for the caller to judge; a
-browser would throw it away.
+The rules are WHATWG's (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream), with two differences. The
+bytes of each event are kept, so an unchanged event is forwarded byte for byte: all `raw` joined are the input. `flush` returns an
+incomplete event at the end of the stream, which a browser discards; the caller decides.
 
-Comments and blank lines in front of an event are given out before it: some servers send keep-alives without a blank line. An event of
-more than `LONGEST` bytes is not collected: it passes in pieces without data, so that a line without an end takes no memory.
+Comments and blank lines before an event are returned before it: some servers send keep-alive comments without a blank line. An event of
+more than `LONGEST` bytes is not buffered: it is returned in pieces without data, so an endless line takes no memory.
 
-An event ends with a blank line, and a line with `\n`, `\r\n` or `\r`. A `\r` that is the last byte so far is held back,
-for the `\n` that may follow belongs to it.
+An event ends with a blank line, and a line ends with `\n`, `\r\n` or `\r`. A `\r` at the end of the input is held back, because a following
+`\n` belongs to it.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ __all__ = ["Decoder", "Event", "encode", "finish"]
 BOM = b"\xef\xbb\xbf"
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-# `\r` alone must not match in front of its `\n`, or half a line end would count as a blank line.
+# `\r` must not match alone before its `\n`: half a line end would count as a blank line.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 _ONE_LINE_END = re.compile(rb"\r\n|\n|\r(?!\n)")
-# Blank lines and comments where an event could begin. A flood of them is one match.
+# Blank lines and comments at the start of an event. One match takes all of them, so a flood of them is cheap.
 _COMMENTS = re.compile(rb"(?:(?::[^\r\n]*+)?+(?:\r\n|\n|\r(?!\n)))++")
 _NO_EVENT = (b":", b"\n", b"\r")
 _LONGEST_BLANK_LINE = 4
 
 LONGEST = 32 << 20
-"""Bytes of an event that are held until its end; the images that Azure sends in one are smaller."""
+"""Maximum size in bytes of a buffered event. The images that Azure sends in one event are smaller."""
 
 
 class Event(NamedTuple):
-    """The bytes up to and with one blank line. Without data it is a lone field, or comments and blank lines between events."""
+    """The bytes of an event with its blank line. `data` is None for other fields without data, and for comments and blank lines."""
 
     raw: bytes
     data: bytes | None
@@ -43,27 +42,27 @@ class Event(NamedTuple):
 
 
 class Decoder:
-    """Feed it the stream in any pieces: the events with data are the same."""
+    """Parses a stream. The events with data do not depend on the chunks that the stream arrives in."""
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._first = True
-        self._returns = False  # a `\r` was seen: most streams have none, and a plain find does for them
-        self._passing = False  # in an event that is too long
-        self.passed = False  # there was one
+        self._returns = False  # the stream contains `\r`; most streams do not and are searched with a plain find
+        self._passing = False  # in an event larger than LONGEST
+        self.passed = False  # there was such an event
 
     @property
     def idle(self) -> bool:
-        """Between two events, and no line ended with a return so far."""
+        r"""Return whether the decoder is between two events and no line has ended with `\r` so far."""
         return not self._held and not self._returns
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """The events that `chunk` completes."""
+        """Return the events that `chunk` completes."""
         self._returns = self._returns or b"\r" in chunk
         buffer: bytes | bytearray = chunk
         searched = 0
         if self._held:
-            # What was searched before is not searched again, but for the bytes a blank line could have begun in.
+            # Do not search bytes twice, except for the last ones, in which a blank line may begin.
             searched = max(0, len(self._held) - _LONGEST_BLANK_LINE + 1)
             self._held += chunk
             buffer = self._held
@@ -80,13 +79,13 @@ class Decoder:
             self._held += chunk[start:]
         if self._passing or len(self._held) > LONGEST:
             self._passing = self.passed = True
-            kept = 1 - _LONGEST_BLANK_LINE  # may be the beginning of the blank line
+            kept = 1 - _LONGEST_BLANK_LINE  # bytes that may begin the blank line
             events.append(Event(bytes(self._held[:kept]), None))
             del self._held[:kept]
         return events
 
     def _end_of_long(self, buffer: bytes | bytearray, searched: int, events: list[Event]) -> int:
-        """Where the event that is too long ends, if it does; 0 if not."""
+        """Return the end of the current event, which is larger than LONGEST; 0 if it does not end in `buffer`."""
         end = _blank_line(buffer, searched, returns=self._returns)
         if end < 0:
             return 0
@@ -95,7 +94,7 @@ class Decoder:
         return end
 
     def flush(self) -> list[Event]:
-        """What is left at the end of the stream: no event, or one, which may lack its blank line."""
+        """Return the remaining event at the end of the stream, if there is one. It may lack its blank line."""
         raw = bytes(self._held)
         self._held.clear()
         if not raw:
@@ -123,7 +122,7 @@ class Decoder:
 
 
 def encode(data: bytes, *, of: Event) -> bytes:
-    """`of` again with other data: its other fields stay, and its line ends, unless they are lone returns."""
+    r"""Return `of` with other data. Its other fields are kept, and so are its line ends unless they are lone `\r`."""
     raw = of.raw
     plain = of.data is not None and len(raw) == len(of.data) + 8 and raw.startswith(b"data: ") and raw.endswith(b"\n\n")
     if plain and b"\n" not in data and b"\r" not in data:
@@ -131,7 +130,7 @@ def encode(data: bytes, *, of: Event) -> bytes:
     fields = []
     new = [b"data: " + line for line in _LINE_END.split(data)]
     pieces = _LINE_END.split(raw.removeprefix(BOM))
-    # A lone \r would become half of a \r\n where the next event begins with \n.
+    # A lone \r would become half of a \r\n if the next event begins with \n.
     end = b"\r\n" if (match := _LINE_END.search(raw)) and match[0] == b"\r\n" else b"\n"
     for line in pieces:
         if _field(line)[0] == b"data":
@@ -144,7 +143,7 @@ def encode(data: bytes, *, of: Event) -> bytes:
 
 
 def finish(event: Event) -> Event:
-    """`event` with the blank line that the end of the stream cut off."""
+    """Return `event` with a blank line at its end, which a truncated stream lacks."""
     if _BLANK_LINE.search(event.raw) or _ONE_LINE_END.fullmatch(event.raw):
         return event
     missing = event.raw[-1:] if event.raw.endswith((b"\n", b"\r")) else b"\n\n"
@@ -152,13 +151,13 @@ def finish(event: Event) -> Event:
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
-    """Name and value. A comment has the empty name."""
+    """Return name and value. A comment has an empty name."""
     name, _, value = line.partition(b":")
     return name, value.removeprefix(b" ")
 
 
 def _end(buffer: bytes | bytearray, start: int, searched: int, *, returns: bool) -> int:
-    """Where the event at `start` ends; -1 if that is still to come."""
+    """Return the end of the event at `start`; -1 if it is incomplete."""
     if buffer.startswith(_NO_EVENT, start):
         # A \r at the end may be the first half of a line end.
         known = len(buffer) - buffer.endswith(b"\r")
@@ -169,7 +168,7 @@ def _end(buffer: bytes | bytearray, start: int, searched: int, *, returns: bool)
 
 
 def _blank_line(buffer: bytes | bytearray, searched: int, *, returns: bool) -> int:
-    """Where the first blank line ends; -1 if it is still to come."""
+    """Return the end of the first blank line; -1 if there is none yet."""
     if not returns:
         found = buffer.find(b"\n\n", searched)
         return found + 2 if found >= 0 else -1

@@ -116,13 +116,13 @@ def test_known() -> None:
 
 @pytest.mark.parametrize("encoding, compress", COMPRESS)
 def test_a_bomb_is_not_decompressed(encoding: str, compress: Callable[[bytes], bytes]) -> None:
-    """Bytes that become more than they may are an error, and no more than that is ever held."""
+    """Bytes that decompress to more than they may are an error, and no more than that is ever held."""
     bomb = compress(bytes(4 * MOST_AT_ONCE))
     engine = decompressor(encoding)
     assert engine
     tracemalloc.start()
     try:
-        with pytest.raises(TooLargeError, match="become more than 16,777,216"):
+        with pytest.raises(TooLargeError, match="decompress to more than 16,777,216"):
             engine.feed(bomb)
         assert tracemalloc.get_traced_memory()[1] < 3 * MOST_AT_ONCE
     finally:
