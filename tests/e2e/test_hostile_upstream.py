@@ -72,7 +72,7 @@ def test_a_bomb_takes_no_memory(kind: str, decoy: Decoy, confdir: Path, tmp_path
             got = ask()
             assert {"a stream": 200, "JSON": 502, "an error": 400}.get(kind, 503) == got.status_code
             said = json.loads(text(got).removeprefix("data: "))["error"]
-            assert "become more than" in said["message"] or (got.status_code in (400, 503) and "gave no reason" in said["message"])
+            assert "decompress to more than" in said["message"] or (got.status_code in (400, 503) and "gave no reason" in said["message"])
         current.append(current[0])
         assert 200 == ask().status_code
         grown = peak(proxy.pid) - before
