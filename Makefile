@@ -20,13 +20,13 @@ demo: .venv/.ready ## watch a chat and a stream go through the proxy to a simula
 	@$(BIN)/python tools/demo.py $(ARGS)
 
 run: .venv/.ready ## start the proxy (set AZURE_OPENAI_ENDPOINT; ARGS="..." for mitmdump's options)
-	@PYTHONPATH=addon $(BIN)/python -m azure_openai_proxy.cli.launcher $(ARGS)
+	@$(BIN)/azure-openai-proxy $(ARGS)
 
 scale: .venv/.ready ## N=4: four processes of the proxy behind one port, with HAProxy (one process uses one core)
 	@$(BIN)/python tools/scale.py $(if $(N),-n $(N)) $(ARGS)
 
 doctor: .venv/.ready ## try a client's way through the proxy, as OPENAI_BASE_URL, HTTPS_PROXY, OPENAI_API_KEY say (ARGS="--model NAME")
-	@PYTHONPATH=addon $(BIN)/python -m azure_openai_proxy.cli.client_env doctor $(ARGS)
+	@$(BIN)/azure-openai-proxy doctor $(ARGS)
 
 web: .venv/.ready ## the demo in mitmweb: look at every request in a browser
 	@$(BIN)/python tools/demo.py --web $(ARGS)
@@ -83,6 +83,7 @@ clean: ## remove everything that was set up or built
 	@echo "Setting up .venv ..."
 	@$(call make_venv,.venv)
 	@$(UV) pip sync --quiet --require-hashes --python .venv requirements-dev.lock
+	@$(UV) pip install --quiet --offline --no-deps --no-build-isolation --python .venv --editable .
 	@touch $@
 
 .venv-oldest/.ready: requirements-oldest.lock | $(filter .venv-uv/%,$(UV))

@@ -25,7 +25,7 @@ def configuration(bind: str, ports: list[int]) -> str:
 def command(port: int, arguments: list[str]) -> list[str]:
     # behind the balancer every client looks local: nobody is led to this machine's own services
     ours = ["--listen-host", "127.0.0.1", "--listen-port", str(port), "--set", "azure_openai_allowed_destinations=public"]
-    return [sys.executable, "-m", "azure_openai_proxy.cli.launcher", *ours, *arguments]
+    return [sys.executable, "-m", "azure_openai_proxy.cli.command", *ours, *arguments]
 
 
 def main() -> int:

@@ -195,7 +195,7 @@ def test_the_start_tells_what_is_in_force(mitmdump: Callable[..., Mitmdump]) -> 
 
 COMMANDS = {
     "the script": ([MITMDUMP], [SCRIPT], False),
-    "the command": ([sys.executable, "-m", "azure_openai_proxy.cli.launcher"], [], True),
+    "the command": ([sys.executable, "-m", "azure_openai_proxy.cli.command"], [], True),
 }
 
 

@@ -16,7 +16,7 @@ __all__ = ["installed"]
 
 PYTHON = f"PYTHONPATH={shlex.quote(str(ROOT / 'addon'))} exec {shlex.quote(sys.executable)}"
 TOOLS = {
-    "azure-openai-proxy": f"{PYTHON} -m azure_openai_proxy.cli.launcher",
+    "azure-openai-proxy": f"{PYTHON} -m azure_openai_proxy.cli.command",
     "mitmdump": f"exec {shlex.quote(MITMDUMP)}",
     "python": PYTHON,
 }

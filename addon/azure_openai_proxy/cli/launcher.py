@@ -1,4 +1,4 @@
-"""`azure-openai-proxy [OPTIONS OF MITMDUMP]`: mitmproxy with the addon in it, listening where the settings say.
+"""`azure-openai-proxy [OPTIONS OF MITMDUMP]` starts mitmproxy with the addon in it, listening where the settings say.
 
 mitmproxy binds its port before it loads a script, so an address from the environment or the file can move it only
 afterwards: its own port is open for a moment, and if that is taken it does not start at all. Here the address is among the
@@ -19,8 +19,6 @@ from azure_openai_proxy.config import runtime, sources
 from azure_openai_proxy.config.settings import resolve
 from azure_openai_proxy.errors import SettingsError
 
-from . import client_env
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -31,10 +29,6 @@ SCRIPT = Path(__file__).resolve().parents[2] / "azure_openai.py"
 
 TOOLS = {"--web": "mitmweb", "--console": "mitmproxy"}
 ONLY_TELLS = frozenset({"-h", "--help", "--version", "--options", "--commands"})
-USAGE = """\
-azure-openai-proxy [--web | --console] [OPTIONS OF MITMDUMP, MITMWEB OR MITMPROXY]
-azure-openai-proxy env | doctor      what a client must set, and whether it works (--help says more)
-"""
 LISTENING = {"mode": list, "listen_host": str, "listen_port": int}
 
 
@@ -62,10 +56,8 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     return [*ours, *user]
 
 
-def main() -> int | None:
-    user = sys.argv[1:]
-    if user[:1] in (["env"], ["doctor"]):  # the client's side
-        return client_env.main(user)
+def main(user: Sequence[str]) -> int | None:
+    """Start mitmproxy's tool with the addon. `user` are the arguments of the command line."""
     tool = next((TOOLS[argument] for argument in user if argument in TOOLS), "mitmdump")
     user = [argument for argument in user if argument not in TOOLS]
     if ONLY_TELLS.isdisjoint(user):
@@ -74,14 +66,8 @@ def main() -> int | None:
         except SettingsError as error:
             print(f"azure-openai-proxy: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
             return 1
-    elif "--help" in user or "-h" in user:
-        print(USAGE)  # noqa: T201 - help is printed
-    else:
+    elif "--help" not in user and "-h" not in user:
         user = ["-s", str(SCRIPT), *user]
     sys.argv[1:] = user  # the addon reads there what --set says
     start = {"mitmdump": tools.mitmdump, "mitmweb": tools.mitmweb, "mitmproxy": tools.mitmproxy}[tool]
     return start(user)
-
-
-if __name__ == "__main__":
-    sys.exit(main())  # pragma: no cover - `make run` does this, in a process of its own

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of libraries that mitmproxy's addons use
     from mitmproxy.tools import main as tools
 
-    from azure_openai_proxy.cli import launcher
+    from azure_openai_proxy.cli import command, launcher
 
 ENDPOINT = {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}
 SCRIPT = ["-s", str(launcher.SCRIPT)]
@@ -93,16 +93,17 @@ def test_main(
         monkeypatch.setattr(tools, name, lambda arguments, name=name: started.append((name, arguments)))
     monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", *user])
     monkeypatch.setenv(*next(iter(ENDPOINT.items())))
-    assert launcher.main() is None
+    assert command.main() is None
     assert [(tool, arguments)] == started
     assert arguments == sys.argv[1:]
-    assert ("--web" in capsys.readouterr().out) == bool({"-h", "--help"} & set(user))
+    out = capsys.readouterr().out
+    assert all((f"azure-openai-proxy {each}" in out) == bool({"-h", "--help"} & set(user)) for each in ("[--web", "env", "doctor"))
 
 
 def test_main_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A bad setting is one line on stderr and status 1."""
     monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", "--set", "azure_openai_endpoint=ftp://x"])
-    assert 1 == launcher.main()
+    assert 1 == command.main()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("azure-openai-proxy: azure_openai_endpoint (--set): ")
 
@@ -123,5 +124,13 @@ def test_importing_main_prints_nothing(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_client_s_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`env` and `doctor` start nothing."""
     monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", "env", "--way", "base-url"])
-    assert 0 == launcher.main()
+    assert 0 == command.main()
     assert "OPENAI_BASE_URL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [each.name for each in command.SUBCOMMANDS])
+def test_each_subcommand_has_a_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row of the table is a module that can be called, and lists its options without an endpoint."""
+    with pytest.raises(SystemExit, match="0"):
+        command.main([name, "--help"])
+    assert f"usage: azure-openai-proxy {name}" in capsys.readouterr().out
