@@ -1,8 +1,7 @@
-"""Where Azure is: an endpoint as people paste it, and what is needed to ask it.
+"""A backend: an Azure endpoint in any form that users paste, and the settings for its requests.
 
-People paste whatever their portal, their tool or their colleague shows: the resource's address, the same with `/openai/v1/`,
-the whole URL of a deployment, the address of an API Management front with a prefix of its own. All of them say the same
-three things: a server, a prefix, and sometimes an API version.
+Users paste the resource's address, the address with `/openai/v1/`, the URL of a deployment, or the address of an API Management gateway
+with its own prefix. Each of them gives a server, a prefix and sometimes an API version.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Base", "parse_apiversion", "parse_base", "parse_endpoint", "parse_host"]
 
 EXAMPLE = "https://RESOURCE.openai.azure.com"
-# Azure's own hosts have no prefix: whatever path is pasted behind one of them is an operation, or a Foundry project.
+# Azure's own hosts have no prefix: a path after them is an operation or a Foundry project.
 AZURE_HOSTS = (
     *(f".{service}.azure.{cloud}" for service in ("openai", "cognitiveservices", "services.ai") for cloud in ("com", "us", "cn")),
     *(f".api.cognitive.{cloud}" for cloud in ("microsoft.com", "microsoft.us", "azure.us", "azure.cn")),
 )
-# What follows `/openai/` in the path of an operation of the dated API, which people paste from a portal's sample.
+# The segments after `/openai/` in the path of an operation of the dated API. Users paste such paths from a portal's sample.
 _OPERATIONS = frozenset(
     [
         "assistants",
@@ -62,7 +61,7 @@ _DATED = re.compile(r"(\d{4}-\d{2}-\d{2})(-preview)?")
 
 
 class Base(NamedTuple):
-    """A server and the prefix below which its API lies: "" or `/apim/x`, without a slash at its end, without `/openai`."""
+    """A server and the path prefix of its API: "" or `/apim/x`, without a slash at its end and without `/openai`."""
 
     scheme: str
     host: str
@@ -71,7 +70,7 @@ class Base(NamedTuple):
 
     @property
     def netloc(self) -> str:
-        """As in a Host header: the port only where it is not the scheme's own."""
+        """Return the value for a Host header: the port is left out if it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -81,33 +80,33 @@ class Base(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """One Azure resource (or a front of one) and how it is asked."""
+    """One Azure resource, or a gateway in front of it, with the settings for its requests."""
 
     name: str
     base: Base
     token: str = field(default="", repr=False)
     apiversion: str  # "2024-10-21", "2025-04-01-preview", "v1" or "preview"
-    priority: int = 0  # the lowest is asked first
-    weight: int = 1  # of its share among those of one priority
-    models: Mapper | None = None  # those it has, and its deployments for them; None: any, by the mapping that all share
-    entra: str = ""  # a kind of Microsoft Entra ID credential; "": a key
-    scope: str = ""  # of its tokens; "": the one for the API version
+    priority: int = 0  # the lowest number is tried first
+    weight: int = 1  # relative share of the requests within one priority
+    models: Mapper | None = None  # its models with their deployments; None: any model, by the common mapping
+    entra: str = ""  # kind of Microsoft Entra ID credential; "": an API key
+    scope: str = ""  # of the Entra tokens; "": the default for the API version
 
     def serves(self, model: str | None) -> bool:
-        """Whether it has this model; what names no model any backend takes."""
+        """Return whether the backend has this model. Every backend serves a request without a model."""
         return model is None or self.models is None or self.models.has(model)
 
     def deployment(self, model: str, mapper: Mapper, *, native: bool) -> str:
-        """The deployment that answers for `model` here. `native`: the client speaks Azure's API and names deployments."""
+        """Return the deployment for `model` on this backend. With `native` the client uses Azure's API and names deployments."""
         own = self.models.own(model) if self.models else None
         return own or (mapper.configured(model) if native else mapper.deployment(model))
 
 
 def parse_endpoint(text: str) -> tuple[Base, str | None]:
-    """Read an endpoint of Azure's; with it the API version that the text names, or None.
+    """Parse an Azure endpoint. Return its base and the API version that the text names, or None.
 
     Raises:
-        SettingsError: what is wrong with it. The text itself is not repeated: a password or a key may be in it.
+        SettingsError: the text is invalid. The message does not repeat the text, which may contain a password or a key.
     """
     base, query = parse_base(text)
     prefix, version = base.prefix, next((value for name, value in query if name.lower() == "api-version"), None)
@@ -116,7 +115,7 @@ def parse_endpoint(text: str) -> tuple[Base, str | None]:
     below = [at for at, part in enumerate(parts[:-1]) if part == "openai" and parts[at + 1] in _OPERATIONS]
     cut = len("/".join(parts[: below[0]])) if below else -1
     if below and parts[below[-1] + 1] == "v1" and version != "preview":
-        version = "v1"  # the path says so; a dated version beside it is one that Azure would refuse
+        version = "v1"  # the path names it; Azure would refuse a dated version with it
     if base.host.endswith(AZURE_HOSTS):
         prefix = ""
     elif cut >= 0:
@@ -127,14 +126,18 @@ def parse_endpoint(text: str) -> tuple[Base, str | None]:
 
 
 def parse_base(text: str) -> tuple[Base, list[tuple[str, str]]]:
-    """Read a URL as it stands: the server, its path as the prefix (slashes in a row made one), and the query's pairs."""
+    """Parse a URL. Return the server, with the path as the prefix and repeated slashes merged, and the pairs of the query.
+
+    Raises:
+        SettingsError: the text is no valid URL.
+    """
     if re.search(r"[\x00-\x20\x7f\"'<>{}|\\^`]", text):
         raise SettingsError(f"there is a space, a quote, a bracket or a control character in it: write it plainly, as in {EXAMPLE}")
     if "#" in text:
         raise SettingsError(f"a fragment (#...) means nothing to a server: write it without, as in {EXAMPLE}")
     named = _SCHEME.match(text)
     scheme = named[1].lower() if named else "https"
-    scheme = {"wss": "https", "ws": "http"}.get(scheme, scheme)  # as in the samples for realtime
+    scheme = {"wss": "https", "ws": "http"}.get(scheme, scheme)  # as in Azure's samples for realtime
     if scheme not in PORTS:
         raise SettingsError(f"{scheme}:// is not spoken here: the address begins with https:// or http://, as in {EXAMPLE}")
     url = _URL.fullmatch(text[named.end() :] if named else text.removeprefix("//"))
@@ -143,7 +146,7 @@ def parse_base(text: str) -> tuple[Base, list[tuple[str, str]]]:
         raise SettingsError(f"a user name or password has no place in it: write {EXAMPLE}, and the key as azure_openai_token")
     host, port = _authority(url["authority"])
     if not named and port is None and "." not in host and ":" not in host and host != "localhost":
-        # a key pasted into the wrong variable would pass as a host name, and be logged as one
+        # A key in the wrong variable would be taken for a host name, and logged.
         raise SettingsError(f"it is not an address: write it with https://, as in {EXAMPLE}")
     path = re.sub("/+", "/", url["path"]).rstrip("/")
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
@@ -152,7 +155,11 @@ def parse_base(text: str) -> tuple[Base, list[tuple[str, str]]]:
 
 
 def parse_host(text: str) -> str:
-    """A host name or address in lower case, an international one in its ASCII form, IPv6 without brackets."""
+    """Return a host name or address in lower case: an international name in its ASCII form, IPv6 without brackets.
+
+    Raises:
+        SettingsError: the text is no valid host.
+    """
     if text.startswith("[") or text.count(":") > 1:
         try:
             return str(ipaddress.IPv6Address(text.strip("[]")))
@@ -174,7 +181,11 @@ def parse_host(text: str) -> str:
 
 
 def parse_apiversion(text: str) -> str:
-    """`YYYY-MM-DD`, `YYYY-MM-DD-preview`, `v1` or `preview`, in lower case."""
+    """Return `YYYY-MM-DD`, `YYYY-MM-DD-preview`, `v1` or `preview`, in lower case.
+
+    Raises:
+        SettingsError: the text is no API version.
+    """
     version = text.lower()
     if version in ("v1", "preview"):
         return version
@@ -188,7 +199,7 @@ def parse_apiversion(text: str) -> str:
 
 
 def _authority(text: str) -> tuple[str, int | None]:
-    """Host and port; the port is None where none is named."""
+    """Return host and port; the port is None if the text has none."""
     match = _AUTHORITY.fullmatch(text)
     if match is None:
         raise SettingsError("there is no host and port in it: write it as in http://127.0.0.1:9000 or http://[::1]:9000")

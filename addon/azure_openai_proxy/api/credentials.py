@@ -1,4 +1,4 @@
-"""Whose key goes to Azure, and how: the configured one, or else the client's own."""
+"""The credential for requests to Azure: the configured key, or else the client's own."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["MASK", "Credential", "choose", "scope", "seen", "without_key"]
 
 MASK = "[key]"
-"""Stands where a key was, once it is no longer needed."""
+"""Replaces a key in recorded requests, once the key is no longer needed."""
 
-# What can be a key: visible ASCII. Anything else would end the header or start another one.
+# Valid keys are visible ASCII. Other characters could end the header or start another one.
 _KEY = re.compile(r"[!-~]+")
-# Tokens that Azure takes as a Bearer alone: Entra ID's (a JWT), and those that a realtime session hands to a browser.
+# Tokens that Azure accepts as a Bearer only: JWTs of Entra ID, and the client secrets of realtime sessions.
 _BEARERS = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*|ek_[\w-]+")
 
 
 class Credential(NamedTuple):
-    """One header for Azure. The value is a secret."""
+    """One authentication header for Azure. The value is a secret."""
 
     header: str
     value: str
@@ -35,13 +35,13 @@ class Credential(NamedTuple):
 
 
 def choose(token: str, headers: http.Headers, query: str = "", *, entra: str | None = None) -> Credential:
-    """The credential for Azure. `entra` is the proxy's own token of Entra ID: it beats everything.
+    """Choose the credential for Azure.
 
-    A configured `token` beats what the client sent; the client's `api-key` beats its Bearer, and its Bearer an `api-key`
-    in the query. A Bearer that is an Entra token (a JWT) stays a Bearer: Azure takes those only there.
+    Precedence: `entra`, the proxy's own Entra ID token; `token`, the configured key; the client's `api-key` header; its Bearer token;
+    `query`, an `api-key` in the query. A Bearer token that is a JWT stays a Bearer token, because Azure accepts those only there.
 
     Raises:
-        NoKey: neither has one.
+        NoKey: there is no key, or it has invalid characters.
     """
     if entra:
         return Credential("authorization", f"Bearer {entra}")
@@ -64,7 +64,7 @@ _SALT = os.urandom(16)
 
 
 def scope(headers: http.Headers, query: str = "") -> bytes:
-    """A digest of the client's own key, which tells clients apart and the key to nobody; b"" without one."""
+    """Return a salted digest of the client's own key, to distinguish clients without storing their keys; b"" without a key."""
     try:
         value = choose("", headers, query).value
     except NoKey:
@@ -73,12 +73,12 @@ def scope(headers: http.Headers, query: str = "") -> bytes:
 
 
 def seen(headers: http.Headers, query: str = "") -> tuple[str, ...]:
-    """Every secret the client sent: none may be repeated in an answer or a log."""
+    """Return every secret that the client sent, for masking in responses and logs."""
     return tuple(filter(None, (headers.get("api-key", "").strip(), _bearer(headers), query)))
 
 
 def without_key(path: str) -> str:
-    """`path` with a mask over a key in its query."""
+    """Return `path` with the key in its query masked."""
     bare, mark, query = path.partition("?")
     pairs = (f"api-key={MASK}" if unquote_plus(pair.partition("=")[0]).lower() == "api-key" else pair for pair in query.split("&"))
     return bare + mark + "&".join(pairs)

@@ -1,11 +1,11 @@
-"""THE table: every OpenAI operation and its Azure form. The only place that knows paths.
+"""The table of endpoints: every OpenAI operation and its Azure form. No other module knows paths.
 
-The rule, which needs no row: an operation has the same path below `/openai/v1`, and its model is the body's `model`. The table
-is a list of exceptions. A path is written without `/v1`; `{...}` stands for one segment and `/**` for it and all below.
-An exact segment beats `{...}`, and both beat `/**`; a row for one method beats one for `*`.
+An operation without a row goes to the same path below `/openai/v1`, and its model is the body's `model`. The table lists the exceptions. A
+path is written without `/v1`; `{...}` matches one segment and `/**` matches the path and everything below it. An exact segment has
+precedence over `{...}`, and both over `/**`; a row for one method has precedence over one for `*`.
 
-`dated` is the path below `/openai` of the dated API, from the versions `ga` and `preview` on: with an older version, or
-without one, the operation goes to v1. What v1 has not (`v1=""`) goes to the dated API in any case.
+`dated` is the path below `/openai` of the dated API, available from the versions `ga` and `preview` on. With an older version, or without
+one, the operation goes to v1. Operations that v1 lacks (`v1=""`) always go to the dated API.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 __all__ = ["ENDPOINTS", "IN_SESSION", "NEWEST_GA", "NEWEST_PREVIEW", "RETIRED", "RULE", "Endpoint", "Form", "find", "segments", "values"]
 
 NEWEST_GA = "2024-10-21"
-NEWEST_PREVIEW = "2025-04-01-preview"  # the dated API ends here
+NEWEST_PREVIEW = "2025-04-01-preview"  # the last version of the dated API
 RETIRED = frozenset(f"2023-{date}-preview" for date in ("03-15", "07-01", "08-01", "09-01", "12-01"))  # as announced for 2024-07-01
 
 _NEVER = "9"  # later than any date
@@ -23,21 +23,21 @@ _SAME = "{path}"
 _DEPLOYED = "/deployments/{deployment}{path}"
 _RUN = "/evals/{eval_id}/runs/{run_id}"
 _HEARD = "/realtimeapi/transcription_sessions"
-# A session names the model that transcribes what is said to it, too: where GA has it, and where the previews had it.
+# A session also names the model that transcribes the user's audio. The path differs between GA and the previews.
 _HEARING = ("audio.input.transcription.model", "input_audio_transcription.model")
 IN_SESSION = tuple(f"session.{place}" for place in ("model", *_HEARING))
-"""Where models are named in the session of a frame, or of a body with a session in it."""
+"""The places of models in a session, inside a frame or a body."""
 
 
 class Form(NamedTuple):
-    """Where an operation goes: a path with `{path}`, `{deployment}` and the row's own `{...}` to be filled in."""
+    """The Azure form of an operation: a path with the placeholders `{path}`, `{deployment}` and the row's own `{...}`."""
 
     path: str
-    version: str  # api-version in the query; "" where there is none
+    version: str  # api-version in the query; "" for none
 
 
 class Endpoint(NamedTuple):
-    """One row of the OpenAI to Azure map. `method` is one, `*`, or `WS` for a WebSocket."""
+    """One row of the table. `method` is an HTTP method, `*`, or `WS` for a WebSocket."""
 
     method: str
     path: str
@@ -45,24 +45,24 @@ class Endpoint(NamedTuple):
     dated: str = ""
     ga: str = _NEVER
     preview: str = _NEVER
-    models: tuple[str, ...] = ("model",)  # where models are named in JSON; `*` is any item of a list
+    models: tuple[str, ...] = ("model",)  # places of model names in JSON; `*` is any item of a list
     model_in: Literal["body", "form", "path", "query", "frames"] = "body"
-    needs_model: bool = False  # Azure cannot serve it without
-    unversioned: bool = False  # v1 refuses an api-version here
-    beta: str = ""  # the path below /openai, in the newest preview, for a client that speaks the protocol of the previews
-    # chat: events that end in [DONE]; typed: events with names; secret: JSON with a key that was made for the client
+    needs_model: bool = False  # Azure refuses the request without a model
+    unversioned: bool = False  # v1 refuses an api-version for this operation
+    beta: str = ""  # path below /openai, in the newest preview, for clients of the preview protocol of realtime
+    # chat: events that end in [DONE]; typed: events with names; secret: JSON with a key that Azure created for the client
     answer: Literal["json", "chat", "typed", "binary", "secret"] = "json"
     by: Literal["azure", "models", "engines", "billing", "moderations", "nobody"] = "azure"
-    instead: str = ""  # of what nobody has here
-    twice: bool = False  # asked twice it does no harm
+    instead: str = ""  # the alternative that the error names for an operation that Azure lacks
+    twice: bool = False  # a repeated request is harmless
 
     @property
     def repeatable(self) -> bool:
-        """Whether it makes nothing that stays: a model answers, and that is all."""
+        """Return whether the request can be retried: it creates no resource, a model only answers."""
         return self.twice or self.needs_model
 
     def form(self, version: str, *, model: bool = True, beta: bool = False) -> Form:
-        """The form that takes the operation with `version` (dated, "v1" or "preview") configured. `model`: one was named."""
+        """Return the Azure form for the configured `version`: a date, "v1" or "preview". `model` says whether the request names one."""
         if beta:
             return Form(f"/openai{self.beta}", NEWEST_PREVIEW)
         dated = version not in ("v1", "preview") and self.in_dated(version)
@@ -73,23 +73,23 @@ class Endpoint(NamedTuple):
         return Form(f"/openai{self.dated}", version)
 
     def in_dated(self, version: str) -> bool:
-        """Does the dated API of that version have it?"""
+        """Return whether the dated API has the operation in this version."""
         return version >= (self.preview if version.endswith("-preview") else self.ga)
 
 
 def _rows(*operations: str, **columns: Any) -> tuple[Endpoint, ...]:
-    """A row for each `METHOD /path`, alike but for that."""
+    """Return a row for each `METHOD /path`, with the same columns."""
     pairs = (operation.split() for operation in operations)
     return tuple(Endpoint(method, path, **columns) for method, path in pairs)
 
 
 def _engine(operation: str, **columns: Any) -> Endpoint:
-    """The same operation in the first API, which named its models in the path."""
+    """Return the row for an operation of the first API, which had the model in the path."""
     dated = _DEPLOYED.replace("{path}", operation)
     return Endpoint("POST", f"/engines/{{engine}}{operation}", operation, dated, model_in="path", needs_model=True, **columns)
 
 
-# Since when the dated API has what it has from its beginning, and what it got in the meantime.
+# First versions of the dated API with each group of operations.
 _FIRST = {"ga": "2022-12-01", "preview": "2022-03-01"}
 _CHAT = {"ga": "2023-05-15", "preview": "2023-03-15"}
 _AUDIO = {"ga": "2024-02-01", "preview": "2023-09-01"}
@@ -101,7 +101,7 @@ _UPLOADS = {"ga": "2024-10-21", "preview": "2024-08-01"}
 _SECRET: dict[str, Any] = {"unversioned": True, "answer": "secret"}
 
 ENDPOINTS = (
-    # A model answers. The dated API has its deployment in the path.
+    # Model calls. In the dated API the path has the deployment.
     *_rows("POST /chat/completions", dated=_DEPLOYED, **_CHAT, needs_model=True, answer="chat"),
     *_rows("POST /completions", dated=_DEPLOYED, **_FIRST, needs_model=True, answer="chat"),
     *_rows("POST /embeddings", dated=_DEPLOYED, **_FIRST, needs_model=True),
@@ -116,7 +116,7 @@ ENDPOINTS = (
     _engine("/completions", **_FIRST, answer="chat"),
     _engine("/chat/completions", **_CHAT, answer="chat"),
     _engine("/embeddings", **_FIRST),
-    # What a client keeps at Azure.
+    # Resources that Azure stores.
     *_rows("GET /chat/completions", "* /chat/completions/**", dated=_SAME, preview="2025-02-01"),
     *_rows("* /files/**", dated=_SAME, **_FIRST),
     *_rows("GET /files/{file_id}/content", dated=_SAME, **_FIRST, answer="binary"),
@@ -125,7 +125,7 @@ ENDPOINTS = (
     *_rows("* /uploads/**", v1="", dated=_SAME, **_UPLOADS),
     *_rows("* /batches/**", dated=_SAME, **_BATCHES),
     *_rows("* /vector_stores/**", dated=_SAME, preview="2024-05-01"),
-    # Fine-tuning starts from a base model, which is no deployment.
+    # Fine-tuning starts from a base model, which is not a deployment.
     *_rows("* /fine_tuning/jobs/**", dated=_SAME, **_TUNING, models=()),
     *_rows("POST /fine_tuning/jobs/{job_id}/pause", "POST /fine_tuning/jobs/{job_id}/resume", dated=_SAME, preview="2025-04-01"),
     *_rows(
@@ -133,7 +133,7 @@ ENDPOINTS = (
     ),
     *_rows("* /evals/**", dated=_SAME, preview="2025-04-01", models=("testing_criteria.*.model", "data_source.model")),
     *_rows("POST /evals/{eval_id}/runs/{run_id}/cancel", v1=_RUN, dated=_RUN, preview="2025-04-01"),
-    # Assistants: of the dated previews only, and retired.
+    # Assistants: only in the dated previews, and retired.
     *_rows("* /assistants/**", v1="", dated=_SAME, preview="2024-02-15"),
     *_rows("* /threads/**", dated=_SAME, preview="2024-02-15", answer="typed"),
     # Realtime. A session names its model in the query, in its configuration, or in the first frame.
@@ -146,22 +146,22 @@ ENDPOINTS = (
     *_rows("POST /realtime/client_secrets", "POST /realtime/translations/client_secrets", models=IN_SESSION, **_SECRET),
     *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", models=("model", *_HEARING), **_SECRET),
     *_rows("POST /realtime/transcription_sessions", dated=_HEARD, preview="2025-04-01", models=_HEARING, **_SECRET),
-    *_rows(f"POST {_HEARD}", models=_HEARING, answer="secret"),  # as Azure's own clients ask
+    *_rows(f"POST {_HEARD}", models=_HEARING, answer="secret"),  # path of Azure's own clients
     *_rows("POST /realtimeapi/sessions", models=("model", *_HEARING), answer="secret"),
     *_rows("WS /live/sessions", "WS /live/sessions/{id}/attach", "WS /live/sessions/{id}/fork", models=IN_SESSION, model_in="frames"),
     *_rows("POST /live/sessions", "POST /live/sessions/{id}/accept", models=IN_SESSION),
     *_rows("GET /live/sessions/{id}/content", answer="binary"),
-    # Elsewhere at Azure.
+    # Other paths at Azure.
     *_rows("* /webhook_endpoints/**", v1="/dashboard{path}"),
     *_rows("POST /webhook_endpoints", v1="/dashboard{path}", answer="secret"),
-    # Answered here.
+    # Answered by the proxy.
     *_rows("GET /models", "GET /models/{model}", model_in="path", by="models"),
     *_rows("GET /engines", "GET /engines/{engine}", model_in="path", by="engines"),
     *_rows("DELETE /models/{model}", model_in="path", models=()),
     *_rows("GET /dashboard/billing/**", by="billing"),
-    *_rows("POST /dashboard/webhook_endpoints", answer="secret"),  # beside it, but Azure's
+    *_rows("POST /dashboard/webhook_endpoints", answer="secret"),  # same prefix, but sent to Azure
     *_rows("POST /moderations", by="moderations", instead="Azure AI Content Safety, or the content filter that every deployment has"),
-    # What Azure has not.
+    # Not available at Azure.
     *_rows("* /organization/**", "* /projects/**", by="nobody", instead="Azure's own administration: the portal, `az cognitiveservices`"),
     *_rows("* /agents/**", by="nobody", instead="Foundry Agent Service, another API"),
     *_rows("POST /images/variations", by="nobody", instead="POST /v1/images/edits"),
@@ -173,18 +173,18 @@ ENDPOINTS = (
     *_rows("* /vaults/**", "* /chatkit/**", "* /safety/**", "* /decisions/**", "* /content_provenance_checks/**", by="nobody"),
     *_rows("* /webhook_event_types/**", by="nobody"),
     *_rows("POST /webhook_endpoints/{id}/rotate_secret", "POST /webhook_endpoints/{id}/test", by="nobody"),
-    # What nobody has heard of yet: the rule.
+    # The default for unknown operations.
     *_rows("* /**"),
 )
 
 
 def segments(path: str) -> tuple[str, ...]:
-    """The path's segments, however a base URL was written: doubled and closing slashes count for nothing."""
+    """Return the segments of a path. Repeated and trailing slashes are ignored."""
     return tuple(part for part in path.split("/") if part)
 
 
 class _Node:
-    """One segment of the table's paths."""
+    """A segment in the tree of the table's paths."""
 
     __slots__ = ("below", "rows", "tails", "value")
 
@@ -226,10 +226,10 @@ RULE = _ROOT.tails["*"]
 
 
 def find(method: str, parts: tuple[str, ...]) -> Endpoint:
-    """The row for an operation; `RULE` where none names it."""
+    """Return the row for an operation; `RULE` if no other row matches."""
     return _ROOT.find("GET" if method == "HEAD" else method, parts) or RULE
 
 
 def values(row: Endpoint, parts: tuple[str, ...]) -> dict[str, str]:
-    """What stands in the path for the row's `{...}`, as the client wrote it."""
+    """Return the values of the row's `{...}` in the path, as the client wrote them."""
     return {name[1:-1]: part for name, part in zip(segments(row.path), parts, strict=False) if name[0] == "{"}

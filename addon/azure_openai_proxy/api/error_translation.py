@@ -1,8 +1,7 @@
-"""Azure's errors, and those of what stands in front of it, in OpenAI's shape.
+"""Translation of errors from Azure and from gateways in front of it into OpenAI's error shape.
 
-Every SDK reads `message`, `type`, `param` and `code`, and picks its exception and its retries by them and by the status.
-Azure leaves out or nulls most of the four, writes the status as the code, and its fronts answer in shapes of their own, in
-HTML, or with nothing.
+Every SDK reads `message`, `type`, `param` and `code`. It chooses its exception and whether to retry by them and by the status. Azure omits
+or nulls most of the four and writes the status as the code. Gateways answer in shapes of their own, in HTML, or with an empty body.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["error_body", "in_event", "mask", "shape"]
 
-_JSON_AT_MOST = 256 << 10  # bytes of a body that is parsed
-_READ_AT_MOST = 16384  # bytes of a body that is no JSON
-_SAID_AT_MOST = 500  # characters of it that make it into the message
-_LONGEST_MESSAGE = 16384  # characters of a JSON body's message
+_JSON_AT_MOST = 256 << 10  # larger bodies are read as text
+_READ_AT_MOST = 16384  # bytes of a text body that are read
+_SAID_AT_MOST = 500  # characters of a text body in the message
+_LONGEST_MESSAGE = 16384  # characters of the message in a JSON body
 _LONGEST_NAME = 256  # characters of its type, param and code
-_LARGEST = 65536  # bytes of an error with members beside the four
+_LARGEST = 65536  # bytes of an error with additional members
 
 _HIDDEN = re.compile(r"<(?:(script|style)\b|!--)", re.IGNORECASE)
 _HIDDEN_ENDS = {
@@ -50,14 +49,14 @@ _BY_STATUS = {
     429: _Kind("requests", "rate_limit_exceeded"),
 }
 
-# Azure's words, in lower case, for what OpenAI has a code of its own for.
+# Azure's codes, in lower case, and OpenAI's codes for the same errors.
 _CODES = {
     "contentfilter": "content_filter",
     "responsibleaipolicyviolation": "content_filter",
     "deploymentnotfound": "model_not_found",
     "unknown_model": "model_not_found",
 }
-_QUOTA = "insufficient_quota"  # the one 429 that waiting does not help
+_QUOTA = "insufficient_quota"  # the only 429 that a retry does not help
 _LIMITS = frozenset({"requests", "tokens", _QUOTA})
 
 
@@ -70,10 +69,10 @@ def error_body(
     secrets: Sequence[str],
     deployment: str | None = None,
 ) -> bytes:
-    """An error answer of Azure's as OpenAI would have written it, whatever it was.
+    """Translate the body of an error response into OpenAI's shape.
 
-    Where there is no such deployment it says what the client `asked` for, which `deployment` that was mapped to, and which
-    `models` are configured. The `secrets` are not in it even where Azure repeats them.
+    For an unknown deployment the message names the model that the client `asked` for, the `deployment` that the model maps to, and the
+    configured `models`. The `secrets` are masked even if Azure repeats them.
     """
     try:
         error = shape(_said(status, body, secrets), status, secrets)
@@ -87,15 +86,15 @@ def error_body(
             "and the endpoint and the api-version the proxy was given."
         )
         error["code"] = "unknown_url"
-    error["message"] = mask(error["message"], secrets)  # once more, for what a client may have put into the model's name
+    error["message"] = mask(error["message"], secrets)  # again, because the model's name may contain a secret
     shaped = errors.body(**error)
     return shaped if len(shaped) <= _LARGEST else errors.body(*(error[name] for name in ("message", "type", "param", "code")))
 
 
 def shape(error: object, status: int | None = None, secrets: Sequence[str] = ()) -> dict[str, Any]:
-    """The members of OpenAI's error object: the four in OpenAI's order, then whatever else `error` has.
+    """Return the members of OpenAI's error object: the four in OpenAI's order, then the other members of `error`.
 
-    Without a status (an error inside a stream has none) the one that Azure writes as the code does.
+    An error inside a stream has no status. Then the status is taken from the code that Azure writes.
     """
     said = {"message": error} if isinstance(error, str) else dict(error) if isinstance(error, dict) else {}
     code = said.pop("code", None)
@@ -120,16 +119,17 @@ def shape(error: object, status: int | None = None, secrets: Sequence[str] = ())
     }
     shaped: dict[str, Any] = {name: _masked(value, secrets) for name, value in (four | said).items()}
     for name, longest in (("message", _LONGEST_MESSAGE), ("type", _LONGEST_NAME), ("param", _LONGEST_NAME), ("code", _LONGEST_NAME)):
-        if (text := shaped[name]) and len(text) > longest:  # masked before: half a secret would not be recognised
+        if (text := shaped[name]) and len(text) > longest:  # after masking: a part of a secret would not be recognised
             shaped[name] = text[:longest].rstrip() + " …"
     return shaped
 
 
 def in_event(said: object, *, named: bool, typed: bool, secrets: Sequence[str] = (), status: int | None = None) -> dict[str, Any] | None:
-    """The value of a stream's event or a WebSocket's frame that reports an error, as OpenAI sends it; None: it reports none.
+    """Translate the value of a stream's event, or of a WebSocket frame, that reports an error. Return None if it reports none.
 
-    `named`: the event's name is `error`. In a chat's stream the event is the error alone. Where events are `typed` the members around the
-    error stay; the error may also be the event itself (OpenAI's reference of the responses API, assistants), or that of its response.
+    `named`: the event's name is `error`. In a chat's stream the event consists of the error alone. In a `typed` stream the other members of
+    the event stay. There the error may also be the event itself (assistants, and OpenAI's reference of the responses API), or belong to its
+    response.
     """
     event = said if isinstance(said, dict) else {}
     error = event.get("error")
@@ -146,7 +146,7 @@ def in_event(said: object, *, named: bool, typed: bool, secrets: Sequence[str] =
     if not isinstance(response, dict) or not error:
         return None
     shaped = shape(error, status, secrets)
-    shaped["code"] = shaped["code"] or "server_error"  # never null here
+    shaped["code"] = shaped["code"] or "server_error"  # required in OpenAI's schema
     members = ("code", "message", *(error if isinstance(error, dict) else ()))
     return event | {"response": response | {"error": {name: shaped[name] for name in members}}}
 
@@ -159,7 +159,7 @@ def _masked(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, dict):
         return {mask(name, secrets): _masked(item, secrets) for name, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # Python reads NaN and writes it, no other client does
+        return None  # Python's JSON parser accepts NaN, those of other clients do not
     return value
 
 
@@ -188,7 +188,7 @@ def _no_such_model(said: str, asked: str | None, deployment: str | None, models:
 
 
 def _said(status: int, body: bytes, secrets: Sequence[str]) -> object:
-    """The error in `body`: an object that may have a `code` and a `message`, or a text."""
+    """Return the error in `body`: an object that may have a `code` and a `message`, or a text."""
     if len(body) > _JSON_AT_MOST:
         return _text(status, body, secrets)
     try:
@@ -200,17 +200,17 @@ def _said(status: int, body: bytes, secrets: Sequence[str]) -> object:
     error = value.get("error")
     if isinstance(error, dict) or (isinstance(error, str) and error.strip()):
         return error
-    # API Management and other fronts: {"statusCode": 401, "message": ...}
+    # API Management and other gateways: {"statusCode": 401, "message": ...}
     names = {name.lower(): item for name, item in value.items()}
     message = next((names[name] for name in ("message", "detail", "title") if names.get(name)), None)
     return {"message": message, "code": names.get("code")}
 
 
 def _text(status: int, body: bytes, secrets: Sequence[str]) -> str:
-    """A sentence from a body that is no JSON; HTML without its tags."""
+    """Return a message from a body that is not JSON. HTML tags are removed."""
     text = body[:_READ_AT_MOST].decode("utf-8", "replace")
     if len(body) > _READ_AT_MOST:
-        text = text[: text.rfind(" ") + 1]  # half a secret would not be recognised
+        text = text[: text.rfind(" ") + 1]  # a part of a secret would not be recognised
     text = mask(text, secrets)
     if text.lstrip("\ufeff \t\r\n").startswith("<"):
         text = html.unescape(re.sub(r"<[^<>]*>", " ", _visible(text)))
@@ -221,7 +221,7 @@ def _text(status: int, body: bytes, secrets: Sequence[str]) -> str:
 
 
 def _visible(text: str) -> str:
-    """HTML without scripts, styles and comments. An end that is missing is searched for once: the work is linear."""
+    """Return HTML without scripts, styles and comments. A missing end tag is searched for once, so the work is linear."""
     pieces, start, at = [], 0, 0
     endless: set[str] = set()
     while match := _HIDDEN.search(text, at):

@@ -1,8 +1,8 @@
-"""Azure's filter results cut out of a chunk of a chat by bytes: with Azure's default filter every chunk has them.
+"""Fast removal of Azure's filter results from a chunk of a chat stream. With Azure's default filter every chunk has them.
 
-It is done when one regular expression takes the whole chunk: JSON, of the shape that Azure writes, with one choice that begins
-with `content_filter_results` and goes on with its `delta`. Whatever is written otherwise is left to the parser. An expression
-cannot follow nesting; what a delta holds (tool calls) is three deep, and spelled out that far.
+One regular expression has to match the whole chunk: JSON as Azure writes it, with one choice that begins with `content_filter_results` and
+continues with its `delta`. Any other chunk is left to the parser. A regular expression cannot follow nesting, so it spells out the three
+levels of a delta with tool calls.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ _TEXT = re.compile(rb'\{"content":%b\}' % _STRING)
 
 
 class Pattern(NamedTuple):
-    """What the events of one stream have around their text, before and after the cut. Nearly all differ in nothing else."""
+    """The constant bytes around the text of one stream's events, before and after the removal. Most events of a stream differ only in the
+    text.
+    """
 
     before: bytes
     after: bytes
     new_before: bytes
 
     def cut(self, event: bytes) -> bytes | None:
-        """`event` as `without_filter` has it; the same object when nothing is cut. None: it takes a longer look.
+        """Return `event` as `without_filter` does; the same object if nothing is removed. Return None if a parser is needed.
 
-        What is before and after has been seen to be right, and between them is a delta with text in it and nothing else.
+        The bytes before and after the delta were already validated. The delta has a text and no other member.
         """
         if not (event.startswith(self.before) and event.endswith(self.after)):
             return None
@@ -50,14 +52,14 @@ class Pattern(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A chunk without its one choice's filter results, and not another byte changed."""
+    """A chunk without its choice's filter results and with all other bytes unchanged."""
 
     content: bytes
-    pattern: Pattern | None  # of its event, written `data: ...`, a blank line behind it
+    pattern: Pattern | None  # for the event, written as `data: ...` and a blank line
 
 
 def without_filter(chunk: bytes) -> Chunk | None:
-    """The same object as its content when there are no filter results; None when it takes a parser to tell."""
+    """Remove the filter results. Return the same object as the content if there are none, and None if a parser is needed."""
     found = _CHUNK.fullmatch(chunk)
     if not found or not _is_text(chunk):
         return None

@@ -1,7 +1,7 @@
-"""A JSON body that is too large to be parsed at once: what was found in it, and changes to the rest of it.
+"""Editing of JSON bodies that are too large to parse at once.
 
-Most of a large body is long strings: images, documents, audio. To change anything else they are replaced by short placeholders, the short
-document is parsed, changed and written, and the strings are put back. Where that is not enough, members of the root are replaced whole.
+Most of a large body is long strings: images, documents, audio. They are replaced by short placeholders; the short document is parsed,
+changed and serialized; then the strings are put back. If the document is still too large, whole members of the root are replaced.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ if TYPE_CHECKING:
 __all__ = ["LargeBody", "ShortBody", "is_large", "read", "renamed_in_line"]
 
 LONG = 128
-"""Bytes of a string from which on it is replaced."""
+"""Size in bytes from which a string is replaced."""
 LONG_MEMBER = 4096
-"""Bytes of a member of the root from which on it is replaced whole."""
+"""Size in bytes from which a member of the root is replaced."""
 SHORT = 2 * LARGE
-"""Bytes of a short document."""
+"""Maximum size in bytes of a short document."""
 MOST_STRINGS = 20_000
-"""Strings that are looked at: 10 to 20 milliseconds."""
+"""Maximum number of strings that are examined: 10 to 20 milliseconds."""
 MOST_ESCAPED = 8 << 20
-"""Bytes of strings with escapes, whose end is found by a regular expression: the same."""
+"""Maximum total size in bytes of strings with escapes, whose end a regular expression finds: 10 to 20 milliseconds."""
 
 _QUOTE, _LIST, _OBJECT = b'"[{'
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _COLON = re.compile(rb"[ \t\r\n]*+:")
 
 type Place = tuple[int, int]
-"""Start and end in a body."""
+"""Start and end in a body, in bytes."""
 
 
 def is_large(content: bytes, content_type: str = "") -> bool:
-    """Whether `content` is to be read in slices, should it be JSON. A form is read as one."""
+    """Return whether `content` is to be read in slices if it is JSON. A multipart form is not."""
     return len(content) > LARGE and (not content_type.lower().startswith("multipart/") or json_edit.is_object(content))
 
 
 @dataclass(slots=True)
 class LargeBody:
-    """A body and what was found in it."""
+    """A body and the result of its scan."""
 
     content: bytes
-    outline: Outline | None  # None: it is not JSON
-    error: str = ""  # why not
-    places: tuple[str, ...] = ()  # that were looked for
-    short: ShortBody | None = None  # with placeholders, once it was needed
+    outline: Outline | None  # None: the body is not valid JSON
+    error: str = ""  # the reason
+    places: tuple[str, ...] = ()  # the requested places
+    short: ShortBody | None = None  # the short form, once it was needed
 
     def value(self, name: str) -> Any:
-        """A member of the root, parsed; None where there is none. Of a large one an empty value of its type."""
+        """Return a parsed member of the root, or None. For a large member return an empty value of its type."""
         member = self.outline.get(name) if self.outline else None
         if member is None:
             return None
@@ -69,7 +69,7 @@ class LargeBody:
         return json.loads(self.content[member.value : member.end])
 
     def strings(self, *places: str) -> list[Span]:
-        """As `bodies.json_strings` has them, but for those that are too long to be a name."""
+        """Return the strings like `json_edit.json_strings`, without those that are too long for a name."""
         content = self.content
         return [
             Span(one.value, one.end, json.loads(content[one.value : one.end]))
@@ -78,19 +78,19 @@ class LargeBody:
         ]
 
     def parse(self) -> dict[str, Any]:
-        """The body with placeholders; empty where it is no object, or remains large without its long strings."""
+        """Parse the body with placeholders. Return {} if it is not an object, or is still large without its long strings."""
         if self.short is None:
             self.short = _shortened(self)
         return self.short.parse() if self.short and self.outline and self.outline.is_object else {}
 
     def changed(self, text: bytes) -> LargeBody:
-        """The body that `text` is the short form of. It was parsed before."""
+        """Return the body whose short form is `text`. `parse` has been called before."""
         assert self.short
         return self.short.restored(text, self.places)
 
 
 async def read(turns: Turns, content: bytes, *places: str) -> LargeBody:
-    """What is at `places` in `content`, and each member of its root."""
+    """Scan `content` for `places` and for each member of its root."""
     try:
         return LargeBody(content, await turns.outline(content, places, every=True), places=places)
     except InvalidError as error:
@@ -98,23 +98,25 @@ async def read(turns: Turns, content: bytes, *places: str) -> LargeBody:
 
 
 class ShortBody(NamedTuple):
-    """The document with placeholders."""
+    """A document with placeholders."""
 
     text: bytes
-    source: bytes  # where what they stand for is
+    source: bytes  # the body with the replaced bytes
     kept: tuple[Place, ...]
-    mark: str  # how they begin; nobody can guess it
+    mark: str  # prefix of the placeholders; random, so the body cannot contain it
 
     def parse(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.text)
         return value
 
     def joined(self, text: bytes) -> tuple[bytes, Callable[[int], int]]:
-        """`text`, which was made from this one's, with the strings in place of their placeholders; and where a position in it is then."""
+        """Put the strings back into `text`, an edited short form. Return the result, and a function that maps an offset in `text` to one in
+        it.
+        """
         source, whole = memoryview(self.source), memoryview(text)
         pieces: list[bytes | memoryview] = []
         done = grown = 0
-        behind, shifts = [0], [0]  # from where on positions are by so much greater
+        behind, shifts = [0], [0]  # offsets from `behind[i]` on are shifted by `shifts[i]`
         for match in re.finditer(rb'"%b([0-9]+)"' % self.mark.encode(), text):
             start, end = self.kept[int(match[1])]
             pieces += whole[done : match.start()], source[start:end]
@@ -129,7 +131,7 @@ class ShortBody(NamedTuple):
         return b"".join([*pieces, whole[done:]]), moved
 
     def restored(self, text: bytes, places: tuple[str, ...]) -> LargeBody:
-        """The same, and what is at `places` in it."""
+        """Put the strings back into `text` and scan it for `places`."""
         content, moved = self.joined(text)
         found = json_scan.outline(text, places, every=True)
         members = {
@@ -141,9 +143,9 @@ class ShortBody(NamedTuple):
 
 
 def renamed_in_line(line: bytes, place: str, new: Callable[[str], str]) -> bytes:
-    """A large line of JSON with the string at `place` renamed; as it is where it stays large without its long strings.
+    """Rename the string at `place` in a large line of JSON. Return the line unchanged if it is still large without its long strings.
 
-    What is in the long strings is not looked at: a line that is not JSON because of them is renamed too.
+    The content of long strings is not validated: a line that is invalid only inside them is renamed too.
     """
     strings = _long_strings(line)
     if strings is None or len(line) - sum(end - start for start, end in strings) > SHORT:
@@ -159,7 +161,7 @@ def renamed_in_line(line: bytes, place: str, new: Callable[[str], str]) -> bytes
 
 
 def _shortened(body: LargeBody) -> ShortBody | None:
-    """`body` with placeholders; None where it is no JSON, has too many members, or stays large."""
+    """Return `body` with placeholders; None if it is not JSON, has too many members, or is still large."""
     if not body.outline or body.outline.partial:
         return None
     for places in (_long_strings(body.content), _long_members(body.outline)):
@@ -184,7 +186,7 @@ def _long_members(outline: Outline) -> list[Place]:
 
 
 def _long_strings(content: bytes) -> list[Place] | None:
-    """Those that are values, with their quotes; None where it takes too long to tell, or one does not end."""
+    """Return the places of long string values, with their quotes. Return None if that takes too long, or if a string has no end."""
     found: list[Place] = []
     escaped = 0
     start = content.find(b'"')

@@ -1,4 +1,4 @@
-"""Answers the proxy gives itself, in OpenAI's shape: what a browser asks first, the models, and what this is."""
+"""Responses that the proxy generates itself: health checks, CORS preflights, the list of models, billing stubs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ The models it knows: GET /v1/models
 """
 
 _FOR_PROBES = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store", "x-azure-openai-proxy": "1"}
-"""The last one is how `azure-openai-proxy doctor` recognises the proxy before it sends a key."""
+"""`azure-openai-proxy doctor` recognises the proxy by the last header before it sends a key."""
 
 
 def welcome() -> http.Response:
-    """What a person sees who opens the proxy's address."""
+    """Return the page for a browser that opens the proxy's address."""
     return http.Response.make(200, _WELCOME, {"content-type": "text/plain; charset=utf-8"})
 
 
@@ -38,7 +38,9 @@ def is_probe(path: str) -> bool:
 
 
 def health(path: str, not_ready: Callable[[], str | None]) -> http.Response | None:
-    """What those who run the proxy ask: is the process alive, and is it of use now (or why not)? None: that is not the question."""
+    """Return the response to a health check; None for another path. `/healthz`: the process runs. `/readyz`: it can serve requests, or 503
+    with the reason.
+    """
     if not is_probe(path):
         return None
     if path == "/readyz" and (reason := not_ready()):
@@ -47,15 +49,16 @@ def health(path: str, not_ready: Callable[[], str | None]) -> http.Response | No
 
 
 def not_found() -> http.Response:
-    """A path outside the API."""
+    """Return the response for a path outside the API."""
     return http.Response.make(404, "Not found.\n", {"content-type": "text/plain; charset=utf-8"})
 
 
 def answer(call: Call, mapper: Mapper, discovered: Sequence[str] = ()) -> http.Response:
-    """The answer to an operation that the table leaves to the proxy. `discovered`: deployments beside the configured models.
+    """Return the response for an operation that the table assigns to the proxy. `discovered`: deployments in addition to the configured
+    models.
 
     Raises:
-        NotFound: a model that the mapping does not cover, or what nobody has here.
+        NotFound: the mapping does not cover the model, or Azure lacks the operation.
     """
     match call.endpoint.by:
         case "models":
@@ -69,7 +72,7 @@ def answer(call: Call, mapper: Mapper, discovered: Sequence[str] = ()) -> http.R
 
 
 def _models(call: Call, mapper: Mapper, discovered: Sequence[str], shape: Callable[[str], dict[str, object]]) -> dict[str, object]:
-    configured = mapper.names() if mapper.entries or not discovered else []  # the defaults are a guess
+    configured = mapper.names() if mapper.entries or not discovered else []  # the default entries are a guess
     names = list(dict.fromkeys([*configured, *discovered]))
     if call.model is None:
         return {"object": "list", "data": [shape(name) for name in names]}
@@ -88,7 +91,7 @@ def _engine(name: str) -> dict[str, object]:
     return {"id": name, "object": "engine", "created": None, "owner": "azure-openai", "ready": True}
 
 
-# Web front ends ask these before they let a key in; Azure bills elsewhere, so there is no limit and no figure to tell.
+# Web front ends request these paths before they accept a key. Azure bills elsewhere, so all amounts are zero.
 _BILLING: dict[str, dict[str, object]] = {
     "subscription": {
         "object": "billing_subscription",
@@ -114,9 +117,9 @@ def _json(value: object) -> http.Response:
 
 
 def preflight(request: http.Request) -> http.Response:
-    """The browser's question before a request from another origin: whatever it names is allowed.
+    """Answer a CORS preflight. It allows every requested method and header.
 
-    SDKs send a dozen headers of their own (`x-stainless-*`), so the list is echoed and not kept here.
+    SDKs send a dozen headers of their own (`x-stainless-*`), so the requested list is echoed.
     """
     response = http.Response.make(204, b"", {"access-control-max-age": "86400"})
     echoed = {
@@ -132,7 +135,7 @@ def preflight(request: http.Request) -> http.Response:
 
 
 def add_cors(response: http.Response, origin: str | None) -> None:
-    """Let a page of `origin` read this answer, its headers included. Without an origin the answer stays as it is."""
+    """Allow a page of `origin` to read this response and its headers. Without an origin the response is unchanged."""
     if not origin:
         return
     response.headers["access-control-allow-origin"] = origin

@@ -1,9 +1,9 @@
-"""Model → deployment: which of Azure's deployments answers for the model a client names.
+"""Model mapping: the Azure deployment for the model that a client names.
 
-An entry is `model=deployment`. A `*` stands for any text; on both sides it carries over what it matched:
-`gpt-3.5-turbo*=gpt-35-turbo*` sends gpt-3.5-turbo-16k to gpt-35-turbo-16k. The user's entries are asked first, then the
-defaults; in each, the exact name, then the pattern with the most literal text, then the family of a dated name
-(gpt-4o-2024-08-06 follows gpt-4o). What nobody maps is the deployment's name as it stands.
+An entry is `model=deployment`. A `*` matches any text and may be used on both sides: `gpt-3.5-turbo*=gpt-35-turbo*` sends gpt-3.5-turbo-16k
+to gpt-35-turbo-16k. The user's entries have precedence over the defaults. Within each, the order is: the exact name, the pattern with the
+most literal text, the entry for a dated name without its date (gpt-4o for gpt-4o-2024-08-06). A model without an entry is used as the
+deployment's name.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ __all__ = ["DEFAULTS", "Entry", "Mapper", "family"]
 
 _DATED = re.compile(r"(?P<family>.+)-(?:\d{4}-\d{2}-\d{2}|\d{4})")
 MOST_KNOWN, LONGEST_KNOWN = 1000, 100
-"""Answers that a map remembers, and characters of the models in them: clients name whatever they like."""
-_PREFIX = "azure/"  # litellm's way to say "this one is Azure's": clients that came from there still send it
+"""Maximum number of cached results, and maximum length of their names in characters. Clients may send any name."""
+_PREFIX = "azure/"  # litellm's prefix for Azure's models; clients that were configured for litellm still send it
 
 
 def family(model: str) -> str | None:
-    """Of a dated name: gpt-4o of gpt-4o-2024-08-06. None for any other."""
+    """Return a dated name without its date: gpt-4o for gpt-4o-2024-08-06. None for any other name."""
     dated = _DATED.fullmatch(model)
     return dated["family"] if dated else None
 
 
 class Entry(NamedTuple):
-    """One `model=deployment` pair; either side may hold one `*`."""
+    """One `model=deployment` pair; each side may contain one `*`."""
 
     model: str
     deployment: str
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
         return cls(model, deployment)
 
     def match(self, model: str) -> str | None:
-        """The deployment for `model`, or None when this pattern does not cover it."""
+        """Return the deployment for `model`, or None if this pattern does not match."""
         before, _, after = self.model.partition("*")
         if len(model) < len(before) + len(after) or not (model.startswith(before) and model.endswith(after)):
             return None
@@ -54,14 +54,14 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """A model name that this entry certainly answers; "" when only a client knows one."""
+        """Return a model name that this entry certainly covers; "" if the pattern does not give one."""
         if "*" not in self.deployment:
             return self.deployment if "*" in self.model else self.model
         return self.model[:-1] if self.model.endswith("*") else ""
 
 
 class _Table:
-    """Entries of one origin, compiled: each name is found with two look-ups and a walk over the patterns."""
+    """The compiled entries of one origin. A lookup takes two dictionary accesses and one pass over the patterns."""
 
     def __init__(self, entries: tuple[Entry, ...]) -> None:
         self.exact = {entry.model: entry.deployment for entry in entries if "*" not in entry.model}
@@ -77,7 +77,7 @@ class _Table:
 
 
 class Mapper:
-    """The whole map: the user's entries over the defaults. Immutable."""
+    """The complete mapping: the user's entries with precedence over the defaults. Immutable."""
 
     def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
         self.entries = entries
@@ -87,10 +87,10 @@ class Mapper:
 
     @classmethod
     def parse(cls, text: str) -> Mapper:
-        """Read `model=deployment` pairs, separated by commas or line ends.
+        """Parse `model=deployment` pairs, separated by commas or line ends.
 
         Raises:
-            SettingsError: a pair that is none, or a model named twice with different deployments.
+            SettingsError: a pair is invalid, or a model is mapped to two deployments.
         """
         entries: dict[str, Entry] = {}
         for pair in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
@@ -109,11 +109,11 @@ class Mapper:
         return hash(self.entries)
 
     def deployment(self, model: str) -> str:
-        """The deployment that answers for `model`."""
+        """Return the deployment for `model`."""
         return self.mapped(model) or model.removeprefix(_PREFIX)
 
     def mapped(self, model: str) -> str | None:
-        """As `deployment`, but None where no entry covers the model."""
+        """Like `deployment`, but None if no entry covers the model."""
         if model in self._known:
             return self._known[model]
         named = model.removeprefix(_PREFIX)
@@ -123,24 +123,24 @@ class Mapper:
         return found
 
     def configured(self, model: str) -> str:
-        """As `deployment`, for a client that names deployments: only the user's own entries count."""
+        """Like `deployment`, for a client that names deployments: only the user's own entries are used."""
         return self._tables[0].deployment(model) or model
 
     def own(self, model: str) -> str | None:
-        """The deployment by the user's own entries; None where they do not cover the model."""
+        """Return the deployment by the user's own entries; None if they do not cover the model."""
         return self._tables[0].deployment(model.removeprefix(_PREFIX))
 
     def has(self, model: str) -> bool:
-        """Whether the user's own entries know the model, or the deployment of that name."""
+        """Return whether the user's own entries cover `model`, or have a deployment of that name."""
         return self.own(model) is not None or model in self._deployments
 
     def names(self) -> list[str]:
-        """The models that `/v1/models` lists: the user's, or the defaults while there are none."""
+        """Return the models that `/v1/models` lists: the user's, or the defaults if there are none."""
         return list(dict.fromkeys(filter(None, (entry.name for entry in self.entries or DEFAULTS))))
 
 
 DEFAULTS = (
-    Entry("gpt-3.5-turbo*", "gpt-35-turbo*"),  # Azure's deployment names once allowed no dot, and kept the habit
+    Entry("gpt-3.5-turbo*", "gpt-35-turbo*"),  # Azure once allowed no dots in deployment names, and the naming has stayed
     Entry("whisper-1", "whisper"),
     Entry("tts-1", "tts"),
     Entry("tts-1-hd", "tts-hd"),

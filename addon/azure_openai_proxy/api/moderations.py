@@ -1,4 +1,4 @@
-"""A moderation that has not looked: only where the owner of the proxy asked for it by `azure_openai_moderations_unflagged`."""
+"""A moderation response without a check, only with the option `azure_openai_moderations_unflagged`."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _CATEGORIES = (
 
 
 MOST = 2048
-"""Texts of one request: the answer has a result for each, many times longer than the shortest text."""
+"""Maximum number of texts in one request. The response has a result for each, which is many times longer than the shortest text."""
 ITEMS = "input.*"
-"""What is to be looked for in a large body."""
+"""The place of the inputs in a large body."""
 
 
 def unflagged(content: bytes, large: LargeBody | None = None) -> http.Response:
-    """One result for each text; one for the whole of an input of several kinds. The id says that nobody looked.
+    """Return one result for each text, or one for a list of inputs of several types. The id says that nothing was checked.
 
     Raises:
-        BadRequest: there is no input, or too much of it.
+        BadRequest: the input is missing, or has more than `MOST` texts.
     """
     count, model = _of_large(large) if large else _of(content)
     if not count:
@@ -60,7 +60,7 @@ def unflagged(content: bytes, large: LargeBody | None = None) -> http.Response:
 
 
 def _of(content: bytes) -> tuple[int, Any]:
-    """How many results are wanted, and of which model."""
+    """Return the number of requested results, and the model."""
     try:
         asked = json.loads(content)
     except (ValueError, RecursionError):

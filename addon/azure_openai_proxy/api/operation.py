@@ -1,4 +1,4 @@
-"""recognise: request → Call. Which OpenAI operation this is, which model the client named, whether it asked to stream."""
+"""Recognition of a client's request: the OpenAI operation, the model, and whether the client asked for a stream."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ __all__ = ["Call", "goes_on", "reaches_azure", "recognise"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What a client asked for, before anyone decided where it goes."""
+    """A recognised request, before routing."""
 
     method: str  # WS for a WebSocket's upgrade
     endpoint: Endpoint
-    path: str  # without /v1 and what else a base URL brings: `/chat/completions`
-    values: Mapping[str, str]  # what stands for the row's `{...}`
-    native: Literal["", "v1", "dated"] = ""  # the client speaks Azure's own API, in this form
-    deployed: bool = False  # in Azure's own way, with the deployment in the path
-    model: str | None = None  # as the client wrote it; None: it named none
+    path: str  # without /v1 and other parts of a base URL: `/chat/completions`
+    values: Mapping[str, str]  # values of the row's `{...}`
+    native: Literal["", "v1", "dated"] = ""  # the client uses Azure's own API, in this form
+    deployed: bool = False  # the path names a deployment, as in Azure's API
+    model: str | None = None  # as the client wrote it; None: the request names none
     stream: bool = False
-    beta: bool = False  # it speaks the protocol of realtime's previews
+    beta: bool = False  # the client uses the preview protocol of realtime
 
     @property
     def operation(self) -> str:
-        """How a message names it: `POST /v1/chat/completions`."""
+        """Return the name for messages: `POST /v1/chat/completions`."""
         return f"{self.method} /v1{self.path}"
 
 
 def recognise(
     method: str, path: str, headers: Mapping[str, str], body: bytes = b"", query: str = "", large: LargeBody | None = None
 ) -> Call | None:
-    """Read a request. `method` is WS for a WebSocket's upgrade; `path` is without the query; `large` is what was found in a large body.
+    """Recognise a request. `method` is WS for a WebSocket upgrade; `path` has no query; `large` is the scanned large body.
 
     Returns:
-        None when the path is outside the API.
+        None if the path is outside the API.
 
     Raises:
-        BadRequest: the operation needs a model and the request names none that can be read, or the path could lead elsewhere.
+        BadRequest: the operation needs a model and the request names no valid one, or the path could be read as another path.
     """
     if fault := request_syntax.path_fault(path):
         raise BadRequest(fault)
     native, parts, deployment = _place(endpoints.segments(path))
     if len(parts) > 2 and parts[0] == "models" and method != "POST":
-        parts = ("models", "%2F".join(parts[1:]))  # ORG/NAME, which some clients do not encode
+        parts = ("models", "%2F".join(parts[1:]))  # ORG/NAME, which some clients send without percent-encoding
     endpoint = endpoints.find(method, parts)
     if not parts or not _in_api(endpoint, native, endpoints.segments(path)):
         return None
@@ -83,9 +83,11 @@ def recognise(
 
 
 def goes_on(method: str, path: str, headers: Mapping[str, str]) -> bool:
-    """Can a request with a large body be sent before all of it has come? Not if it may be JSON, which is read whole for its model."""
+    """Return whether the proxy can forward a large body before it is complete. A body that may be JSON cannot be, because the model is read
+    from it.
+    """
     if headers.get("content-encoding", "identity") != "identity":
-        return False  # it is decompressed first
+        return False  # the body is decompressed first
     endpoint = row(method, path)
     kind = headers.get("content-type", "").lower()
     if endpoint.by != "azure" or endpoint.needs_model or "json" in kind or not kind:
@@ -94,7 +96,9 @@ def goes_on(method: str, path: str, headers: Mapping[str, str]) -> bool:
 
 
 def reaches_azure(method: str, path: str) -> bool:
-    """Whether a backend is asked, and not the proxy itself: for a preflight, its health, what Azure does not have, an unknown path."""
+    """Return whether a backend serves the request. The proxy itself answers preflights, health checks, unknown paths and operations that
+    Azure lacks.
+    """
     parts = endpoints.segments(path)
     native, operation, _ = _place(parts)
     endpoint = endpoints.find(method, operation)
@@ -102,19 +106,19 @@ def reaches_azure(method: str, path: str) -> bool:
 
 
 def row(method: str, path: str) -> Endpoint:
-    """The table's row for a request."""
+    """Return the table's row for a request."""
     return endpoints.find(method, _place(endpoints.segments(path))[1])
 
 
 def _in_api(endpoint: Endpoint, native: str, parts: tuple[str, ...]) -> bool:
-    """Whether a path that the table does not have is below a base URL of the API."""
+    """Return whether a path without a row of its own is below a base URL of the API."""
     return endpoint is not endpoints.RULE or bool(native) or parts[0] == "v1" or parts[:2] == ("api", "v1")
 
 
 def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[str, ...], str]:
-    """Which API the client speaks, the operation's segments, and the deployment it named in Azure's own way.
+    """Return the API that the client uses, the operation's segments, and the deployment in the path.
 
-    A base URL with a prefix that the client adds once more (`/v1/v1`), or with an operation in it, means the one at its end.
+    If a client repeats a prefix (`/v1/v1`) or has an operation in its base URL, the last one is used.
     """
     native: Literal["", "v1", "dated"] = ""
     deployment = ""
@@ -138,22 +142,22 @@ def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[st
     return native, parts, deployment
 
 
-# The first segments of what follows a base URL that has an operation in it. An id never looks like one.
+# The first segments of operations that may follow a base URL with an operation in it. No id looks like them.
 _FIRST = frozenset({"v1", "openai", "chat", "completions", "responses", "embeddings", "models", "images", "audio", "files", "moderations"})
 
 
 def _is_base(rest: Sequence[str]) -> bool:
-    """Whether another operation follows: `/chat/completions/models` was asked for by a client whose base URL has too much."""
+    """Return whether another operation follows. A client whose base URL includes an operation requests `/chat/completions/models`."""
     return bool(rest) and rest[0] in _FIRST
 
 
 def _named(
     call: Call, model: str | None, headers: Mapping[str, str] | None = None, body: bytes = b"", large: LargeBody | None = None
 ) -> Call:
-    """`call` with a model that does not stand in its JSON body; this says only whether to stream."""
+    """Return `call` with a model that is not from its JSON body. The body only says whether to stream."""
     stream = False
     if b'"stream"' in body and call.endpoint.answer in ("chat", "typed"):
-        with contextlib.suppress(BadRequest):  # Azure has the better message: it knows what else the body should hold
+        with contextlib.suppress(BadRequest):  # Azure's message is better, because Azure knows the other required members
             stream = _json_object(headers or {}, body, call, large).get("stream") is True
     return replace(call, model=_checked(model), stream=stream)
 
@@ -168,12 +172,12 @@ def _in_body(call: Call, headers: Mapping[str, str], body: bytes, large: LargeBo
     except BadRequest:
         if needed or declared:
             raise
-        return call  # neither its type nor its text is JSON
+        return call  # neither its content type nor its content is JSON
     model = _checked(members.get("model")) if "model" in call.endpoint.models else None
     if needed and model is None:
-        raise BadRequest("you must provide a model parameter", param="model")  # OpenAI's own sentence: clients look for it
+        raise BadRequest("you must provide a model parameter", param="model")  # OpenAI's own sentence: clients search for it
     if model is None and call.endpoint.models != ("model",):
-        for place in call.endpoint.models:  # the session's own model decides, not the one that transcribes
+        for place in call.endpoint.models:  # the session's own model has precedence over the one for transcription
             spans = large.strings(place) if large else json_edit.json_strings(body, (place,))
             if model := next((span.text for span in spans), None):
                 break
@@ -181,7 +185,11 @@ def _in_body(call: Call, headers: Mapping[str, str], body: bytes, large: LargeBo
 
 
 def _json_object(headers: Mapping[str, str], body: bytes, call: Call, large: LargeBody | None) -> Mapping[str, Any]:
-    """The body's members; of a large one those that tell what is asked for."""
+    """Return the members of the body; of a large body only `model` and `stream`.
+
+    Raises:
+        BadRequest: the body is compressed, empty, or not a JSON object.
+    """
     if headers.get("content-encoding", "identity") != "identity":
         raise BadRequest(f"The body is compressed ({headers['content-encoding']}): send it without content-encoding.")
     if not body:
@@ -202,7 +210,7 @@ def _loaded(body: bytes) -> Any:
         return json.loads(body.removeprefix(json_edit.BOM).decode())
     except json.JSONDecodeError as e:
         raise BadRequest(f"The body is not valid JSON: {e}") from e
-    except (ValueError, RecursionError) as e:  # not UTF-8, a number or a nesting beyond all measure
+    except (ValueError, RecursionError) as e:  # not UTF-8, a number too long or a nesting too deep for Python
         raise BadRequest("The body is not valid JSON.") from e
 
 
@@ -211,9 +219,9 @@ def _checked(model: object) -> str | None:
         return None
     if not isinstance(model, str):
         raise BadRequest(f"`model` must be a string, not {type(model).__name__}.", param="model")
-    if not model.isprintable():  # half an emoji, a line end: no deployment is called that, and neither header nor path can hold it
+    if not model.isprintable():  # a lone surrogate or a line end is valid in neither a header nor a path
         raise BadRequest("`model` has characters that no name has.", param="model")
-    # "", blanks, "." and "..", between slashes too: in a path they would be other places
+    # "", blanks, "." and "..", also between slashes: in a path they would refer to other resources
     if not model.strip(". ") or any(part and not part.strip(". ") for part in re.split(r"[/\\]", model)):
         raise BadRequest(f"`model` is {model!r}: name a model or a deployment.", param="model")
     return model
