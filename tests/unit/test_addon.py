@@ -24,8 +24,11 @@ from wsproto.frame_protocol import Opcode
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.api.credentials import MASK
 from azure_openai_proxy.config import runtime, settings
+from azure_openai_proxy.egress.connect import Destination
+from azure_openai_proxy.egress.request import Hold
 from azure_openai_proxy.gateway import origins
 from azure_openai_proxy.gateway.exchange import Exchange
+from azure_openai_proxy.gateway.registry import Policy
 from azure_openai_proxy.mitmproxy_patches import install, interface
 from azure_openai_proxy.routing import entra_tokens
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
     from mitmproxy import tls
     from mitmproxy.proxy.layer import NextLayer
+
+    from azure_openai_proxy.egress.request import ClientSide
 
 CHAT = b'{"model":"gpt-4o"}'
 
@@ -340,12 +345,13 @@ async def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProx
     assert 2 == len(seen)
 
 
-def test_what_the_http_layer_asks(addon: AzureOpenAIProxy) -> None:
-    """Of a request of ours its exchange decides; any other has no time-outs, is not held and not sent again."""
+def test_what_the_upstream_leg_asks(addon: AzureOpenAIProxy) -> None:
+    """Of a request of ours its exchange decides; any other is mitmproxy's to send."""
     ours, other = ask(addon, gateways()), ask(addon, somebody_elses())
+    assert (True, False) == (addon.takes(ours), addon.takes(other))
+    policy = Policy(addon, ours, addon.exchanges[ours])
     failed = http.Response.make(503)
-    assert (addon.settings.timeouts, "whole", False) == (addon.timeouts(ours), addon.holds(ours, failed), addon.again(ours, failed))
-    assert (None, "pass", False) == (addon.timeouts(other), addon.holds(other, failed), addon.again(other, failed))
+    assert (addon.settings.timeouts, Hold.FAILURE, False) == (policy.timeouts, policy.hold(failed), policy.next_attempt(failed))
     answer = addon.answer(install.Failure(502, "upstream_error", "cut"), ours)
     assert answer
     assert "retry-after" not in answer.headers  # there is only one backend
@@ -353,11 +359,24 @@ def test_what_the_http_layer_asks(addon: AzureOpenAIProxy) -> None:
     assert [{"backend": "default", "cause": "503", "repaired": []}] == ours.metadata["azure_openai_attempts"]
 
 
+async def test_a_request_goes_to_its_backend(addon: AzureOpenAIProxy) -> None:
+    """The destination is the flow's, the request has the key; one that must not be sent is a failure."""
+    flow = ask(addon, gateways())
+    request = addon.send_upstream(flow, cast("ClientSide", None), streamed=True)
+    assert request.body.streamed
+    planned = request.policy.upstream_request()
+    assert not isinstance(planned, install.Failure)
+    destination, sent = planned
+    assert (Destination("r.openai.azure.com", 443, tls=True), "client") == (destination, sent.headers["api-key"])
+    flow.request.headers["x"] = "a\nb"
+    assert isinstance(request.policy.upstream_request(), install.Failure)
+
+
 def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next backend's key is on the wire alone, as the first one's was."""
     ours = ask(addon, gateways())
     monkeypatch.setattr(Exchange, "again", lambda _, request, __: not request.headers.update({"api-key": "another"}))
-    assert addon.again(ours, http.Response.make(503))
+    assert Policy(addon, ours, addon.exchanges[ours]).next_attempt(http.Response.make(503))
     assert "[key]" == ours.request.headers["api-key"]
     assert "another" == on_the_wire(addon, ours).headers["api-key"]
     assert "[key]" == ours.request.headers["api-key"]

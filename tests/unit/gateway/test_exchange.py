@@ -17,6 +17,7 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.response import Stream
 from azure_openai_proxy.api.stream_probe import Peek
 from azure_openai_proxy.config.settings import Settings
+from azure_openai_proxy.egress.request import Hold
 from azure_openai_proxy.errors import BadRequest, Failed, NoKey, NotFound
 from azure_openai_proxy.gateway.exchange import MESSAGE, Exchange
 from azure_openai_proxy.gateway.ingress import Upstream
@@ -509,15 +510,16 @@ def test_addresses_in_the_answer_are_the_proxys() -> None:
     assert ("/v1/x", b'{"next":"http://localhost:8080/v1/files?after=1"}') == (response.headers["location"], response.content)
 
 
-# What http_layer asks
+# What the upstream leg asks
 
 
 def test_what_is_held() -> None:
-    """Failures whole, streams until they have begun, everything else not at all; nor what is not Azure's."""
+    """Failures and JSON until they are complete, streams until they have begun, other responses and those of no attempt not at all."""
     asked = exchange()
-    assert ("pass", False) == (asked.holds(answering(503, b"")), asked.again(asking("GET", "/"), answering(503, b"")))
+    assert (Hold.NOTHING, False) == (asked.holds(answering(503, b"")), asked.again(asking("GET", "/"), answering(503, b"")))
     asked.request(asking("POST", "/v1/chat/completions", chat(stream=True)))
-    assert ("whole", "pass") == (asked.holds(answering(503, b"")), asked.holds(answering(200, b"{}")))
+    assert (Hold.FAILURE, Hold.WHOLE) == (asked.holds(answering(503, b"")), asked.holds(answering(200, b"{}")))
+    assert Hold.NOTHING is asked.holds(answering(200, b"RIFF", "audio/wav"))
     assert isinstance(asked.holds(answering(200, b"", "text/event-stream")), Peek)
 
 

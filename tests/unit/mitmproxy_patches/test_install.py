@@ -15,7 +15,7 @@ import warnings
 from http.client import HTTPMessage, HTTPResponse, IncompleteRead
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 import h2.config
 import h2.connection
@@ -25,7 +25,11 @@ from mitmproxy import http
 from mitmproxy.options import Options
 from mitmproxy.proxy.layers.http import HttpStream
 
-from azure_openai_proxy.mitmproxy_patches import connections, http1_server, http_stream, install
+from azure_openai_proxy.egress.connect import Destination
+from azure_openai_proxy.egress.pool import Pools
+from azure_openai_proxy.egress.request import Body, Hold, UpstreamRequest
+from azure_openai_proxy.egress.tls import TlsOptions
+from azure_openai_proxy.mitmproxy_patches import http1_server, http_stream, install
 from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
 from support.processes import PATIENCE, Mitmdump
 
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy import layer, server_hooks
 
     from azure_openai_proxy.api.stream_probe import Peek
+    from azure_openai_proxy.egress.request import ClientSide
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # pyparsing's, in mitmproxy's filters
@@ -53,6 +58,12 @@ class Rules:
         self.requests: list[http.Request] = []
         self.ready = threading.Event()
         self.fast_path = True
+        self.timeouts = install.Timeouts()
+        self.hold_stream = 2.0
+        self.pools = Pools(tls=TlsOptions(insecure=True))
+
+    def done(self) -> None:
+        self.pools.close()
 
     def running(self) -> None:
         self.ready.set()
@@ -119,13 +130,16 @@ class Rules:
         else:
             flow.request.stream = True
 
-    def timeouts(self, flow: http.HTTPFlow) -> install.Timeouts | None:
-        return install.Timeouts() if flow.metadata.get("ours") else None
+    def takes(self, flow: http.HTTPFlow) -> bool:
+        return bool(flow.metadata.get("ours"))
 
-    def holds(self, flow: http.HTTPFlow, response: http.Response) -> Literal["pass", "whole"] | Peek:
-        return "pass"
+    def send_upstream(self, flow: http.HTTPFlow, client: ClientSide, *, streamed: bool) -> UpstreamRequest:
+        return UpstreamRequest(Policy(self, flow), client, self.pools, Body(streamed=streamed))
 
-    def again(self, flow: http.HTTPFlow, what: install.Failure | http.Response) -> bool | http.Response:
+    def hold(self, flow: http.HTTPFlow, response: http.Response) -> Hold | Peek:
+        return Hold.NOTHING
+
+    def next_attempt(self, flow: http.HTTPFlow, failed: install.Failure | http.Response) -> bool | http.Response:
         return False
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
@@ -141,6 +155,26 @@ class Rules:
             return None
         error = {"message": failure.message, "code": failure.code}
         return http.Response.make(failure.status, json.dumps({"error": error}), {"content-type": "application/json"})
+
+
+class Policy:
+    """What the rules say of one request."""
+
+    def __init__(self, rules: Rules, flow: http.HTTPFlow) -> None:
+        self._rules, self._flow = rules, flow
+        self.timeouts, self.hold_stream = rules.timeouts, rules.hold_stream
+
+    def upstream_request(self) -> tuple[Destination, http.Request] | install.Failure:
+        request = self._rules.on_the_wire(self._flow)
+        if isinstance(request, install.Failure):
+            return request
+        return Destination(request.host, request.port, request.scheme == "https"), request
+
+    def hold(self, response: http.Response) -> Hold | Peek:
+        return self._rules.hold(self._flow, response)
+
+    def next_attempt(self, failed: install.Failure | http.Response) -> bool | http.Response:
+        return self._rules.next_attempt(self._flow, failed)
 
 
 class Proxy:
@@ -970,31 +1004,14 @@ def test_memory(confdir: Path, tmp_path: Path) -> None:
             assert peak() - before < 16
 
 
-def test_without_resending(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a mitmproxy whose internals differ there, the other mends hold."""
-    monkeypatch.setattr(install, "_resends", lambda: False)
-    with proxy.dial() as client:
-        assert (502, "upstream_unreachable") == ((answer := client.ask(head("GET /up/1 HTTP/1.1"), method="GET")).status, answer.code)
-
-
-def test_more_connections_than_mitmproxy_allows(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the client that asks, and for no other."""
-    one, other = (SimpleNamespace(max_conns=None) for _ in range(2))
-    server = SimpleNamespace(connections={1: one, 2: other})
-    monkeypatch.setattr(connections, "ctx", SimpleNamespace(master=SimpleNamespace(addons={"proxyserver": server})))
-    install.lift_limit(cast("connection.Client", SimpleNamespace(id=1)))
-    assert None is other.max_conns
-    assert install.MOST_CONNECTIONS == one.max_conns["anywhere"]._value
-
-
 @pytest.mark.parametrize("shortcuts", [False, True])
 def test_reading_takes_the_shorter_way_where_that_is_wanted(shortcuts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules say so."""
     told: list[object] = []
     monkeypatch.setattr(fast_reads, "hand_over", lambda *connections: told.append(connections))
-    client, upstream = cast("connection.Client", object()), cast("connection.Server", object())
-    install.hand_over(client, upstream, cast("install.Rules", SimpleNamespace(fast_path=shortcuts)))
-    assert ([(client, upstream)] if shortcuts else []) == told
+    client = cast("connection.Client", object())
+    install.hand_over(client, cast("install.Rules", SimpleNamespace(fast_path=shortcuts)))
+    assert ([(client, client)] if shortcuts else []) == told
 
 
 def test_no_shortcuts_through_what_differs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

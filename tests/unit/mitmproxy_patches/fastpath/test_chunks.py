@@ -2,73 +2,70 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import create_autospec
 
 import pytest
-from h11._readers import ChunkedReader, ContentLengthReader
+from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.proxy import commands, events
+from mitmproxy.proxy import commands
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
-from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessage, ResponseProtocolError
-from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
-from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.tls import ClientTLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.test import taddons, tflow
 
 from azure_openai_proxy.mitmproxy_patches.fastpath import chunks as fast_chunks
-from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
+from azure_openai_proxy.mitmproxy_patches.fastpath import tls as fast_tls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 
 class Between:
-    """A client, a stream that has begun, and the connection upstream, as mitmproxy would have put them together."""
+    """A client and a stream that has begun, as mitmproxy would have put them together; `written` is what the client gets."""
 
     def __init__(self, options: Any) -> None:
         context = Context(tflow.tclient_conn(), options)
         context.server = tflow.tserver_conn()
         self.layer = HttpLayer(context, HTTPMode.regular)
-        self.server, self.upstream, self.stream = (
-            Http1Server(context.fork()),
-            Http1Client(context.fork()),
-            fast_chunks.Streaming(context.fork(), 1),
-        )
-        self.layer.connections = {context.client: self.server, context.server: self.upstream}
+        self.server, self.stream = Http1Server(context.fork()), HttpStream(context.fork(), 1)
+        self.layer.connections = {context.client: self.server}
         self.stream.flow = flow = tflow.tflow(client_conn=context.client, server_conn=context.server, resp=True)
         assert flow.response
         self.response = flow.response
         self.response.headers["transfer-encoding"] = "chunked"
         self.response.stream = True
         self.stream.server_state = self.stream.state_stream_response_body
-        self.upstream.stream_id, self.upstream.request, self.upstream.response = 1, flow.request, flow.response
-        self.upstream.body_reader = ChunkedReader()
-        self.upstream.state = self.upstream.read_body
+        self.written: list[bytes] = []
+        self.between_chunks = True
+        self.logged: list[str] = []
+        self.active = 0
+        self.writer = create_autospec(asyncio.StreamWriter, instance=True)
+        self.writer.write, self.writer.is_closing.return_value = self.written.append, False
+        self.transports = {context.client: SimpleNamespace(writer=self.writer)}
 
-    def arm(self) -> Between:
-        fast_chunks.arm(self.stream)
-        return self
+    def register_activity(self) -> None:
+        self.active += 1
 
-    def receive(self, data: bytes) -> list[object]:
-        """What it does about it: bytes for what it writes to the client, the events and commands for the rest."""
-        done = self.upstream.handle_event(events.DataReceived(self.upstream.conn, data))
-        return [self.plain(command) for command in done]
+    def log(self, message: str, *_: object, **__: object) -> None:
+        self.logged.append(message)
 
-    def closed(self) -> list[Any]:
-        """What it does about the end of the connection."""
-        return list(self.upstream.handle_event(events.ConnectionClosed(self.upstream.conn)))
+    def take(self) -> Callable[[bytes], bool] | None:
+        watchdog = SimpleNamespace(register_activity=self.register_activity)
+        handler = SimpleNamespace(transports=self.transports, timeout_watchdog=watchdog, log=self.log)
+        return fast_chunks.straight(cast("Any", self.stream), cast("Any", handler), lambda: self.between_chunks)
 
-    def plain(self, command: object) -> object:
-        if isinstance(command, commands.SendData):
-            assert command.connection is self.server.conn
-            return command.data
-        return type(command.event) if isinstance(command, ReceiveHttp) else type(command)
+    def receive(self, data: bytes) -> bool:
+        take = self.take()
+        assert take
+        return take(data)
 
 
 @pytest.fixture
@@ -77,21 +74,20 @@ async def between() -> AsyncIterator[Between]:  # mitmproxy wants a running loop
         yield Between(context.options)
 
 
-async def test_chunks(between: Between) -> None:
-    """What one read brought is one write, however the server cut it; half a chunk goes on, and of no byte nothing is written."""
-    between.arm()
-    assert [b"3\r\nabc\r\n"] == between.receive(b"3\r\nabc\r\n")
-    assert [b"4\r\nabcd\r\n"] == between.receive(b"2\r\nab\r\n2\r\ncd\r\n")
-    assert [b"1\r\na\r\n"] == between.receive(b"3\r\na")
-    assert [b"2\r\nbc\r\n"] == between.receive(b"bc\r\n")
-    assert [] == between.receive(b"3")
+async def test_straight(between: Between) -> None:
+    """Whole chunks need no layer: what nobody changes is written as it came."""
+    assert between.receive(b"2\r\nab\r\n")
+    assert between.receive(b"2\r\nab\r\n002\r\ncd\r\n")
+    assert [b"2\r\nab\r\n", b"2\r\nab\r\n002\r\ncd\r\n"] == between.written
+    assert 2 == between.active  # or mitmproxy closes the client's connection as idle
 
 
 @pytest.mark.parametrize(
-    ("out", "written"), [(b"x", [b"1\r\nx\r\n"]), ([b"x", b"yz"], [b"1\r\nx\r\n2\r\nyz\r\n"]), ([], []), ([b"x"], [b"1\r\nx\r\n"])]
+    ("out", "written"),
+    [(b"x", [b"1\r\nx\r\n"]), ([b"x", b"yz"], [b"1\r\nx\r\n2\r\nyz\r\n"]), ([], []), ([b"x"], [b"1\r\nx\r\n"])],
 )
 async def test_transformed(between: Between, out: Any, written: list[bytes]) -> None:
-    """A stream's function is asked as mitmproxy asks it."""
+    """A stream's function is asked as mitmproxy asks it, and what it returns is written in chunks."""
     seen: list[bytes] = []
 
     def stream(data: bytes) -> Any:
@@ -99,140 +95,99 @@ async def test_transformed(between: Between, out: Any, written: list[bytes]) -> 
         return out
 
     between.response.stream = stream
-    assert written == between.arm().receive(b"2\r\nab\r\n")
-    assert [b"ab"] == seen
-
-
-async def test_length_known(between: Between) -> None:
-    """A body that is not chunked is written as it is."""
-    del between.response.headers["transfer-encoding"]
-    between.upstream.body_reader = ContentLengthReader(5)
-    assert [b"abc"] == between.arm().receive(b"abc")
-    assert [b"de", ResponseEndOfMessage] == between.receive(b"de")
-
-
-async def test_stored(between: Between) -> None:
-    """With store_streamed_bodies the flow keeps what the client got."""
-    between.stream.context.options.update(store_streamed_bodies=True)
-    between.arm().receive(b"3\r\nabc\r\n")
-    assert b"abc" == bytes(between.stream.response_body_buf)
-
-
-async def test_the_end(between: Between) -> None:
-    """The end goes mitmproxy's way, behind what came with it."""
-    assert [b"3\r\nabc\r\n", ResponseEndOfMessage] == between.arm().receive(b"3\r\nabc\r\n0\r\n\r\n")
-
-
-async def test_broken(between: Between) -> None:
-    """So does what is no chunk; that the connection is closed then is no news."""
-    assert [b"3\r\nabc\r\n", commands.CloseConnection, ResponseProtocolError] == between.arm().receive(b"3\r\nabc\r\nnonsense\r\n")
-    assert ResponseProtocolError in [between.plain(command) for command in between.closed()]
-
-
-async def test_trailers(between: Between) -> None:
-    """They are left out: mitmproxy has no place for them."""
-    assert [b"3\r\nabc\r\n", ResponseEndOfMessage] == between.arm().receive(b"3\r\nabc\r\n0\r\nx: y\r\n\r\n")
-
-
-async def test_the_end_before_the_requests(between: Between) -> None:
-    """An answer may be whole before the request is; a connection that is closed then is one that is closed."""
-    between.upstream.request_done = False
-    assert [b"3\r\nabc\r\n", ResponseEndOfMessage] == between.arm().receive(b"3\r\nabc\r\n0\r\n\r\n")
-    assert [commands.CloseConnection, ResponseProtocolError] == [between.plain(command) for command in between.closed()]
-
-
-async def test_closed(between: Between) -> None:
-    """So does a connection that is closed."""
-    assert [commands.CloseConnection, ResponseProtocolError] == [between.plain(command) for command in between.arm().closed()]
-
-
-@pytest.mark.parametrize("who", ["stream", "server", "state", "another"])
-async def test_not_now(between: Between, who: str) -> None:
-    """While a hook is waited for, before the body may go out, or for another request's answer, chunks go mitmproxy's way."""
-    between.arm()
-    match who:
-        case "stream":
-            between.stream._paused = cast("Any", True)
-        case "server":
-            between.server._paused = cast("Any", True)
-        case "state":
-            between.stream.server_state = between.stream.state_consume_response_body
-        case "another":
-            cast("Any", between.upstream).number = 3
-    assert [ResponseData] == between.receive(b"3\r\nabc\r\n")
-
-
-async def test_straight(between: Between) -> None:
-    """Whole chunks need no layer: what nobody changes is written as it came, what is changed as if it had come through them."""
-    between.arm()
-    straight = cast("fast_chunks.Client", between.upstream).straight
-    assert b"2\r\nab\r\n" == straight(b"2\r\nab\r\n")
-    between.response.stream = lambda data: [] if data == b"no" else [data.upper()]
-    assert b"4\r\nABCD\r\n" == straight(b"2\r\nab\r\n002\r\ncd\r\n")
-    assert b"" == straight(b"2\r\nno\r\n")
+    assert between.receive(b"2\r\nab\r\n")
+    assert ([b"ab"], written) == (seen, between.written)
 
 
 async def test_straight_without_chunks(between: Between) -> None:
     """A client that gets no chunks gets none."""
     del between.response.headers["transfer-encoding"]
-    between.arm()
-    assert b"ab" == cast("fast_chunks.Client", between.upstream).straight(b"2\r\nab\r\n")
+    assert between.receive(b"2\r\nab\r\n")
+    assert [b"ab"] == between.written
 
 
-async def test_straight_and_stored(between: Between) -> None:
-    """The flow keeps what went straight, too."""
+async def test_stored(between: Between) -> None:
+    """With store_streamed_bodies the flow keeps what the client got."""
     between.stream.context.options.update(store_streamed_bodies=True)
-    assert b"1\r\na\r\n" == cast("fast_chunks.Client", between.arm().upstream).straight(b"1\r\na\r\n")
-    assert b"a" == bytes(between.stream.response_body_buf)
+    assert between.receive(b"3\r\nabc\r\n")
+    assert ([b"3\r\nabc\r\n"], b"abc") == (between.written, bytes(between.stream.response_body_buf))
 
 
-@pytest.mark.parametrize("who", ["stream", "server", "itself", "state", "another", "rest", "middle", "foot", "trailer", "length"])
-async def test_not_straight(between: Between, who: str) -> None:
-    """Whatever is unusual is for the layers to see."""
-    client = cast("Any", between.arm().upstream)
+async def test_a_function_that_fails(between: Between) -> None:
+    """Somebody's function that raises is logged as mitmproxy logs it, and what comes next goes on."""
+
+    def stream(data: bytes) -> bytes:
+        if data == b"a":
+            raise ValueError("no a, please")
+        return data
+
+    between.response.stream = stream
+    assert between.receive(b"1\r\na\r\n")
+    assert between.receive(b"1\r\nb\r\n")
+    assert (["mitmproxy has crashed!"], [b"1\r\nb\r\n"]) == (between.logged, between.written)
+
+
+async def test_a_client_that_is_gone(between: Between) -> None:
+    """It is not written to; it is mitmproxy's to end what comes for it."""
+    between.writer.is_closing.return_value = True
+    assert between.receive(b"1\r\na\r\n")
+    assert [] == between.written
+
+
+@pytest.mark.parametrize("who", ["stream", "server", "state", "middle", "half", "last"])
+async def test_not_now(between: Between, who: str) -> None:
+    """While a hook is waited for, in the middle of a chunk, or for what is not whole chunks, the layers must see the bytes."""
+    take, data = between.take(), b"1\r\na\r\n"
+    assert take
     match who:
         case "stream":
             between.stream._paused = cast("Any", True)
         case "server":
             between.server._paused = cast("Any", True)
-        case "itself":
-            client._paused = True
         case "state":
             between.stream.server_state = between.stream.state_consume_response_body
-        case "another":
-            client.number = 3
-        case "rest":
-            client.buf += b"1"
         case "middle":
-            client.body_reader._bytes_in_chunk = 1
-        case "foot":
-            client.body_reader._bytes_to_discard = b"\n"
-        case "trailer":
-            client.body_reader._reading_trailer = True
-        case "length":
-            client.body_reader = ContentLengthReader(6)
-    assert None is client.straight(b"1\r\na\r\n")
+            between.between_chunks = False
+        case "half":
+            data = b"2\r\na"
+        case "last":
+            data = b"0\r\n\r\n"
+    assert not take(data)
+    assert [] == between.written
 
 
-@pytest.mark.parametrize("upstream", ["plain", "TLS", "unknown"])
-@pytest.mark.parametrize("client", ["plain", "TLS", "unknown"])
-async def test_straight_through_tls(between: Between, upstream: str, client: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is encrypted on either side goes by way of the connection of the layer that does it, if it is known."""
-    told: list[Any] = []
-    monkeypatch.setattr(fast_reads, "straight", lambda *arguments: told.append(arguments))
-    context, layers = between.stream.context.fork(), between.stream.context.layers
-    layers += [ServerTLSLayer(context)] if upstream == "TLS" else []
-    layers += [ClientTLSLayer(context)] if client == "TLS" else []
-    for layer in layers[-2:]:
-        cast("Any", layer).tunnel_state = TunnelState.OPEN
-    between.upstream.conn.tls, between.server.conn.tls = upstream != "plain", client != "plain"
-    armed = cast("fast_chunks.Client", between.arm().upstream)
-    if "unknown" in (upstream, client):
-        assert [] == told
-    else:
-        (found,) = told
-        assert (between.server.conn, armed.conn, armed.straight) == found[:3]
-        assert [upstream == "TLS", client == "TLS"] == [bool(one) for one in found[3:]]
+@pytest.mark.parametrize("what", ["HTTP/2", "gone", "virtual network", "debugging", "no body yet", "TLS unknown", "TLS in TLS"])
+async def test_not_at_all(between: Between, what: str) -> None:
+    """Other connections, and those that somebody wants to see every step of, keep mitmproxy's way."""
+    client = between.stream.context.client
+    match what:
+        case "HTTP/2":
+            between.layer.connections[client] = cast("Any", object())
+        case "gone":
+            between.transports.clear()
+        case "virtual network":
+            between.transports[client] = SimpleNamespace(writer=object())
+        case "debugging":
+            between.stream.debug = " "
+        case "no body yet":
+            between.stream.server_state = between.stream.state_wait_for_response_headers
+        case "TLS unknown":
+            client.tls = True
+        case "TLS in TLS":
+            client.tls = True
+            for _ in range(2):
+                cast("Any", ClientTLSLayer(between.stream.context)).tunnel_state = TunnelState.OPEN
+    assert None is between.take()
+
+
+async def test_straight_through_tls(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to a client with TLS is encrypted by the layer that does it."""
+    layer = ClientTLSLayer(between.stream.context)
+    layer.tunnel_state = TunnelState.OPEN
+    between.stream.context.client.tls = True
+    monkeypatch.setattr(fast_tls, "sealed", lambda found: (lambda data: b"sealed " + data) if found is layer else None)
+    assert between.receive(b"1\r\na\r\n")
+    assert [b"sealed 1\r\na\r\n"] == between.written
 
 
 @given(
@@ -256,52 +211,9 @@ def test_not_whole(data: bytes) -> None:
     assert None is fast_chunks.unchunked(data)
 
 
-@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=6), st.lists(st.integers(1, 30), max_size=8))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_straight_or_not(between: Between, pieces: list[bytes], reads: list[int]) -> None:
-    """However reads cut the chunks, and whichever of them go straight, the client gets the same body."""
-    came = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-    upstream = cast("fast_chunks.Client", between.arm().upstream)
-    written = b""
-    for size in [*reads, len(came)]:
-        data, came = came[:size], came[size:]
-        out = upstream.straight(data) if data else b""
-        written += b"".join(cast("list[bytes]", between.receive(data))) if out is None else out
-    assert b"".join(pieces) == fast_chunks.unchunked(written)
-
-
-async def test_armed_late(between: Between) -> None:
-    """It makes no difference whether the head was done with before; a connection is armed again for its next answer."""
-    between.upstream.state = between.upstream.read_headers
-    assert between.upstream.read_headers == between.arm().upstream.state
-    between.upstream.state = between.upstream.read_body
-    assert [b"1\r\na\r\n"] == between.arm().receive(b"1\r\na\r\n")
-
-
-async def test_below_tls(between: Between) -> None:
-    """The HTTP/1 connection is found below the layers of TLS."""
-    between.layer.connections[between.stream.flow.server_conn] = cast("Any", SimpleNamespace(child_layer=between.upstream))
-    assert [b"1\r\na\r\n"] == between.arm().receive(b"1\r\na\r\n")
-
-
-@pytest.mark.parametrize("what", ["client of HTTP/2", "server of HTTP/2", "debugging"])
-async def test_not_at_all(between: Between, what: str) -> None:
-    """Other connections, and those that somebody wants to see every step of, keep mitmproxy's way."""
-    connections = between.layer.connections
-    match what:
-        case "client of HTTP/2":
-            connections[between.stream.context.client] = cast("Any", object())
-        case "server of HTTP/2":
-            connections[between.stream.flow.server_conn] = cast("Any", object())
-        case "debugging":
-            between.stream.debug = " "
-    between.arm()
-    assert Http1Client is type(between.upstream)
-
-
 async def test_joined(between: Between) -> None:
     """Writes to one peer are one; another peer, another command, or more than is worth copying comes between."""
-    client, server = between.server.conn, between.upstream.conn
+    client, server = between.stream.context.client, between.stream.context.server
     big = b"x" * fast_chunks.SMALL
     log = commands.Log("")
     sent = [(client, b"a"), (client, b"b"), (server, b"c"), None, (server, b"d"), (server, big), (server, b"e"), None, None, (client, b"f")]
@@ -317,7 +229,7 @@ async def test_joined_until_it_fails(between: Between) -> None:
 
     def failing() -> Any:
         if said:
-            yield commands.SendData(between.server.conn, b"a")
+            yield commands.SendData(between.stream.context.client, b"a")
         raise ValueError
 
     for said in (True, False):

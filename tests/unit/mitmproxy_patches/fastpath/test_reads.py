@@ -14,7 +14,7 @@ from azure_openai_proxy.mitmproxy_patches import connections
 from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 
 class Handler(ConnectionHandler):
@@ -128,91 +128,12 @@ async def test_in_the_middle(between: Between) -> None:
     await between.until(b"a", b"b")
 
 
-async def test_straight(between: Between) -> None:
-    """What has a form for the client is written in it; None goes through the layers."""
-    forms = {b"a": b"A", b"b": b"", b"c": None}
-    fast_reads.straight(between.client, between.upstream, lambda data: forms[data])
-    between.handler.timeout_watchdog.last_activity = 0
-    for data in forms:
-        between.reader(between.upstream).feed_data(data)
-    assert [b"c"] == between.seen
-    assert between.handler.timeout_watchdog.last_activity
-    assert b"A" == await cast("Any", between.client).far[0].read(10)
-
-
-async def test_straight_fails(between: Between, caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody's function that raises is logged as mitmproxy logs it, and what comes next goes on."""
-
-    def form(data: bytes) -> bytes:
-        if data == b"a":
-            raise ValueError("no a, please")
-        return data
-
-    fast_reads.straight(between.client, between.upstream, form)
-    for data in (b"a", b"b"):
-        between.reader(between.upstream).feed_data(data)
-    assert b"b" == await cast("Any", between.client).far[0].read(10)
-    assert [True] == ["no a, please" in str(record.exc_info) for record in caplog.records]
-
-
-async def test_straight_to_nobody(between: Between, caplog: pytest.LogCaptureFixture) -> None:
-    """A client that is gone is not written to; it is mitmproxy's to end what comes for it."""
-    fast_reads.straight(between.client, between.upstream, bytes)
-    cast("Any", between.handler.transports[between.client].writer).close()
-    for _ in range(10):
-        between.reader(between.upstream).feed_data(b"a")
-    assert [] == between.seen
-    assert [] == caplog.records
-
-
-async def test_straight_behind_another(between: Between) -> None:
-    """What waits for the layers is not overtaken."""
-    fast_reads.straight(between.client, between.upstream, lambda data: None if data == b"a" else data)
-    async with between.handler._server_event_lock:
-        for data in (b"a", b"b"):
-            between.reader(between.upstream).feed_data(data)
-        assert [] == between.seen
-    await between.until(b"a", b"b")
-    between.reader(between.upstream).feed_data(b"c")
-    assert b"c" == await cast("Any", between.client).far[0].read(10)
-
-
-class Tls:
-    """TLS upstream that says that it got something; of "!" it leaves all to the layers."""
-
-    ahead = b""
-
-    def read(self, data: bytes, answer: Callable[[bytes], None]) -> bytes | None:
-        answer(b"got " + data)
-        if data == b"!":
-            self.ahead = b"left"
-            return None
-        return data
-
-
-async def test_straight_through_tls(between: Between) -> None:
-    """What comes is decrypted, what goes encrypted; what the layers must see is there for them in plain."""
-    tls = Tls()
-    form = {b"a": b"A", b"b": None}.get
-    fast_reads.straight(between.client, between.upstream, form, cast("Any", tls), lambda data: b"sealed " + data)
-    read = between.reader(between.upstream).feed_data
-    read(b"a")
-    assert ([], b"") == (between.seen, tls.ahead)
-    read(b"b")
-    assert ([b""], b"b") == (between.seen, tls.ahead)
-    read(b"!")
-    assert ([b"", b""], b"left") == (between.seen, tls.ahead)
-    assert b"sealed A" == await cast("Any", between.client).far[0].read(10)
-    assert b"got agot bgot !" == await cast("Any", between.upstream).far[0].read(20)
-
-
-async def test_not_straight(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection inside another one has no socket of its own, and a client of a replay has none at all."""
-    fast_reads.straight(between.client, tflow.tserver_conn(), lambda _: b"")
-    fast_reads.straight(tflow.tclient_conn(), between.upstream, lambda _: b"")
+async def test_no_connection(between: Between) -> None:
+    """A client of a replay has none; one inside another connection has no socket of its own."""
+    inner = tflow.tserver_conn()
     fast_reads.hand_over(tflow.tclient_conn(), between.upstream)
-    assert None is between.reader(between.upstream).pass_on
-    assert None is between.reader(between.client).pass_on
+    fast_reads.hand_over(between.client, inner)
+    assert inner not in between.handler.transports
 
 
 async def test_virtual_network(between: Between) -> None:
