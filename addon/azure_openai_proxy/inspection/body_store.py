@@ -1,4 +1,4 @@
-"""Streamed bodies, kept to be looked at: a copy on the side while the stream goes on, and never more of them than was allowed."""
+"""Bounded storage of streamed bodies for inspection. Each stream is copied while it is forwarded; the total size has a limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Shelf", "Tap"]
 
 
 BLOCK = 64 << 10
-"""Bytes of room that a stream takes at once."""
+"""Bytes that a stream reserves at a time."""
 
 
 class Shelf:
-    """Room for so many bytes, streams under way included. The oldest bodies give way to new ones."""
+    """A store of at most `limit` bytes, which include running streams. It evicts the oldest bodies; `forget` removes one from its flow."""
 
     def __init__(self, limit: int, forget: Callable[[http.HTTPFlow], None]) -> None:
         self.limit = limit
@@ -29,7 +29,7 @@ class Shelf:
         self._sizes: OrderedDict[weakref.ref[http.HTTPFlow], int] = OrderedDict()
 
     def room(self, size: int) -> bool:
-        """Take `size` bytes more, at the cost of older bodies if need be. False: not even then, and nothing is taken."""
+        """Reserve `size` bytes, evicting older bodies if necessary. Return False and reserve nothing if that is not enough."""
         while self.used + size > self.limit and self._sizes:
             oldest, freed = self._sizes.popitem(last=False)
             self.used -= freed
@@ -44,7 +44,7 @@ class Shelf:
         self.used -= size
 
     def keep(self, flow: http.HTTPFlow, size: int) -> None:
-        """`flow` holds `size` bytes more, for which there was `room`. When it goes, they are free again."""
+        """Assign `size` reserved bytes to `flow`. They are released when the flow is garbage-collected or evicted."""
         key = weakref.ref(flow, self._gone)
         self._sizes[key] = self._sizes.get(key, 0) + size
 
@@ -53,20 +53,20 @@ class Shelf:
 
 
 class Tap:
-    """Between mitmproxy and what rewrites a stream (`inner`; None: nothing does): notes when which piece went out, and keeps a copy.
+    """Wraps the function that rewrites a stream (`inner`, or None): records time and size of each chunk, and copies the body.
 
-    Of a stream that is rewritten Azure's side is kept as well. One body takes a quarter of the shelf at most: what there is no room
-    for is not kept at all, for the beginning of a stream would pass for the whole.
+    If the stream is rewritten, both Azure's body and the client's are copied. One body takes a quarter of the store at most. A larger
+    body is discarded completely, because a part of it would look like a complete response.
     """
 
     def __init__(
         self, inner: Callable[[bytes], list[bytes]] | None, shelf: Shelf | None, began: float, clock: Callable[[], float] = time.time
     ) -> None:
-        self.chunks: list[float] = []  # seconds, bytes, seconds, bytes: a list for each would keep Python's collector busy
-        self.counted = b""  # the end of what the client got, in which the tokens are told
-        self.last = b""  # piece
-        self.taken = 0  # bytes of the shelf's room
-        self._left = 0  # of them
+        self.chunks: list[float] = []  # seconds, bytes, seconds, bytes: a list of pairs would cost garbage collection
+        self.counted = b""  # the last bytes sent to the client, which contain the usage
+        self.last = b""  # chunk
+        self.taken = 0  # bytes reserved in the store
+        self._left = 0  # reserved bytes that are unused
         self.inner = inner
         self._shelf = shelf
         self._began = began
@@ -89,7 +89,7 @@ class Tap:
 
     @property
     def complete(self) -> bool:
-        """The client has all it waits for, whether or not it waited for the end: OpenAI's own clients leave at the [DONE]."""
+        """Whether the client has received the whole response. OpenAI's clients disconnect at the [DONE], before the stream ends."""
         return self.last.rstrip().endswith(b"data: [DONE]")
 
     def _keep(self, data: bytes, out: list[bytes]) -> None:
@@ -105,7 +105,7 @@ class Tap:
             self._azures.append(data)
 
     def _more(self, needed: int) -> bool:
-        """Take room for more than the next piece: it comes in small ones."""
+        """Reserve more than the next chunk needs, because chunks are small."""
         assert self._shelf
         needed += min(BLOCK, self._shelf.limit // 16)
         if self.taken + needed > self._shelf.limit // 4 or not self._shelf.room(needed):
@@ -122,7 +122,7 @@ class Tap:
         self._clients.clear()
 
     def bodies(self) -> tuple[bytes, bytes] | None:
-        """What Azure sent and what the client got; None if they are not kept."""
+        """The body from Azure and the body sent to the client; None if they were not stored."""
         if not self._shelf:
             return None
         clients = b"".join(self._clients)

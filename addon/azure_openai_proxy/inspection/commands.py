@@ -1,6 +1,6 @@
-"""mitmproxy's commands for our flows: `azure.explain @focus` in mitmweb's command bar, or after `:` in the console.
+"""The mitmproxy commands of the addon, such as `azure.explain @focus` in mitmweb's command bar, or after `:` in the console.
 
-mitmweb knows letters and dots in a command's name, nothing else.
+mitmweb accepts only letters and dots in the name of a command.
 """
 
 from __future__ import annotations
@@ -40,50 +40,50 @@ class Commands:
 
     @command.command("azure.explain")
     def explain(self, flows: Sequence[flow.Flow]) -> str:
-        """What was decided for each flow: operation, mapping, backend, version, and what changed on the way."""
+        """The proxy's decisions for each flow: operation, mapping, backend, version, and the changes to request and response."""
         return "\n\n".join(explanations.explain(one) for one in _http(flows))
 
     @command.command("azure.export.formats")
     def formats(self) -> Sequence[str]:
-        """What azure.export can write."""
+        """The formats of azure.export."""
         return list(exports.FORMATS)
 
     @command.command("azure.export")
     @command.argument("format", type=mitmproxy.types.Choice("azure.export.formats"))
     def export(self, format: str, flows: Sequence[flow.Flow], key: bool = False) -> str:  # noqa: FBT001, FBT002 - as commands are written
-        """The request as Azure got it, runnable as printed. The key stands as $AZURE_OPENAI_API_KEY; with `true` it is in the text."""
+        """The request as sent to Azure, as a runnable command. The key is replaced by $AZURE_OPENAI_API_KEY; `true` includes it."""
         token = self._settings().token if key else ""
         if key and not token:
-            raise exceptions.CommandError("There is no configured key to include: clients bring their own, which is not kept.")
+            raise exceptions.CommandError("No key is configured: clients send their own keys, which are not stored.")
         told, found = [], _http(flows)
         for one in found:
             try:
                 told.append(exports.FORMATS[format](one.request, token))
             except ValueError as error:
                 if len(found) == 1:
-                    raise exceptions.CommandError(quoting.line(f"This request cannot be exported so: {error}.")) from error
-                told.append(quoting.line(f"# {one.request.method} {one.request.path} cannot be exported so: {error}"))
+                    raise exceptions.CommandError(quoting.line(f"This request cannot be exported in this format: {error}.")) from error
+                told.append(quoting.line(f"# {one.request.method} {one.request.path} cannot be exported in this format: {error}"))
         return "\n\n".join(told)
 
     @command.command("azure.models")
     def models(self) -> Sequence[str]:
-        """The models that are configured, and the deployments that answer for them."""
+        """The configured models and the deployments that serve them."""
         mapper = self._settings().mapper
         return [quoting.line(f"{model} → {mapper.deployment(model)}") for model in mapper.names()]
 
     @command.command("azure.resend")
     def resend(self, flows: Sequence[flow.Flow], deployment: str) -> str:
-        """Ask another deployment the same, and compare the two answers: in the log, and in azure.explain of the new flow."""
+        """Send the requests to another deployment and compare the responses, in the log and in azure.explain of the new flow."""
         copies = [(one, _copy(one, deployment)) for one in _http(flows) if _sent(one)]
         if not copies:
-            raise exceptions.CommandError("None of these requests was sent to a deployment, whole and without a WebSocket.")
-        if (view := ctx.master.addons.get("view")) is not None:  # an empty one is false
+            raise exceptions.CommandError("None of these requests was sent to a deployment completely and without a WebSocket.")
+        if (view := ctx.master.addons.get("view")) is not None:  # not `if view`: an empty view is falsy
             view.add([copy for _, copy in copies])
         for one, copy in copies:
             task = asyncio.create_task(self._again(one, copy))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        return quoting.line(f"Asking {deployment} ({len(copies)}).")
+        return quoting.line(f"Requests sent to {deployment}: {len(copies)}.")
 
     async def _again(self, one: http.HTTPFlow, copy: http.HTTPFlow) -> None:
         await ReplayHandler(copy, ctx.options).replay()

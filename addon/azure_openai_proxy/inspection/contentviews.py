@@ -1,7 +1,7 @@
-"""mitmproxy's content views of our flows: what was asked, what was said, and the other side of the translation.
+"""The content views of OpenAI flows: the conversation, the answer, the request before translation and the response before translation.
 
-A flow holds its request as Azure got it and its answer as the client got it; what each was on the other side is in the flow's
-metadata (`notes`). The first two views choose themselves for flows of ours and can be chosen for any.
+A flow contains the request as sent to Azure and the response as sent to the client. The client's request and Azure's response are
+in the flow's metadata (`flow_metadata`). The first two views are the default for OpenAI flows and selectable for any flow.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class AnswerView(Contentview):
 
 
 class AsClientView(Contentview):
-    """A request before the proxy changed it."""
+    """The client's request, before translation."""
 
     name = "As the client sent it"
     syntax_highlight: SyntaxHighlight = "none"
@@ -63,7 +63,7 @@ class AsClientView(Contentview):
     def prettify(self, data: bytes, metadata: Metadata) -> str:
         asked = flow_metadata.seen(metadata.flow).asked if metadata.flow else None
         if asked is None:
-            raise ValueError("what the client sent is not on this flow")
+            raise ValueError("this flow does not contain the client's request")
         return flow_metadata.message(f"{asked.method} {asked.path}", asked.headers, asked.body(data))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:  # noqa: ARG002 - as mitmproxy calls it
@@ -71,7 +71,7 @@ class AsClientView(Contentview):
 
 
 class AsAzureView(Contentview):
-    """An answer before the proxy changed it."""
+    """Azure's response, before translation."""
 
     name = "As Azure sent it"
     syntax_highlight: SyntaxHighlight = "none"
@@ -88,17 +88,17 @@ VIEWS = (ConversationView(), AnswerView(), AsClientView(), AsAzureView())
 
 
 def register(options: OptManager) -> None:
-    """For every tool; mitmweb's list gets its column of comments, unless somebody has chosen columns."""
+    """Register the views, and add the comment column to mitmweb's list unless the user has configured the columns."""
     for view in VIEWS:
-        contentviews.add(view)  # those of the same name are replaced: reloading the addon is safe
+        contentviews.add(view)  # replaces a view of the same name, so the addon can be reloaded
     if "web_columns" in options and not options.has_changed("web_columns"):
         options.web_columns = [*options.web_columns, "comment"]
 
 
 def comments(master: Master, *, shown: bool) -> None:
-    """In the lists of mitmweb and the console, from now on or no longer."""
+    """Show or hide the comments in the flow lists of mitmweb and the console."""
     if hasattr(master, "window"):
-        from azure_openai_proxy.mitmproxy_patches import console_list  # noqa: PLC0415 - no other tool has its parts
+        from azure_openai_proxy.mitmproxy_patches import console_list  # noqa: PLC0415 - urwid is loaded in the console only
 
         console_list.comments(master, shown=shown)
     elif hasattr(master, "app"):
@@ -108,7 +108,7 @@ def comments(master: Master, *, shown: bool) -> None:
 
 
 def _content_type(metadata: Metadata) -> str:
-    """With its parameters: a form's boundary is one."""
+    """The content type with its parameters, such as a form's boundary."""
     if metadata.http_message is not None:
         return str(metadata.http_message.headers.get("content-type", ""))
     return metadata.content_type or ""
@@ -121,6 +121,6 @@ def _from_client(metadata: Metadata) -> bool:
 
 
 def _is_text(data: bytes, metadata: Metadata) -> bool:
-    """JSON, events, a form: not speech or an image, which mitmproxy has views for."""
+    """Whether the body is JSON, an event stream or a form. mitmproxy has views for audio and images."""
     kind = _content_type(metadata).lower()
     return kind.startswith(("application/json", "text/event-stream", "multipart/")) or data[:1] in (b"{", b"[")

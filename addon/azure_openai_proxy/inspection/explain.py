@@ -1,4 +1,4 @@
-"""What was decided for a flow, and how two answers differ: in words, from what is written on the flows."""
+"""Text for `azure.explain` and `azure.resend`: the proxy's decisions for a flow and the difference of two responses."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _WIDTH = 9
 _COMPARED_WORDS = 1000
 _COMPARED_LINES = 500
 _SEVERAL_LINES = frozenset({"changed", "compared"})
-_UNTOLD = frozenset({"host", "content-length", "connection", "accept-encoding", "transfer-encoding"})
+_NOT_SHOWN = frozenset({"host", "content-length", "connection", "accept-encoding", "transfer-encoding"})
 
 
 def explain(flow: http.HTTPFlow) -> str:
-    """Every decision, one a line: operation, mapping, backend, version, what changed on either way."""
+    """The proxy's decisions, one a line: operation, mapping, backend, version, and the changes to request and response."""
     if not flow_metadata.is_ours(flow):
-        return quoting.line(f"{flow.request.method} {flow.request.pretty_url}: not an OpenAI call, it passed untouched")
+        return quoting.line(f"{flow.request.method} {flow.request.pretty_url}: not an OpenAI request, passed unchanged")
     lines = [quoting.line(f"{flow.metadata[PREFIX + 'operation']}")]
     lines += (
         f"  {name:<{_WIDTH}}{quoting.terminal(text) if name in _SEVERAL_LINES else quoting.line(text)}"
-        for name, text in _told(flow, flow_metadata.seen(flow))
+        for name, text in _decisions(flow, flow_metadata.seen(flow))
         if text
     )
     return "\n".join(lines)
 
 
-def _told(flow: http.HTTPFlow, seen: Seen) -> Iterator[tuple[str, str]]:
+def _decisions(flow: http.HTTPFlow, seen: Seen) -> Iterator[tuple[str, str]]:
     known = flow_metadata.known(flow)
     if seen.asked:
         yield "client", f"{seen.asked.method} {seen.asked.path}"
@@ -50,10 +50,10 @@ def _told(flow: http.HTTPFlow, seen: Seen) -> Iterator[tuple[str, str]]:
         deployment = known.get("deployment")
         yield (
             "mapping",
-            f"{known['model']} → {deployment}" if deployment not in (None, known["model"]) else f"{known['model']}, as it stands",
+            f"{known['model']} → {deployment}" if deployment not in (None, known["model"]) else f"{known['model']}, not mapped",
         )
     if "deployment" not in known and flow.response and not known.get("backend"):
-        yield "azure", "was not asked: the proxy answered by itself"
+        yield "azure", "no upstream request: the proxy responded itself"
     else:
         yield "backend", f"{known.get('backend', '')} {flow.request.scheme}://{flow.request.host}:{flow.request.port}".strip()
         yield "version", _version(flow.request.path)
@@ -81,9 +81,9 @@ def _version(path: str) -> str:
 def _body(request: http.Request, asked: flow_metadata.Asked) -> str:
     content = request.raw_content or b""
     if not asked.splice:
-        return f"the client's, byte for byte, {readable_text.size(len(content))}" if content else ""
+        return f"unchanged, {readable_text.size(len(content))}" if content else ""
     now = content[asked.splice.start : len(content) - asked.splice.tail]
-    rest = f"the rest of {readable_text.size(len(content))} the client's"
+    rest = f"the rest of {readable_text.size(len(content))} unchanged"
     return f"{_text(asked.splice.old)} → {_text(now)} at byte {asked.splice.start}, {rest}"
 
 
@@ -94,9 +94,9 @@ def _text(piece: bytes) -> str:
 def _headers(request: http.Request, asked: flow_metadata.Asked) -> Iterator[tuple[str, str]]:
     before = {name.lower(): value for name, value in asked.headers}
     after = {name.lower(): value for name, value in request.headers.items()}
-    gone = [name for name in before if name not in after and name not in _UNTOLD]
-    new = [name for name in after if name not in before and name not in _UNTOLD]
-    yield "headers", "; ".join(filter(None, [f"left out {', '.join(gone)}" if gone else "", f"added {', '.join(new)}" if new else ""]))
+    gone = [name for name in before if name not in after and name not in _NOT_SHOWN]
+    new = [name for name in after if name not in before and name not in _NOT_SHOWN]
+    yield "headers", "; ".join(filter(None, [f"removed {', '.join(gone)}" if gone else "", f"added {', '.join(new)}" if new else ""]))
 
 
 def _dropped(response: http.Response, seen: Seen) -> str:
@@ -107,10 +107,10 @@ def _dropped(response: http.Response, seen: Seen) -> str:
 
 
 def compare(one: http.HTTPFlow, other: http.HTTPFlow) -> str:
-    """Two answers to the same request."""
+    """Compare two responses to the same request: the share of equal words, and a diff of the lines."""
     said = [_answer(flow).splitlines() for flow in (one, other)]
     words = [" ".join(lines).partition("── end")[0].split() for lines in said]
-    # The work for the exact ratio grows with the square of the length.
+    # SequenceMatcher takes quadratic time.
     short = max(map(len, words)) <= _COMPARED_WORDS
     same = difflib.SequenceMatcher(None, words[0], words[1], autojunk=False).ratio() if short else _quick_ratio(words[0], words[1])
     lines = [quoting.line(one.comment), quoting.line(other.comment), f"the words are {same:.0%} the same"]
@@ -119,7 +119,7 @@ def compare(one: http.HTTPFlow, other: http.HTTPFlow) -> str:
 
 
 def _quick_ratio(one: list[str], other: list[str]) -> float:
-    """How many words both have, in whatever order."""
+    """The share of words in both, regardless of order."""
     both = (Counter(one) & Counter(other)).total()
     return 2 * both / (len(one) + len(other))
 

@@ -1,6 +1,6 @@
-"""A request as it went to Azure, to be sent again by hand: for a shell, for Python, for the openai SDK. Runnable as printed.
+"""Export of an upstream request as runnable code: a curl command, Python with httpx, or Python with the openai SDK.
 
-The key is not in it but for those who ask: it stands as the environment variable that Azure's own examples use.
+The key is replaced by the environment variable that Azure's own examples use, unless the user asks for the key.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ def _headers(request: http.Request) -> list[tuple[str, str]]:
     fields = [(name, value) for name, value in request.headers.items(multi=True) if name.lower() not in _LEFT_OUT]
     for name, _ in fields:
         if not quoting.is_token(name):
-            raise ValueError(f"{name!r} is no header's name")
+            raise ValueError(f"{name!r} is not a header name")
     return fields
 
 
 def _method(request: http.Request) -> str:
     if not _METHOD.fullmatch(request.method):
-        raise ValueError("its method is no plain word")
+        raise ValueError("its method is not a plain word")
     return request.method
 
 
 def _url(request: http.Request) -> str:
     if not _URL.fullmatch(request.url):
-        raise ValueError("its URL has characters that no URL has")
+        raise ValueError("its URL has invalid characters")
     return request.url
 
 
 def _masked(name: str, value: str) -> str | None:
-    """What stands before the mask in a header with a key; None: it has none. Elsewhere `[key]` is the client's own text."""
+    """The text before the mask, if this is a masked key header, otherwise None. In other headers `[key]` is the client's own text."""
     return value.removesuffix(MASK) if value.endswith(MASK) and redaction.is_key_header(name) else None
 
 
@@ -74,7 +74,7 @@ def curl(request: http.Request, key: str = "") -> str:
             quoted = quoting.shell_with_variable(f"{name}: {before}", VARIABLE)
         else:
             plain = value if before is None else before + key
-            quoted = quoting.shell(f"{name}: {plain}" if plain.strip() else f"{name};")  # with a colon it would be left out
+            quoted = quoting.shell(f"{name}: {plain}" if plain.strip() else f"{name};")  # curl omits an empty header that has a colon
         lines.append(f"--header {quoted}")
     if "accept-encoding" in request.headers:
         lines.append("--compressed")
@@ -89,7 +89,7 @@ def curl(request: http.Request, key: str = "") -> str:
 
 
 def _plain(content: bytes) -> str | None:
-    """The body as an argument; None when it cannot be one: it has control characters, is too long, or would be read as a file's name."""
+    """The body as a command-line argument; None if it has control characters, is too long or starts with `@` (a file name for curl)."""
     if len(content) > _LONGEST_ARGUMENT:
         return None
     try:
@@ -110,22 +110,22 @@ def httpx(request: http.Request, key: str = "") -> str:
 
 
 def _python(name: str, value: str, key: str) -> str:
-    """A header's value, or the key, as Python."""
+    """A Python expression for a header's value, with the key or its variable."""
     before = _masked(name, value)
     if before is None:
-        return repr(value if value.isascii() else value.encode("utf-8", "surrogateescape"))  # httpx takes other text as bytes only
+        return repr(value if value.isascii() else value.encode("utf-8", "surrogateescape"))  # httpx accepts non-ASCII values as bytes only
     if key:
         return repr(before + key)
     return f'{before!r} + os.environ["{VARIABLE}"]' if before else f'os.environ["{VARIABLE}"]'
 
 
 def openai(request: http.Request, key: str = "") -> str:
-    """With the SDK's own method where there is one for the operation, else with its client."""
+    """Code with the SDK's method for the operation, if there is one, otherwise with the client's generic `get`, `post` etc."""
     base = _url(request).removesuffix(request.path)
     path, _, query_text = request.path.partition("?")
     found = _OPERATION.fullmatch(path)
     if not found:
-        raise ValueError(f"{path} is none of Azure OpenAI's paths")
+        raise ValueError(f"{path} is not a path of Azure OpenAI")
     if request.method not in _VERBS:
         raise ValueError("the SDK has no such method: export it for curl or httpx")
     query = {name: values[-1] for name, values in parse_qs(query_text).items()}
@@ -159,10 +159,10 @@ def _more(name: str, value: object) -> str:
 
 
 class _Body(NamedTuple):
-    """A JSON body as Python."""
+    """A JSON body as Python code."""
 
     text: str = ""  # an expression
-    before: str = ""  # lines that it needs
+    before: str = ""  # statements that the expression needs
     is_object: bool = False
     shown: str = "print(answer)"
 
@@ -172,12 +172,12 @@ _MAYBE_STREAM = 'for chunk in answer if body.get("stream") else [answer]:\n    p
 
 
 def _body(request: http.Request, deployment: str) -> _Body:
-    """The SDK makes the path of the body's model, so that becomes the `deployment`."""
+    """The body as code. Its model becomes the `deployment`, because the SDK builds the path from the model."""
     content = compression.content_or_nothing(request)
     if not content:
         return _Body()
     if len(content) > _LONGEST_ARGUMENT:
-        return _read(content, deployment, is_object=content.lstrip().startswith(b"{"))  # parsing it would hold mitmproxy up
+        return _read(content, deployment, is_object=content.lstrip().startswith(b"{"))  # parsing it would block the event loop
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -187,13 +187,13 @@ def _body(request: http.Request, deployment: str) -> _Body:
         value["model"] = deployment
     try:
         text = quoting.python(value)
-    except ValueError:  # it has no literal, but Python reads it
+    except ValueError:  # there is no literal for it, but json.loads accepts it
         return _read(content, deployment, is_object=is_object)
     return _Body(text, is_object=is_object, shown=_STREAM if is_object and value.get("stream") else "print(answer)")
 
 
 def _read(content: bytes, deployment: str, *, is_object: bool) -> _Body:
-    """A body that the exported code parses."""
+    """The body as a string that the exported code parses."""
     model = f'body["model"] = {deployment!r}\n' if is_object and deployment else ""
     return _Body("body", f"body = json.loads({content!r})\n{model}", is_object, _MAYBE_STREAM if is_object else "print(answer)")
 

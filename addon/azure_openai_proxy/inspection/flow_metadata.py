@@ -1,7 +1,7 @@
-"""What is written on a flow: the comment that stands in the list, and the metadata that views, commands and filters read.
+"""The comment and the metadata of a flow: the comment is shown in flow lists; views, commands and filters read the metadata.
 
-A flow holds its request as Azure got it and its answer as the client got it. The other side of both is here: the client's request
-as the few bytes that differ, Azure's answer as it came. All of it can be saved.
+A flow contains the request as sent to Azure and the response as sent to the client. The metadata adds the other side of each: the
+client's request, as the few bytes that differ, and Azure's response as received. mitmproxy can save all of it to a flow file.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ __all__ = [
 ]
 
 PREFIX = "azure_openai_"
-"""Of every name in the metadata: `~meta azure_openai_model:.gpt-4o` finds a model's flows."""
+"""Prefix of every metadata name. The filter `~meta azure_openai_model:.gpt-4o` matches the flows of a model."""
 
 
 class Facts(NamedTuple):
-    """What is told of one request, in plain values; None and "" are what is not known."""
+    """The facts about one request that the comment and the metadata show. None and "" mean unknown."""
 
     operation: str = ""  # POST /v1/chat/completions
-    model: str | None = None  # as the client named it
+    model: str | None = None  # the client's name for it
     deployment: str | None = None
     backend: str = ""
     stream: bool = False
     status: int | None = None
-    tokens: tuple[int, int] | None = None  # in, out
+    tokens: tuple[int, int] | None = None  # input, output
     first: float | None = None  # seconds to the first chunk
     total: float | None = None  # seconds to the end
-    changed: tuple[str, ...] = ()  # what was repaired, resent or given up
+    changed: tuple[str, ...] = ()  # repairs, retries and failures
 
 
 def comment(facts: Facts) -> str:
@@ -77,7 +77,7 @@ def comment(facts: Facts) -> str:
 
 
 def metadata(facts: Facts) -> dict[str, Any]:
-    """The same, for a flow's metadata: names to text, numbers and lists, what is not known left out."""
+    """The facts as metadata: names to strings, numbers and lists, without the unknown ones."""
     values = {
         "operation": facts.operation or None,
         "model": facts.model,
@@ -91,19 +91,19 @@ def metadata(facts: Facts) -> dict[str, Any]:
     return {PREFIX + name: value for name, value in values.items() if value is not None}
 
 
-# The other side
+# The client's request and Azure's response
 
 
 class Splice(NamedTuple):
-    """How one body became another: all is the same but for one place. What stood there before, and where."""
+    """The difference of two bodies that are equal except for one range: its position and its old bytes."""
 
     start: int
-    tail: int  # bytes that are the same at the end
+    tail: int  # equal bytes at the end
     old: bytes
 
     @classmethod
     def between(cls, old: bytes, new: bytes) -> Splice | None:
-        """None: they are the same."""
+        """The difference of two bodies; None if they are equal."""
         if old == new:
             return None
         start = _common(old, new)
@@ -112,12 +112,12 @@ class Splice(NamedTuple):
         return cls(start, tail, old[start : len(old) - tail])
 
     def undo(self, new: bytes) -> bytes:
-        """The body before. Of one that somebody has changed since, what can be made of it."""
+        """Restore the old body. If the user has edited `new` since, the result is an approximation."""
         return new[: self.start] + self.old + new[max(self.start, len(new) - self.tail) :]
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """How many bytes both begin with: halving finds it with a few comparisons, however long they are."""
+    """Length of the common prefix, found by binary search, so that bodies of any length need few comparisons."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -152,27 +152,27 @@ class Asked(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a flow's metadata says."""
+    """The parsed metadata of a flow."""
 
     asked: Asked | None = None
     chunks: Sequence[Chunk] = ()
-    status: str = ""  # of Azure's answer
+    status: str = ""  # of Azure's response
     headers: Sequence[tuple[str, str]] = ()
-    answer: bytes | None = None  # Azure's, where the client's is another
+    answer: bytes | None = None  # Azure's body, if it differs from the client's
 
 
 NOTHING = Seen()
 
 
 class Packed(list[Any]):
-    """What is for `seen` to read. The console writes all metadata out, and a megabyte of it keeps mitmproxy busy for many seconds."""
+    """A list for `seen`, with a short repr: the console prints all metadata, and a megabyte would block mitmproxy for many seconds."""
 
     def __repr__(self) -> str:
         return "…"
 
 
 class PackedBytes(bytes):
-    """The same of a body."""
+    """A body for `seen`, with a short repr."""
 
     __slots__ = ()
 
@@ -181,7 +181,7 @@ class PackedBytes(bytes):
 
 
 def repack(flow: Flow) -> None:
-    """A flow comes from a file, where these are lists and bytes like any others."""
+    """Restore the types with a short repr in a flow that was loaded from a file."""
     for name, value in known(flow).items():
         if isinstance(value, bytes):
             flow.metadata[PREFIX + name] = PackedBytes(value)
@@ -194,12 +194,12 @@ def is_ours(flow: Flow | None) -> bool:
 
 
 def pack(asked: Asked) -> list[Any]:
-    """For the metadata."""
+    """The client's request as a metadata value."""
     return Packed([asked.method, asked.path, asked.headers, list(asked.splice) if asked.splice else None])
 
 
 def pack_head(method: str, path: str, fields: tuple[tuple[bytes, bytes], ...]) -> list[Any]:
-    """The same of a request whose body is still to come, its headers as they came."""
+    """Like `pack`, for a request head with mitmproxy's raw header fields. The body's splice is set later."""
     return Packed((method, path, fields, None))
 
 
@@ -209,7 +209,7 @@ def unpack(packed: Any) -> Asked:
 
 
 def texts(fields: Iterable[tuple[bytes | str, bytes | str]]) -> list[tuple[str, str]]:
-    """Headers as they are kept, which is as they came: nobody may ever read them."""
+    """Decode header fields. They are stored undecoded, because most are never read."""
     return [(_text(name), _text(value)) for name, value in fields]
 
 
@@ -218,12 +218,12 @@ def _text(value: bytes | str) -> str:
 
 
 def known(flow: Flow) -> dict[str, Any]:
-    """Our part of the metadata, under the names of `Facts` and of what is packed."""
+    """The addon's metadata of a flow, without the prefix."""
     return {str(name).removeprefix(PREFIX): value for name, value in flow.metadata.items() if str(name).startswith(PREFIX)}
 
 
 def seen(flow: Flow) -> Seen:
-    """Read the metadata. It may come from a file that anybody wrote: what cannot be read is not there."""
+    """Parse the metadata. A flow file is untrusted input: invalid metadata counts as absent."""
     values = known(flow)
     try:
         packed = values.get("asked")
@@ -240,6 +240,6 @@ def seen(flow: Flow) -> Seen:
 
 
 def message(first: str, headers: Iterable[tuple[str, str]], body: bytes) -> str:
-    """A request or an answer as text."""
+    """A request or a response as text."""
     head = "\n".join([*filter(None, [first]), *(f"{name}: {value}" for name, value in headers)])
     return readable_text.clean(f"{head}\n\n{body.decode('utf-8', 'replace')}")

@@ -1,7 +1,7 @@
-"""Answers that were recorded, and which of them answers a request: the one to the same operation, model and meaning.
+"""Index of recorded responses for `--server-replay`. A request matches a recording by operation, model, query and normalized body.
 
-Two bodies mean the same when they differ in white space, in the order of members, or in what is ignored: members by their place, and
-in every text the dates and UUIDs, which change from run to run.
+Two bodies match if they differ only in white space, in the order of members, in ignored members, or in dates and UUIDs inside
+strings, which change from run to run.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ IGNORED = (
     "dates",
     "uuids",
 )
-"""What is ignored by default: members by their place (`*` is any item of a list), and `dates` and `uuids` in texts."""
+"""Ignored by default: members by path (`*` is any item of a list), and `dates` and `uuids` in strings."""
 
 _DATES = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
 _UUIDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
-_UNTOLD = frozenset({"api-version", "api-key"})
+_NOT_COMPARED = frozenset({"api-version", "api-key"})
 
 
 class Key(NamedTuple):
@@ -49,14 +49,14 @@ class Key(NamedTuple):
 
 
 def key(operation: str, model: str | None, path: str, content_type: str, body: bytes, ignored: Sequence[str] = IGNORED) -> Key:
-    """What a request is found by."""
+    """The index key of a request."""
     pairs = parse_qsl(path.partition("?")[2], keep_blank_values=True)
-    query = tuple(sorted(pair for pair in pairs if pair[0].lower() not in _UNTOLD))
+    query = tuple(sorted(pair for pair in pairs if pair[0].lower() not in _NOT_COMPARED))
     return Key(operation, model, query, meaning(body, content_type, ignored))
 
 
 def meaning(body: bytes, content_type: str = "", ignored: Sequence[str] = IGNORED) -> bytes:
-    """Equal for bodies that mean the same."""
+    """The normalized body: equal for bodies that match."""
     if boundary := _BOUNDARY.search(content_type):
         return body.replace(boundary[1].strip().encode(), b"")
     try:
@@ -85,7 +85,7 @@ def _forget(value: Any, place: list[str]) -> None:
 
 
 class Recordings:
-    """Flows of ours, by their key. Asked for the same again, the next one answers, and the last one from then on."""
+    """OpenAI flows by key. Requests with the same key get the recorded responses in order, then the last one again."""
 
     def __init__(self, flows: Iterable[flow.Flow], ignored: Sequence[str] = IGNORED) -> None:
         self.ignored = ignored
@@ -104,7 +104,7 @@ class Recordings:
         """The recording for a request.
 
         Raises:
-            NotFound: nobody recorded it.
+            NotFound: there is no recording for it.
         """
         flows = self._found.get(wanted)
         if not flows:
@@ -116,17 +116,17 @@ class Recordings:
         return flows.pop(0) if len(flows) > 1 else flows[0]
 
     def _nearest(self, wanted: Key) -> str:
-        """What is different from those that come close."""
+        """How the request differs from the recordings that are similar."""
         same = [one for one in self._found if one.operation == wanted.operation]
         if not same:
             return ": the recording has no such operation"
         if not any(one.model == wanted.model for one in same):
-            return f": the recording has it for {', '.join(sorted({str(one.model) for one in same}))}"
-        return ": it has others, with another body or query"
+            return f": the recording has this operation for {', '.join(sorted({str(one.model) for one in same}))}"
+        return ": the recording has this operation and model, but with another body or query"
 
 
 def _key(one: http.HTTPFlow, ignored: Sequence[str]) -> Key | None:
-    """None for a flow without a whole answer."""
+    """The key of a flow; None for a flow without a complete response."""
     known, seen = flow_metadata.known(one), flow_metadata.seen(one)
     whole = one.response and (one.response.raw_content is not None or one.websocket) and not one.error
     if not whole or not seen.asked:

@@ -1,7 +1,7 @@
-"""Recorded answers, given again: at once, or as they came, by a small server on loopback that plays Azure.
+"""Replay of recorded responses, either at once or with the recorded timing, by a small loopback server in the place of Azure.
 
-mitmproxy sends an answer that an addon gives in one piece. What has a pace, and a WebSocket, need somebody upstream: `Player` is
-that somebody. It serves what it was told to serve, each under a name that nobody can guess, and nothing else.
+mitmproxy sends an addon's response in one piece. A timed stream or a WebSocket therefore needs an upstream server: `Player`. It serves
+only the recordings that were registered with it, each once and under a random name.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ __all__ = ["Playback", "Player", "Replay"]
 logger = logging.getLogger(__name__)
 
 _NAME = "x-azure-openai-recording"
-_MODELS = ("model", *IN_SESSION, "response.model")  # the client's names here, deployments there
+_MODELS = ("model", *IN_SESSION, "response.model")  # the client sends its own names, the recording has the deployments
 
 
 class Replay:
-    """Instead of Azure: what `Exchange` asks."""
+    """The source of responses that `Exchange` uses in place of Azure."""
 
     def __init__(self, recorded: Recordings, player: Player, *, paced: bool) -> None:
         self.recorded = recorded
@@ -54,7 +54,7 @@ class Replay:
         """The recording that answers.
 
         Raises:
-            NotFound: nobody recorded it, and nobody is asked.
+            NotFound: there is no recording for it.
         """
         content_type = request.headers.get("content-type", "")
         wanted = recording_index.key(
@@ -63,8 +63,8 @@ class Replay:
         return self.recorded.next(wanted)
 
     def answer(self, found: http.HTTPFlow, request: http.Request) -> http.Response | None:
-        """What was recorded; None when the player gives it, to which `request` is aimed then."""
-        assert found.response, "only whole flows are recorded"
+        """The recorded response; None if the player serves it, in which case `request` is redirected to the player."""
+        assert found.response, "only complete flows are indexed"
         chunks = flow_metadata.seen(found).chunks
         if found.websocket or (self._paced and chunks):
             self._player.aim(request, found)
@@ -86,7 +86,7 @@ class Piece(NamedTuple):
 
 
 def pieces(body: bytes, chunks: tuple[Chunk, ...]) -> list[Piece]:
-    """The body as it came."""
+    """The body split into its recorded chunks. `at` is in seconds since the start of the request."""
     found, start = [], 0
     for chunk in chunks:
         found.append(Piece(chunk.at, body[start : start + chunk.size]))
@@ -95,7 +95,7 @@ def pieces(body: bytes, chunks: tuple[Chunk, ...]) -> list[Piece]:
 
 
 class Player:
-    """Its port opens when it is first needed."""
+    """The loopback server. Its port is opened on first use."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -109,7 +109,7 @@ class Player:
     @property
     def address(self) -> tuple[str, int]:
         if self._socket is None:
-            self._socket = socket.create_server(("127.0.0.1", 0))  # who connects waits until the server is there
+            self._socket = socket.create_server(("127.0.0.1", 0))  # connections queue until the server accepts them
             self._server = asyncio.create_task(asyncio.start_server(self._serve, sock=self._socket))
         host, port = self._socket.getsockname()
         return host, port
@@ -139,13 +139,13 @@ class Player:
                 await reader.readexactly(int(headers.get("content-length", 0)))
                 await _stream(recorded, writer)
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
-            return  # the client left
+            return  # the client disconnected
         finally:
             writer.close()
 
 
 class Playback:
-    """`--server-replay`, for what is ours. mitmproxy's own replay keeps the rest: it compares byte by byte."""
+    """`--server-replay` for OpenAI flows. All others stay with mitmproxy's own replay, which compares bytes."""
 
     def __init__(self) -> None:
         self.replay: Replay | None = None
@@ -161,19 +161,19 @@ class Playback:
         try:
             recorded = Recordings(io.read_flows_from_paths(files), settings.replay_ignore)
         except exceptions.FlowReadException:
-            return  # mitmproxy has read it too, and says so
+            return  # mitmproxy reads the file too and reports the error
         self.replay = Replay(recorded, self._player, paced=settings.replay_paced) if files else None
 
     def plays_at(self, address: object) -> bool:
-        """Whether this is the player's own address, where every client is led."""
+        """Whether this is the player's own address."""
         return self._player.opened and address == self._player.address
 
     def running(self) -> None:
         if self.replay:
             ctx.master.commands.call("replay.server", self.replay.recorded.others)
             if "keepserving" in ctx.options:
-                ctx.options.keepserving = True  # mitmdump would leave: mitmproxy's own replay has nothing to do
-            logger.info("Replaying %d recorded answers: Azure is not asked.", len(self.replay.recorded))
+                ctx.options.keepserving = True  # mitmdump would exit, since mitmproxy's own replay has no flows
+            logger.info("Replaying %d recorded responses: no request is sent to Azure.", len(self.replay.recorded))
 
 
 def _header(line: str) -> tuple[str, str]:
@@ -199,7 +199,7 @@ async def _stream(recorded: http.HTTPFlow, writer: asyncio.StreamWriter) -> None
 
 
 async def _talk(recorded: websocket.WebSocketData, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Say what was said, when the client has said what it had said before."""
+    """Replay a WebSocket: send each recorded server message once the client has sent the messages recorded before it."""
     connection = WSConnection(ConnectionType.SERVER)
     connection.receive_data(head)
     request = next(connection.events())
@@ -230,7 +230,7 @@ def _same(said: bytes, recorded: bytes) -> bool:
 
 
 async def _messages(connection: WSConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[bytes]:
-    """The client's messages, whole, until it closes."""
+    """The client's complete messages, until it closes the connection."""
     pending = b""
     while data := await reader.read(65536):
         connection.receive_data(data)

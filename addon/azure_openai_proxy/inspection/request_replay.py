@@ -1,7 +1,7 @@
-"""A flow sent again: by mitmproxy's replay, from a file, or to another deployment.
+"""Replay of a flow's request: by mitmproxy's replay, from a file, or to another deployment.
 
-Its request is Azure's already, and the keys in it are masks. It is served as the request of a client that speaks Azure's own API: the
-configured key is put in, nothing is mapped twice, and the answer is put into OpenAI's shape as the first one was.
+The flow's request is already translated, and its keys are masked. It is served like the request of a client of Azure's own API: the
+configured key is inserted, the model is not mapped again, and the response is translated as the first one was.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["RESEND", "is_ours", "prepare"]
 
 RESEND = f"{flow_metadata.PREFIX}resend"
-"""In the metadata of a copy: the deployment it is for."""
+"""Metadata name: the deployment that a copied flow is sent to."""
 
 
 def is_ours(flow: http.HTTPFlow) -> bool:
-    """Only what was sent to Azure: what a file holds for OpenAI itself goes there as it is."""
+    """Whether this is the replay of a request to Azure. A replayed request to OpenAI itself is sent unchanged."""
     return flow.is_replay == "request" and f"{flow_metadata.PREFIX}deployment" in flow.metadata
 
 
 def prepare(flow: http.HTTPFlow, settings: Settings) -> Settings:
-    """Make `flow.request` one of a client that speaks Azure's API; the settings under which it is to be served."""
+    """Turn `flow.request` into a request of a client of Azure's API, and return the settings for it."""
     redaction.without_masks(flow.request)
     for prefix in {backend.base.prefix for backend in settings.backends}:
         flow.request.path = flow.request.path.removeprefix(prefix)

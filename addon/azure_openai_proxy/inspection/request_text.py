@@ -1,7 +1,7 @@
-"""A request's body → a conversation that a person can read: who said what, which tools there are, with which parameters.
+"""Text of a request body for the view "Conversation": messages, tools and parameters.
 
-Pure, and safe on whatever comes: bodies here may be half, huge or broken, and people look at them because of that. What is not
-known is shown as short JSON rather than left out.
+The functions are pure and accept any bytes, because bodies may be truncated, huge or invalid, which is often why a user inspects them.
+Unknown members are shown as short JSON, not omitted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PART_TYPE = re.compile(rb"content-type:[ \t]*([^\r\n;]*)", re.IGNORECASE)
 
 
 def conversation(body: bytes, content_type: str = "") -> str:
-    """The whole view. `body` is without its content-encoding."""
+    """The text of the view. `body` is the body after content decoding."""
     if content_type.lower().startswith("multipart/"):
         return readable_text.page(_form(body, content_type))
     try:
@@ -42,7 +42,7 @@ def conversation(body: bytes, content_type: str = "") -> str:
 
 
 def _request(members: dict[str, Any]) -> Iterator[Section]:
-    """Everything a JSON request can hold. What is said comes last, in the order in which it was said."""
+    """The sections of a JSON request: parameters, tools, then the messages or input in order."""
     told = {name: members[name] for name in _SAID if members.get(name) is not None}
     rest = {name: value for name, value in members.items() if name not in _SAID and name not in _TOOLS}
     first = [str(rest.pop(name)) for name in ("type", "model") if isinstance(rest.get(name), str)]
@@ -72,7 +72,7 @@ def _tool(tool: Any) -> str:
     return f"{function['name']}({names}){description}"
 
 
-# What was said
+# Messages and input
 
 
 def _messages(messages: Any) -> Iterator[Section]:
@@ -81,7 +81,7 @@ def _messages(messages: Any) -> Iterator[Section]:
 
 
 def item(value: Any) -> Iterator[Section]:
-    """One message of a chat, or one item of a response's input or output: message, call, result, reasoning, anything newer."""
+    """One message of a chat, or one input or output item of a response: message, call, result, reasoning or an unknown type."""
     if not isinstance(value, dict):
         yield "user", readable_text.text(value)
         return
@@ -118,7 +118,7 @@ def _message(message: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _call(call: Mapping[str, Any]) -> Iterator[Section]:
-    """A tool call: of a chat (its function below `function` or `custom`), or of a response (all in one object)."""
+    """A tool call of a chat (with its function in `function` or `custom`) or of a response (all members in one object)."""
     inner = next((call[name] for name in ("function", "custom") if isinstance(call.get(name), dict)), call)
     name, id = inner.get("name") or call.get("type"), call.get("call_id") or call.get("id")
     yield (
@@ -144,7 +144,7 @@ def _reasoning(value: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _content(content: Any) -> str:
-    """A text, or a list of parts of every kind."""
+    """A string, or a list of parts of any type."""
     if content is None:
         return ""
     if isinstance(content, list):
@@ -166,7 +166,7 @@ def _part(part: Any) -> str:
 
 
 def _image(image: Any) -> str:
-    """By type and size when it is in the body, by its address when it is not."""
+    """The type and size of an image in the body, or the URL of another image."""
     detail = f", detail {image['detail']}" if isinstance(image, dict) and image.get("detail") else ""
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
@@ -214,13 +214,13 @@ _ITEMS: dict[str, Callable[[Mapping[str, Any]], Iterator[Section]]] = {
 
 
 def _prompt(prompt: Any) -> Iterator[Section]:
-    """Of a completion, an image or a video: a text, or several; numbers are tokens."""
+    """The prompt of a completion, an image or a video: one or more strings, or lists of token numbers."""
     for number, one in enumerate(prompts := _texts(prompt), 1):
         yield f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "prompt", readable_text.text(one)
 
 
 def _input(value: Any) -> Iterator[Section]:
-    """Of an embedding: texts; of a response: a text, or a list of items; of speech: what is to be said."""
+    """The input of embeddings (strings), of a response (a string or a list of items) or of speech (a string)."""
     if isinstance(value, list) and any(isinstance(one, dict) for one in value):
         yield from _messages(value)
         return
@@ -247,7 +247,7 @@ def _named(name: str) -> Callable[[Any], Iterator[Section]]:
 
 
 def _session(session: Any) -> Iterator[Section]:
-    """Of a realtime session, and of a response asked for in it: they are requests of their own."""
+    """A realtime session, or a response requested in it; both have the members of a request."""
     if isinstance(session, dict):
         yield from _request(session)
     else:
@@ -276,7 +276,7 @@ _SAID: dict[str, Callable[[Any], Iterator[Section]]] = {
 
 
 def _form(body: bytes, content_type: str) -> Iterator[Section]:
-    """Fields with their values, files by name, type and size."""
+    """The fields of a form with their values, and its files with name, type and size."""
     boundary = _BOUNDARY.search(content_type)
     if not boundary:
         yield "", f"A form without a boundary, {readable_text.size(len(body))}"

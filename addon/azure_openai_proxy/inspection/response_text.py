@@ -1,6 +1,6 @@
-"""An answer's body → what the model said: a stream put together, or JSON told in words, and what the proxy took out of it.
+"""Text of a response body for the view "Answer": the joined output of a stream or the JSON, and the members that the proxy dropped.
 
-Pure, and safe on whatever comes, as `conversation` is.
+The functions are pure and accept any bytes, like those of `request_text`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "answer", "dropped", "gaps", "is_stream", "usage"]
 
-READ_FIRST = 4 << 20  # bytes of a stream: a person reads no more, and a view must not keep mitmproxy waiting
+READ_FIRST = 4 << 20  # bytes of a stream that are parsed: a view must not block the event loop
 READ_LAST = 256 << 10
 COMPARED = 2 << 20
 _BARS = "▁▂▃▄▅▆▇█"
@@ -30,14 +30,14 @@ _WIDTH = 60  # characters
 
 
 class Chunk(NamedTuple):
-    """One piece of a streamed body, as it reached the client."""
+    """One chunk of a streamed body, as sent to the client."""
 
     at: float  # seconds after the request was sent
     size: int
 
 
 def answer(body: bytes, content_type: str = "", *, chunks: Sequence[Chunk] = (), azures: bytes | None = None) -> str:
-    """The whole view. `azures` is what Azure sent, if that was something else; `chunks` tell how a stream arrived."""
+    """The text of the view. `azures` is Azure's body, if it differs from `body`; `chunks` are the times and sizes of a stream."""
     try:
         shown = _events(body) if is_stream(body, content_type) else _whole(body, content_type)
         return readable_text.page(itertools.chain(shown, gaps(chunks), dropped(azures, content_type) if azures else ()))
@@ -49,17 +49,17 @@ def is_stream(body: bytes, content_type: str = "") -> bool:
     return content_type.lower().startswith("text/event-stream") or body[:16].lstrip().startswith((b"data:", b"event:"))
 
 
-# A stream
+# Streams
 
 
-class _Told:
-    """What a stream has said so far."""
+class _Output:
+    """The output of a stream so far."""
 
     def __init__(self) -> None:
-        self.texts: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)  # in the order in which they began
+        self.texts: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)  # in the order of their first delta
         self.names: dict[tuple[str, ...], str] = {}  # of tool calls
         self.end: dict[str, object] = {}
-        self.final: Any = None  # the responses API repeats everything at the end
+        self.final: Any = None  # the last event of the Responses API repeats the whole output
         self.errors: list[object] = []
 
     def sections(self) -> Iterator[Section]:
@@ -76,7 +76,7 @@ class _Told:
 
 def _events(body: bytes) -> Iterator[Section]:
     pieces = [body] if len(body) <= READ_FIRST + READ_LAST else [body[:READ_FIRST], b"\n\n", body[-READ_LAST:]]
-    decoder, told = sse.Decoder(), _Told()
+    decoder, told = sse.Decoder(), _Output()
     unread = 0
     for event in itertools.chain(*map(decoder.feed, pieces), decoder.flush()):
         if event.data is None or event.data.strip() in (b"[DONE]", b""):
@@ -95,7 +95,7 @@ def _events(body: bytes) -> Iterator[Section]:
         yield "", f"… {unread} event{'s are' if unread > 1 else ' is'} not JSON, or not all of it"
 
 
-def _take(told: _Told, value: dict[str, Any], name: str) -> None:
+def _take(told: _Output, value: dict[str, Any], name: str) -> None:
     kind = value.get("type") if isinstance(value.get("type"), str) else name
     if value.get("error") or kind == "error":
         told.errors.append(value.get("error") or value)
@@ -105,8 +105,8 @@ def _take(told: _Told, value: dict[str, Any], name: str) -> None:
         _typed(told, value, str(kind))
 
 
-def _chunk(told: _Told, value: dict[str, Any]) -> None:
-    """Of a chat or a completion."""
+def _chunk(told: _Output, value: dict[str, Any]) -> None:
+    """Add a chunk of a chat or a completion."""
     for choice in readable_text.dicts(value["choices"]):
         at = str(choice.get("index") or "")
         if isinstance(choice.get("text"), str):
@@ -128,7 +128,7 @@ def _chunk(told: _Told, value: dict[str, Any]) -> None:
 _DELTAS = {"reasoning_content": "reasoning", "reasoning": "reasoning", "content": "assistant", "refusal": "assistant refuses"}
 
 
-def _call_delta(told: _Told, call: Mapping[str, Any], at: str) -> None:
+def _call_delta(told: _Output, call: Mapping[str, Any], at: str) -> None:
     function: Mapping[str, Any] = call["function"] if isinstance(call.get("function"), dict) else call
     key = ("tool call", at, str(call.get("index", 0)))
     if function.get("name"):
@@ -137,8 +137,8 @@ def _call_delta(told: _Told, call: Mapping[str, Any], at: str) -> None:
     told.texts[key].append(arguments if isinstance(arguments, str) else "")
 
 
-def _typed(told: _Told, value: dict[str, Any], kind: str) -> None:
-    """Of the responses API, images, transcriptions, threads, realtime: `response.output_text.delta` and its kin."""
+def _typed(told: _Output, value: dict[str, Any], kind: str) -> None:
+    """Add a typed event (`response.output_text.delta`) of the Responses API, images, transcriptions, threads or realtime."""
     what = kind.removeprefix("response.").removeprefix("thread.")
     item = value.get("item")
     id = str(value.get("item_id") or (item.get("id") if isinstance(item, dict) else "") or value.get("output_index") or "")
@@ -169,7 +169,7 @@ _ENDS = frozenset({"cancelled", "completed", "done", "expired", "failed", "incom
 
 
 def _delta_text(delta: dict[str, Any]) -> str:
-    """Of a thread's message."""
+    """The text of a delta of a thread's message."""
     texts = [part.get("text") for part in readable_text.dicts(delta.get("content"))]
     return "".join(str(one.get("value", "")) for one in readable_text.dicts(texts))
 
@@ -255,8 +255,8 @@ def _is_image(item: dict[str, Any]) -> bool:
 
 
 def _frame(value: dict[str, Any]) -> Iterator[Section]:
-    """One message of a realtime session: an event that stands by itself."""
-    told = _Told()
+    """One message of a realtime session, shown without the other messages."""
+    told = _Output()
     _take(told, value, "")
     said = list(told.sections())
     rest = {name: part for name, part in value.items() if name not in ("type", "delta", "item", "response", "error", "event_id")}
@@ -299,7 +299,7 @@ class Usage(NamedTuple):
 
 
 def usage(value: object) -> Usage | None:
-    """Tokens in and out, under either name; None where they are not told."""
+    """Input and output tokens, under the names of either API; None if the usage is missing."""
     if not isinstance(value, dict):
         return None
     told = [next((value[name] for name in names if isinstance(value.get(name), int)), None) for names in _TOKENS]
@@ -320,11 +320,11 @@ def _tokens(value: object) -> str:
     return f"{counted.input} + {counted.output} tokens" + (f" ({', '.join(named)})" if named else "")
 
 
-# How it came
+# The timing of a stream
 
 
 def gaps(chunks: Sequence[Chunk]) -> Iterator[Section]:
-    """The time before each chunk, as a bar; of a long stream each bar is the longest gap of several."""
+    """A bar chart of the time before each chunk. For a long stream each bar is the longest of several gaps."""
     if not chunks:
         return
     waits = [later.at - earlier.at for earlier, later in itertools.pairwise(chunks)]
@@ -340,11 +340,11 @@ def gaps(chunks: Sequence[Chunk]) -> Iterator[Section]:
     yield "chunks", "\n".join(lines)
 
 
-# What the proxy took out
+# The members that the proxy dropped
 
 
 def dropped(azures: bytes, content_type: str = "") -> Iterator[Section]:
-    """What Azure sent and the client did not get: the same rewriting again, event by event, compared."""
+    """The members of Azure's response that the client did not receive, found by repeating the translation event by event."""
     found: defaultdict[str, list[object]] = defaultdict(list)
     events = 0
     cut = azures[:COMPARED]
@@ -371,7 +371,7 @@ def dropped(azures: bytes, content_type: str = "") -> Iterator[Section]:
 
 
 def _verdict(value: object) -> str:
-    """Of a content filter, in words: `hate high (filtered), sexual safe, jailbreak no`."""
+    """A content filter result as text: `hate high (filtered), sexual safe, jailbreak no`."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0].get("content_filter_results")
     if not isinstance(value, dict) or not all(isinstance(one, dict) and "filtered" in one for one in value.values()):
@@ -389,11 +389,11 @@ def _compare(before: bytes, after: bytes, found: defaultdict[str, list[object]])
         for path, value in _lost(old, new):
             found[path].append(value)
     except (ValueError, RecursionError):
-        return  # it could not be rewritten either
+        return  # the proxy does not translate such a body either
 
 
 def _lost(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, object]]:
-    """What `old` has and `new` has not, by its path; places in lists are not told apart."""
+    """The members of `old` that `new` lacks, by path. Paths have `[]` for every index of a list."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name, value in old.items():
             below = f"{path}.{name}" if path else str(name)
@@ -409,5 +409,5 @@ def _lost(old: Any, new: Any, path: str = "") -> Iterable[tuple[str, object]]:
 
 
 def _empty(value: object) -> bool:
-    """Of an event that went as a whole, what says nothing: `"id": ""`, `"choices": []`."""
+    """Whether a member of a dropped event has no information: `"id": ""`, `"choices": []`."""
     return value in ("", 0, None, [], {})

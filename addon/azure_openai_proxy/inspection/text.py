@@ -1,4 +1,4 @@
-"""How bodies are put before a person's eyes: in pieces that are never longer than anybody reads, whatever came."""
+"""Formatting of bodies for display, with limits on every length, so that any input yields a short text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Section", "clean", "compact", "dicts", "encoded", "indented", "load", "page", "parameters", "size", "text"]
 
-LONGEST_TEXT = 20_000  # characters of one piece
-LONGEST_PAGE = 400_000  # characters of all of them
-LONGEST_STRING = 200  # characters in a piece of JSON
-DEEPEST = 12  # levels of it
+LONGEST_TEXT = 20_000  # characters of one section
+LONGEST_PAGE = 400_000  # characters of all sections
+LONGEST_STRING = 200  # characters of a string in JSON
+DEEPEST = 12  # levels of JSON
 LONGEST_PREFIX = 300  # characters of a data URL before its data
 LONGEST_HEADING = 300
 MOST_PARAMETERS = 200
@@ -24,7 +24,7 @@ MOST_PARAMETERS = 200
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[^,]{0,100}?;base64,")
 
 type Section = tuple[str, str]
-"""A heading (`user`, `tool call get_weather`) and what stands below it."""
+"""A heading (`user`, `tool call get_weather`) and the text below it."""
 
 
 def page(sections: Iterable[Section]) -> str:
@@ -46,15 +46,15 @@ def _lines(sections: Iterable[Section]) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-    """`text` as something that can be written anywhere: half an emoji cannot, and a terminal would act on control characters."""
+    """Make a text safe to print: replace lone surrogates, and escape control characters, which a terminal would interpret."""
     return quoting.terminal(text.encode("utf-8", "replace").decode().replace("\r\n", "\n"))
 
 
 def load(body: bytes) -> Any:
-    """The JSON in `body`.
+    """Parse JSON.
 
     Raises:
-        ValueError: it is none, or one that nests or counts beyond all measure.
+        ValueError: `body` is not JSON, nests too deeply or has a number with too many digits.
     """
     try:
         return json.loads(body)
@@ -63,19 +63,19 @@ def load(body: bytes) -> Any:
 
 
 def text(value: object) -> str:
-    """A string as it stands, anything else as JSON; no longer than is read."""
+    """A string unchanged, another value as JSON, both truncated to `LONGEST_TEXT`."""
     written = value if isinstance(value, str) else compact(value)
     rest = len(written) - LONGEST_TEXT
     return written if rest <= 0 else f"{written[:LONGEST_TEXT]}\n… {rest:,} more characters"
 
 
 def compact(value: object) -> str:
-    """JSON in one line, long strings cut."""
+    """JSON in one line, with long strings truncated."""
     return json.dumps(_short(value), ensure_ascii=False)
 
 
 def indented(value: object) -> str:
-    """JSON over several lines, long strings cut."""
+    """JSON over several lines, with long strings truncated."""
     return json.dumps(_short(value), ensure_ascii=False, indent=2)
 
 
@@ -96,19 +96,19 @@ def _short(value: object, depth: int = 0) -> object:
 
 
 def dicts(value: object) -> list[dict[str, Any]]:
-    """The objects in a list; none if it is no list."""
+    """The objects in a list; empty if `value` is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def size(count: int) -> str:
-    """A number of bytes, for people."""
+    """A number of bytes with a unit."""
     if count < 1000:
         return f"{count} bytes"
     return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def encoded(value: str, kind: str = "") -> str:
-    """`image/png, 12.3 kB` for a data URL, or for base64 that is known to be of a `kind`; "" for any other text."""
+    """`image/png, 12.3 kB` for a data URL, or for base64 of a known `kind`; "" for other strings."""
     if match := _DATA_URL.match(value, 0, LONGEST_PREFIX):
         kind, start = match[1] or kind or "data", match.end()
     elif kind:
@@ -119,7 +119,7 @@ def encoded(value: str, kind: str = "") -> str:
 
 
 def parameters(members: Mapping[str, object]) -> str:
-    """`temperature 0.2, stream, top_p 1`: what is false or null is left out."""
+    """`temperature 0.2, stream, top_p 1`, without members that are false or null."""
     told = [(name, value) for name, value in members.items() if value not in (None, False)]
     more = [f"… {len(told) - MOST_PARAMETERS:,} more"] if len(told) > MOST_PARAMETERS else []
     shown = (

@@ -1,4 +1,4 @@
-"""How the backends are, as a person sees it."""
+"""The command that shows the state of the backends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENTRA = Backend(name="d", base=Base("https", "d.example", 443), apiversion="v1",
 
 
 def test_how_the_backends_are() -> None:
-    """State, requests in flight, what is left of a cool-down, and what was learned; no key."""
+    """The command shows state, requests in flight, the rest of each cool-down and the learned repairs, but no key."""
     now = [0.0]
     shared = Shared(Pool(lambda: now[0], random.Random(1)))
     shared.pool.update((A, B, C, ENTRA))
@@ -37,10 +37,13 @@ def test_how_the_backends_are() -> None:
         "a https://a.example: healthy, 1 in flight, priority 0, weight 1, first byte after 0.25 s",
         "  o1 /chat/completions dated 2024-10-21: user left out, seed left out",
         "b https://b.example: healthy, 0 in flight, priority 0, weight 1",
-        "  gpt-4o: refuses for 10.0 s",
-        "  what has no deployment: refuses for 5.0 s",
-        "  o1: not there when it was last asked; others are asked first for 30.0 s",
+        "  gpt-4o: rate-limited for 10.0 s",
+        "  requests without a deployment: rate-limited for 5.0 s",
+        "  o1: not found; other backends are preferred for 30.0 s",
         "c https://c.example: healthy, 0 in flight, priority 0, weight 1",
-        "  gpt-4o: failed; others are asked first for 7.0 s",
-        f"d https://d.example: cooling, 0 in flight, priority 0, weight 2, {shared.pool.views()[3].cooling:.1f} s to go, no token",
+        "  gpt-4o: cooling down after a failure for 7.0 s",
+        (
+            "d https://d.example: cooling, 0 in flight, priority 0, weight 2, "
+            f"{shared.pool.views()[3].cooling:.1f} s of its cool-down left, no token"
+        ),
     ] == lines

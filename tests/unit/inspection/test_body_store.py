@@ -1,4 +1,4 @@
-"""Streamed bodies are kept within bounds, and no stream is changed by it."""
+"""Streamed bodies are stored within a limit, without changing any stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_the_oldest_give_way() -> None:
-    """A shelf that is full forgets what it got first."""
+    """A full store evicts its oldest body."""
     forgotten: list[http.HTTPFlow] = []
     shelf = Shelf(10, forgotten.append)
     flows = [tflow.tflow() for _ in range(3)]
@@ -27,14 +27,14 @@ def test_the_oldest_give_way() -> None:
 
 
 def test_what_is_larger_than_the_shelf_is_not_kept() -> None:
-    """Nothing is taken for it."""
+    """A body larger than the store reserves nothing and evicts nothing."""
     shelf = Shelf(10, lambda _: None)
     assert not shelf.room(11)
     assert 0 == shelf.used
 
 
 def test_a_flow_that_goes_makes_room() -> None:
-    """A person deletes it, or mitmdump is through with it."""
+    """A garbage-collected flow releases its bytes, as when the user deletes it or mitmdump has finished it."""
     shelf = Shelf(10, lambda _: None)
     flow = tflow.tflow()
     shelf.room(4)
@@ -45,7 +45,7 @@ def test_a_flow_that_goes_makes_room() -> None:
 
 
 def test_all_of_a_flow_makes_room() -> None:
-    """What was changed in its request, and its answer."""
+    """A flow releases the bytes of its request and of its response."""
     shelf = Shelf(10, lambda _: None)
     flow = tflow.tflow()
     for _ in range(2):
@@ -57,11 +57,11 @@ def test_all_of_a_flow_makes_room() -> None:
 
 
 def test_a_flow_that_went_while_room_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shelf lists flows that are gone for a moment."""
+    """Eviction skips a flow that was garbage-collected in the meantime."""
     forgotten: list[http.HTTPFlow] = []
     shelf = Shelf(10, forgotten.append)
     shelf.room(8)
-    monkeypatch.setattr(shelf, "_sizes", OrderedDict({lambda: None: 8}))  # a reference to a flow that is gone
+    monkeypatch.setattr(shelf, "_sizes", OrderedDict({lambda: None: 8}))  # a dead reference to a flow
     assert shelf.room(8)
     assert [] == forgotten
 
@@ -72,14 +72,14 @@ def tap(inner: bool, shelf: Shelf | None) -> Tap:
 
 
 def test_both_sides_are_kept() -> None:
-    """What went in and what came out, with the time of each piece; nothing else happens to it."""
+    """Both bodies and the time of each chunk are stored, and the stream is unchanged."""
     one = tap(inner=True, shelf=Shelf(1000, lambda _: None))
     assert [[b"ab", b"c"], []] == [one(b"abc"), one(b"")]
     assert ((b"abc", b"abc"), [0.0, 3]) == (one.bodies(), one.chunks)
 
 
 def test_what_passes_as_it_is_is_kept_once() -> None:
-    """A download has no other side."""
+    """A stream that is not rewritten is stored once."""
     shelf = Shelf(1000, lambda _: None)
     one = tap(inner=False, shelf=shelf)
     assert [[b"abc"], []] == [one(b"abc"), one(b"")]
@@ -87,7 +87,7 @@ def test_what_passes_as_it_is_is_kept_once() -> None:
 
 
 def test_one_body_takes_a_quarter_at_most() -> None:
-    """Then it is not kept at all, goes on all the same, and gives its room back."""
+    """A body of more than a quarter of the store is forwarded but not stored, and releases its bytes."""
     shelf = Shelf(16, lambda _: None)
     one = tap(inner=False, shelf=shelf)
     assert [[b"abc"], [b"def"], [b"g"]] == [one(b"abc"), one(b"def"), one(b"g")]
@@ -95,7 +95,7 @@ def test_one_body_takes_a_quarter_at_most() -> None:
 
 
 def test_where_nobody_looks_nothing_is_kept() -> None:
-    """But for the time of the first piece, and what tells the tokens."""
+    """Without a store only the time of the first chunk and the bytes with the usage are recorded."""
     one = tap(inner=False, shelf=None)
     for piece in (b"a", b'"prompt_tokens":1', b',"completion', b""):
         one(piece)

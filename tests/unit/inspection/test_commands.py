@@ -1,4 +1,4 @@
-"""mitmproxy's commands. That another deployment really answers is an end-to-end test's matter."""
+"""The mitmproxy commands. The end-to-end tests cover a real response of another deployment."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def call(context: taddons.context, name: str, *arguments: object) -> Any:
 
 
 def test_they_complete_and_explain_themselves(context: taddons.context) -> None:
-    """Each has its help, and a name that mitmweb routes."""
+    """Each command has a help text and a name that mitmweb accepts."""
     known = {name: command for name, command in context.master.commands.commands.items() if name.startswith("azure.")}
     assert {"azure.explain", "azure.export", "azure.export.formats", "azure.models", "azure.resend"} <= set(known)
     assert all(command.help for command in known.values())
@@ -51,43 +51,43 @@ def test_they_complete_and_explain_themselves(context: taddons.context) -> None:
 
 
 def test_several_flows(context: taddons.context) -> None:
-    """One after the other."""
+    """Several flows are explained one after the other."""
     told = call(context, "azure.explain", [ours(), tflow.ttcpflow(), ours()])
     assert 2 == told.count("POST /v1/chat/completions\n")
 
 
 def test_models(context: taddons.context) -> None:
-    """With the deployments that answer."""
+    """The models are listed with their deployments."""
     assert ["gpt-4o → prod"] == call(context, "azure.models")
 
 
 def test_an_export_has_the_key_for_those_who_ask(context: taddons.context) -> None:
-    """Else its variable."""
+    """An export contains the key only on request, otherwise the name of an environment variable."""
     assert "$AZURE_OPENAI_API_KEY" in call(context, "azure.export", "curl", [ours()])
     assert "k-0123" in call(context, "azure.export", "httpx", [ours()], True)
 
 
 def test_of_several_flows_each_is_exported_that_can_be(context: taddons.context) -> None:
-    """In the place of another stands why not."""
+    """If a flow cannot be exported, the reason takes its place and the other flows are exported."""
     told = call(context, "azure.export", "openai", [ours("/nothing"), ours()])
-    assert "# POST /nothing cannot be exported so: /nothing is none of Azure OpenAI's paths\n\nimport os" in told
+    assert "# POST /nothing cannot be exported in this format: /nothing is not a path of Azure OpenAI\n\nimport os" in told
 
 
 def test_what_cannot_be_done_is_said(context: taddons.context) -> None:
-    """As mitmproxy's own commands say it."""
-    with pytest.raises(exceptions.CommandError, match="cannot be exported so: /nothing is none"):
+    """A command that cannot run raises CommandError, as mitmproxy's own commands do."""
+    with pytest.raises(exceptions.CommandError, match="cannot be exported in this format: /nothing is not"):
         call(context, "azure.export", "openai", [ours("/nothing")])
     with pytest.raises(exceptions.CommandError, match="Choose HTTP flows"):
         call(context, "azure.explain", [tflow.ttcpflow()])
     with pytest.raises(exceptions.CommandError, match="None of these requests"):
         call(context, "azure.resend", [tflow.tflow()], "other")
-    with taddons.context(Commands(settings.Settings)) as other, pytest.raises(exceptions.CommandError, match="no configured key"):
+    with taddons.context(Commands(settings.Settings)) as other, pytest.raises(exceptions.CommandError, match="No key is configured"):
         call(other, "azure.export", "curl", [ours()], True)
 
 
 @pytest.mark.parametrize("listed", [True, False], ids=["mitmweb", "mitmdump"])
 async def test_a_copy_asks_another_deployment(listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flow stays; its copy has nothing of the first answer, and both are compared."""
+    """The flow is unchanged, its copy contains nothing of the first response, and both responses are compared."""
     ended = asyncio.Event()
 
     class Replayed:
@@ -106,7 +106,7 @@ async def test_a_copy_asks_another_deployment(listed: bool, monkeypatch: pytest.
     added = Commands(lambda: SETTINGS)
     shown = view.View()
     with taddons.context(added, *([shown] if listed else [])):
-        assert "Asking other (1)." == added.resend([first], "other")
+        assert "Requests sent to other: 1." == added.resend([first], "other")
         tasks = list(added._running)
         await ended.wait()
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""The content views, as mitmproxy asks them."""
+"""The content views, called through mitmproxy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWER = b'{"choices":[{"message":{"content":"hi"}}]}'
 
 @pytest.fixture
 def flow() -> http.HTTPFlow:
-    """One of ours."""
+    """A flow of an OpenAI request."""
     made = tflow.tflow(req=http.Request.make("POST", "https://r/openai/x", BODY, http.Headers(content_type="application/json")))
     made.response = http.Response.make(200, ANSWER, {"content-type": "application/json"})
     asked = Asked("POST", "/v1/chat/completions", [("authorization", "Bearer [key]")], Splice(10, len(BODY) - 14, b"gpt-4o"))
@@ -51,7 +51,7 @@ def shown(message: http.Message | WebSocketMessage, flow: http.HTTPFlow, view: s
 
 
 def test_views_choose_themselves(flow: http.HTTPFlow) -> None:
-    """For the request and the answer of a flow of ours."""
+    """The views are the default for the request and the response of an OpenAI flow."""
     assert flow.response
     assert ("Conversation", "prod\n\n── user\nhello") == shown(flow.request, flow)
     name, text = shown(flow.response, flow)
@@ -59,7 +59,7 @@ def test_views_choose_themselves(flow: http.HTTPFlow) -> None:
 
 
 def test_others_keep_their_views(flow: http.HTTPFlow) -> None:
-    """A flow that is not ours, speech, a body that is empty; ours can be chosen all the same."""
+    """Other flows, audio and empty bodies keep mitmproxy's default view, and the addon's views stay selectable."""
     assert flow.response
     flow.response.headers["content-type"] = "audio/mpeg"
     flow.response.content = b"\xff\xf3"
@@ -71,7 +71,7 @@ def test_others_keep_their_views(flow: http.HTTPFlow) -> None:
 
 
 def test_the_other_side_of_each(flow: http.HTTPFlow) -> None:
-    """What the client sent, with its model; what Azure sent, with what was dropped."""
+    """The views show the client's request with its model, and Azure's response with the members that the proxy dropped."""
     assert flow.response
     _, asked = shown(flow.request, flow, "as the client sent it")
     _, answered = shown(flow.response, flow, "as azure sent it")
@@ -80,10 +80,10 @@ def test_the_other_side_of_each(flow: http.HTTPFlow) -> None:
 
 
 def test_an_other_side_that_is_not_there(flow: http.HTTPFlow) -> None:
-    """Is said, or is what there is."""
+    """A missing request is reported, and a missing response falls back to the flow's own."""
     assert flow.response
     flow.metadata = {"azure_openai_operation": "x"}
-    assert "not on this flow" in shown(flow.request, flow, "as the client sent it")[1]
+    assert "does not contain the client's request" in shown(flow.request, flow, "as the client sent it")[1]
     assert ANSWER.decode() in shown(flow.response, flow, "as azure sent it")[1]
     assert "hi" in contentviews_module.AnswerView().prettify(ANSWER, Metadata(content_type="application/json"))
     assert contentviews_module.AsAzureView().prettify(b"x", Metadata()).endswith("x")
@@ -91,7 +91,7 @@ def test_an_other_side_that_is_not_there(flow: http.HTTPFlow) -> None:
 
 
 def test_realtime_messages(flow: http.HTTPFlow) -> None:
-    """Each by its direction."""
+    """The view of a realtime message follows from its direction."""
     asked = WebSocketMessage(Opcode.TEXT, True, b'{"type":"session.update","session":{"instructions":"Speak."}}')
     answered = WebSocketMessage(Opcode.TEXT, False, b'{"type":"response.text.delta","delta":"wor"}')
     assert ("Conversation", True) == ((result := shown(asked, flow))[0], "── instructions\nSpeak." in result[1])
@@ -99,7 +99,7 @@ def test_realtime_messages(flow: http.HTTPFlow) -> None:
 
 
 def test_the_list_has_a_column_for_comments() -> None:
-    """Unless somebody chose columns; tools without columns have none."""
+    """The list gets a comment column unless the user configured columns or the tool has none."""
     chosen = options.Options()
     chosen.add_option("web_columns", Sequence[str], ["path"], "")
     contentviews_module.register(chosen)

@@ -1,4 +1,4 @@
-"""The content views of every request and answer that the simulator knows, as mitmproxy asks for them."""
+"""The content views of every request and response of the simulator, called through mitmproxy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from azure_simulator.calls import Operation
 
-# What a person looks for in the request and in the answer. Of all others the views show what there is.
+# Texts that the views of a request and its response must show. For all other operations the views only must not be empty.
 LOOKED_FOR = {
     "POST chat/completions": ("hi", "You said: hi"),
     "POST completions": ("hi", "You said: hi"),
@@ -53,7 +53,7 @@ def _registered() -> Iterator[None]:
 
 
 def seen(row: Operation, client: httpx.Client) -> proxied.HTTPFlow:
-    """A flow of ours with what was asked and answered."""
+    """An OpenAI flow with its request and response."""
     form = "v1" if row.api.v1 else max(row.api.versions)
     answer = ask(client, row, place(row, form))
     asked = answer.request
@@ -67,7 +67,7 @@ def seen(row: Operation, client: httpx.Client) -> proxied.HTTPFlow:
 
 @pytest.mark.parametrize("row", OPERATIONS, ids=case)
 def test_every_kind_is_shown(row: Operation, client: httpx.Client) -> None:
-    """No view fails or has nothing to say where there is a body, and what is looked for is there in the view that chooses itself."""
+    """No view fails or is empty for a non-empty body, and the default view shows the expected texts."""
     flow = seen(row, client)
     assert flow.response
     ours: tuple[tuple[proxied.Message, Contentview], ...] = (

@@ -1,4 +1,4 @@
-"""Decisions in words."""
+"""The text of the proxy's decisions for a flow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ours(path: str = "/openai/deployments/prod/chat/completions?api-version=2024
 
 
 def test_every_decision() -> None:
-    """Operation, mapping, backend, version, and what changed on either way."""
+    """The text has operation, mapping, backend, version, and the changes to request and response."""
     flow = ours(azures=b'{"choices":[],"prompt_filter_results":[1]}', changed=["max_tokens"], compared="a\nb")
     flow.response, flow.comment = http.Response.make(200, b"{}"), "the comment"
     expected = """\
@@ -38,8 +38,8 @@ POST /v1/chat/completions
   backend  west https://r.openai.azure.com:443
   version  2024-10-21, dated
   azure    POST /openai/deployments/prod/chat/completions?api-version=2024-10-21
-  body     gpt-4o → prod at byte 10, the rest of 16 bytes the client's
-  headers  left out authorization
+  body     gpt-4o → prod at byte 10, the rest of 16 bytes unchanged
+  headers  removed authorization
   answer   200 · the comment
   changed  prompt_filter_results: [1]
   repairs  max_tokens
@@ -49,16 +49,16 @@ POST /v1/chat/completions
 
 @pytest.mark.parametrize(("path", "version"), [("/openai/v1/x", "v1"), ("/openai/v1/x?api-version=preview", "v1 (preview)")])
 def test_versions(path: str, version: str) -> None:
-    """Each as Azure has it."""
+    """The api-version is shown in Azure's form."""
     assert f"  version  {version}\n" in explanations.explain(ours(path))
 
 
 def test_what_stayed_as_it_was() -> None:
-    """A model that is the deployment, a body byte for byte, headers that are new."""
+    """An unmapped model and an unchanged body are reported as such, with the added headers."""
     flow = ours("/x", deployment="gpt-4o", asked=flow_metadata.pack(Asked("POST", "/x", [])))
     flow.error = flows.Error("refused")
     told = explanations.explain(flow)
-    assert ["gpt-4o, as it stands", "the client's, byte for byte, 16 bytes", "added api-key", "refused"] == [
+    assert ["gpt-4o, not mapped", "unchanged, 16 bytes", "added api-key", "refused"] == [
         line.split(maxsplit=1)[1] for line in told.splitlines() if line.split()[0] in ("mapping", "body", "headers", "error")
     ]
     flow.request.content = b""
@@ -66,24 +66,25 @@ def test_what_stayed_as_it_was() -> None:
 
 
 def test_what_azure_was_not_asked() -> None:
-    """The proxy answers by itself; what is not ours passes; a flow may know next to nothing."""
+    """A flow without an upstream request, a flow of another host and a flow with little metadata are explained too."""
     flow = ours(deployment=None, backend=None, asked=None, model=None)
     flow.response = http.Response.make(200, b"{}")
-    assert "POST /v1/chat/completions\n  azure    was not asked: the proxy answered by itself\n  answer   200" == explanations.explain(flow)
+    expected = "POST /v1/chat/completions\n  azure    no upstream request: the proxy responded itself\n  answer   200"
+    assert expected == explanations.explain(flow)
     flow.metadata = {}
-    assert explanations.explain(flow).endswith("not an OpenAI call, it passed untouched")
+    assert explanations.explain(flow).endswith("not an OpenAI request, passed unchanged")
     assert "  backend" in explanations.explain(ours(asked=None))
 
 
 def test_rewritten_for_no_reason_that_is_known() -> None:
-    """What Azure sent cannot be compared."""
+    """A response that cannot be compared is reported as rewritten."""
     flow = ours(azures=b"<html>")
     flow.response = http.Response.make(500, b"{}")
     assert "  changed  rewritten" in explanations.explain(flow)
 
 
 def test_two_answers() -> None:
-    """The words, and the lines that differ; an answer that did not come is its error."""
+    """The comparison shows the share of equal words and the lines that differ, with the error of a missing response."""
     one, other = ours(), ours()
     one.response = http.Response.make(200, b'{"choices":[{"message":{"content":"the same words"}}]}')
     other.response = http.Response.make(200, b'{"choices":[{"message":{"content":"the other words"}}]}')
@@ -98,7 +99,7 @@ def test_two_answers() -> None:
 
 
 def test_long_answers_are_compared_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same words over and over, of which every one matches every other: they are counted."""
+    """Long responses of repeated words, the worst case of a diff, are compared by counting words."""
     compared: list[int] = []
     original = difflib.SequenceMatcher.__init__
 

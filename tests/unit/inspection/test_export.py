@@ -1,4 +1,4 @@
-"""Exported requests run as they are printed, and send what the proxy sent."""
+"""Exported requests run as printed and send the same request as the proxy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(format: str, text: str, key: str) -> str:
 )
 @pytest.mark.parametrize("format", ["curl", "httpx", "openai"])
 def test_it_runs(format: str, path: str, body: bytes, included: bool, azure: Simulator) -> None:
-    """From a shell or from Python, with the key in a variable or in the text: Azure gets the same request, and answers."""
+    """An export that runs in a shell or in Python, with the key in a variable or in the text, sends Azure the same request."""
     if format == "curl" and not shutil.which("curl"):
         pytest.skip("no curl")
     exported = exports.FORMATS[format](request(azure.http_url, path, body, "POST" if body else "GET"), azure.key if included else "")
@@ -66,7 +66,7 @@ def test_it_runs(format: str, path: str, body: bytes, included: bool, azure: Sim
 
 @pytest.mark.parametrize("format", ["curl", "httpx"])
 def test_a_body_of_any_bytes_runs(format: str, azure: Simulator) -> None:
-    """A form with a file in it."""
+    """The export of a form with a file sends the same bytes."""
     body = b"--X\r\n\x00\xff'\"\r\n--X--\r\n"
     exported = exports.FORMATS[format](
         request(azure.http_url, DATED, body, **{"content-type": "multipart/form-data; boundary=X", "accept-encoding": "gzip"}), ""
@@ -76,7 +76,7 @@ def test_a_body_of_any_bytes_runs(format: str, azure: Simulator) -> None:
 
 
 def test_a_bearer_stays_one() -> None:
-    """An Entra token goes where one was, and the SDK is told that it is one."""
+    """An Entra token stays a bearer token, and the SDK receives it as one."""
     made = request("https://r.openai.azure.com", DATED, authorization="Bearer [key]")
     del made.headers["api-key"]
     assert f'--header "authorization: Bearer ${VARIABLE}"' in exports.curl(made)
@@ -85,7 +85,7 @@ def test_a_bearer_stays_one() -> None:
 
 
 def test_the_sdk_is_asked_as_a_person_would_ask_it() -> None:
-    """By its own method where there is one, streams read piece by piece; an api-version on v1, and a query, stay."""
+    """The export uses the SDK's method for the operation, iterates over streams, and keeps the query and an api-version on v1."""
     streaming = json.dumps({"model": "m", "input": "hi", "stream": True}).encode()
     v1 = exports.openai(request("https://r.openai.azure.com", "/apim/openai/v1/responses?api-version=preview&a=b", streaming))
     assert "client.responses.create(**{'model': 'm', 'input': 'hi', 'stream': True}, extra_query={'a': 'b'})" in v1
@@ -96,12 +96,12 @@ def test_the_sdk_is_asked_as_a_person_would_ask_it() -> None:
 
 @pytest.mark.parametrize(("path", "body"), [("/nothing", CHAT), (DATED, b"\x00")], ids=["another path", "no JSON"])
 def test_what_the_sdk_cannot_send_is_said(path: str, body: bytes) -> None:
-    """With a reason, and what to use instead."""
-    with pytest.raises(ValueError, match=r"none of Azure OpenAI's paths|not JSON"):
+    """A request that the SDK cannot send is rejected with a reason and an alternative."""
+    with pytest.raises(ValueError, match=r"not a path of Azure OpenAI|not JSON"):
         exports.openai(request("https://r.openai.azure.com", path, body))
 
 
-# Text from clients that would be run where it is not quoted
+# Text from clients that would be executed if it were not quoted
 
 PAYLOADS = {
     "backtick": "`touch pwned`[key]",
@@ -145,7 +145,7 @@ def hostile(url: str, place: str, text: str) -> http.Request:
 
 
 def exported(format: str, made: http.Request) -> tuple[str, str]:
-    """The text, or why there is none."""
+    """The exported text and "", or "" and the error."""
     try:
         return exports.FORMATS[format](made, ""), ""
     except ValueError as error:
@@ -162,7 +162,7 @@ def cases() -> list[tuple[str, str]]:
 
 
 class Recorded(dict[str, Any]):
-    """What a stand-in for httpx or for openai was called with."""
+    """The arguments of a call to a fake httpx or openai."""
 
     def modules(self) -> dict[str, types.ModuleType]:
         def sent(name: str) -> Callable[..., Any]:
@@ -193,13 +193,13 @@ class Recorded(dict[str, Any]):
 
 
 def python(text: str) -> Recorded:
-    """Run it here, with stand-ins for the two libraries: a thousand processes would take an hour."""
+    """Run the code in this process with fakes for the two libraries, because a thousand processes would take an hour."""
     recorded = Recorded()
     before = {name: sys.modules.get(name) for name in ("httpx", "openai")}
     sys.modules.update(recorded.modules())
     os.environ[VARIABLE] = "k-0123"
     try:
-        exec(compile(text, "export", "exec"), {"print": lambda *_: None})  # noqa: S102 - that is what is tested
+        exec(compile(text, "export", "exec"), {"print": lambda *_: None})  # noqa: S102 - the subject of the test
     finally:
         del os.environ[VARIABLE]
         for name, module in before.items():
@@ -210,7 +210,7 @@ def python(text: str) -> Recorded:
 
 
 def shell(text: str, folder: Path, shell: str = "sh") -> tuple[list[str], bytes]:
-    """Run it in `folder`, with a `curl` that tells its arguments and what it read from its input."""
+    """Run the command in `folder` with a fake `curl` that reports its arguments and its standard input."""
     (folder / "bin").mkdir(exist_ok=True)
     stub = folder / "bin" / "curl"
     stub.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\ncat >bin/stdin\n")
@@ -250,7 +250,7 @@ def check_shell(made: http.Request, called: tuple[list[str], bytes]) -> None:
 
 @pytest.mark.parametrize(("place", "name"), cases())
 def test_nothing_of_a_client_is_run(place: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text of every language, in every place that a client can write to, stays text when the export is run."""
+    """Code in any field that a client controls is not executed when the export is run."""
     monkeypatch.chdir(tmp_path)
     made = hostile("https://r.openai.azure.com", place, (IN_A_PATH if "path" in PLACES[place]("") else PAYLOADS)[name])
     check_shell(made, shell(exports.curl(made), tmp_path, "bash" if len(name) % 2 else "sh"))
@@ -258,7 +258,7 @@ def test_nothing_of_a_client_is_run(place: str, name: str, tmp_path: Path, monke
     text, reason = exported("openai", made)
     if text:
         check_python("openai", made, text)
-    assert text or re.search("not JSON|none of Azure OpenAI's paths", reason)
+    assert text or re.search("not JSON|not a path of Azure OpenAI", reason)
     assert not (tmp_path / "pwned").exists()
 
 
@@ -268,18 +268,18 @@ _TEXTS = st.text(st.sampled_from(" '\"`$()[]{}\\;|&<>!#~*?=%@\n\t\r\x1b\x00abcE[
 @settings(max_examples=150, deadline=None)
 @given(place=st.sampled_from(list(PLACES)), text=_TEXTS, method=st.sampled_from(["POST", "GET", "PATCH"]))
 def test_whatever_a_client_writes(place: str, text: str, method: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Any text in any place is either sent as it is, or refused with a reason; no control character is in what is printed."""
+    """Any text in any field is sent unchanged or rejected with a reason, and the export has no control characters."""
     folder = tmp_path_factory.getbasetemp() / "exported"
     folder.mkdir(exist_ok=True)
     try:
         made = hostile("https://r.openai.azure.com", place, text)
-    except UnicodeEncodeError:  # half an emoji: no request can hold it
+    except UnicodeEncodeError:  # a lone surrogate, which no request can contain
         return
     made.method = method
     for format in exports.FORMATS:
         printed, reason = exported(format, made)
         if not printed:
-            assert re.search("characters|not JSON|none of Azure OpenAI's paths", reason)
+            assert re.search("characters|not JSON|not a path of Azure OpenAI", reason)
             continue
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800]", printed)
         if format == "curl":
@@ -290,7 +290,7 @@ def test_whatever_a_client_writes(place: str, text: str, method: str, tmp_path_f
 
 @pytest.mark.parametrize("format", ["curl", "httpx", "openai"])
 def test_the_attacks_run_for_real(format: str, azure: Simulator, tmp_path: Path) -> None:
-    """With the real curl, httpx and openai: one request arrives, and nothing else has happened."""
+    """With the real curl, httpx and openai one request arrives and no injected code runs."""
     if format == "curl" and not shutil.which("curl"):
         pytest.skip("no curl")
     text = "".join(PAYLOADS[name] for name in ("backtick", "substitution", "quote and substitution", "python", "operators"))
@@ -311,47 +311,47 @@ def test_the_attacks_run_for_real(format: str, azure: Simulator, tmp_path: Path)
 @pytest.mark.parametrize("format", ["curl", "httpx", "openai"])
 @pytest.mark.parametrize("method", ["P`touch pwned`", "$(touch pwned)", "POST --output x", "x';'", "__class__", "", "-X"])
 def test_a_method_that_is_no_word_is_not_exported(method: str, format: str) -> None:
-    """It is refused, with a reason."""
+    """A method that is not a plain word is rejected with a reason."""
     made = request("https://r.openai.azure.com", DATED)
     made.method = method
-    with pytest.raises(ValueError, match=r"no plain word|no such method"):
+    with pytest.raises(ValueError, match=r"not a plain word|no such method"):
         exports.FORMATS[format](made, "")
 
 
 @pytest.mark.parametrize("format", ["curl", "httpx", "openai"])
 @pytest.mark.parametrize("path", ["/openai/v1/files/a b", "/openai/v1/files/\x1b[2J", "/openai/v1/files/a\nb", "/openai/v1/files/é"])
 def test_a_path_that_no_url_has_is_not_exported(path: str, format: str) -> None:
-    """Over HTTP/2 and from a file a path may hold anything."""
+    """A path with characters that are invalid in a URL, possible over HTTP/2 and in flow files, is rejected."""
     made = request("https://r.openai.azure.com", "/")
     made.path = path
-    with pytest.raises(ValueError, match="characters that no URL has"):
+    with pytest.raises(ValueError, match="invalid characters"):
         exports.FORMATS[format](made, "")
 
 
 @pytest.mark.parametrize("format", ["curl", "httpx"])
 @pytest.mark.parametrize("name", ["@/etc/passwd", "x y", "x:y", "", "x\n", "é", "x(y)"])
 def test_a_header_s_name_that_is_no_token_is_not_exported(name: str, format: str) -> None:
-    """curl would read a file for `@name`, and a space or a colon makes another header of it."""
+    """An invalid header name is rejected: curl would read a file for `@name`, and a space or colon would make another header."""
     made = request("https://r.openai.azure.com", DATED)
     made.headers.fields = ((name.encode(), b"1"), *made.headers.fields)
-    with pytest.raises(ValueError, match="is no header's name"):
+    with pytest.raises(ValueError, match="is not a header name"):
         exports.FORMATS[format](made, "")
 
 
 def test_a_mask_is_a_key_s_place_in_headers_with_keys_only() -> None:
-    """`[key]` elsewhere is the client's own text, and a scheme of the client's own is quoted."""
+    """`[key]` is replaced in key headers only, and a client's own scheme before it is quoted."""
     made = request("https://r.openai.azure.com", DATED)
     made.headers.update({"authorization": "`x` [key]", "x-more": "[key]", "x-empty": ""})
     curl, python = exports.curl(made), exports.httpx(made)
     assert "'x-more: [key]'" in curl
     assert "('x-more', '[key]')" in python
     assert "'authorization: `x` '\"$AZURE_OPENAI_API_KEY\"" in curl
-    assert "--header 'x-empty;'" in curl  # curl leaves out `x-empty:`
+    assert "--header 'x-empty;'" in curl  # curl omits `x-empty:`
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE"])
 def test_the_sdk_has_no_such_method(method: str) -> None:
-    """The other formats have every method."""
+    """The SDK export rejects a method that the SDK lacks, while the other formats support every method."""
     made = request("https://r.openai.azure.com", "/openai/v1/files", b"", method)
     with pytest.raises(ValueError, match="no such method"):
         exports.openai(made)
@@ -365,7 +365,7 @@ def test_the_sdk_has_no_such_method(method: str) -> None:
     ids=["long", "nested", "infinite"],
 )
 def test_the_sdk_parses_what_python_has_no_literal_for(more: dict[str, Any], stream: bool) -> None:
-    """A body that is long, deep or not finite is JSON in the exported code, and becomes the same arguments."""
+    """A long or deeply nested body, or one with non-finite numbers, is exported as JSON text and yields the same arguments."""
     body = {"model": "m", "messages": [], "stream": stream, **more}
     called = python(exports.openai(request("https://r.openai.azure.com", DATED, json.dumps(body).encode())))
     assert body | {"model": "gpt-4o"} == {name: called[name] for name in body}

@@ -1,4 +1,4 @@
-"""What is written on a flow."""
+"""The comment and the metadata of a flow."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ COMMENTS = {
 
 @pytest.mark.parametrize(("expected", "facts"), COMMENTS.items())
 def test_a_comment_is_one_line(expected: str, facts: Facts) -> None:
-    """What it was, without what is not known."""
+    """A comment is one line and omits unknown facts."""
     assert expected == flow_metadata.comment(facts)
 
 
 def test_metadata_can_be_saved() -> None:
-    """Names to plain values: mitmproxy's own format takes them and gives them back."""
+    """The metadata survives mitmproxy's flow file format unchanged."""
     told = flow_metadata.metadata(Facts(operation="POST /v1/x", model="m", tokens=(1, 2), first=0.12345, changed=("a",)))
     expected = {
         "azure_openai_operation": "POST /v1/x",
@@ -45,19 +45,19 @@ def test_metadata_can_be_saved() -> None:
 
 @given(st.binary(max_size=60), st.binary(max_size=30), st.binary(max_size=30), st.binary(max_size=60))
 def test_a_splice_gives_the_body_back(head: bytes, old: bytes, new: bytes, tail: bytes) -> None:
-    """Whatever was replaced by whatever."""
+    """Undoing a splice restores the old body for any replacement."""
     before, after = head + old + tail, head + new + tail
     splice = Splice.between(before, after)
     assert before == (splice.undo(after) if splice else after)
 
 
 def test_a_splice_holds_only_what_differs() -> None:
-    """Not the body."""
+    """A splice stores the range that differs, not the body."""
     assert Splice(10, 3, b"gpt-4o") == Splice.between(b'{"model":"gpt-4o"}' + b" \n", b'{"model":"prod"}' + b" \n")._replace(tail=3)  # type: ignore[union-attr]
 
 
 def test_what_is_written_is_read_again() -> None:
-    """The client's side and Azure's, through a saved flow's state."""
+    """The client's request and Azure's response are read back from a saved flow."""
     flow = tflow.tflow()
     asked = Asked("POST", "/v1/x", [("a", "b")], Splice(1, 2, b"x"))
     flow.metadata = {
@@ -75,7 +75,7 @@ def test_what_is_written_is_read_again() -> None:
 
 
 def test_what_is_packed_is_not_written_out() -> None:
-    """The console shows all metadata as Python, which takes it seconds for a kept body; saved, it is what it was."""
+    """Packed values have a short repr, since the console prints all metadata, and survive saving."""
     flow = tflow.tflow()
     flow.metadata = {
         "azure_openai_asked": ["POST", "/x", [], None],
@@ -92,7 +92,7 @@ def test_what_is_packed_is_not_written_out() -> None:
 
 @pytest.mark.parametrize("metadata", [{}, {"azure_openai_azures": "text"}, {"azure_openai_chunks": 3}, {"azure_openai_asked": ["a"]}])
 def test_what_cannot_be_read_is_not_there(metadata: dict[str, object]) -> None:
-    """A file may hold anything."""
+    """Invalid metadata, as in an untrusted flow file, counts as absent."""
     flow = tflow.tflow()
     flow.metadata = metadata
     assert NOTHING == flow_metadata.seen(flow)
@@ -101,6 +101,6 @@ def test_what_cannot_be_read_is_not_there(metadata: dict[str, object]) -> None:
 
 
 def test_a_message_as_text() -> None:
-    """First line, headers, a blank line, the body."""
+    """A message is shown as first line, headers, a blank line and the body."""
     assert "GET /\na: b\n\nbody" == flow_metadata.message("GET /", [("a", "b")], b"body")
     assert "\n\nbody" == flow_metadata.message("", [], b"body")

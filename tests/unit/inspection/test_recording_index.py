@@ -1,4 +1,4 @@
-"""Which recording answers a request."""
+"""The choice of the recording for a request."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ SAME = {
 
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
 def test_these_mean_the_same(one: Any, other: Any) -> None:
-    """What changes from run to run is ignored."""
+    """Bodies match if they differ only in values that change from run to run."""
     assert recording_index.meaning(json.dumps(one).encode()) == recording_index.meaning(json.dumps(other, indent=2).encode())
 
 
 def test_these_do_not() -> None:
-    """Another text, a member at another place, dates where they are not ignored."""
+    """Bodies do not match if a text differs, a member has another path, or dates differ that are not ignored."""
     assert recording_index.meaning(b'{"a": "x"}') != recording_index.meaning(b'{"a": "y"}')
     assert recording_index.meaning(b'{"a": {"user": "x"}}') != recording_index.meaning(b'{"a": {"user": "y"}}')
     assert recording_index.meaning(b'{"a": "2026-11-23"}', ignored=["a.b"]) != recording_index.meaning(
@@ -62,14 +62,14 @@ def test_these_do_not() -> None:
 
 
 def test_bodies_that_are_no_json() -> None:
-    """A form means the same whatever its boundary; other bytes mean themselves."""
+    """Forms match regardless of their boundary, and other bytes match only if they are equal."""
     form = "multipart/form-data; boundary="
     assert recording_index.meaning(b"--X1\r\na\r\n--X1--", form + "X1") == recording_index.meaning(b"--Y22\r\na\r\n--Y22--", form + "Y22")
     assert b"\x00" == recording_index.meaning(b"\x00")
 
 
 def test_the_next_answer_and_then_the_last() -> None:
-    """Recorded twice, asked three times."""
+    """A request that was recorded twice gets the first, the second and then the second response again."""
     found = Recordings([recorded(answer="a"), recorded(answer="b")])
     assert 2 == len(found)
     assert ["a", "b", "b"] == [str(found.next(wanted()).response.text) for _ in range(3)]  # type: ignore[union-attr]
@@ -82,20 +82,20 @@ def test_the_next_answer_and_then_the_last() -> None:
             wanted(operation="POST /v1/embeddings", model=None),
             "This|No answer to this POST /v1/embeddings was recorded: the recording has no such operation",
         ),
-        (wanted(model="n"), "for n was recorded: the recording has it for m"),
-        (wanted({"other": 1}), "it has others, with another body or query"),
+        (wanted(model="n"), "for n was recorded: the recording has this operation for m"),
+        (wanted({"other": 1}), "the recording has this operation and model, but with another body or query"),
     ],
     ids=["operation", "model", "body"],
 )
 def test_a_miss_says_what_is_different(key: Key, said: str) -> None:
-    """And that nobody was asked."""
+    """A missing recording is a 404 that says how the request differs from the recorded ones."""
     with pytest.raises(NotFound, match=said) as error:
         Recordings([recorded()]).next(key)
     assert (404, "not_recorded") == (error.value.status, error.value.code)
 
 
 def test_what_cannot_answer_is_left_to_others() -> None:
-    """Flows that are not ours, failed, or were not kept."""
+    """Flows of other hosts, failed flows and flows without a stored body are left to mitmproxy's own replay."""
     broken, lost, plain = recorded(), recorded(), recorded()
     broken.error = flows.Error("gone")
     assert lost.response

@@ -1,4 +1,4 @@
-"""Recorded answers, given at once or as they came, by themselves. That clients cannot tell is an end-to-end test's matter."""
+"""The replay of recorded responses, at once or with the recorded timing. The end-to-end tests use real clients."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def player() -> Iterator[Player]:
 
 
 def test_an_answer_at_once(player: Player) -> None:
-    """Whole, with its length, and no port is opened for it."""
+    """A response without timing is complete, has a content length, and opens no port."""
     replay = Replay(Recordings([recorded([0.1, 9])]), player, paced=False)
     answer = replay.answer(found(replay, asked()), asked())
     assert answer
@@ -88,7 +88,7 @@ def test_an_answer_at_once(player: Player) -> None:
 
 
 async def test_a_stream_in_its_pace(player: Player) -> None:
-    """By the player, to which the request is aimed with no key in it."""
+    """A timed stream is served by the player, to which the request is redirected without its key."""
     replay = Replay(Recordings([recorded([0.01, 9, 0.02, 9])]), player, paced=True)
     request = asked()
     assert None is replay.answer(found(replay, request), request)
@@ -101,12 +101,12 @@ async def test_a_stream_in_its_pace(player: Player) -> None:
         name = {"x-azure-openai-recording": request.headers["x-azure-openai-recording"]}
         answer = await client.post(request.url, data=BODY, headers=name)
         assert (EVENTS, "text/event-stream") == (await answer.read(), answer.headers["content-type"])
-        with pytest.raises(ServerDisconnectedError):  # once, and under its name only
+        with pytest.raises(ServerDisconnectedError):  # each recording is served once, and only under its name
             await client.post(request.url, data=BODY, headers=name)
 
 
 def test_pieces() -> None:
-    """As long as the chunks say; what is left over comes with the last."""
+    """A body is split by the recorded sizes, and the remainder is sent with the last chunk."""
     assert [(0.1, b"ab"), (0.2, b"c"), (0.2, b"de")] == pieces(b"abcde", (Chunk(0.1, 2), Chunk(0.2, 1)))
     assert [(0.1, b"ab")] == pieces(b"ab", (Chunk(0.1, 2),))
 
@@ -116,7 +116,7 @@ HELLO, UPDATE, DONE = {"type": "session.created"}, {"type": "session.update", "e
 
 @pytest.mark.parametrize("closed_by_client", [True, False])
 async def test_a_talk(closed_by_client: bool, player: Player) -> None:
-    """What Azure said comes when the client has said what it said; either side ends it."""
+    """A recorded server message follows the client messages recorded before it, and either side can close."""
     request = asked()
     player.aim(request, session((False, HELLO), (True, UPDATE), (False, b"\x00"), (False, DONE), closed_by_client=closed_by_client))
     headers = {"x-azure-openai-recording": request.headers["x-azure-openai-recording"]}
@@ -131,7 +131,7 @@ async def test_a_talk(closed_by_client: bool, player: Player) -> None:
 
 
 async def test_a_talk_that_turns_out_otherwise(player: Player) -> None:
-    """Is ended with an error that says so."""
+    """A WebSocket whose client messages differ from the recording is closed with an error that says so."""
     request = asked()
     player.aim(request, session((True, UPDATE), (False, DONE)))
     headers = {"x-azure-openai-recording": request.headers["x-azure-openai-recording"]}
@@ -142,7 +142,7 @@ async def test_a_talk_that_turns_out_otherwise(player: Player) -> None:
 
 
 async def test_a_client_that_leaves(player: Player) -> None:
-    """In the middle of a talk: nothing goes wrong, and the next one is served."""
+    """A client that disconnects during a WebSocket causes no error, and the next client is served."""
     for _ in range(2):
         request = asked()
         player.aim(request, session((False, HELLO), (True, UPDATE), (False, DONE)))
@@ -152,7 +152,7 @@ async def test_a_client_that_leaves(player: Player) -> None:
 
 
 async def test_a_long_message_and_one_too_many(player: Player) -> None:
-    """A message may come in pieces; what is said after the end is heard and not answered."""
+    """A fragmented message is joined, and a message after the end of the recording gets no reply."""
     request = asked()
     long = {"type": "input_audio_buffer.append", "audio": "A" * 300_000}
     player.aim(request, session((True, long), (False, DONE)))
@@ -164,7 +164,7 @@ async def test_a_long_message_and_one_too_many(player: Player) -> None:
 
 
 async def test_connections_that_end(player: Player) -> None:
-    """Without a request, in the middle of a head, in the middle of a talk: theirs is the only one that ends."""
+    """A connection that closes before its request, within the head or during a WebSocket affects no other connection."""
     request = http.Request.make("GET", "http://localhost/v1/realtime")
     player.aim(request, session((True, UPDATE)))
     upgrade = (
@@ -187,7 +187,7 @@ async def test_connections_that_end(player: Player) -> None:
 
 
 def test_what_is_ours_is_taken_from_mitmproxys_own_replay(tmp_path: Path) -> None:
-    """Which keeps the rest; and mitmdump stays, though that may be nothing."""
+    """mitmproxy's own replay gets only the other flows, and mitmdump keeps running even if there are none."""
     file = tmp_path / "flows"
     with file.open("wb") as opened:
         writer = io.FlowWriter(opened)
@@ -211,7 +211,7 @@ def test_what_is_ours_is_taken_from_mitmproxys_own_replay(tmp_path: Path) -> Non
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """mitmproxy says so itself. A tool without the option replays nothing, and one that cannot leave needs no telling."""
+    """An unreadable file is left to mitmproxy to report, and tools without the options replay nothing."""
     playback = Playback()
     with taddons.context(ServerPlayback()) as context:
         context.options.deferred.clear()

@@ -1,4 +1,4 @@
-"""A flow sent again is one of a client that speaks Azure's own API."""
+"""A replayed flow is served like the request of a client of Azure's own API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def replayed() -> http.HTTPFlow:
 
 
 def test_only_what_went_to_azure_is_ours() -> None:
-    """And only when it is sent again."""
+    """A flow counts only if it was sent to Azure and is being replayed."""
     ours, live, foreign = replayed(), replayed(), replayed()
     live.is_replay = None
     foreign.metadata = {}
@@ -33,7 +33,7 @@ def test_only_what_went_to_azure_is_ours() -> None:
 
 
 def test_its_masks_and_its_prefix_go() -> None:
-    """Both come back with the backend that is asked; without one the path stays."""
+    """Key masks and the backend's path prefix are removed, and a path without the prefix is unchanged."""
     flow = replayed()
     settings = request_replay.prepare(flow, SETTINGS)
     assert ("/openai/v1/x", False, "prod") == (flow.request.path, "api-key" in flow.request.headers, settings.mapper.configured("prod"))
@@ -43,7 +43,7 @@ def test_its_masks_and_its_prefix_go() -> None:
 
 
 def test_another_deployment() -> None:
-    """Is the answer to every name."""
+    """For a resend every model is mapped to the chosen deployment."""
     flow = replayed()
     flow.metadata[request_replay.RESEND] = "new"
     assert (Entry("*", "new"),) == request_replay.prepare(flow, SETTINGS).mapper.entries

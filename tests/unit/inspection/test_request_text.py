@@ -1,4 +1,4 @@
-"""Requests as conversations: of every kind, and of any bytes whatever."""
+"""The text of requests of every operation, and of arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from support.samples import REQUESTS
 
 @pytest.mark.parametrize(("content_type", "body", "looked_for"), REQUESTS.values(), ids=REQUESTS)
 def test_a_person_finds_what_was_said(content_type: str, body: bytes, looked_for: list[str]) -> None:
-    """Every kind of request shows what a person looks for."""
+    """The text of each kind of request contains its messages, tools and parameters."""
     shown = conversation(body, content_type)
     assert [] == [text for text in looked_for if text not in shown]
 
 
 def test_a_huge_text_is_cut() -> None:
-    """Nobody reads a megabyte, and no browser shows it fast."""
+    """A huge text is truncated, because a browser shows it slowly."""
     shown = conversation(b'{"messages":[' + b",".join([b'{"role":"user","content":"%s"}' % (b"x" * 100_000)] * 60) + b"]}")
     assert "… 80,000 more characters" in shown
     assert shown.endswith("… and more, which is not shown")
@@ -26,18 +26,18 @@ def test_a_huge_text_is_cut() -> None:
 
 
 def test_half_an_emoji_is_shown_as_a_question_mark() -> None:
-    """What is shown can be written in UTF-8, whatever the body holds."""
+    """A lone surrogate is replaced, so that the text can be encoded as UTF-8."""
     assert "── user\n?!" in conversation(rb'{"messages":[{"role":"user","content":"\ud83d!"}]}')
 
 
 def test_nothing_is_asked() -> None:
-    """An object without members is shown as one."""
+    """An empty object is shown as `{}`."""
     assert "{}" == conversation(b"{}").strip()
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A sample cut, with pieces moved, doubled or overwritten."""
+    """A sample that is truncated, with parts moved, doubled or overwritten."""
     content_type, body, _ = draw(st.sampled_from([*REQUESTS.values()]).filter(lambda sample: len(sample[1]) < 20_000))
     changed = bytearray(body[: draw(st.integers(0, len(body)))] if draw(st.booleans()) else body)
     for _ in range(draw(st.integers(0, 6))):
@@ -50,6 +50,6 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
 @settings(max_examples=1000, deadline=None)
 @given(mutated())
 def test_no_body_is_too_broken(sample: tuple[str, bytes]) -> None:
-    """A thousand mutated and truncated bodies, as many as of answers, give a text that can be written."""
+    """Mutated and truncated request bodies yield a text that can be encoded as UTF-8."""
     content_type, body = sample
     assert isinstance(conversation(body, content_type).encode(), bytes)

@@ -1,4 +1,4 @@
-"""Answers put together: of every kind, and of any bytes whatever."""
+"""The text of responses of every operation, and of arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from support.samples import ANSWERS, chunk, events
 
 @pytest.mark.parametrize(("content_type", "body", "looked_for"), ANSWERS.values(), ids=ANSWERS)
 def test_a_person_finds_what_was_answered(content_type: str, body: bytes, looked_for: list[str]) -> None:
-    """Every kind of answer shows what a person looks for, and what the proxy takes out of it."""
+    """The text of each kind of response contains its output and the members that the proxy drops."""
     shown = answer(body, content_type, azures=body)
     assert [] == [text for text in looked_for if text not in shown]
 
 
 def test_gaps_are_bars() -> None:
-    """The waits between chunks, the longest as the highest bar."""
+    """The gaps between chunks are bars, the longest gap the highest bar."""
     shown = answer(b"{}", chunks=[Chunk(0.5, 1), Chunk(0.6, 1), Chunk(1.6, 1), Chunk(1.7, 1)])
     assert "── chunks\nfirst after 0.50 s, 3 more in 1.20 s, the longest gap 1.00 s\n▂█▂" in shown
 
 
 def test_one_chunk_has_no_gaps() -> None:
-    """Its time is all there is to tell."""
+    """A single chunk is shown with its time only."""
     assert answer(b"{}", chunks=[Chunk(0.25, 1)]).endswith("first after 0.25 s")
 
 
 def test_chunks_that_came_at_once_are_flat() -> None:
-    """No gap is nothing to divide by."""
+    """Gaps of zero are flat bars and cause no division by zero."""
     assert answer(b"{}", chunks=[Chunk(0.25, 1)] * 3).endswith("▁▁")
 
 
 def test_many_gaps_share_bars() -> None:
-    """A line stays a line."""
+    """The bars of a long stream fit into one line."""
     shown = answer(b"{}", chunks=[Chunk(at / 10, 1) for at in range(200)])
     assert "each bar: the longest of 4 gaps" in shown
 
 
 def test_the_middle_of_a_huge_stream_is_left_out() -> None:
-    """Its beginning and its end are shown, and how much is not."""
+    """The start and the end of a huge stream are shown, with the size of the omitted part."""
     body = events(*[chunk({"content": f"word {number} " * 20}) for number in range(20_000)], chunk({}, "stop"))
     shown = answer(body, "text/event-stream", azures=body)
     assert "in the middle of this stream are not shown" in shown
@@ -52,13 +52,13 @@ def test_the_middle_of_a_huge_stream_is_left_out() -> None:
 
 
 def test_what_is_the_same_was_not_dropped() -> None:
-    """Nothing is listed where Azure's answer is the client's."""
+    """An unchanged response has no list of dropped members."""
     assert [] == list(response_text.dropped(b'{"a": 1}'))
     assert [] == list(response_text.dropped(events({"choices": [{"delta": {"content": "a"}}]})))
 
 
 def test_what_changed_is_listed() -> None:
-    """A model's name that was put back, and a chunk that lost its only choice."""
+    """A replaced model name and a chunk without its only choice are listed."""
     listed = dict(response_text.dropped(b'{"model": "gpt-35-turbo", "choices": [{"content_filter_results": {}}]}'))
     assert (
         'model: "gpt-35-turbo"\nchoices[].content_filter_results: {}'
@@ -68,13 +68,13 @@ def test_what_changed_is_listed() -> None:
 
 
 def test_two_whole_events() -> None:
-    """The plural is one."""
+    """Two dropped events are counted in the plural."""
     body = events({"choices": [], "prompt_filter_results": [1]}, {"choices": [], "prompt_filter_results": [1]})
     assert "2 whole events" in answer(b"{}", "text/event-stream", azures=body)
 
 
 def test_too_deep_to_be_walked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How deep Python reads and how deep it walks differ by its version."""
+    """A RecursionError is reported; the depth at which Python raises it depends on its version."""
 
     def deep(*_: object) -> NoReturn:
         raise RecursionError
@@ -84,19 +84,19 @@ def test_too_deep_to_be_walked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_deep_to_show() -> None:
-    """Nesting that Python can read and cannot walk."""
+    """Nesting that Python can parse but not traverse recursively is reported."""
     assert "nests too deeply" in answer(b'{"choices":[{"message":' + b'{"content":' * 50_000)
 
 
 @pytest.mark.parametrize(("value", "expected"), [({"prompt_tokens": 2}, (2, 0)), ({"output_tokens": 3}, (0, 3)), ({}, None), (None, None)])
 def test_usage(value: object, expected: tuple[int, int] | None) -> None:
-    """Tokens are counted under both names."""
+    """Tokens are read under the names of both APIs."""
     assert expected == response_text.usage(value)
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A sample cut, with pieces moved, doubled or overwritten."""
+    """A sample that is truncated, with parts moved, doubled or overwritten."""
     content_type, body, _ = draw(st.sampled_from([*ANSWERS.values()]))
     changed = bytearray(body[: draw(st.integers(0, len(body)))] if draw(st.booleans()) else body)
     for _ in range(draw(st.integers(0, 6))):
@@ -111,6 +111,6 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
 @settings(max_examples=1000, deadline=None)
 @given(mutated())
 def test_no_body_is_too_broken(sample: tuple[str, bytes]) -> None:
-    """A thousand mutated and truncated bodies, as many as of requests, give a text that can be written."""
+    """Mutated and truncated response bodies yield a text that can be encoded as UTF-8."""
     content_type, body = sample
     assert isinstance(answer(body, content_type, azures=body).encode(), bytes)

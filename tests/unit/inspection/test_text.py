@@ -1,4 +1,4 @@
-"""Pieces that are never longer than anybody reads."""
+"""Formatting of bodies with bounded lengths."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from azure_openai_proxy.inspection import text as readable_text
     ],
 )
 def test_json_in_one_line(value: object, expected: str) -> None:
-    """Strings are cut, data is named, nesting ends somewhere."""
+    """In one line of JSON strings are truncated, data URLs are described, and depth is limited."""
     assert expected == readable_text.compact(value)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(999, "999 bytes"), (12_345, "12.3 kB"), (5_000_000, "5.0 MB")])
 def test_sizes_are_for_people(count: int, expected: str) -> None:
-    """Three digits and a unit."""
+    """Sizes have three digits and a unit."""
     assert expected == readable_text.size(count)
 
 
 def test_parameters_leave_out_what_is_off() -> None:
-    """What is false or null says nothing."""
+    """Parameters that are false or null are omitted."""
     told = readable_text.parameters({"stream": True, "store": False, "user": None, "n": 2, "stop": "a\nb", "long": "x" * 300})
     assert f'stream, n 2, stop "a\\nb", long {"x" * 200}…' == told
 
 
 def test_a_page_begins_with_its_first_heading() -> None:
-    """Headings have a line of their own, with a blank one before."""
+    """A heading has its own line, after a blank line except for the first."""
     assert "── a\none\n\n── b\ntwo" == readable_text.page([("a", "one"), ("b", "two"), ("", "")])
 
 
 def test_data_urls() -> None:
-    """The type stands in the URL; base64 alone has the type that its place gives it; a text is no data."""
+    """A data URL is described by its own type, plain base64 by the given type, and other text is not described."""
     assert ["a/b, 3 bytes", "data, 3 bytes", "audio, 3 bytes", ""] == [
         readable_text.encoded("data:a/b;base64,AAAA"),
         readable_text.encoded("data:;base64,AAAA"),
@@ -50,7 +50,7 @@ def test_data_urls() -> None:
 
 
 def test_what_is_shown_is_bounded() -> None:
-    """Headings, names and the number of parameters too, for a client may write as much as it likes."""
+    """Headings, names and the number of parameters are limited, because a client controls them."""
     told = readable_text.parameters({f"{'x' * 10_000}{number}": True for number in range(5000)})
     assert told.endswith(", … 4,800 more")
     assert len(told) < 50_000
@@ -58,10 +58,10 @@ def test_what_is_shown_is_bounded() -> None:
 
 
 def test_only_the_beginning_of_a_data_url_is_searched() -> None:
-    """An endless type is no data URL; trying each of its ends would take the square of its length."""
+    """Only a limited prefix is matched as a data URL, because backtracking over a long one would take quadratic time."""
     assert "" == readable_text.encoded("data:a/" + "a" * 400 + ";base64,AAAA")
 
 
 def test_control_characters_are_shown() -> None:
-    """Line ends of any system are line ends, the rest of what a terminal acts on stands there as an escape."""
+    """Line ends of all systems are kept as line ends, and other control characters are escaped."""
     assert "a\nb\tc\\x1b[2J?" == readable_text.clean("a\r\nb\tc\x1b[2J\ud83d")
