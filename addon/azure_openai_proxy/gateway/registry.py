@@ -231,6 +231,7 @@ class Policy:
         request = self._exchanges.on_the_wire(self._flow)
         if isinstance(request, install.Failure):
             return request
+        request.data.content = self._flow.request.data.content
         return Destination(request.data.host, request.data.port, request.data.scheme == b"https", self._exchange.proxy), request
 
     def hold(self, response: http.Response) -> Hold | Peek:
