@@ -132,25 +132,25 @@ def parse_base(text: str) -> tuple[Base, list[tuple[str, str]]]:
         SettingsError: the text is no valid URL.
     """
     if re.search(r"[\x00-\x20\x7f\"'<>{}|\\^`]", text):
-        raise SettingsError(f"there is a space, a quote, a bracket or a control character in it: write it plainly, as in {EXAMPLE}")
+        raise SettingsError(f"it contains a space, a quote, a bracket or a control character: write it as in {EXAMPLE}")
     if "#" in text:
-        raise SettingsError(f"a fragment (#...) means nothing to a server: write it without, as in {EXAMPLE}")
+        raise SettingsError(f"it contains a fragment (#...): write it without, as in {EXAMPLE}")
     named = _SCHEME.match(text)
     scheme = named[1].lower() if named else "https"
     scheme = {"wss": "https", "ws": "http"}.get(scheme, scheme)  # as in Azure's samples for realtime
     if scheme not in PORTS:
-        raise SettingsError(f"{scheme}:// is not spoken here: the address begins with https:// or http://, as in {EXAMPLE}")
+        raise SettingsError(f"{scheme}:// is not supported: the address begins with https:// or http://, as in {EXAMPLE}")
     url = _URL.fullmatch(text[named.end() :] if named else text.removeprefix("//"))
     assert url is not None, "the pattern takes any text without a line end"
     if "@" in url["authority"]:
-        raise SettingsError(f"a user name or password has no place in it: write {EXAMPLE}, and the key as azure_openai_token")
+        raise SettingsError(f"it contains a user name or password: write {EXAMPLE}, and set the key as azure_openai_token")
     host, port = _authority(url["authority"])
     if not named and port is None and "." not in host and ":" not in host and host != "localhost":
         # A key in the wrong variable would be taken for a host name, and logged.
         raise SettingsError(f"it is not an address: write it with https://, as in {EXAMPLE}")
     path = re.sub("/+", "/", url["path"]).rstrip("/")
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
-        raise SettingsError(f"its path is not one that a request can have: write it as in {EXAMPLE} or https://HOST/PREFIX")
+        raise SettingsError(f"its path is not valid: write it as in {EXAMPLE} or https://HOST/PREFIX")
     return Base(scheme, host, PORTS[scheme] if port is None else port, path), parse_qsl(url["query"] or "")
 
 
@@ -171,7 +171,7 @@ def parse_host(text: str) -> str:
         host = ""
     labels = host.split(".")
     if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
-        raise SettingsError("there is no valid host name in it: letters, digits and hyphens between dots, as in RESOURCE.openai.azure.com")
+        raise SettingsError("it contains no valid host name: letters, digits and hyphens between dots, as in RESOURCE.openai.azure.com")
     if labels[-1].isdigit():
         try:
             ipaddress.IPv4Address(host)
@@ -193,7 +193,7 @@ def parse_apiversion(text: str) -> str:
         try:
             dt.date.fromisoformat(dated[1])
         except ValueError:
-            raise SettingsError(f"{dated[1]} is no date: write one that Azure lists, as in 2024-10-21") from None
+            raise SettingsError(f"{dated[1]} is not a date: write a version that Azure lists, as in 2024-10-21") from None
         return version
     raise SettingsError("it is not an API version: write YYYY-MM-DD, YYYY-MM-DD-preview, v1 or preview, as in 2024-10-21")
 
@@ -202,7 +202,7 @@ def _authority(text: str) -> tuple[str, int | None]:
     """Return host and port; the port is None if the text has none."""
     match = _AUTHORITY.fullmatch(text)
     if match is None:
-        raise SettingsError("there is no host and port in it: write it as in http://127.0.0.1:9000 or http://[::1]:9000")
+        raise SettingsError("it contains no valid host and port: write it as in http://127.0.0.1:9000 or http://[::1]:9000")
     port = int(match["port"]) if match["port"] else None
     if port is not None and not 0 < port < 65536:
         raise SettingsError("its port is not between 1 and 65535: write it as in http://127.0.0.1:9000")

@@ -56,7 +56,7 @@ def choose(token: str, headers: http.Headers, query: str = "", *, entra: str | N
             "or start the proxy with AZURE_OPENAI_TOKEN set."
         )
     if not _KEY.fullmatch(key):
-        raise NoKey("Incorrect API key provided: it has spaces, control characters or letters that no key has.")
+        raise NoKey("Incorrect API key provided: it contains spaces, control characters or non-ASCII characters.")
     return Credential("api-key", key)
 
 

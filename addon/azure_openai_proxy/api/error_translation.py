@@ -83,7 +83,7 @@ def error_body(
     elif status == 404 and error["message"].rstrip(".").lower() == "resource not found":
         error["message"] = (
             "Azure has no such path, or not in this api-version: check the client's base URL, which ends in /v1, "
-            "and the endpoint and the api-version the proxy was given."
+            "and the endpoint and the api-version in the proxy's configuration."
         )
         error["code"] = "unknown_url"
     error["message"] = mask(error["message"], secrets)  # again, because the model's name may contain a secret

@@ -21,7 +21,7 @@ _WELCOME = """\
 Azure OpenAI Proxy: OpenAI's API, answered by Azure OpenAI.
 
 Point an OpenAI client here (base URL: this address with /v1), or send it through as a proxy.
-The models it knows: GET /v1/models
+Available models: GET /v1/models
 """
 
 _FOR_PROBES = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store", "x-azure-openai-proxy": "1"}

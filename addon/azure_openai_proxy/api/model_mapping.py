@@ -41,7 +41,7 @@ class Entry(NamedTuple):
             raise SettingsError(f"{text.strip()!r} is not a mapping: write model=deployment, for example gpt-4o=my-gpt-4o")
         if model.count("*") > 1 or deployment.count("*") > model.count("*"):
             raise SettingsError(
-                f"{text.strip()!r} cannot be followed: one * on the left, and one on the right only if there is one on the left"
+                f"{text.strip()!r} is not a valid pattern: write one * on the left, and one on the right only if there is one on the left"
             )
         return cls(model, deployment)
 

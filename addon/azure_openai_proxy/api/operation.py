@@ -220,7 +220,7 @@ def _checked(model: object) -> str | None:
     if not isinstance(model, str):
         raise BadRequest(f"`model` must be a string, not {type(model).__name__}.", param="model")
     if not model.isprintable():  # a lone surrogate or a line end is valid in neither a header nor a path
-        raise BadRequest("`model` has characters that no name has.", param="model")
+        raise BadRequest("`model` contains characters that are not printable.", param="model")
     # "", blanks, "." and "..", also between slashes: in a path they would refer to other resources
     if not model.strip(". ") or any(part and not part.strip(". ") for part in re.split(r"[/\\]", model)):
         raise BadRequest(f"`model` is {model!r}: name a model or a deployment.", param="model")

@@ -1,6 +1,7 @@
-"""WebSockets: what a client offers as subprotocols, and the models that frames name.
+"""WebSockets: subprotocols and the model names in frames.
 
-A browser cannot set a header on an upgrade, so OpenAI's clients put the key among the subprotocols. Azure knows `realtime` alone.
+A browser cannot set a header on a WebSocket upgrade, so OpenAI's clients send the key as a subprotocol. Azure only supports the subprotocol
+`realtime`.
 """
 
 from __future__ import annotations
@@ -32,39 +33,39 @@ def _protocols(headers: Mapping[str, str]) -> list[str]:
 
 
 def key(headers: Mapping[str, str]) -> str:
-    """The key among the subprotocols; "" if there is none."""
+    """Return the key among the subprotocols; "" if there is none."""
     return next((name.removeprefix(_KEY) for name in _protocols(headers) if name.startswith(_KEY)), "")
 
 
 def offered(headers: Mapping[str, str]) -> list[str]:
-    """The subprotocols that are Azure's business too."""
+    """Return the subprotocols to forward to Azure."""
     return [name for name in _protocols(headers) if not name.startswith(_OPENAIS_OWN)]
 
 
 def speaks_beta(headers: Mapping[str, str]) -> bool:
-    """Whether the client speaks the protocol of realtime's previews, which Azure has on another path."""
+    """Return whether the client uses the preview protocol of realtime, which has its own path at Azure."""
     return headers.get("openai-beta", "").replace("=", "-") == _BETA or f"openai-beta.{_BETA}" in _protocols(headers)
 
 
 def answered(client: Mapping[str, str], azure: Mapping[str, str]) -> str | None:
-    """The subprotocol the client is to be told, where Azure names none: a browser that offered some gives up without."""
+    """Return the subprotocol to add to a response of Azure without one. A browser that offered subprotocols fails without it."""
     return None if _HEADER in azure else next(iter(offered(client)), None)
 
 
 class Frames:
-    """The models in one connection's frames: the client's names out as deployments, and the deployments back as those names."""
+    """Renames the models in one connection's frames: the client's names to deployments, and deployments back to those names."""
 
     BACK = (*IN_SESSION, "response.model")
     MOST, LONGEST = 32, 256
-    """Names that a connection remembers, and characters of each."""
+    """Maximum number of names that are kept per connection, and maximum length of each in characters."""
 
     def __init__(self, places: Iterable[str], deployment: Callable[[str], str]) -> None:
         self.places = tuple(places)
         self._deployment = deployment
-        self._names: dict[str, str] = {}  # deployment → what the client called it last, if that is another name
+        self._names: dict[str, str] = {}  # deployment → the client's last name for it, if they differ
 
     def asked(self, model: str) -> str:
-        """The deployment for `model`, which will be called so from now on."""
+        """Return the deployment for `model`, and rename it back to `model` from now on."""
         deployment = self._deployment(model)
         self._names.pop(deployment, None)
         if model != deployment and len(model) <= self.LONGEST:
@@ -74,11 +75,13 @@ class Frames:
         return deployment
 
     def out(self, frame: bytes, large: LargeBody | None = None) -> bytes:
-        """A client's frame for Azure. `large`: what was found in a large one at `places`, or at `BACK`."""
+        """Rename the models in a client's frame for Azure. `large`: the scanned frame, if it is large, with `places` or `BACK` located."""
         return _renamed(frame, self.places, self.asked, large)
 
     def back(self, frame: bytes, large: LargeBody | None = None) -> bytes:
-        """Azure's frame for the client. The name of a model that was not asked for stays: it says what answered."""
+        """Rename the models in Azure's frame for the client. A model that the client did not name stays, so the client sees which model
+        responded.
+        """
         if not self._names:
             return frame
         return _renamed(frame, self.BACK, lambda deployment: self._names.get(deployment, deployment), large)
@@ -87,7 +90,7 @@ class Frames:
 def _renamed(frame: bytes, places: tuple[str, ...], new: Callable[[str], str], large: LargeBody | None) -> bytes:
     if large:
         return json_edit.renamed(frame, large.strings(*places), new)
-    if b'"model"' not in frame:  # audio: most frames by far
+    if b'"model"' not in frame:  # most frames are audio and have no model
         return frame
     try:
         json.loads(frame)
@@ -101,12 +104,12 @@ _WIDE = re.compile(r"[^\x00-\x7f]+")
 
 
 def pieces_in_ascii(document: bytes) -> Iterator[bytes]:
-    """The same of a large document, a piece at a time."""
+    """Yield the result of `in_ascii` for a large document, in pieces."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     for start in range(0, len(document), PIECE):
         yield in_ascii(decoder.decode(document[start : start + PIECE]).encode())
 
 
 def in_ascii(document: bytes) -> bytes:
-    """JSON with escapes in place of all that is not ASCII, which stands only in its strings."""
+    """Escape the non-ASCII characters of a JSON document. They occur only in its strings."""
     return document if document.isascii() else _WIDE.sub(lambda text: json.dumps(text[0])[1:-1], document.decode()).encode()

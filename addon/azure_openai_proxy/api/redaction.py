@@ -1,7 +1,7 @@
-"""Where keys are kept: not in flows. A flow shows a mask from its first moment; the key is put in its place on the wire alone.
+"""Masking of keys in flows. From the start a flow contains a mask instead of the key; the key is inserted only when the request is sent.
 
-Whoever looks at a flow (mitmweb, the console, a content view, a saved file, a HAR, another addon) sees what is hidden here as
-`[key]`. What is hidden of one request is a value, to be put back into that request or a copy of it.
+Every reader of a flow (mitmweb, the console, a content view, a saved file, a HAR, another addon) sees `[key]`. The hidden keys of a request
+are kept as a separate value, which can be inserted into the request or a copy of it.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ type Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class Hidden(NamedTuple):
-    """What a request's mask stands for. Only in memory, and as long as its request."""
+    """The masked parts of one request. Kept in memory only, and no longer than the request."""
 
-    headers: tuple[tuple[bytes, bytes, bytes], ...] = ()  # name, mask, what it stands for
-    path: tuple[str, str] | None = None  # masked, plain
+    headers: tuple[tuple[bytes, bytes, bytes], ...] = ()  # name, masked value, original value
+    path: tuple[str, str] | None = None  # masked, original
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The keys in headers, without their schemes."""
+        """Return the keys in headers, without their schemes."""
         mask = MASK.encode()
         return tuple(old[len(new) - len(mask) :].decode("utf-8", "surrogateescape") for _, new, old in self.headers if new.endswith(mask))
 
@@ -69,12 +69,12 @@ class Hidden(NamedTuple):
 
 
 def is_key_header(name: str) -> bool:
-    """Whether the value of a header with this name is masked in flows, as a whole or behind its scheme."""
+    """Return whether flows mask the value of this header, all of it or the part after its scheme."""
     return name.lower().encode("utf-8", "replace") in _HEADERS
 
 
 def hide(request: http.Request) -> Hidden:
-    """Mask every key in `request`, in place. What is masked already stands for nothing new."""
+    """Mask every key in `request`, in place. Return the keys; existing masks are not included."""
     plain = request.headers.fields
     masked = headers(plain)
     found: tuple[tuple[bytes, bytes, bytes], ...] = ()
@@ -91,7 +91,7 @@ def hide(request: http.Request) -> Hidden:
 
 
 def show(request: http.Request, hidden: Hidden) -> http.Request:
-    """`request` itself, with what was hidden in it; what somebody has changed meanwhile stays as it is."""
+    """Insert the hidden keys into `request`, in place, and return it. Parts that were changed meanwhile stay."""
     if hidden.headers:
         request.headers.fields = _shown(request.headers.fields, hidden)
     if hidden.path and request.path == hidden.path[0]:
@@ -100,9 +100,9 @@ def show(request: http.Request, hidden: Hidden) -> http.Request:
 
 
 def shown(request: http.Request, hidden: Hidden) -> http.Request:
-    """The same head as another request, without a body; `request` keeps its masks.
+    """Return a copy of the head with the hidden keys and without a body. `request` keeps its masks.
 
-    mitmproxy sends bodies separately, and may keep the head for as long as the connection lives.
+    mitmproxy sends bodies separately, and may keep the head as long as the connection is open.
     """
     twin, data = object.__new__(type(request)), object.__new__(type(request.data))
     vars(twin).update(vars(request), data=data)
@@ -116,7 +116,7 @@ def _shown(fields: Fields, hidden: Hidden) -> Fields:
 
 
 def without_masks(request: http.Request) -> None:
-    """Take the masks out of `request`, in place: of a saved one nobody knows what they stood for."""
+    """Remove masked keys from `request`, in place. For a saved request the keys are unknown."""
     mask = MASK.encode()
     request.headers.fields = tuple((name, value) for name, value in request.headers.fields if not value.endswith(mask))
     bare, mark, query = request.path.partition("?")
@@ -124,7 +124,7 @@ def without_masks(request: http.Request) -> None:
 
 
 def headers(fields: Fields) -> Fields:
-    """Headers as they may be kept; the very same when there is nothing to hide."""
+    """Return headers with masked keys; the same object if there are none."""
     found = [at for at, (name, _) in enumerate(fields) if name.lower() in _WITH_KEYS]
     if not found:
         return fields
@@ -147,7 +147,7 @@ def _value(name: bytes, value: bytes) -> bytes:
 
 
 def path(path: str) -> str:
-    """A path as it may be kept."""
+    """Return a path with masked keys."""
     bare, mark, query = path.partition("?")
     return bare + mark + "&".join(f"{pair.partition('=')[0]}={MASK}" if _is_key(pair) else pair for pair in query.split("&"))
 
@@ -158,7 +158,7 @@ def _is_key(pair: str) -> bool:
 
 
 def minted(answer: bytes) -> bytes:
-    """An answer with a secret that was made for the client, as it may be kept; nothing of one that cannot be read."""
+    """Mask the secrets in a response that creates some for the client, such as `client_secret`. Return b"" for invalid JSON."""
     try:
         json.loads(answer)
     except (ValueError, RecursionError):
@@ -166,22 +166,22 @@ def minted(answer: bytes) -> bytes:
     return json_edit.rename(answer, _MINTED, lambda _: MASK)
 
 
-# Secrets in what comes back
+# Secrets in responses
 
 _SHORTEST = 4
-_SHORTEST_IN_HEADERS = 8  # clients without a key send `none`, `test` or `dummy`, which headers may well contain
-_SHORTEST_ENCODED = 12  # a shorter one leaves too little in the middle of its base64
+_SHORTEST_IN_HEADERS = 8  # clients without a key send `none`, `test` or `dummy`, which may occur in other headers
+_SHORTEST_ENCODED = 12  # the base64 of a shorter one has too few characters that do not depend on its neighbours
 _FRAMING = frozenset(b"connection content-encoding content-length content-type date transfer-encoding upgrade".split())
 
 
 def mask(text: str, secrets: Sequence[str]) -> str:
-    """`text` with `[key]` for every secret in it: as it is, percent-encoded, in base64, or escaped for JSON or HTML."""
+    """Replace every secret in `text` by `[key]`: plain, percent-encoded, in base64, or escaped for JSON or HTML."""
     pattern = _pattern(tuple(secrets))
     return pattern.sub(MASK, text) if pattern else text
 
 
 def mask_answer_head(response: http.Response, secrets: Sequence[str]) -> None:
-    """Mask the secrets in a response's reason and headers, in place: some fronts of Azure repeat the key there."""
+    """Mask the secrets in a response's reason and headers, in place. Some gateways in front of Azure repeat the key there."""
     data = response.data
     if _repeats(b"\n".join(chain((data.reason,), *data.headers.fields)), secrets):
         data.reason = _mask_bytes(data.reason, secrets)
@@ -189,12 +189,12 @@ def mask_answer_head(response: http.Response, secrets: Sequence[str]) -> None:
 
 
 def mask_fields(fields: Fields, secrets: Sequence[str]) -> Fields:
-    """The same of headers or trailers; the very same when no secret is in them."""
+    """Mask the secrets in headers or trailers; return the same object if there are none."""
     return _masked_fields(fields, secrets) if _repeats(b"\n".join(chain(*fields)), secrets) else fields
 
 
 def _repeats(text: bytes, secrets: Sequence[str]) -> bool:
-    for form in _forms_in_headers(tuple(secrets)):  # noqa: SIM110 - any() takes twice the time, and this is done for every response
+    for form in _forms_in_headers(tuple(secrets)):  # noqa: SIM110 - any() takes twice the time, and this runs for every response
         if form in text:
             return True
     return False
@@ -222,13 +222,13 @@ def _forms_in_headers(secrets: tuple[str, ...]) -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=64)
 def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
-    # The longest first, lest a form that begins another leave that one's end behind.
+    # The longest first: a shorter form that is the prefix of a longer one would leave the rest of it.
     forms = sorted(_forms(secrets), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, forms))) if forms else None
 
 
 def _forms(secrets: Sequence[str]) -> set[str]:
-    """Each secret in every form in which an upstream may repeat it."""
+    """Return every form of each secret in which an upstream may repeat it."""
     forms: set[str] = set()
     for secret in secrets:
         if len(secret) >= _SHORTEST:
@@ -242,7 +242,7 @@ def _forms(secrets: Sequence[str]) -> set[str]:
 
 
 def _base64(secret: bytes) -> set[str]:
-    """What base64 makes of a secret wherever it stands in a longer text, without the characters that its neighbours share."""
+    """Return the base64 forms of a secret at every offset in a longer text, without the characters that it shares with its neighbours."""
     forms = set()
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + secret).decode()

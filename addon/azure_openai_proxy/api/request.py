@@ -1,4 +1,4 @@
-"""OpenAI's request → Azure's: path, query, headers, and what names the model in the body. Values in, values out."""
+"""Translation of an OpenAI request into Azure's: path, query, headers, and the model in the body. No I/O and no flows."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
 
-# What belongs to this connection or to OpenAI's account: RFC 9110 7.6.1, and the SDKs' account headers, which Azure refuses or ignores.
+# Headers of this connection (RFC 9110 7.6.1), and the SDKs' headers for OpenAI accounts, which Azure refuses or ignores.
 _NOT_FOR_AZURE = frozenset(
     b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade "
     b"openai-organization openai-project openai-beta authorization api-key cookie".split()
 )
 _ORDINARY = frozenset({"", "keep-alive", "close"})
 _EMPTY = re.compile(rb"\{[ \t\r\n]*+\}")
-# Dates with or without a suffix, v1, preview and latest. Azure refuses a version that it does not know; other text is refused here.
+# Dates with or without a suffix, v1, preview and latest. Azure refuses unknown versions. The proxy refuses all other text.
 _API_VERSION = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}(?:-[a-z]{1,16})?|v1|preview|latest)?", re.IGNORECASE)
 
 
 class Asked(NamedTuple):
-    """A request as the client sent it, kept whole: another backend may have to be asked."""
+    """A request as the client sent it. It is kept complete for a retry on another backend."""
 
     headers: http.Headers
     query: Query
     content: bytes
-    large: LargeBody | None = None  # what was found in `content`, if that is large
-    more: bool = False  # `content` is only the beginning: the rest goes on as it comes, and the request cannot be sent again
+    large: LargeBody | None = None  # the scanned `content`, if it is large
+    more: bool = False  # `content` is only the beginning of the body; the rest is streamed, so the request cannot be retried
 
 
 class Query(NamedTuple):
-    """A client's query, less what is not Azure's: `rest` is kept byte for byte."""
+    """A client's query, without the parameters that the proxy sets. `rest` is kept byte for byte."""
 
     rest: str
-    api_version: str = ""  # the client's own: it may be stale
-    api_key: str = ""  # a secret has no place in a URL
+    api_version: str = ""  # the client's own, which may be outdated
+    api_key: str = ""  # removed: a URL should not contain a secret
 
     @classmethod
     def read(cls, text: str) -> Query:
@@ -67,16 +67,18 @@ class Query(NamedTuple):
         return cls("&".join(rest), taken["api-version"], taken["api-key"])
 
     def check(self) -> None:
-        """Refuse an api-version that is none: it would be written into Azure's query.
+        """Validate the client's api-version, because it may be sent in Azure's query.
 
         Raises:
-            BadRequest: it is neither a date nor a name that Azure has.
+            BadRequest: it is neither a date nor one of Azure's names.
         """
         if not _API_VERSION.fullmatch(self.api_version):
             raise BadRequest("`api-version` must be YYYY-MM-DD, YYYY-MM-DD-preview, v1 or preview, as in 2024-10-21.", param="api-version")
 
     def with_model(self, deployment: str | None, name: str = "") -> str:
-        """The rest, with the deployment in place of a model that it names; under another `name` if need be."""
+        """Return the rest with the deployment as the value of its `model` or `deployment`, and with that parameter renamed to `name` if
+        given.
+        """
         if deployment is None:
             return self.rest
         pairs = (pair.partition("=") for pair in self.rest.split("&"))
@@ -87,19 +89,19 @@ class Query(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """A request as Azure gets it."""
+    """A request for Azure."""
 
     base: Base
     path: str
     headers: http.Headers
     content: bytes
     deployment: str | None
-    rewriter: Rewriter | None = None  # for a body that goes on as it comes
-    growth: int | None = 0  # the bytes by which it makes the body longer; None: only its end will tell
+    rewriter: Rewriter | None = None  # for a body that is streamed
+    growth: int | None = 0  # change of the body's length in bytes; None: not known in advance
 
     @property
     def stream(self) -> bool | Callable[[bytes], list[bytes]]:
-        """As mitmproxy has it: what becomes of each piece of the body; b"" is its end."""
+        """Return the value for mitmproxy's `request.stream`: a function of each chunk of the body; b"" is the end."""
         rewriter = self.rewriter
         if not rewriter:
             return True
@@ -109,9 +111,9 @@ class Sent(NamedTuple):
 def translate(
     call: Call, asked: Asked, backend: Backend, deployment: Callable[[str], str], credential: Credential, *, batch_lines: int = 0
 ) -> Sent:
-    """The request for `backend`. `deployment` maps a model's name.
+    """Translate a request for `backend`. `deployment` maps a model's name.
 
-    `batch_lines`: map the models in a batch's file too, in lines of so many bytes at most.
+    `batch_lines`: the maximum length in bytes of lines in a batch file whose models are mapped too; 0 for none.
     """
     name = deployment(call.model) if call.model is not None else None
     rewriter = None
@@ -133,7 +135,7 @@ def _growth(model: str | None, name: str | None) -> int | None:
 
 
 def form(call: Call, deployment: str | None, backend: Backend, asked_version: str = "") -> Form:
-    """The Azure API that takes this call. A client that speaks one of Azure's own forms keeps it."""
+    """Return the Azure API for this call. A client that uses one of Azure's own forms keeps it."""
     match call.native:
         case "v1":
             kept = asked_version in ("v1", "preview") and not call.endpoint.unversioned
@@ -145,7 +147,7 @@ def form(call: Call, deployment: str | None, backend: Backend, asked_version: st
 
 
 def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> str:
-    """Path and query for Azure."""
+    """Return path and query for Azure."""
     template, version = form(call, deployment, backend, query.api_version)
     below = template.replace("{path}", "\0").format(deployment=quote(deployment or "", safe=""), **call.values).replace("\0", call.path)
     rest = query.with_model(deployment, "deployment" if call.beta else "") if call.endpoint.model_in == "query" else query.rest
@@ -154,7 +156,7 @@ def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> 
 
 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
-    """The headers for Azure: the client's in their order, less what is not Azure's business, with the key."""
+    """Return the headers for Azure: the client's in their order, without those that Azure must not receive, and with the credential."""
     dropped = _NOT_FOR_AZURE
     if (connection := client.get("connection", "").lower()) not in _ORDINARY:
         dropped |= {name.strip().encode(errors="surrogateescape") for name in connection.split(",")}
@@ -164,7 +166,7 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
             continue
         if name == b"host":
             kept.append((field[0], host.encode()))
-            dropped |= {name}  # an HTTP/2 client can send several
+            dropped |= {name}  # an HTTP/2 client can send more than one
         else:
             kept.append(field)
     kept.append((credential.header.encode(), credential.value.encode(errors="surrogateescape")))
@@ -177,7 +179,7 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
 
 
 def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: Asked, rewriter: Rewriter | None = None) -> bytes:
-    """The body for Azure: v1 has the deployment where OpenAI has the model, the dated API has it in the path."""
+    """Return the body for Azure. For v1 it has the deployment as its model; in the dated API the path has the deployment."""
     content = asked.content
     if rewriter:
         return rewriter.feed(content) + rewriter.end()
@@ -196,18 +198,18 @@ def _in_path(call: Call, backend: Backend) -> bool:
 
 
 def _with_model(content: bytes, deployment: str, large: LargeBody | None) -> bytes:
-    """A JSON object whose model is in the path, with the deployment as its only `model`."""
+    """Set the deployment as the only `model` of a JSON object; the client has the model in its path."""
     if large:
         return _with_model_in_large(large, json.dumps(deployment).encode())
     if not json_edit.is_object(content):
-        return content  # Azure says so
+        return content  # Azure reports the error
     head, brace, members = content.partition(b"{")
     if b'"model"' in content or b"\\u" in content:
         try:
             found = json.loads(content.removeprefix(json_edit.BOM))
         except (ValueError, RecursionError):
-            return content  # Azure has the better message
-        if "model" in found:  # SDKs send it in the body too; of two, parsers take the last
+            return content  # Azure's error message is better
+        if "model" in found:  # SDKs also send it in the body; parsers use the last of two
             return json.dumps(found | {"model": deployment}).encode()
     comma = b"" if members.lstrip().startswith(b"}") else b","
     return head + brace + b'"model":' + json.dumps(deployment).encode() + comma + members

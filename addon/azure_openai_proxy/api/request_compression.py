@@ -1,6 +1,6 @@
-"""Compressed request bodies: decompressed before the request is translated, since Azure takes none.
+"""Decompression of request bodies before their translation. Azure accepts no compressed requests.
 
-Work is done in slices, between which other clients are served, and what comes out is bounded by `azure_openai_max_body`.
+The work is done in slices, with other tasks between them. `azure_openai_max_body` limits the decompressed size.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MOST_CODINGS = 4
 SLICE = 16 << 10
 """Compressed bytes that are read at a time."""
 STEPS = 8
-"""Slices, or 256 kB that come of them, after which others are served."""
+"""Number of slices, or of 256 kB pieces of their output, after which other tasks run."""
 
 
 async def decode(request: http.Request, limit: int) -> None:
     """Decompress the body of `request` in place, and remove the header.
 
     Raises:
-        ProxyError: the body is too large, or cannot be read.
+        ProxyError: the decompressed body is larger than `limit` bytes, is invalid, or has an unsupported coding.
     """
     codings = [coding.strip().lower() for coding in request.headers.get(HEADER, "").split(",")]
     codings = [coding for coding in codings if coding not in ("", "identity")]
@@ -67,7 +67,7 @@ async def decode(request: http.Request, limit: int) -> None:
 
 
 def decoded(content: bytes, coding: str, limit: int) -> Generator[None, None, bytes]:
-    """`content` without one coding; a little work for each step of the generator."""
+    """Remove one coding from `content`. Each step of the generator does a little work; its value is the result."""
     engine = compression.decompressor(coding)
     assert engine, "only known codings are decoded"
     out: list[bytes] = []

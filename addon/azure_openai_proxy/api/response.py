@@ -1,8 +1,8 @@
-"""What Azure says, in OpenAI's shape: streams and JSON bodies (errors: error_shapes, headers: answer_headers).
+"""Translation of Azure's streams and JSON bodies into OpenAI's shape. For errors see `error_translation`, for headers `response_headers`.
 
-Azure adds what its content filter found, and measurements of its own, to what OpenAI's API has; strict clients refuse chunks
-without a delta, or index into a chunk without choices. What Azure added is taken out; what needs no change is recognised by
-its bytes and passes unparsed, byte for byte.
+Azure adds content filter results and its own measurements to OpenAI's responses. Strict clients refuse chunks without a delta, or index
+into a chunk without choices. The additions are removed. A chunk or body without additions is recognised by its bytes; it is forwarded byte
+for byte and is not parsed.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"]
 
-# Members Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. Deeper down only
-# strings of the user's and the model's could look like them. `obfuscation` stays: OpenAI sends it too.
+# Members that Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. At deeper levels such names
+# only occur in strings of the user or the model. `obfuscation` stays, because OpenAI sends it too.
 _AZURES_OWN = frozenset(
     {
         "content_filter_offsets",
         "content_filter_raw",
-        "content_filter_result",  # the filter itself failed
+        "content_filter_result",  # an error of the filter itself
         "content_filter_results",
         "content_filters",
         "latency_checkpoint",
-        "prompt_annotations",  # of 2023-07-01-preview
+        "prompt_annotations",  # in 2023-07-01-preview
         "prompt_filter_results",
     }
 )
 _TRACES = (b"_filter", b"latency_checkpoint", b"prompt_annotations", b"gpt-35-turbo")
 
-# What OpenAI's chunks without choices have. One with nothing else tells a client nothing, and LangChain, simonw/llm and others ask for
-# choices[0] of it. Usage and the results of a moderation come in chunks without choices from OpenAI too.
+# Members of OpenAI's chunks without choices. A chunk with only these is dropped: LangChain, simonw/llm and others index its choices[0].
+# OpenAI also sends usage and moderation results in chunks without choices.
 _PLAIN = frozenset({"choices", "created", "id", "model", "object", "obfuscation", "service_tier", "system_fingerprint"})
 
-# Null where OpenAI always sends a value counts as absent. One expression takes a tenth of the time of six searches.
+# Null is treated as absent where OpenAI always sends a value. One expression takes a tenth of the time of six searches.
 _NO_CONTENT = {"delta": re.compile(rb'"delta"\s*+:\s*+null'), "text": re.compile(rb'"text"\s*+:\s*+null')}
 _NO_MESSAGE = re.compile(rb'"(?:message|choices|text)"\s*+:\s*+null')
 _MESSAGE = {"role": "assistant", "content": None, "refusal": None}
 
 _DONE = b"data: [DONE]\n\n"
-_FINISHED = (b'"finish_reason":"', b'"finish_reason": "')  # in a string of the model's own the quotes would be escaped
+_FINISHED = (b'"finish_reason":"', b'"finish_reason": "')  # in a string of the model's output the quotes would be escaped
 
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,15})')
 
@@ -60,15 +60,13 @@ _dump_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Stream:
-    """One streamed answer, to be set as `flow.response.stream`.
+    """Translates one streamed response; the value for `flow.response.stream`.
 
-    mitmproxy calls it with whatever a read of the socket gave, and with `b""` at a regular end only: a stream that was cut
-    gets no end from here either.
+    mitmproxy calls it with the bytes of each read, and with `b""` at a regular end only. A truncated stream gets no end from here.
 
-    With `normalize` off the bytes pass as they come. `encoding` is the answer's content-encoding: it is undone, the client gets
-    plain events. `done` is off for streams of typed events (the responses API): they have no `data: [DONE]`, and their `error`
-    events keep the members around the error. `secrets` are masked in an error event. `items` is called with what each event
-    carries.
+    `normalize`: translate events; without it the bytes are forwarded unchanged. `encoding`: the response's content-encoding; the stream is
+    decompressed. `done`: the stream ends with `data: [DONE]`; streams of typed events (the responses API) do not, and their `error` events
+    keep the members around the error. `secrets` are masked in error events. `items` is called with the data of each event.
     """
 
     def __init__(
@@ -86,13 +84,13 @@ class Stream:
         self._secrets = secrets
         self._items = items
         self._events = sse.Decoder()
-        self._content: Literal["delta", "text"] | None = None  # where this stream's choices have it, once that is known
-        self._pattern: filter_stripping.Pattern | None = None  # of its events with text, once one was seen
-        self._finished = False  # a finish_reason went by
-        self._failed = False  # an error went by
-        self._errors = False  # or something that has one
-        self._over = False  # nothing more goes out
-        self._last = b""  # what the last typed event carries
+        self._content: Literal["delta", "text"] | None = None  # the member of this stream's choices that has the content, once known
+        self._pattern: filter_stripping.Pattern | None = None  # of its events with text, once one was received
+        self._finished = False  # a finish_reason was received
+        self._failed = False  # an error was received
+        self._errors = False  # so was anything that may contain one
+        self._over = False  # all further input is dropped
+        self._last = b""  # data of the last typed event
 
     def __call__(self, data: bytes) -> list[bytes]:
         if self._over:
@@ -114,14 +112,16 @@ class Stream:
         if broken and not self._over:
             self._over = True
             said = {"message": f"Azure's compressed answer cannot be read: {broken}.", "type": "server_error", "code": "upstream_error"}
-            # The blank line ends an event that the client may have the first half of.
+            # The blank line ends an event of which the client may have received a part.
             out += (b"" if self._normalize else b"\n\n") + self.failure(shape(said))
         if out == data:
             out = data
         return [out] if out else []
 
     def failure(self, error: dict[str, Any]) -> bytes:
-        """The event that ends this stream when it breaks off. The official SDKs raise for both shapes; others dispatch by the type."""
+        """Return the event that ends this stream after an interruption. The official SDKs raise for both shapes; other clients check the
+        type.
+        """
         if self._done:
             return b"data: %b\n\n" % _json({"error": error})
         number = _NUMBER.search(self._last)
@@ -130,7 +130,7 @@ class Stream:
 
     @property
     def clean(self) -> bool:
-        """Every event was looked at, and none has an error: Azure repeats keys in errors alone."""
+        """Return whether every event was examined and none has an error: Azure repeats keys in errors only."""
         return self._normalize and not self._errors and not self._events.passed
 
     def _normalized(self, data: bytes, *, at_end: bool) -> bytes:
@@ -142,10 +142,10 @@ class Stream:
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _end(self) -> bytes:
-        """What the regular end of the body brings.
+        """Return the output for the regular end of the body.
 
-        Without its blank line an event is none, and clients forget it. Azure's last one is completed if it is whole; if not,
-        it stays as it is, but for a stream that ends well, where it would swallow the [DONE].
+        Clients discard an event without its blank line. If Azure's last event is complete apart from that, the blank line is added. An
+        incomplete event is forwarded unchanged, except before [DONE], which the client would read as a part of it.
         """
         out = b""
         for event in self._events.flush():
@@ -156,7 +156,7 @@ class Stream:
         if not self._over and self._ends_well:
             out += _DONE
         self._over = True
-        self._last = b""  # the flow may be kept
+        self._last = b""  # release it: the flow may be kept
         return out
 
     @property
@@ -164,7 +164,7 @@ class Stream:
         return self._done and self._finished and not self._failed
 
     def _event(self, event: sse.Event) -> bytes:
-        """The event as the client gets it; empty if it does not."""
+        """Translate an event. Return b"" to drop it."""
         data = event.data
         if self._over:
             return b""
@@ -186,11 +186,11 @@ class Stream:
             return event.raw
         try:
             return self._changed(event, data)
-        except (ValueError, RecursionError):  # it cannot be written again; it could be read, so the client may manage
+        except (ValueError, RecursionError):  # it was parsed but cannot be serialized; forward it unchanged
             return event.raw
 
     def _suspect(self, event: sse.Event, data: bytes) -> bool:
-        """Whether the bytes give a reason to parse the event."""
+        """Return whether the bytes require parsing the event."""
         if b'"error"' in data or event.event == b"error":
             self._errors = True
             return True
@@ -231,7 +231,9 @@ def _content(chunk: dict[str, Any]) -> Literal["delta", "text"] | None:
 
 
 def _chunk(chunk: dict[str, Any], content: Literal["delta", "text"]) -> dict[str, Any] | None:
-    """`chunk` without what Azure added and with what OpenAI always has; itself if that is nothing, None if nothing is left of it."""
+    """Remove Azure's additions from `chunk` and add OpenAI's required members. Return `chunk` itself if nothing changes, and None to drop
+    it.
+    """
     clean = _without_azures(chunk)
     choices: Any = clean.get("choices")
     if choices is None and ("choices" in clean or clean.get("usage") is not None):
@@ -246,14 +248,16 @@ def _chunk(chunk: dict[str, Any], content: Literal["delta", "text"]) -> dict[str
 
 
 def _counts(chunk: dict[str, Any], *, pruned: bool) -> bool:
-    """Whether a chunk without choices tells a client something. `pruned`: it had something else, which was Azure's own."""
+    """Return whether a chunk without choices has information for the client. `pruned`: Azure's members were removed from it."""
     if chunk.get("usage") is not None or chunk.get("moderation") is not None:
         return True
     return not pruned and any(value is not None and name not in _PLAIN for name, value in chunk.items())
 
 
 def _choice(choice: Any, content: Literal["delta", "text"]) -> Any:
-    """One without content comes of the asynchronous filter; autogen and LangChain break on it. Its finish_reason must stay."""
+    """Return a choice with content. Azure's asynchronous filter sends choices without it, on which autogen and LangChain fail: they are
+    dropped unless they have a finish_reason.
+    """
     if not isinstance(choice, dict):
         return choice
     if choice.get("delta") is not None or choice.get("text") is not None:
@@ -264,7 +268,7 @@ def _choice(choice: Any, content: Literal["delta", "text"]) -> Any:
 
 
 def _without_azures(value: dict[str, Any]) -> dict[str, Any]:
-    """A copy of an answer or a chunk without Azure's members; itself if there are none."""
+    """Return a copy of a response or a chunk without Azure's members; the same object if there are none."""
     clean = {name: item for name, item in value.items() if name not in _AZURES_OWN}
     changed = len(clean) < len(value)
     for name in ("choices", "data"):
@@ -272,7 +276,7 @@ def _without_azures(value: dict[str, Any]) -> dict[str, Any]:
         if isinstance(items, list) and any(not _AZURES_OWN.isdisjoint(item) for item in _dicts(items)):
             clean[name] = [_pruned(item) for item in items]
             changed = True
-    inner = clean.get("response")  # the whole answer in an event of it
+    inner = clean.get("response")  # an event's complete response
     if isinstance(inner, dict) and not _AZURES_OWN.isdisjoint(inner):
         clean["response"] = _pruned(inner)
         changed = True
@@ -292,26 +296,26 @@ def _pruned(item: Any) -> Any:
 
 
 def json_body(body: bytes) -> bytes:
-    """A whole JSON answer without what Azure added; `body` itself when that is nothing, or when it cannot be read."""
+    """Remove Azure's additions from a complete JSON response. Return `body` itself if there are none, or if it is not valid."""
     return (_clean(_object(body)) if suspect(body) else None) or body
 
 
 def large_json_body(body: LargeBody) -> LargeBody:
-    """The same of a large one."""
+    """The same for a large body."""
     clean = _clean(body.parse()) if suspect(body.content) else None
     return body.changed(clean) if clean else body
 
 
 def suspect(body: bytes) -> bool:
-    """Whether the bytes of a whole answer give a reason to parse it."""
+    """Return whether the bytes of a complete response require parsing it."""
     if any(trace in body for trace in _TRACES):
         return True
-    # To search tens of megabytes by a regular expression takes longer than to parse what is short of them.
+    # For tens of megabytes the regular expression takes longer than parsing the body in its short form.
     return b"null" in body and (len(body) > LARGE or bool(_NO_MESSAGE.search(body)))
 
 
 def _clean(value: dict[str, Any] | None) -> bytes | None:
-    """An answer without what Azure added; None when that is nothing, or when it cannot be written."""
+    """Return a response without Azure's additions; None if there are none, or if it cannot be serialized."""
     if not value:
         return None
     clean = _with_messages(_without_azures(value))
@@ -322,14 +326,14 @@ def _clean(value: dict[str, Any] | None) -> bytes | None:
 
 
 def frame(text: bytes, secrets: Sequence[str] = ()) -> bytes:
-    """A text frame of a WebSocket without what Azure added, an error in it as OpenAI writes it; `text` itself if it stays."""
+    """Remove Azure's additions from a text frame of a WebSocket and translate an error in it. Return `text` itself if nothing changes."""
     if b'"error"' not in text:
         return json_body(text)
     return _clean_frame(_object(text), secrets) or text
 
 
 def large_frame(text: LargeBody, secrets: Sequence[str] = ()) -> LargeBody:
-    """The same of a large one."""
+    """The same for a large frame."""
     if b'"error"' not in text.content:
         return large_json_body(text)
     clean = _clean_frame(text.parse() or None, secrets)
@@ -347,7 +351,9 @@ def _clean_frame(value: dict[str, Any] | None, secrets: Sequence[str]) -> bytes 
 
 
 def _with_messages(answer: dict[str, Any]) -> dict[str, Any]:
-    """A chat's answer with a message in every choice, and a completion's with a text; itself if it has them."""
+    """Add the missing message to each choice of a chat's response, or the missing text to each of a completion's. Return `answer` itself if
+    none is missing.
+    """
     if "choices" not in answer:
         return answer
     choices = answer["choices"]
@@ -377,5 +383,5 @@ def _object(data: bytes) -> dict[str, Any] | None:
 def _json(value: object) -> bytes:
     try:
         return _dump(value).encode()
-    except UnicodeEncodeError:  # half an emoji: the other half is in the next chunk
+    except UnicodeEncodeError:  # a lone surrogate: the next chunk has the other half
         return _dump_ascii(value).encode()

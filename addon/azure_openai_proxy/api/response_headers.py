@@ -1,4 +1,4 @@
-"""The headers of Azure's answers, as a client of OpenAI's expects them."""
+"""Translation of the headers of Azure's responses for OpenAI clients."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_origin_headers", "headers"]
 
-# Those of RFC 9110, and Proxy-Connection. Not transfer-encoding, nor `connection: close`: mitmproxy acts on them.
+# The hop-by-hop headers of RFC 9110 and Proxy-Connection, except transfer-encoding and `connection: close`, which mitmproxy interprets.
 _HOP_BY_HOP = b"connection keep-alive proxy-authenticate proxy-connection te trailer upgrade"
-# A browser applies these to the origin that they come from, which is the proxy's: it would never again speak plain HTTP to anything on
-# localhost, delete what the pages there have stored, or let other pages read the answer. Those for readers the proxy sets itself.
+# A browser applies these headers to the origin of the response, which is the proxy's. It would refuse plain HTTP to all of localhost,
+# delete the stored data of pages there, or let other pages read the response. The proxy sets its own CORS headers.
 _OF_THE_ORIGIN = frozenset(
     b"""
     accept-ch access-control-allow-credentials access-control-allow-headers access-control-allow-methods access-control-allow-origin
@@ -31,7 +31,8 @@ _OF_THE_ORIGIN = frozenset(
 )
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _DROPPED = frozenset(_HOP_BY_HOP.split()) | _OF_THE_ORIGIN
-# Types that a browser shows as a page, with scripts of the proxy's origin; of several in one header it may take any.
+# Types that a browser renders as a page, with scripts of the proxy's origin. If one header has several types, a browser may use any of
+# them.
 _PAGE = re.compile(rb"(?i)html|[+/]xml|/xsl|x-mixed-replace")
 _SVG = re.compile(rb"(?i)image/svg\+xml(?:;[^,]*)?")
 _PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
@@ -45,10 +46,10 @@ _DURATION = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)?(?:h|m|s|ms|us|\xc2\xb5s|ns))+")
 
 
 def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None:
-    """Shape the headers of an answer, in place. Not for a 101: its `upgrade` must stay.
+    """Translate the headers of a response, in place. Not for a 101, whose `upgrade` must stay.
 
-    `stream` says that a `Stream` rewrites the body, and `http1` that the answer came over HTTP/1, where a body whose length is
-    no longer known must be chunked if the connection is to live.
+    `stream`: a `Stream` rewrites the body. `http1`: the response arrived over HTTP/1, where a body of unknown length must be chunked to
+    keep the connection open.
     """
     named = [name.strip().lower().encode(errors="surrogateescape") for name in headers.get("connection", "").split(",")]
     dropped = _DROPPED.union(named) - _NEVER_DROPPED if named != [b""] else _DROPPED
@@ -56,8 +57,8 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
     for field in headers.fields:
         name = field[0].lower()
         if name in _RESETS:
-            if (told := _reset(field[1])) is not None:
-                kept.append((field[0], told))
+            if (reset := _reset(field[1])) is not None:
+                kept.append((field[0], reset))
         elif name == b"content-type" and _PAGE.search(field[1]):
             kept += [field, _SANDBOX] if _SVG.fullmatch(field[1]) else [_PLAIN_TEXT]
         elif name not in dropped:
@@ -74,7 +75,7 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
 
 
 def drop_origin_headers(headers: http.Headers) -> None:
-    """Drop what a browser would apply to the proxy's origin from headers that are not shaped otherwise: a 101's, a recording's."""
+    """Remove the headers that a browser applies to the proxy's origin, for a 101 or a recorded response."""
     headers.fields = tuple(field for field in headers.fields if field[0].lower() not in _OF_THE_ORIGIN)
 
 
@@ -92,7 +93,9 @@ def _rewritten(headers: http.Headers, *, http1: bool) -> None:
 
 
 def _reset(value: bytes) -> bytes | None:
-    """As OpenAI writes it; None for Azure's -1, which says nothing, and for what clients that parse durations would break on."""
+    """Return the value in OpenAI's format. Return None for Azure's -1, which means nothing, and for values that clients cannot parse as a
+    duration.
+    """
     value = value.strip()
     if len(value) > _LONGEST_RESET:
         return None
@@ -102,7 +105,7 @@ def _reset(value: bytes) -> bytes | None:
 
 
 def _duration(seconds: int) -> str:
-    """As OpenAI writes it, which is as Go does: `10s`, `5m0s`, `1h1m1s`."""
+    """Return a duration in OpenAI's format, which is Go's: `10s`, `5m0s`, `1h1m1s`."""
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -1,8 +1,8 @@
-"""The beginning of a stream: is it content, or an error in the place of the answer? Bytes in, a verdict out; nothing is changed.
+"""Detection of an error at the start of a stream. Nothing is changed.
 
-Azure answers 200 before it knows whether the model has room. A stream is held until its first event that carries something, and the
-first chunk with what the content filter found in the prompt carries nothing. A comment ends the hold: it is there to reach the client
-while the model works, which may take minutes.
+Azure sends the status 200 before it knows whether the model has capacity. A stream is buffered until its first event with content or an
+error. A first chunk with only the content filter's results for the prompt is neither. A comment ends the buffering: it keeps the client
+connected while the model works, which may take minutes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from azure_openai_proxy.formats import compression, sse
 __all__ = ["Peek", "Verdict", "error_response"]
 
 AT_MOST = 64 * 1024
-"""Bytes that are held; more is content, whatever it is."""
+"""Maximum number of bytes that are buffered. A longer beginning counts as content."""
 
 
 class Verdict(NamedTuple):
     error: dict[str, Any] | None
-    """As it stands in the event; None: it is content."""
+    """The error in the event; None: the stream has content."""
     first: bytes
-    """What the event carries."""
+    """The event's data."""
 
 
 class Peek:
@@ -33,7 +33,7 @@ class Peek:
         self.verdict: Verdict | None = None
 
     def feed(self, data: bytes) -> Verdict | None:
-        """None: nothing has come yet that tells."""
+        """Return the verdict; None if more input is needed."""
         self.verdict = self._feed(data)
         return self.verdict
 
@@ -41,7 +41,7 @@ class Peek:
         try:
             plain = self._decompressor.feed(data) if self._decompressor else data
         except compression.BrokenError:
-            return Verdict(None, b"")  # whoever reads the stream will say so
+            return Verdict(None, b"")  # the reader of the stream reports the error
         self._seen += max(len(data), len(plain))
         commented = False
         for event in self._events.feed(plain):
@@ -60,7 +60,7 @@ def _verdict(data: bytes, kind: bytes | None) -> Verdict | None:
         return Verdict(None, data)
     error = value.get("error")
     if error or kind == b"error" or value.get("type") == "error":
-        if not error:  # the event is the error itself; in an answer's body it has no number, and a type of its own
+        if not error:  # The event itself is the error. A response body has no sequence number, and `type` is then the error's own.
             error = {name: item for name, item in value.items() if name != "sequence_number" and (name, item) != ("type", "error")}
         return Verdict(error if isinstance(error, dict) else {"message": str(error)}, data)
     if "choices" in value and not value["choices"] and value.get("usage") is None:
@@ -69,7 +69,7 @@ def _verdict(data: bytes, kind: bytes | None) -> Verdict | None:
 
 
 def error_response(error: dict[str, Any]) -> tuple[int, bytes]:
-    """The status and body that Azure would have answered with, had it known in time."""
+    """Return the status and the body of an error response that corresponds to an error in a stream."""
     code = str(error.get("code") or error.get("status") or "")
     if len(code) == 3 and code.isascii() and code.isdigit() and 400 <= int(code) < 600:
         status = int(code)

@@ -1,4 +1,4 @@
-"""What changes in a multipart form on its way to Azure: the model, and the models in the lines of a batch's file."""
+"""Rewriting of multipart forms for Azure: the model, and the models in the lines of a batch file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["batch_line", "rewriter"]
 
 JSON_FIELD = 256 * 1024
-"""Bytes of a field that is read as JSON."""
+"""Maximum size in bytes of a field that is parsed as JSON."""
 
 
 def rewriter(
     call: Call, headers: Mapping[str, str], deployment: Callable[[str], str], *, in_path: bool, batch_lines: int
 ) -> Rewriter | None:
-    """None: nothing changes, or it is no form. `in_path`: the deployment stands there; `batch_lines`: the longest line, 0 for none."""
+    """Return a rewriter; None if nothing changes, or if the body is not a form.
+
+    `in_path`: the deployment is in the path. `batch_lines`: the maximum length of a line in bytes; 0 for no batch files.
+    """
     separator = boundary(headers.get("content-type", ""))
     if not separator:
         return None
@@ -37,7 +40,7 @@ def rewriter(
 
 
 class _Model:
-    """The form's first `model`; or the one inside the JSON of another field, as `session.model` is."""
+    """Renames the form's first `model`, or the model inside the JSON of another field, such as `session.model`."""
 
     def __init__(self, deployment: Callable[[str], str], places: Iterable[str]) -> None:
         self._deployment = deployment
@@ -63,7 +66,7 @@ def _in_json(text: str, places: Iterable[str], deployment: Callable[[str], str])
 
 
 class _BatchFile:
-    """The file, unless a `purpose` before it says that it is none of a batch's."""
+    """Renames the models in the file, unless a preceding `purpose` is not `batch`."""
 
     def __init__(self, deployment: Callable[[str], str], limit: int) -> None:
         self._deployment = deployment
@@ -83,7 +86,7 @@ class _BatchFile:
 
 
 def batch_line(line: bytes, deployment: Callable[[str], str]) -> bytes:
-    """One request of a batch with its model renamed; any other line as it is."""
+    """Rename the model in one request of a batch. Any other line is unchanged."""
     if b'"custom_id"' not in line or b'"model"' not in line:
         return line
     if len(line) > LARGE:

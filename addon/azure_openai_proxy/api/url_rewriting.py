@@ -1,4 +1,4 @@
-"""Addresses in Azure's answers: what points at Azure's API points at the proxy, where the client has its key and its models' names."""
+"""Rewriting of URLs in Azure's responses: URLs of Azure's API become URLs of the proxy, where the client's key and models are valid."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ MEMBERS = ("next", "next_link", "nextLink")
 
 
 def ours(url: str, base: Base, here: str, *, native: bool) -> str:
-    """`url` as the client asks the proxy for it; as it is where it does not point at the API at `base`.
+    """Return the proxy's URL for `url`; `url` itself if it is not below the API at `base`.
 
-    `here` is the proxy's address as the client has it. A `native` client knows Azure's paths and keeps them.
+    `here` is the proxy's address as the client knows it. A `native` client uses Azure's paths and keeps them.
     """
     try:
         named = urlsplit(url)
     except ValueError:
         return url
     host = named.netloc.lower()
-    if host not in ("", base.netloc) and not host.endswith(AZURE_HOSTS):  # a front may pass on what Azure calls itself
+    if host not in ("", base.netloc) and not host.endswith(AZURE_HOSTS):  # a gateway may forward Azure's own host names
         return url
     path = named.path.removeprefix(base.prefix)
     if not path.startswith("/openai/"):
@@ -42,14 +42,16 @@ def ours(url: str, base: Base, here: str, *, native: bool) -> str:
 
 
 def in_headers(headers: http.Headers, base: Base, *, native: bool) -> None:
-    """In place; by the path alone, which leads back by whatever way the client came."""
+    """Rewrite URLs in headers, in place, to a path only: it is valid for every route to the proxy."""
     for name in _HEADERS:
         if name in headers:
             headers[name] = ours(headers[name], base, "", native=native)
 
 
 def in_body(content: bytes, base: Base, here: str, *, native: bool, large: LargeBody | None = None) -> bytes:
-    """The next page's address in a JSON answer; `content` itself where there is none. `large`: what was found in it at `MEMBERS`."""
+    """Rewrite the URL of the next page in a JSON response; return `content` itself if there is none. `large`: the scanned body with
+    `MEMBERS` located.
+    """
     if not suspect(content):
         return content
 
@@ -62,5 +64,5 @@ def in_body(content: bytes, base: Base, here: str, *, native: bool, large: Large
 
 
 def suspect(content: bytes) -> bool:
-    """Whether an answer may have an address of Azure's API in it."""
+    """Return whether a response may contain a URL of Azure's API."""
     return b"/openai/" in content or b"\\/openai\\/" in content

@@ -157,8 +157,8 @@ def test_whether_it_asked_to_stream(path: str, body: bytes, stream: bool) -> Non
         (b'{"model": "  "}', "name a model"),
         (b'{"model": "a/../b"}', "name a model"),
         (rb'{"model": "a\\.\\b"}', "name a model"),
-        (rb'{"model": "\ud800"}', "characters that no name has"),
-        (rb'{"model": "gpt-4o\r\n"}', "characters that no name has"),
+        (rb'{"model": "\ud800"}', "characters that are not printable"),
+        (rb'{"model": "gpt-4o\r\n"}', "characters that are not printable"),
     ],
 )
 def test_a_body_that_names_no_model_is_refused(body: bytes, says: str) -> None:

@@ -75,7 +75,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         ({"name": "a b"}, "backend 1: write a name"),
         ({"endpoint": None}, "a: endpoint: write text"),
         ({"endpoint": ""}, "a: endpoint: write text"),
-        ({"endpoint": "ftp://x"}, "a: ftp:// is not spoken here"),
+        ({"endpoint": "ftp://x"}, "a: ftp:// is not supported"),
         ({"endpiont": "x"}, "a: endpiont is no key: did you mean endpoint?"),
         ({"zzz": "x"}, "a: zzz is no key: write name, endpoint"),
         ({"sk-0123456789-0123456789-0123456789-012345": "x"}, "a: one of its keys is none: write name"),
@@ -93,7 +93,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         ({"models": "gpt-4o"}, "a: models: write a list"),
         ({"models": {}}, "a: models: write a list"),
         ({"models": {"gpt-4o": 4}}, "a: models: write a list"),
-        ({"token": "0123456789", "endpoint": "https://x/#0123456789"}, "a: a fragment"),
+        ({"token": "0123456789", "endpoint": "https://x/#0123456789"}, "a: it contains a fragment"),
     ],
 )
 def test_what_is_refused(entry: dict[str, Any], right: str) -> None:
