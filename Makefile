@@ -43,6 +43,8 @@ lint: .venv/.ready ## lint, formatting, types, documents made from code, plain E
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@report=$$($(BIN)/lint-imports --no-cache --no-logo 2>&1) || { echo "$$report"; exit 1; }
+	@$(BIN)/python tools/private_names.py
 	@$(BIN)/python tools/operations_table.py --check
 	@$(BIN)/python tools/check_prose.py
 

@@ -15,6 +15,7 @@ from mitmproxy import ctx, http
 from . import errors
 from .api import local_responses, request_compression
 from .config import runtime, settings
+from .config.option_conflicts import OptionConflicts
 from .egress.pool import Limits
 from .egress.tls import TlsOptions
 from .formats import quoting
@@ -23,15 +24,14 @@ from .gateway.exchange import Exchange
 from .gateway.registry import Exchanges
 from .gateway.shutdown import Stopping
 from .inspection import contentviews, flow_metadata, request_replay
-from .inspection.backends_command import BackendsCommand
 from .inspection.commands import Commands
 from .inspection.recorder import Seeing
 from .inspection.replay_server import Playback
 from .mitmproxy_patches import connections, install
 from .routing import entra_tokens
-from .routing.attempts import Shared
 from .routing.deployment_discovery import Discovery
 from .routing.pool import Pool
+from .routing.state import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -51,13 +51,13 @@ class AzureOpenAIProxy(Exchanges):
         super().__init__(runtime.Live(), Seeing())
         self.discovery = Discovery()
         self.guard = relay_guard.Guard()
-        self.hindrances = ingress.Hindrances()
+        self.conflicts = OptionConflicts()
         self.stopping = Stopping(self.exchanges, lambda: self.settings.shutdown_timeout)
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
         self.playback = Playback()
         self.started = asyncio.Event()
-        self.addons = [BackendsCommand(self.shared), Commands(lambda: self.settings)]
+        self.addons = [Commands(lambda: self.settings, self.shared)]
 
     # Its life
 
@@ -65,7 +65,7 @@ class AzureOpenAIProxy(Exchanges):
         log_records.install()
         self.live.load(loader)
         contentviews.register(ctx.options)
-        contentviews.comments(ctx.master, shown=True)  # mitmweb's page may be opened before all runs
+        install.show_comments(ctx.master, quoting.line, shown=True)  # mitmweb's page may be opened before all runs
         ctx.options.connection_strategy = "lazy"  # eager would ask api.openai.com for a connection nobody needs
 
     def configure(self, updated: set[str]) -> None:
@@ -77,7 +77,7 @@ class AzureOpenAIProxy(Exchanges):
         self.discovery.follow(self.settings, ctx.options)
         local = ctx.options.connect_addr
         self.pools.configure(TlsOptions.of(ctx.options), Limits(), local)
-        self.hindrances.look({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
+        self.conflicts.check({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
         install.hasten(ctx.master, on=self.settings.fast_path)
 
     def running(self) -> None:
@@ -87,11 +87,11 @@ class AzureOpenAIProxy(Exchanges):
         relay_guard.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
-        contentviews.comments(ctx.master, shown=True)  # the console has no list before
+        install.show_comments(ctx.master, quoting.line, shown=True)  # the console has no list before
         self.started.set()
 
     def done(self) -> None:
-        contentviews.comments(ctx.master, shown=False)
+        install.show_comments(ctx.master, quoting.line, shown=False)
         install.hasten(ctx.master, on=False)
         self.shared.tokens.close()
         self.pools.close()
@@ -231,7 +231,7 @@ class AzureOpenAIProxy(Exchanges):
         if exchange := self.exchanges.get(flow):
             if flow.websocket and flow.websocket.close_reason:  # the dumper prints it as it is
                 flow.websocket.close_reason = quoting.line(flow.websocket.close_reason)
-            self.seeing.talked(flow, exchange)
+            self.seeing.talked(flow, exchange.facts())
 
     def _not_ready(self) -> str | None:
         if not self.started.is_set():

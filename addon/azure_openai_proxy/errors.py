@@ -17,12 +17,14 @@ from __future__ import annotations
 import json
 import math
 import uuid
+from typing import NamedTuple
 
 from mitmproxy import http
 
 __all__ = [
     "BadRequest",
     "Failed",
+    "Failure",
     "NoKey",
     "NotFound",
     "ProxyError",
@@ -33,6 +35,14 @@ __all__ = [
     "response",
     "when",
 ]
+
+
+class Failure(NamedTuple):
+    """Why a request gets no answer from upstream."""
+
+    status: int
+    code: str
+    message: str
 
 
 class SettingsError(ValueError):

@@ -21,12 +21,12 @@ from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
+from azure_openai_proxy import errors
 from azure_openai_proxy.addon import AzureOpenAIProxy
 from azure_openai_proxy.api.credentials import MASK
-from azure_openai_proxy.config import runtime, settings
+from azure_openai_proxy.config import origins, runtime, settings
 from azure_openai_proxy.egress.connect import Destination
 from azure_openai_proxy.egress.request import Hold
-from azure_openai_proxy.gateway import origins
 from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.gateway.registry import Policy
 from azure_openai_proxy.mitmproxy_patches import install, interface
@@ -229,7 +229,7 @@ def test_the_response_to_a_request_without_a_key_does_not_wait(addon: AzureOpenA
 
 def test_a_failure_below_the_hooks_is_told_in_openais_shape(addon: AzureOpenAIProxy) -> None:
     """To a page of another origin too; to whom is not ours, mitmproxy speaks."""
-    failure = install.Failure(413, "request_too_large", "too large")
+    failure = errors.Failure(413, "request_too_large", "too large")
     ours = addon.answer(failure, gateways(origin="https://page.example"))
     assert ours is not None
     assert "https://page.example" == ours.headers["access-control-allow-origin"]
@@ -250,7 +250,7 @@ def test_a_page_of_a_foreign_origin_is_refused(addon: AzureOpenAIProxy) -> None:
     assert addon.early_response(flow) is flow.response
     assert flow.response
     addon.responseheaders(flow)
-    failed = addon.answer(install.Failure(413, "request_too_large", "too large"), flow)
+    failed = addon.answer(errors.Failure(413, "request_too_large", "too large"), flow)
     assert failed
     for response in (flow.response, failed):
         assert "access-control-allow-origin" not in response.headers
@@ -288,7 +288,7 @@ def test_only_openais_hosts_are_decrypted(addon: AzureOpenAIProxy) -> None:
 )
 def test_a_stream_that_breaks_off_ends_with_an_error_of_its_kind(path: str, start: bytes, addon: AzureOpenAIProxy) -> None:
     """A stream of typed events with a typed one; a flow that is not ours with none."""
-    failure = install.Failure(502, "upstream_error", "The connection upstream failed.")
+    failure = errors.Failure(502, "upstream_error", "The connection upstream failed.")
     flow = ask(addon, gateways("POST", path, b'{"model":"m","stream":true}'))
     before = addon.last_event(failure, flow)
     flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
@@ -352,7 +352,7 @@ def test_what_the_upstream_leg_asks(addon: AzureOpenAIProxy) -> None:
     policy = Policy(addon, ours, addon.exchanges[ours])
     failed = http.Response.make(503)
     assert (addon.settings.timeouts, Hold.FAILURE, False) == (policy.timeouts, policy.hold(failed), policy.next_attempt(failed))
-    answer = addon.answer(install.Failure(502, "upstream_error", "cut"), ours)
+    answer = addon.answer(errors.Failure(502, "upstream_error", "cut"), ours)
     assert answer
     assert "retry-after" not in answer.headers  # there is only one backend
     addon.error(ours)
@@ -365,11 +365,11 @@ async def test_a_request_goes_to_its_backend(addon: AzureOpenAIProxy) -> None:
     request = addon.send_upstream(flow, cast("ClientSide", None), streamed=True)
     assert request.body.streamed
     planned = request.policy.upstream_request()
-    assert not isinstance(planned, install.Failure)
+    assert not isinstance(planned, errors.Failure)
     destination, sent = planned
     assert (Destination("r.openai.azure.com", 443, tls=True), "client") == (destination, sent.headers["api-key"])
     flow.request.headers["x"] = "a\nb"
-    assert isinstance(request.policy.upstream_request(), install.Failure)
+    assert isinstance(request.policy.upstream_request(), errors.Failure)
 
 
 def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,7 +492,7 @@ def test_an_edited_request_is_checked_again(addon: AzureOpenAIProxy, edit: Calla
     assert isinstance(addon.on_the_wire(flow), http.Request)
     edit(flow.request)
     failure = addon.on_the_wire(flow)
-    assert isinstance(failure, install.Failure)
+    assert isinstance(failure, errors.Failure)
     assert 400 == failure.status
 
 
@@ -502,7 +502,7 @@ def test_a_line_of_somebody_elses_http2_request_is_checked(addon: AzureOpenAIPro
     other.request.http_version = "HTTP/2.0"
     assert addon.on_the_wire(other) is other.request
     other.request.method = "GET /secret"
-    assert isinstance(addon.on_the_wire(other), install.Failure)
+    assert isinstance(addon.on_the_wire(other), errors.Failure)
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,7 @@ def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> Non
     addon.requestheaders(flow)
     assert isinstance(addon.on_the_wire(flow), http.Request)
     flow.request.headers["x"] = "a\x01b"
-    assert isinstance(addon.on_the_wire(flow), install.Failure)
+    assert isinstance(addon.on_the_wire(flow), errors.Failure)
     addon.requestheaders(bad)
     assert 400 == status(bad)
     dots = gateways("GET", "/v1/../secret", b"")

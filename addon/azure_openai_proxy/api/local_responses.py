@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import uuid
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
 
-from azure_openai_proxy.errors import NotFound
+from azure_openai_proxy.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .large_bodies import LargeBody
     from .model_mapping import Mapper
     from .operation import Call
 
-__all__ = ["add_cors", "answer", "health", "is_probe", "not_found", "preflight", "welcome"]
+__all__ = [
+    "MODERATION_INPUTS",
+    "MOST_MODERATIONS",
+    "add_cors",
+    "answer",
+    "health",
+    "is_probe",
+    "not_found",
+    "preflight",
+    "unflagged_moderation",
+    "welcome",
+]
 
 _WELCOME = """\
 Azure OpenAI Proxy: OpenAI's API, answered by Azure OpenAI.
@@ -26,6 +39,25 @@ Available models: GET /v1/models
 
 _FOR_PROBES = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store", "x-azure-openai-proxy": "1"}
 """`azure-openai-proxy doctor` recognises the proxy by the last header before it sends a key."""
+_CATEGORIES = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
+MOST_MODERATIONS = 2048
+"""Maximum number of texts in one request. The response has a result for each, which is many times longer than the shortest text."""
+MODERATION_INPUTS = "input.*"
+"""The place of the inputs in a large body."""
 
 
 def welcome() -> http.Response:
@@ -143,3 +175,45 @@ def add_cors(response: http.Response, origin: str | None) -> None:
     response.headers["access-control-expose-headers"] = ", ".join(
         dict.fromkeys(name.lower() for name in response.headers if not name.lower().startswith("access-control-"))
     )
+
+
+def unflagged_moderation(content: bytes, large: LargeBody | None = None) -> http.Response:
+    """Return one result for each text, or one for a list of inputs of several types. The id says that nothing was checked.
+
+    Raises:
+        BadRequest: the input is missing, or has more than `MOST_MODERATIONS` texts.
+    """
+    count, model = _inputs_of_large(large) if large else _inputs_of(content)
+    if not count:
+        raise BadRequest("`input` is required: a text, or a list of inputs.", param="input")
+    if count > MOST_MODERATIONS:
+        raise BadRequest(f"`input` has more than {MOST_MODERATIONS} texts.", param="input")
+    result = {
+        "flagged": False,
+        "categories": dict.fromkeys(_CATEGORIES, False),
+        "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
+        "category_applied_input_types": {category: [] for category in _CATEGORIES},
+    }
+    answer = {"id": f"modr-unchecked-{uuid.uuid4().hex}", "model": model or "unchecked", "results": [result] * count}
+    return http.Response.make(200, json.dumps(answer), {"content-type": "application/json"})
+
+
+def _inputs_of(content: bytes) -> tuple[int, Any]:
+    """Return the number of requested results, and the model."""
+    try:
+        asked = json.loads(content)
+    except (ValueError, RecursionError):
+        return 0, None
+    given = asked.get("input") if isinstance(asked, dict) else None
+    if not given or not isinstance(given, str | list):
+        return 0, None
+    return len(given) if isinstance(given, list) and isinstance(given[0], str) else 1, asked.get("model")
+
+
+def _inputs_of_large(large: LargeBody) -> tuple[int, Any]:
+    member = large.outline.get("input") if large.outline else None
+    kind = large.content[member.value] if member else 0
+    items = large.outline.at(MODERATION_INPUTS) if large.outline and kind == ord("[") else []
+    texts = bool(items) and large.content[items[0].value] == ord('"')
+    text = kind == ord('"') and member and member.end - member.value > 2
+    return len(items) if texts else int(bool(items) or bool(text)), large.value("model")

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from azure_openai_proxy.api.backend import EXAMPLE, parse_apiversion
 from azure_openai_proxy.api.model_mapping import Mapper
-from azure_openai_proxy.gateway import origins
-from azure_openai_proxy.inspection import recording_index
 
 from . import backends as backends_config
-from . import parsers
+from . import origins, parsers
 from .parsers import OPENAI
 
 if TYPE_CHECKING:
@@ -234,7 +232,7 @@ OPTIONS = (
     Option(
         "azure_openai_replay_ignore",
         Sequence[str],
-        list(recording_index.IGNORED),
+        list(parsers.REPLAY_IGNORED),
         tuple,
         "With --server-replay: what may differ in a body that was recorded. Members by their place, as in metadata or messages.*.name, and "
         "dates and uuids for those in any text.",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPENAI",
+    "REPLAY_IGNORED",
     "Address",
     "AllowedDestinations",
     "address",
@@ -30,6 +31,19 @@ __all__ = [
     "timeout",
     "versions",
 ]
+
+REPLAY_IGNORED = (
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "event_id",
+    "messages.*.tool_call_id",
+    "messages.*.tool_calls.*.id",
+    "dates",
+    "uuids",
+)
+"""Ignored by default: members by path (`*` is any item of a list), and `dates` and `uuids` in strings."""
 
 type AllowedDestinations = Literal["any", "local", "public", "off"]
 OPENAI = Base("https", "api.openai.com", 443)

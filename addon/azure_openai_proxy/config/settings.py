@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from azure_openai_proxy.api.backend import EXAMPLE, Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
-from azure_openai_proxy.gateway import origins
-from azure_openai_proxy.gateway.origins import EVERY, Origins
-from azure_openai_proxy.inspection import recording_index
-from azure_openai_proxy.mitmproxy_patches.interface import Timeouts
 
 from . import backends as backends_config
+from . import origins
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option
-from .parsers import OPENAI, Address, AllowedDestinations
+from .origins import EVERY, Origins
+from .parsers import OPENAI, REPLAY_IGNORED, Address, AllowedDestinations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,10 +28,18 @@ if TYPE_CHECKING:
     from mitmproxy.optmanager import OptManager
 
 
-__all__ = ["Found", "Settings", "kept_bodies", "resolve", "shown", "summary"]
+__all__ = ["Found", "Settings", "Timeouts", "kept_bodies", "resolve", "shown", "summary"]
 
 KEEP = 64 << 20
 """Bytes of streamed bodies that are kept where somebody may look at them."""
+
+
+class Timeouts(NamedTuple):
+    """Seconds: until a connection is there, until an answer begins, between two pieces of it."""
+
+    connect: float = 10
+    first_byte: float = 600
+    chunk: float = 300
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +55,7 @@ class Settings:
     normalize: bool = True
     max_body: int = 256 << 20
     keep_bodies: int | None = None  # bytes; None: it depends on who looks
-    replay_ignore: Sequence[str] = recording_index.IGNORED
+    replay_ignore: Sequence[str] = REPLAY_IGNORED
     replay_paced: bool = False
     map_batch_files: bool = False
     discover_models: bool = False

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mitmproxy import http
 
 from azure_openai_proxy.api.stream_probe import error_response
-from azure_openai_proxy.mitmproxy_patches.interface import Failure
+from azure_openai_proxy.errors import Failure
 
 from .connection import ConnectionFailed
 from .http1 import END
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mitmproxy.connection import Server
 
     from azure_openai_proxy.api.stream_probe import Peek
-    from azure_openai_proxy.mitmproxy_patches.interface import Timeouts
+    from azure_openai_proxy.config.settings import Timeouts
 
     from .connect import Destination
     from .connection import Connection

@@ -10,7 +10,6 @@ from azure_openai_proxy.api import (
     credentials,
     large_bodies,
     local_responses,
-    moderations,
     realtime,
     redaction,
     request_syntax,
@@ -25,9 +24,11 @@ from azure_openai_proxy.api.stream_probe import Peek
 from azure_openai_proxy.egress.request import Hold
 from azure_openai_proxy.formats import compression
 from azure_openai_proxy.formats.json_scan import LARGE
-from azure_openai_proxy.routing.attempts import Attempts, Shared
+from azure_openai_proxy.inspection.recorder import RequestFacts
+from azure_openai_proxy.routing.attempts import Attempts
 from azure_openai_proxy.routing.pool import Pool
 from azure_openai_proxy.routing.repair import Route
+from azure_openai_proxy.routing.state import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.request import Asked, Sent
     from azure_openai_proxy.config.settings import Settings
     from azure_openai_proxy.egress.connect import Proxy
+    from azure_openai_proxy.errors import Failure
     from azure_openai_proxy.inspection.replay_server import Replay
-    from azure_openai_proxy.mitmproxy_patches.install import Failure
 
     from .ingress import Upstream
 
@@ -133,7 +134,7 @@ class Exchange:
         if len(content) <= LARGE or not large_bodies.is_large(content, request.headers.get("content-type", "")):
             return None
         row = operations.row(_method(request), request.path.partition("?")[0])
-        return content, (*row.models, "stream", *((moderations.ITEMS,) if row.by == "moderations" else ()))
+        return content, (*row.models, "stream", *((local_responses.MODERATION_INPUTS,) if row.by == "moderations" else ()))
 
     def request(self, request: http.Request, start: bytes | None = None) -> http.Response | None:
         """Turn `request` into Azure's, in place, or answer it. `start`: what there is of a body that goes on as it comes.
@@ -164,7 +165,7 @@ class Exchange:
             return local_responses.not_found()
         if self.call.endpoint.by != "azure":
             if self.call.endpoint.by == "moderations" and self.settings.moderations_unflagged:
-                return moderations.unflagged(content, self.large)
+                return local_responses.unflagged_moderation(content, self.large)
             return local_responses.answer(self.call, self.settings.listed, self.discovered)
         if self.replay:
             self.recorded = self.replay.find(self.call, request)
@@ -264,6 +265,17 @@ class Exchange:
             self.attempts.end()
             return False
         return True
+
+    def facts(self) -> RequestFacts:
+        """What is recorded of the request on its flow."""
+        whole = self.sent and self.asked and not self.asked.more
+        return RequestFacts(
+            call=self.call,
+            deployment=self.sent.deployment if self.sent else None,
+            content=self.asked.content if self.asked and whole else None,
+            attempts=self.attempts.tried if self.attempts else (),
+            secrets=self.secrets,
+        )
 
     def finish(self) -> None:
         """Nothing more comes."""

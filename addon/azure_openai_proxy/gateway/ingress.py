@@ -8,9 +8,7 @@ TLS connection that is not ours is not even decrypted.
 
 from __future__ import annotations
 
-import logging
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mitmproxy.addons.upstream_auth import parse_upstream_auth
 from mitmproxy.net.http.url import hostport
@@ -19,15 +17,13 @@ from mitmproxy.proxy import mode_specs
 from azure_openai_proxy.egress.connect import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
 
     from mitmproxy import http, tls
     from mitmproxy.options import Options
 
-__all__ = ["Hindrances", "Upstream", "is_ours", "names_ours", "passes_through", "proxy", "upstream"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Upstream", "is_ours", "names_ours", "passes_through", "proxy", "upstream"]
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -100,49 +96,3 @@ def upstream(flow: http.HTTPFlow, options: Options) -> Upstream | None:
         return None
     credentials = options.upstream_auth
     return Upstream(flow.server_conn.address is not None, parse_upstream_auth(credentials) if credentials else None)
-
-
-# What of mitmproxy's own would close a way
-
-
-class Hindrance(NamedTuple):
-    """An option of mitmproxy's, and what it does to whom when it has such a value."""
-
-    option: str
-    closes: Callable[[Any, AbstractSet[str]], bool]  # the value, OpenAI's hosts
-    says: str
-
-
-def _match(patterns: Iterable[str], hosts: AbstractSet[str]) -> bool:
-    return any(re.search(pattern, f"{host}:443", re.IGNORECASE) for pattern in patterns for host in hosts)
-
-
-_NOT_DECRYPTED = "clients that go through the proxy to OpenAI are not decrypted, and reach OpenAI itself"
-HINDRANCES = (
-    Hindrance(
-        "connection_strategy",
-        lambda value, _: value == "eager",
-        "clients that go through the proxy first wait for a connection to OpenAI that nobody needs: leave it lazy",
-    ),
-    Hindrance("ignore_hosts", _match, f"with this value {_NOT_DECRYPTED}: let it not match api.openai.com"),
-    Hindrance("allow_hosts", lambda value, hosts: bool(value) and not _match(value, hosts), f"{_NOT_DECRYPTED}: add api.openai.com"),
-    Hindrance("tcp_hosts", _match, "OpenAI's own hosts are among these, and are passed on as bytes: let it not match api.openai.com"),
-    Hindrance("stream_large_bodies", lambda value, _: bool(value), "larger requests leave before they are translated: unset it"),
-    Hindrance("validate_inbound_headers", lambda value, _: not value, "requests that are read in two ways are let through: leave it true"),
-    Hindrance("proxyauth", lambda value, _: bool(value), "clients with a base URL are asked for this password too, and few can give it"),
-)
-
-
-class Hindrances:
-    """Says each once, when it comes to be."""
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def look(self, values: Mapping[str, Any], hosts: AbstractSet[str]) -> None:
-        for option, closes, says in HINDRANCES:
-            if option not in values or not closes(values[option], hosts):
-                self._said.discard(option)
-            elif option not in self._said:
-                self._said.add(option)
-                logger.warning("%s: %s", option, says)

@@ -94,7 +94,7 @@ class Exchanges:
             flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
         if flow.response or install.mended(flow):
             self.hide(flow, exchange)
-        self.seeing.sent(flow, exchange)
+        self.seeing.sent(flow, exchange.facts())
 
     async def translate_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
         """The same for a large body, which is read first, in slices between which other clients are served."""
@@ -135,7 +135,7 @@ class Exchanges:
             await request_compression.decode(flow.request, exchange.settings.max_body)
         except errors.ProxyError as error:
             flow.response = errors.response(error)
-            self.seeing.sent(flow, exchange)
+            self.seeing.sent(flow, exchange.facts())
             return
         if scan := exchange.to_scan(flow.request):
             await self.translate_large(flow, exchange, *scan)
@@ -144,13 +144,13 @@ class Exchanges:
 
     def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
         exchange.finish()
-        self.seeing.ended(flow, exchange, azures)
+        self.seeing.ended(flow, exchange.facts(), azures)
         if exchange.attempts:
             flow.metadata[ATTEMPTS] = exchange.attempts.seen()
 
     # What http_layer asks: the keys on the wire, the limits, and the shape of what goes wrong below the hooks
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | install.Failure:
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | errors.Failure:
         request = flow.request
         try:
             if exchange := self.exchanges.get(flow):
@@ -165,7 +165,7 @@ class Exchanges:
             if request.is_http2:
                 request_syntax.check_line(request)
         except errors.BadRequest as error:
-            return install.Failure(error.status, "invalid_request", error.message)
+            return errors.Failure(error.status, "invalid_request", error.message)
         return request
 
     def takes(self, flow: http.HTTPFlow) -> bool:
@@ -202,7 +202,7 @@ class Exchanges:
     def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
         self.translate(flow, self.exchanges[flow], start)
 
-    def answer(self, failure: install.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
+    def answer(self, failure: errors.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         if flow and flow not in self.exchanges and not self.is_ours(flow):
             return None  # (a head that nobody can read has no flow; it reached the gateway)
         response = errors.response(errors.Failed(*failure))
@@ -213,7 +213,7 @@ class Exchanges:
             local_responses.add_cors(response, origin)
         return response
 
-    def last_event(self, failure: install.Failure, flow: http.HTTPFlow) -> bytes | None:
+    def last_event(self, failure: errors.Failure, flow: http.HTTPFlow) -> bytes | None:
         exchange = self.exchanges.get(flow)
         return exchange.last_event(errors.Failed(*failure)) if exchange else None
 
@@ -227,9 +227,9 @@ class Policy:
         self._exchanges, self._flow, self._exchange = exchanges, flow, exchange
         self.timeouts = exchange.settings.timeouts
 
-    def upstream_request(self) -> tuple[Destination, http.Request] | install.Failure:
+    def upstream_request(self) -> tuple[Destination, http.Request] | errors.Failure:
         request = self._exchanges.on_the_wire(self._flow)
-        if isinstance(request, install.Failure):
+        if isinstance(request, errors.Failure):
             return request
         request.data.content = self._flow.request.data.content
         return Destination(request.data.host, request.data.port, request.data.scheme == b"https", self._exchange.proxy), request
@@ -237,7 +237,7 @@ class Policy:
     def hold(self, response: http.Response) -> Hold | Peek:
         return self._exchange.holds(response)
 
-    def next_attempt(self, failed: install.Failure | http.Response) -> bool | http.Response:
+    def next_attempt(self, failed: errors.Failure | http.Response) -> bool | http.Response:
         found = self._exchange.again(self._flow.request, failed)
         if found is True:
             self._exchanges.hide(self._flow, self._exchange)

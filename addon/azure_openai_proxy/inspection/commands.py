@@ -22,9 +22,11 @@ from . import export as exports
 from . import flow_metadata, request_replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from azure_openai_proxy.config.settings import Settings
+    from azure_openai_proxy.routing.pool import View
+    from azure_openai_proxy.routing.state import Shared
 
 __all__ = ["Commands"]
 
@@ -34,9 +36,34 @@ logger = logging.getLogger(__name__)
 class Commands:
     name = "azure_openai_commands"
 
-    def __init__(self, settings: Callable[[], Settings]) -> None:
-        self._settings = settings
+    def __init__(self, settings: Callable[[], Settings], shared: Shared) -> None:
+        self._settings, self._shared = settings, shared
         self._running: set[asyncio.Task[None]] = set()
+
+    @command.command("azure.backends")
+    def backends(self) -> Sequence[str]:
+        """Each backend: its state, requests in flight, the rest of its cool-down, and the repairs learned for its deployments."""
+        return [quoting.line(line) for view in self._shared.pool.views() for line in self._describe(view)]
+
+    def _describe(self, view: View) -> Iterator[str]:
+        backend = view.backend
+        parts = [view.state, f"{view.in_flight} in flight", f"priority {backend.priority}", f"weight {backend.weight}"]
+        if view.cooling:
+            parts.append(f"{view.cooling:.1f} s of its cool-down left")
+        if view.first_byte is not None:
+            parts.append(f"first byte after {view.first_byte:.2f} s")
+        if backend.entra:
+            parts.append("valid token" if self._shared.has_token(backend) else "no token")
+        yield f"{backend.name} {backend.base}: {', '.join(parts)}"
+        for deployment, seconds in view.refused.items():
+            yield f"  {deployment or 'requests without a deployment'}: rate-limited for {seconds:.1f} s"
+        for deployment, seconds in view.failing.items():
+            yield f"  {deployment or 'requests without a deployment'}: cooling down after a failure for {seconds:.1f} s"
+        for deployment, seconds in view.absent.items():
+            yield f"  {deployment}: not found; other backends are preferred for {seconds:.1f} s"
+        for key, changes in self._shared.learned.all().items():
+            if key.backend == backend.name:
+                yield f"  {' '.join(filter(None, key[1:4]))}: {', '.join(map(str, changes))}"
 
     @command.command("azure.explain")
     def explain(self, flows: Sequence[flow.Flow]) -> str:

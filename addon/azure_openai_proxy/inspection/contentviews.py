@@ -15,10 +15,9 @@ from . import flow_metadata, request_text, response_text
 
 if TYPE_CHECKING:
     from mitmproxy.contentviews import SyntaxHighlight
-    from mitmproxy.master import Master
     from mitmproxy.optmanager import OptManager
 
-__all__ = ["VIEWS", "AnswerView", "AsAzureView", "AsClientView", "ConversationView", "comments", "register"]
+__all__ = ["VIEWS", "AnswerView", "AsAzureView", "AsClientView", "ConversationView", "register"]
 
 _NO = -1.0
 _OFFERED = 0.0
@@ -93,18 +92,6 @@ def register(options: OptManager) -> None:
         contentviews.add(view)  # replaces a view of the same name, so the addon can be reloaded
     if "web_columns" in options and not options.has_changed("web_columns"):
         options.web_columns = [*options.web_columns, "comment"]
-
-
-def comments(master: Master, *, shown: bool) -> None:
-    """Show or hide the comments in the flow lists of mitmweb and the console."""
-    if hasattr(master, "window"):
-        from azure_openai_proxy.mitmproxy_patches import console_list  # noqa: PLC0415 - urwid is loaded in the console only
-
-        console_list.comments(master, shown=shown)
-    elif hasattr(master, "app"):
-        from azure_openai_proxy.mitmproxy_patches import web_page  # noqa: PLC0415 - as above
-
-        web_page.comments(master, shown=shown)
 
 
 def _content_type(metadata: Metadata) -> str:

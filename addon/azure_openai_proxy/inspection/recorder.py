@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from azure_openai_proxy.api import error_translation, redaction
 from azure_openai_proxy.api import operation as operations
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from mitmproxy import http
 
-    from azure_openai_proxy.gateway.exchange import Exchange
+    from azure_openai_proxy.api.operation import Call
+    from azure_openai_proxy.routing.attempts import Attempt
 
-__all__ = ["Seeing", "facts", "tokens"]
+__all__ = ["RequestFacts", "Seeing", "facts", "tokens"]
 
 FAILED = ":red_circle:"
 CHANGED = ":wrench:"
@@ -36,6 +37,16 @@ def tokens(body: bytes) -> tuple[int, int] | None:
     used = body[max(0, body.rfind(b'"usage"')) :]
     read, written = _INPUT.search(used), _OUTPUT.search(used)
     return (int(read[1]), int(written[1]) if written else 0) if read else None
+
+
+class RequestFacts(NamedTuple):
+    """What the recorder has to know of a request."""
+
+    call: Call | None = None
+    deployment: str | None = None
+    content: bytes | None = None  # the client's body; None if the request was not sent to Azure, or its body was streamed
+    attempts: Sequence[Attempt] = ()
+    secrets: tuple[str, ...] = ()
 
 
 class Seeing:
@@ -58,15 +69,15 @@ class Seeing:
         flow.metadata[f"{PREFIX}asked"] = flow_metadata.pack_head(method, path, request.headers.fields)
         flow.metadata[f"{PREFIX}operation"] = f"{method} {path.partition('?')[0]}"
 
-    def sent(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    def sent(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
         """The request is translated, or answered."""
-        if exchange.sent and exchange.asked and not exchange.asked.more and self.shelf:
-            splice = Splice.between(exchange.asked.content, flow.request.raw_content or b"")
+        if request.content is not None and self.shelf:
+            splice = Splice.between(request.content, flow.request.raw_content or b"")
             if splice and self.shelf.room(len(splice.old)):
                 self.shelf.keep(flow, len(splice.old))
                 flow.metadata[f"{PREFIX}asked"][3] = list(splice)
         if self.watched:
-            _write(flow, facts(flow, exchange))
+            _write(flow, facts(flow, request))
 
     def answered(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """The head of Azure's answer is there, as Azure sent it."""
@@ -81,7 +92,7 @@ class Seeing:
             began = flow.request.timestamp_end or flow.request.timestamp_start
             response.stream = Tap(inner, self.shelf, began)  # type: ignore[arg-type]
 
-    def ended(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
+    def ended(self, flow: http.HTTPFlow, request: RequestFacts, azures: bytes | None = None) -> None:
         """The answer is over, or the way to one is. `azures`: its body as Azure sent it, if it was read whole."""
         response = flow.response
         tap = response.stream if response and isinstance(response.stream, Tap) else None
@@ -95,21 +106,21 @@ class Seeing:
                 tap.give_up()
                 sent = _decoded(flow, bodies[0])
                 clean = isinstance(tap.inner, openai_response.Stream) and tap.inner.clean
-                self._keep(flow, sent if clean else _masked(sent, exchange.secrets), bodies[1], held=len(bodies[1]))
+                self._keep(flow, sent if clean else _masked(sent, request.secrets), bodies[1], held=len(bodies[1]))
         elif response and azures is not None and self.shelf:
-            self._keep(flow, _masked(azures, exchange.secrets), compression.content_or_nothing(response), held=0)
-        if response and tap and response.data.content and _mints(flow, exchange):
+            self._keep(flow, _masked(azures, request.secrets), compression.content_or_nothing(response), held=0)
+        if response and tap and response.data.content and _mints(flow, request):
             # The client has it: it went by.
             response.content = redaction.minted(compression.content_or_nothing(response))
             flow.metadata.pop(f"{PREFIX}azures", None)  # the same
-        _write(flow, facts(flow, exchange, tap))
+        _write(flow, facts(flow, request, tap))
 
-    def talked(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    def talked(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
         """A WebSocket is closed."""
         messages = flow.websocket.messages if flow.websocket else []
         counted = [found for message in messages if not message.from_client and (found := tokens(message.content))]
         summed = (sum(used for used, _ in counted), sum(used for _, used in counted)) if counted else None
-        _write(flow, facts(flow, exchange)._replace(tokens=summed, total=None, changed=(f"{len(messages)} messages",)))
+        _write(flow, facts(flow, request)._replace(tokens=summed, total=None, changed=(f"{len(messages)} messages",)))
 
     def _keep(self, flow: http.HTTPFlow, azures: bytes, clients: bytes, *, held: int) -> None:
         """`azures` on the metadata where it is something else; `held`: bytes that the flow holds already."""
@@ -123,10 +134,9 @@ class Seeing:
             flow.response.data.content = None
 
 
-def facts(flow: http.HTTPFlow, exchange: Exchange, tap: Tap | None = None) -> Facts:
+def facts(flow: http.HTTPFlow, request: RequestFacts, tap: Tap | None = None) -> Facts:
     """What there is to tell of a flow now."""
-    call, sent, response = exchange.call, exchange.sent, flow.response
-    tried = exchange.attempts.tried if exchange.attempts else []
+    call, response, tried = request.call, flow.response, request.attempts
     told = str(response.status_code) if response else ""
     causes = (f"{one.backend}: {one.cause}" for one in tried if one.cause and (one is not tried[-1] or one.cause != told))
     failed = ("broke off",) if flow.error and response else (flow.error.msg,) if flow.error else ()
@@ -136,7 +146,7 @@ def facts(flow: http.HTTPFlow, exchange: Exchange, tap: Tap | None = None) -> Fa
     return Facts(
         operation=call.operation if call else flow.metadata.get(f"{PREFIX}operation", ""),
         model=call.model if call else None,
-        deployment=sent.deployment if sent else None,
+        deployment=request.deployment,
         backend=tried[-1].backend if tried else "",
         stream=tap is not None,
         status=response.status_code if response else None,
@@ -158,9 +168,9 @@ def _write(flow: http.HTTPFlow, told: Facts) -> None:
         flow.marked = FAILED if failed else CHANGED if told.changed and told.status != 101 else ""
 
 
-def _mints(flow: http.HTTPFlow, exchange: Exchange) -> bool:
+def _mints(flow: http.HTTPFlow, request: RequestFacts) -> bool:
     """Whether the answer has a secret in it that was made for the client."""
-    row = exchange.call.endpoint if exchange.call else operations.row(flow.request.method, flow.request.path.partition("?")[0])
+    row = request.call.endpoint if request.call else operations.row(flow.request.method, flow.request.path.partition("?")[0])
     return row.answer == "secret"
 
 

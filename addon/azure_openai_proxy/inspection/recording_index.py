@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
+from azure_openai_proxy.config.parsers import REPLAY_IGNORED
 from azure_openai_proxy.errors import NotFound
 
 from . import flow_metadata
@@ -20,20 +21,7 @@ if TYPE_CHECKING:
 
     from mitmproxy import flow, http
 
-__all__ = ["IGNORED", "Key", "Recordings", "key", "meaning"]
-
-IGNORED = (
-    "user",
-    "metadata",
-    "safety_identifier",
-    "prompt_cache_key",
-    "event_id",
-    "messages.*.tool_call_id",
-    "messages.*.tool_calls.*.id",
-    "dates",
-    "uuids",
-)
-"""Ignored by default: members by path (`*` is any item of a list), and `dates` and `uuids` in strings."""
+__all__ = ["Key", "Recordings", "key", "meaning"]
 
 _DATES = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
 _UUIDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -48,14 +36,14 @@ class Key(NamedTuple):
     meaning: bytes
 
 
-def key(operation: str, model: str | None, path: str, content_type: str, body: bytes, ignored: Sequence[str] = IGNORED) -> Key:
+def key(operation: str, model: str | None, path: str, content_type: str, body: bytes, ignored: Sequence[str] = REPLAY_IGNORED) -> Key:
     """The index key of a request."""
     pairs = parse_qsl(path.partition("?")[2], keep_blank_values=True)
     query = tuple(sorted(pair for pair in pairs if pair[0].lower() not in _NOT_COMPARED))
     return Key(operation, model, query, meaning(body, content_type, ignored))
 
 
-def meaning(body: bytes, content_type: str = "", ignored: Sequence[str] = IGNORED) -> bytes:
+def meaning(body: bytes, content_type: str = "", ignored: Sequence[str] = REPLAY_IGNORED) -> bytes:
     """The normalized body: equal for bodies that match."""
     if boundary := _BOUNDARY.search(content_type):
         return body.replace(boundary[1].strip().encode(), b"")
@@ -87,7 +75,7 @@ def _forget(value: Any, place: list[str]) -> None:
 class Recordings:
     """OpenAI flows by key. Requests with the same key get the recorded responses in order, then the last one again."""
 
-    def __init__(self, flows: Iterable[flow.Flow], ignored: Sequence[str] = IGNORED) -> None:
+    def __init__(self, flows: Iterable[flow.Flow], ignored: Sequence[str] = REPLAY_IGNORED) -> None:
         self.ignored = ignored
         self.others: list[flow.Flow] = []
         self._found: dict[Key, list[http.HTTPFlow]] = {}

@@ -19,6 +19,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Mess
 
 from azure_openai_proxy.api import realtime
 from azure_openai_proxy.api.endpoints import IN_SESSION
+from azure_openai_proxy.config.parsers import REPLAY_IGNORED
 
 from . import flow_metadata, recording_index
 from .recording_index import Recordings
@@ -225,7 +226,7 @@ async def _talk(recorded: websocket.WebSocketData, head: bytes, reader: asyncio.
 
 
 def _same(said: bytes, recorded: bytes) -> bool:
-    ignored = (*recording_index.IGNORED, *_MODELS)
+    ignored = (*REPLAY_IGNORED, *_MODELS)
     return recording_index.meaning(said, ignored=ignored) == recording_index.meaning(recorded, ignored=ignored)
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import urwid  # type: ignore[import-untyped]
 from mitmproxy.tools.console import flowlist
 
-from azure_openai_proxy.formats import quoting
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mitmproxy.flow import Flow
     from mitmproxy.master import Master
 
@@ -25,15 +25,21 @@ _INDENT = 11  # columns: where mitmproxy's row goes on after the time
 
 
 class Row(flowlist.FlowItem):
+    def __init__(self, master: Master, flow: Flow, one_line: Callable[[str], str]) -> None:
+        self._one_line = one_line
+        super().__init__(master, flow)  # type: ignore[no-untyped-call]
+
     def get_text(self) -> urwid.Widget:
         row: urwid.Widget = super().get_text()  # type: ignore[no-untyped-call]
         if not self.flow.comment:
             return row
-        return urwid.Pile([row, urwid.Padding(urwid.Text(("text", quoting.line(self.flow.comment)), wrap="ellipsis"), left=_INDENT)])
+        return urwid.Pile([row, urwid.Padding(urwid.Text(("text", self._one_line(self.flow.comment)), wrap="ellipsis"), left=_INDENT)])
 
 
 class Walker(flowlist.FlowListWalker):
     """As mitmproxy's, with other rows."""
+
+    one_line: Callable[[str], str]
 
     def get_focus(self) -> tuple[Row | None, int | None]:
         focus = self.master.view.focus
@@ -44,14 +50,15 @@ class Walker(flowlist.FlowListWalker):
         return (self._row(self.master.view[pos]), pos) if self.master.view.inbounds(pos) else (None, None)
 
     def _row(self, flow: Flow) -> Row:
-        return Row(self.master, flow)  # type: ignore[no-untyped-call]
+        return Row(self.master, flow, self.one_line)
 
 
-def comments(master: Master, *, shown: bool) -> None:
+def comments(master: Master, one_line: Callable[[str], str], *, shown: bool) -> None:
     """In the list of this console from now on, or no longer."""
     with suppress(AttributeError, KeyError, TypeError):  # not the console that is known
         window: Any = master.window  # type: ignore[attr-defined]
         for stack in window.stacks:
             walker = stack.windows["flowlist"].body
+            walker.one_line = one_line
             walker.__class__ = Walker if shown else flowlist.FlowListWalker
             walker.view_changed()

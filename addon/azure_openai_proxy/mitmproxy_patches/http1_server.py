@@ -17,12 +17,14 @@ from mitmproxy.proxy.layers.http._events import RequestProtocolError, ResponseEn
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.utils import human
 
-from .interface import Failure, Rules
+from azure_openai_proxy.errors import Failure
 
 if TYPE_CHECKING:
     from mitmproxy import http
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator
+
+    from .interface import Rules
 
 __all__ = ["LINGER", "MAX_HEAD", "LastOfConnection", "Leave", "Server", "Unreadable", "complete", "flaw"]
 

@@ -36,6 +36,8 @@ from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.utils import human
 from wsproto.extensions import PerMessageDeflate
 
+from azure_openai_proxy.errors import Failure
+
 from .fastpath import chunks as fast_chunks
 from .fastpath import headers as fast_headers
 from .fastpath import hooks as fast_hooks
@@ -43,7 +45,7 @@ from .fastpath import reads as fast_reads
 from .fastpath import tls as fast_tls
 from .http1_server import Server, Unreadable
 from .http_upload import HELD, Uploading
-from .interface import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules
+from .interface import ABSOLUTE_FORM, CLIENT_HOST, Rules
 from .upstream_leg import LegServer, UpstreamFailed, leg_of
 from .websocket import Upgrading
 

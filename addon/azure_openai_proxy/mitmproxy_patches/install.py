@@ -44,17 +44,17 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
 
-from .interface import ABSOLUTE_FORM, CLIENT_HOST, Failure, Rules, Timeouts
+from .interface import ABSOLUTE_FORM, CLIENT_HOST, Rules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mitmproxy import connection, http
     from mitmproxy.master import Master
     from mitmproxy.proxy import layer
 
 __all__ = [
-    "Failure",
     "Rules",
-    "Timeouts",
     "absolute_form",
     "attach",
     "client_host",
@@ -63,6 +63,7 @@ __all__ = [
     "hasten",
     "hastens",
     "mended",
+    "show_comments",
 ]
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,18 @@ def hasten(master: Master, *, on: bool) -> None:
 
         (fast_hooks.shorten if on else fast_hooks.restore)(master.addons)
         fast_headers.trust(on=on)
+
+
+def show_comments(master: Master, one_line: Callable[[str], str], *, shown: bool) -> None:
+    """Show or hide the comments of flows in the lists of mitmweb and the console. `one_line` makes text safe for a terminal."""
+    if hasattr(master, "window"):
+        from . import console_list  # noqa: PLC0415 - no other tool has its parts
+
+        console_list.comments(master, one_line, shown=shown)
+    elif hasattr(master, "app"):
+        from . import web_page  # noqa: PLC0415 - as above
+
+        web_page.comments(master, shown=shown)
 
 
 def absolute_form(flow: http.HTTPFlow) -> bool:

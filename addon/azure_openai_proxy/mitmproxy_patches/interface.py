@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from mitmproxy import http
 
+    from azure_openai_proxy.errors import Failure
+
     from .upstream_leg import Response
 
-__all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "Failure", "Rules", "Timeouts", "UpstreamRequest"]
+__all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "Rules", "UpstreamRequest"]
 
 ABSOLUTE_FORM = "azure_openai_absolute_form"
 """The name in a flow's metadata, which a saved flow keeps."""
 CLIENT_HOST = "azure_openai_client_host"
 """In a flow's metadata too: the Host that the client sent, where mitmproxy writes another over it (reverse mode)."""
-
-
-class Failure(NamedTuple):
-    """Why a request gets no answer from upstream."""
-
-    status: int
-    code: str
-    message: str
-
-
-class Timeouts(NamedTuple):
-    """Seconds: until a connection is there, until an answer begins, between two pieces of it."""
-
-    connect: float = 10
-    first_byte: float = 600
-    chunk: float = 300
 
 
 class UpstreamRequest(Protocol):

@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layers.http._base import HttpEvent
     from mitmproxy.proxy.server import ConnectionHandler
 
+    from azure_openai_proxy.errors import Failure
+
     from .http_stream import Connection, Stream
-    from .interface import Failure, UpstreamRequest
+    from .interface import UpstreamRequest
 
 __all__ = ["Leg", "LegServer", "UpstreamFailed", "leg_of"]
 

@@ -20,18 +20,18 @@ from azure_openai_proxy.errors import NotFound, Unavailable, when
 from azure_openai_proxy.formats import compression
 
 from . import affinity, health, repair
-from .entra_tokens import Tokens
 
 if TYPE_CHECKING:
     from azure_openai_proxy.api.backend import Backend
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.api.request import Asked
     from azure_openai_proxy.config.settings import Settings
-    from azure_openai_proxy.mitmproxy_patches.install import Failure
+    from azure_openai_proxy.errors import Failure
 
-    from .pool import Pool, Ticket
+    from .pool import Ticket
+    from .state import Shared
 
-__all__ = ["ATTEMPTS", "Attempt", "Attempts", "Shared"]
+__all__ = ["ATTEMPTS", "Attempt", "Attempts"]
 
 ATTEMPTS = "azure_openai_attempts"
 """Key of the attempts in a flow's metadata, which saved flows contain."""
@@ -53,33 +53,6 @@ class Attempt(NamedTuple):
     backend: str
     cause: str = ""  # why it failed; "" while it is the last one
     repaired: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Shared:
-    """State that all requests share."""
-
-    pool: Pool
-    owners: affinity.Owners = field(default_factory=affinity.Owners)
-    learned: repair.Learned = field(default_factory=repair.Learned)
-    tokens: Tokens = field(default_factory=Tokens)  # of Entra ID
-    backends: tuple[Backend, ...] = ()
-
-    def use(self, backends: tuple[Backend, ...]) -> None:
-        """Set the backends of the current settings. A change clears the learned repairs."""
-        if backends != self.backends:
-            self.backends = backends
-            self.pool.update(backends)
-            self.learned.clear()
-            self.tokens.use(backends)
-
-    def unusable(self) -> str | None:
-        """Why the proxy is not ready; None if at least one backend is not in its cool-down."""
-        views = self.pool.views()
-        return "no backend is usable now" if views and all(view.state == "cooling" for view in views) else None
-
-    def has_token(self, backend: Backend) -> bool:
-        return not backend.entra or self.tokens.token(backend) is not None
 
 
 @dataclass(slots=True)
@@ -349,16 +322,6 @@ class Attempts:
         if repaired := self.tried[-1].repaired:
             told["x-azure-openai-proxy-repaired"] = ", ".join(repaired)
         return told
-
-    def comment(self) -> str:
-        """The attempts in one line; "" after a single attempt without repairs."""
-        if len(self.tried) == 1 and not self.tried[0].repaired:
-            return ""
-        steps = [
-            attempt.backend + "".join(f" [{text}]" for text in attempt.repaired) + (f": {attempt.cause}" if attempt.cause else "")
-            for attempt in self.tried
-        ]
-        return " -> ".join(steps)
 
 
 def _is_missing(response: http.Response) -> bool:

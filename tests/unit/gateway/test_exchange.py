@@ -18,10 +18,9 @@ from azure_openai_proxy.api.response import Stream
 from azure_openai_proxy.api.stream_probe import Peek
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.egress.request import Hold
-from azure_openai_proxy.errors import BadRequest, Failed, NoKey, NotFound
+from azure_openai_proxy.errors import BadRequest, Failed, Failure, NoKey, NotFound
 from azure_openai_proxy.gateway.exchange import MESSAGE, Exchange
 from azure_openai_proxy.gateway.ingress import Upstream
-from azure_openai_proxy.mitmproxy_patches.install import Failure
 
 if TYPE_CHECKING:
     from azure_openai_proxy.inspection.replay_server import Replay

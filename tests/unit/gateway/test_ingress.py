@@ -122,25 +122,3 @@ def test_http2_keeps_its_authority() -> None:
     request.http_version, request.authority = "HTTP/2.0", "azure.example"
     behind(connect=False).prepare(request)
     assert "azure.example" == request.authority
-
-
-@pytest.mark.parametrize(
-    ("option", "bad", "good"),
-    [
-        ("connection_strategy", "eager", "lazy"),
-        ("ignore_hosts", [".*openai.*"], ["other"]),
-        ("allow_hosts", ["other"], ["^api.openai.com:443$"]),
-        ("allow_hosts", ["other"], []),
-        ("tcp_hosts", [":443$"], []),
-        ("stream_large_bodies", "1k", None),
-        ("validate_inbound_headers", False, True),
-        ("proxyauth", "user:password", None),
-    ],
-)
-def test_hindrances(option: str, bad: object, good: object, caplog: pytest.LogCaptureFixture) -> None:
-    """One line when it comes to be, none while it stays, one when it comes again."""
-    hindrances = ingress.Hindrances()
-    for value, lines in ((good, 0), (bad, 1), (bad, 1), (good, 1), (bad, 2)):
-        hindrances.look({option: value}, HOSTS)
-        assert lines == len(caplog.messages)
-    assert caplog.messages[0].startswith(f"{option}: ")

@@ -16,7 +16,7 @@ from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy.addon import AzureOpenAIProxy
-from azure_openai_proxy.api import endpoints, large_bodies, moderations, realtime
+from azure_openai_proxy.api import endpoints, large_bodies, local_responses, realtime
 from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api.backend import Backend, Base
@@ -45,7 +45,9 @@ IMAGE = "A" * LARGE
 
 
 def read(content: bytes, path: str) -> LargeBody:
-    return asyncio.run(large_bodies.read(Turns(), content, *operations.row("POST", path).models, "stream", moderations.ITEMS))
+    return asyncio.run(
+        large_bodies.read(Turns(), content, *operations.row("POST", path).models, "stream", local_responses.MODERATION_INPUTS)
+    )
 
 
 def sent(path: str, content: bytes, large: LargeBody | None, headers: dict[str, str] = JSON) -> tuple[operations.Call | str, bytes]:
@@ -143,7 +145,7 @@ def test_the_same_repairs(body: dict[str, Any], changes: list[Change]) -> None:
         (b"{}", 0),
         (b"[]", 0),
         (b"{", 0),
-        (b'{"input":[' + b'"",' * moderations.MOST + b'""]}', -1),
+        (b'{"input":[' + b'"",' * local_responses.MOST_MODERATIONS + b'""]}', -1),
     ],
 )
 def test_the_same_moderations(content: bytes, results: int) -> None:
@@ -151,7 +153,7 @@ def test_the_same_moderations(content: bytes, results: int) -> None:
     found: list[Any] = []
     for large in (None, read(content, "/v1/moderations")):
         try:
-            answer = moderations.unflagged(content, large).json()
+            answer = local_responses.unflagged_moderation(content, large).json()
             found.append((len(answer["results"]), answer["model"]))
         except BadRequest as error:
             found.append(error.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,11 +16,16 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.config import settings
 from azure_openai_proxy.inspection import commands, request_replay
 from azure_openai_proxy.inspection.commands import Commands
+from azure_openai_proxy.routing.pool import Pool
+from azure_openai_proxy.routing.repair import Drop, Key
+from azure_openai_proxy.routing.state import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BACKEND = Backend(name="a", base=Base("https", "r.openai.azure.com", 443), token="k-0123", apiversion="v1")
+A, B, C = (Backend(name=name, base=Base("https", f"{name}.example", 443), apiversion="v1", token="sesame") for name in "abc")
+ENTRA = Backend(name="d", base=Base("https", "d.example", 443), apiversion="v1", entra="cli", weight=2)
 SETTINGS = settings.Settings(backends=(BACKEND,), mapper=Mapper.parse("gpt-4o=prod"))
 
 
@@ -34,7 +40,7 @@ def ours(path: str = "/openai/v1/chat/completions") -> http.HTTPFlow:
 
 @pytest.fixture
 def context() -> Iterator[taddons.context]:
-    with taddons.context(Commands(lambda: SETTINGS), view.View()) as context:
+    with taddons.context(Commands(lambda: SETTINGS, Shared(Pool())), view.View()) as context:
         yield context
 
 
@@ -81,7 +87,10 @@ def test_what_cannot_be_done_is_said(context: taddons.context) -> None:
         call(context, "azure.explain", [tflow.ttcpflow()])
     with pytest.raises(exceptions.CommandError, match="None of these requests"):
         call(context, "azure.resend", [tflow.tflow()], "other")
-    with taddons.context(Commands(settings.Settings)) as other, pytest.raises(exceptions.CommandError, match="No key is configured"):
+    with (
+        taddons.context(Commands(settings.Settings, Shared(Pool()))) as other,
+        pytest.raises(exceptions.CommandError, match="No key is configured"),
+    ):
         call(other, "azure.export", "curl", [ours()], True)
 
 
@@ -103,7 +112,7 @@ async def test_a_copy_asks_another_deployment(listed: bool, monkeypatch: pytest.
     monkeypatch.setattr(commands, "ReplayHandler", Replayed)
     first = ours()
     first.response, first.live = http.Response.make(200, b"{}"), False
-    added = Commands(lambda: SETTINGS)
+    added = Commands(lambda: SETTINGS, Shared(Pool()))
     shown = view.View()
     with taddons.context(added, *([shown] if listed else [])):
         assert "Requests sent to other: 1." == added.resend([first], "other")
@@ -114,3 +123,36 @@ async def test_a_copy_asks_another_deployment(listed: bool, monkeypatch: pytest.
     assert "the first" == first.comment
     assert [listed] == [len(shown) == 1]
     assert set() == added._running
+
+
+def test_how_the_backends_are() -> None:
+    """The command shows state, requests in flight, the rest of each cool-down and the learned repairs, but no key."""
+    now = [0.0]
+    shared = Shared(Pool(lambda: now[0], random.Random(1)))
+    shared.pool.update((A, B, C, ENTRA))
+    ticket = shared.pool.begin(A, "gpt-4o")
+    now[0] = 0.25
+    shared.pool.answers(ticket, {})
+    shared.pool.refused(shared.pool.begin(B, "gpt-4o"), 10)
+    shared.pool.refused(shared.pool.begin(B, ""), 5)
+    shared.pool.missed(shared.pool.begin(B, "o1"), 30)
+    shared.pool.failed(shared.pool.begin(C, "gpt-4o"), 7)
+    shared.pool.unreachable(shared.pool.begin(ENTRA, "gpt-4o"))
+    shared.learned.add(Key("a", "o1", "/chat/completions", "dated 2024-10-21"), [Drop("user"), Drop("seed")])
+    with taddons.context() as context:
+        context.master.addons.add(Commands(lambda: SETTINGS, shared))
+        lines = context.master.commands.execute("azure.backends")
+    assert [
+        "a https://a.example: healthy, 1 in flight, priority 0, weight 1, first byte after 0.25 s",
+        "  o1 /chat/completions dated 2024-10-21: user left out, seed left out",
+        "b https://b.example: healthy, 0 in flight, priority 0, weight 1",
+        "  gpt-4o: rate-limited for 10.0 s",
+        "  requests without a deployment: rate-limited for 5.0 s",
+        "  o1: not found; other backends are preferred for 30.0 s",
+        "c https://c.example: healthy, 0 in flight, priority 0, weight 1",
+        "  gpt-4o: cooling down after a failure for 7.0 s",
+        (
+            "d https://d.example: cooling, 0 in flight, priority 0, weight 2, "
+            f"{shared.pool.views()[3].cooling:.1f} s of its cool-down left, no token"
+        ),
+    ] == lines

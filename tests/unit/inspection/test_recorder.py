@@ -34,7 +34,7 @@ def began(see: Seeing, body: bytes = b'{"model":"gpt-4o","stream":true}', apiver
     flow = tflow.tflow(req=request)
     see.asked(flow)
     exchange.request(flow.request)
-    see.sent(flow, exchange)
+    see.sent(flow, exchange.facts())
     return flow, exchange
 
 
@@ -67,7 +67,7 @@ def test_a_stream_is_kept(see: Seeing) -> None:
     """What the client got as the flow's content, what Azure sent beside it, when each piece came, and what it was."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)
-    see.ended(flow, exchange)
+    see.ended(flow, exchange.facts())
     assert flow.response
     assert flow.comment.startswith("gpt-4o → prod · at west · 23+11 tokens · first chunk ")
     assert b"content_filter" not in (flow.response.raw_content or b"content_filter")
@@ -82,7 +82,7 @@ def test_a_compressed_stream_is_kept_readable(see: Seeing) -> None:
     for sent, kept in ((zlib.compress(CHUNK + LAST), CHUNK + LAST), (b"no zlib", b"")):
         flow, exchange = began(see)
         answered(see, flow, exchange, sent, encoding="deflate")
-        see.ended(flow, exchange)
+        see.ended(flow, exchange.facts())
         assert kept == flow.metadata["azure_openai_azures"]
 
 
@@ -91,7 +91,7 @@ def test_where_nobody_looks_nothing_is_kept() -> None:
     see = Seeing()
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)
-    see.ended(flow, exchange)
+    see.ended(flow, exchange.facts())
     kept = {"azure_openai_azures", "azure_openai_chunks", "azure_openai_answered"} & set(flow.metadata)
     assert (None, set(), [23, 11]) == (flow.response and flow.response.raw_content, kept, flow.metadata["azure_openai_tokens"])
 
@@ -103,7 +103,7 @@ def test_a_whole_answer(see: Seeing) -> None:
     flow.response = http.Response.make(401, b'{"usage":{"input_tokens":5}}')
     see.streams(flow, flow.response)
     flow.response.timestamp_end = 2.5
-    see.ended(flow, exchange, azures)
+    see.ended(flow, exchange.facts(), azures)
     assert azures.replace(KEY.encode(), b"[key]") == flow.metadata["azure_openai_azures"]
     assert ("gpt-4o → prod · at west · 401 · 5+0 tokens · 1.50 s", ":red_circle:") == (flow.comment, flow.marked)
 
@@ -112,7 +112,7 @@ def test_an_answer_that_was_not_changed(see: Seeing) -> None:
     """Has no other side."""
     flow, exchange = began(see)
     flow.response = http.Response.make(200, b"{}")
-    see.ended(flow, exchange, b"{}")
+    see.ended(flow, exchange.facts(), b"{}")
     assert "azure_openai_azures" not in flow.metadata
 
 
@@ -121,7 +121,7 @@ def test_a_stream_that_broke_off(see: Seeing) -> None:
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, ends=False)
     flow.error = flows.Error("gone")
-    see.ended(flow, exchange)
+    see.ended(flow, exchange.facts())
     assert flow.response
     assert b"hi" in (flow.response.raw_content or b"")
     assert ("broke off", ":red_circle:") == (flow.comment.rpartition(" · ")[2], flow.marked)
@@ -132,7 +132,7 @@ def test_a_client_that_leaves_at_the_end(see: Seeing) -> None:
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST, ends=False)
     flow.error = flows.Error("Client disconnected.")
-    see.ended(flow, exchange)
+    see.ended(flow, exchange.facts())
     assert flow.response
     assert ("None", "", True) == (str(flow.error), flow.marked, bool(flow.response.timestamp_end))
     assert "broke off" not in flow.comment
@@ -147,7 +147,7 @@ def test_a_failure_is_told_once(see: Seeing) -> None:
     for status in (400, 502):
         flow.response = http.Response.make(status, b"{}")
         flow.response.timestamp_end = None
-        see.ended(flow, exchange)
+        see.ended(flow, exchange.facts())
         told.append(flow.comment)
     assert ["gpt-4o → prod · at west · 400", "gpt-4o → prod · at west · 502 · west: 400"] == told
 
@@ -156,7 +156,7 @@ def test_a_request_without_an_answer(see: Seeing) -> None:
     """Says why."""
     flow, exchange = began(see)
     flow.response, flow.error = None, flows.Error("refused")
-    see.ended(flow, exchange)
+    see.ended(flow, exchange.facts())
     assert "gpt-4o → prod · at west · refused" == flow.comment
 
 
@@ -165,7 +165,7 @@ def test_what_a_person_wrote_stays(see: Seeing) -> None:
     flow, exchange = began(see)
     flow.comment, flow.marked = "mine", ":star:"
     flow.error = flows.Error("refused")
-    see.ended(flow, exchange)
+    see.ended(flow, exchange.facts())
     assert ("mine", ":star:") == (flow.comment, flow.marked)
 
 
@@ -192,7 +192,7 @@ def test_a_secret_made_for_the_client(mode: Literal["azure", "openai"], kept: bo
     passed = response.stream(body[:5]) + response.stream(body[5:]) + response.stream(b"")
     response.raw_content = None if kept else body
     exchange.response_body(response)
-    see.ended(flow, exchange)
+    see.ended(flow, exchange.facts())
     assert (body, b'{"value":"[key]"}') == (b"".join(passed), response.content)
     assert "ek_123" not in str({name: bytes(value) if isinstance(value, bytes) else value for name, value in flow.metadata.items()})
 
@@ -201,11 +201,11 @@ def test_a_realtime_session(see: Seeing) -> None:
     """Its messages are counted, and the tokens of all its answers."""
     flow, exchange = began(see)
     done = b'{"type":"response.done","response":{"usage":{"input_tokens":2,"output_tokens":3}}}'
-    see.talked(flow, exchange)
+    see.talked(flow, exchange.facts())
     assert "gpt-4o → prod · at west · 0 messages" == flow.comment
     flow.websocket = WebSocketData(messages=[WebSocketMessage(Opcode.TEXT, who, done) for who in (True, False, False)])
     flow.response = http.Response.make(101)
-    see.talked(flow, exchange)
+    see.talked(flow, exchange.facts())
     assert ("gpt-4o → prod · at west · 4+6 tokens · 3 messages", True) == (flow.comment, flow.marked in ("", ":wrench:"))
 
 
@@ -215,7 +215,7 @@ def test_a_full_shelf_forgets(see: Seeing) -> None:
     made = [began(see, apiversion="2024-10-21") for _ in range(12)]
     for flow, exchange in made:
         answered(see, flow, exchange, CHUNK, LAST)
-        see.ended(flow, exchange)
+        see.ended(flow, exchange.facts())
     kept = [flow.response is not None and flow.response.raw_content is not None for flow, _ in made]
     assert (False, True) == (kept[0], kept[-1])
     assert "azure_openai_azures" not in made[0][0].metadata
@@ -227,12 +227,12 @@ def test_what_finds_no_room_is_not_kept(see: Seeing) -> None:
     answered(see, flow, exchange, CHUNK, LAST)
     assert see.shelf
     see.shelf.limit = 10
-    see.ended(flow, exchange)
+    see.ended(flow, exchange.facts())
     assert flow.response
     assert None is flow.response.raw_content
     other, exchange = began(see)
     other.response = http.Response.make(200, b"{}")
-    see.ended(other, exchange, b'{"long": "answer"}')
+    see.ended(other, exchange.facts(), b'{"long": "answer"}')
     assert "azure_openai_azures" not in other.metadata
     assert None is other.metadata["azure_openai_asked"][3] or see.shelf.limit
 

@@ -10,7 +10,8 @@ from mitmproxy.addons.view import View
 from mitmproxy.test import taddons, tflow
 from mitmproxy.tools.console.flowlist import FlowListBox, FlowListWalker
 
-from azure_openai_proxy.inspection import contentviews
+from azure_openai_proxy.formats import quoting
+from azure_openai_proxy.mitmproxy_patches import install
 
 COLUMNS = 120
 
@@ -44,20 +45,20 @@ def rows(master: Any) -> list[str]:
 def test_a_comment_stands_below_its_flow(master: Any) -> None:
     """In one line, cut where the screen ends; a flow without one has none. Afterwards the list is mitmproxy's again."""
     plain = rows(master)
-    contentviews.comments(master, shown=True)
+    install.show_comments(master, quoting.line, shown=True)
     told = rows(master)
     assert (plain, 1) == ([told[0], told[1]], len(told) - len(plain))
     assert told[2].startswith(" " * 11 + "gpt-4o → prod · 200+3 tokens and more")
     assert (COLUMNS, "…") == (len(told[2]), told[2][-1])
     master.view.focus.index = 1
     assert told[1].removeprefix("  ") == rows(master)[0].removeprefix(">>")
-    contentviews.comments(master, shown=False)
+    install.show_comments(master, quoting.line, shown=False)
     assert FlowListWalker is type(master.window.stacks[0].windows["flowlist"].body)
 
 
 def test_an_empty_list(master: Any) -> None:
     """Has no rows."""
-    contentviews.comments(master, shown=True)
+    install.show_comments(master, quoting.line, shown=True)
     master.view.clear()
     assert [] == rows(master)
 
@@ -66,5 +67,5 @@ def test_an_empty_list(master: Any) -> None:
 def test_other_tools_are_left_alone(master: Any) -> None:
     """Those without a list in a terminal, and a console that is not the one that is known."""
     before = repr(master)
-    contentviews.comments(master, shown=True)
+    install.show_comments(master, quoting.line, shown=True)
     assert before == repr(master)

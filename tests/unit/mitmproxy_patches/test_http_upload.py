@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from azure_openai_proxy.config.settings import Timeouts
 from azure_openai_proxy.egress import request as upstream_request
-from azure_openai_proxy.mitmproxy_patches import install
 from azure_openai_proxy.mitmproxy_patches.http_upload import HELD
 from azure_simulator.tls import make
 from support.processes import PATIENCE
@@ -192,7 +192,7 @@ def test_the_limit_is_not_for_what_goes_on(proxy: Proxy) -> None:
 
 def test_a_slow_upload_is_not_late(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as the client sends, nobody waits for Azure's answer."""
-    monkeypatch.setattr(proxy.rules, "timeouts", install.Timeouts(PATIENCE, 0.1, PATIENCE))
+    monkeypatch.setattr(proxy.rules, "timeouts", Timeouts(PATIENCE, 0.1, PATIENCE))
     looked = threading.Event()
     look = upstream_request._Deadlines._look
 

@@ -25,10 +25,12 @@ from mitmproxy import http
 from mitmproxy.options import Options
 from mitmproxy.proxy.layers.http import HttpStream
 
+from azure_openai_proxy.config.settings import Timeouts
 from azure_openai_proxy.egress.connect import Destination
 from azure_openai_proxy.egress.pool import Pools
 from azure_openai_proxy.egress.request import Body, Hold, UpstreamRequest
 from azure_openai_proxy.egress.tls import TlsOptions
+from azure_openai_proxy.errors import Failure
 from azure_openai_proxy.mitmproxy_patches import http1_server, http_stream, install
 from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
 from support.processes import PATIENCE, Mitmdump
@@ -58,7 +60,7 @@ class Rules:
         self.requests: list[http.Request] = []
         self.ready = threading.Event()
         self.fast_path = True
-        self.timeouts = install.Timeouts()
+        self.timeouts = Timeouts()
         self.hold_stream = 2.0
         self.pools = Pools(tls=TlsOptions(insecure=True))
 
@@ -74,8 +76,8 @@ class Rules:
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = None
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | install.Failure:
-        return install.Failure(400, "invalid_request", "unsendable") if "x-unsendable" in flow.request.headers else flow.request
+    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | Failure:
+        return Failure(400, "invalid_request", "unsendable") if "x-unsendable" in flow.request.headers else flow.request
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         self.hooks.append("requestheaders")
@@ -139,17 +141,17 @@ class Rules:
     def hold(self, flow: http.HTTPFlow, response: http.Response) -> Hold | Peek:
         return Hold.NOTHING
 
-    def next_attempt(self, flow: http.HTTPFlow, failed: install.Failure | http.Response) -> bool | http.Response:
+    def next_attempt(self, flow: http.HTTPFlow, failed: Failure | http.Response) -> bool | http.Response:
         return False
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         return LIMIT if flow.metadata.get("ours") else None
 
-    def last_event(self, failure: install.Failure, flow: http.HTTPFlow) -> bytes | None:
+    def last_event(self, failure: Failure, flow: http.HTTPFlow) -> bytes | None:
         answer = self.answer(failure, flow)
         return b"data: %b\n\n" % answer.content if answer and answer.content else None
 
-    def answer(self, failure: install.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
+    def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         self.hooks.append("answer")
         if flow and not flow.metadata.get("ours"):
             return None
@@ -164,16 +166,16 @@ class Policy:
         self._rules, self._flow = rules, flow
         self.timeouts, self.hold_stream = rules.timeouts, rules.hold_stream
 
-    def upstream_request(self) -> tuple[Destination, http.Request] | install.Failure:
+    def upstream_request(self) -> tuple[Destination, http.Request] | Failure:
         request = self._rules.on_the_wire(self._flow)
-        if isinstance(request, install.Failure):
+        if isinstance(request, Failure):
             return request
         return Destination(request.host, request.port, request.scheme == "https"), request
 
     def hold(self, response: http.Response) -> Hold | Peek:
         return self._rules.hold(self._flow, response)
 
-    def next_attempt(self, failed: install.Failure | http.Response) -> bool | http.Response:
+    def next_attempt(self, failed: Failure | http.Response) -> bool | http.Response:
         return self._rules.next_attempt(self._flow, failed)
 
 

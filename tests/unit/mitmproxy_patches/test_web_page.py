@@ -9,8 +9,8 @@ import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import Application
 
-from azure_openai_proxy.inspection import contentviews
-from azure_openai_proxy.mitmproxy_patches import web_page
+from azure_openai_proxy.formats import quoting
+from azure_openai_proxy.mitmproxy_patches import install, web_page
 
 
 def served(master: Any, path: str, body: bytes) -> tuple[bytes, str]:
@@ -27,16 +27,16 @@ def test_the_page_has_room_for_comments(path: str, styled: bool) -> None:
     """The page alone, and its length is right; loaded again it has it once, and afterwards no more."""
     master: Any = SimpleNamespace(app=Application())
     body = b"<head></head>"
-    contentviews.comments(master, shown=True)
-    contentviews.comments(master, shown=True)
+    install.show_comments(master, quoting.line, shown=True)
+    install.show_comments(master, quoting.line, shown=True)
     expected = b"<head>" + web_page.STYLE * styled + b"</head>"
     assert (expected, str(len(expected))) == served(master, path, body)
-    contentviews.comments(master, shown=False)
+    install.show_comments(master, quoting.line, shown=False)
     assert (body, str(len(body))) == served(master, path, body)
 
 
 def test_another_page_is_left_alone() -> None:
     """One without a head."""
     master: Any = SimpleNamespace(app=Application())
-    contentviews.comments(master, shown=True)
+    install.show_comments(master, quoting.line, shown=True)
     assert (b"{}", "2") == served(master, "/", b"{}")

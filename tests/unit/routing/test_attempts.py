@@ -15,11 +15,11 @@ from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request import Asked, Query
 from azure_openai_proxy.config.settings import Settings
-from azure_openai_proxy.errors import NotFound, Unavailable
-from azure_openai_proxy.mitmproxy_patches.install import Failure
-from azure_openai_proxy.routing.attempts import Attempt, Attempts, Shared
+from azure_openai_proxy.errors import Failure, NotFound, Unavailable
+from azure_openai_proxy.routing.attempts import Attempt, Attempts
 from azure_openai_proxy.routing.pool import Pool
 from azure_openai_proxy.routing.repair import Rename, Route
+from azure_openai_proxy.routing.state import Shared
 
 A, B, C = (
     Backend(name=name, base=Base("https", name, 443), token="key", apiversion="v1", priority=index) for index, name in enumerate("abc")
@@ -277,13 +277,16 @@ def test_what_was_seen() -> None:
     """The flow's metadata and the headers report each attempt's backend, the cause of its failure and its repairs."""
     asking = attempts(body=CHAT | {"max_tokens": 5})
     asking.first()
-    assert "" == asking.comment()
+    assert [{"backend": "a", "cause": "", "repaired": []}] == asking.seen()
     assert {"x-azure-openai-proxy-backend": "a", "x-azure-openai-proxy-attempts": "1"} == asking.headers()
     asking.again(failing(429))
     asking.again(failing(400, MAX_TOKENS))
-    assert "a: 429 -> b: 400 -> b [max_tokens -> max_completion_tokens]" == asking.comment()
     assert "max_tokens -> max_completion_tokens" == asking.headers()["x-azure-openai-proxy-repaired"]
-    assert {"backend": "a", "cause": "429", "repaired": []} == asking.seen()[0]
+    assert [
+        {"backend": "a", "cause": "429", "repaired": []},
+        {"backend": "b", "cause": "400", "repaired": []},
+        {"backend": "b", "cause": "", "repaired": ["max_tokens -> max_completion_tokens"]},
+    ] == asking.seen()
 
 
 def test_before_anybody_was_asked() -> None:
