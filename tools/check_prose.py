@@ -38,7 +38,7 @@ class Limit(NamedTuple):
 LIMITS = {
     "addon": Limit(11, 16, 3),
     "addon/azure_openai_proxy/api": Limit(),
-    "addon/azure_openai_proxy/cli": Limit(3, 0, 2),
+    "addon/azure_openai_proxy/cli": Limit(),
     "addon/azure_openai_proxy/config": Limit(12, 5, 1),
     "addon/azure_openai_proxy/egress": Limit(14, 2, 5),
     "addon/azure_openai_proxy/formats": Limit(),

@@ -554,7 +554,7 @@ def test_the_command_and_the_flow(cloud: Cloud) -> None:
         told = proxy.wait_for_log("TOLD (.*)")[1]
     backends, attempts = json.loads(told)
     assert [{"backend": "a", "cause": "429", "repaired": []}, {"backend": "b", "cause": "", "repaired": []}] == attempts
-    assert any(line.startswith("  gpt-4o: refuses for ") for line in backends)
+    assert any(line.startswith("  gpt-4o: rate-limited for ") for line in backends)
     assert any(line.startswith(f"b {cloud.simulators[1].http_url}: healthy, 0 in flight") for line in backends)
     assert cloud.simulators[0].key not in told
 

@@ -1,8 +1,8 @@
-"""The client's side: `azure-openai-proxy env` prints what a client must set, ready for `eval`; `azure-openai-proxy doctor` tries it.
+"""Client setup: `azure-openai-proxy env` prints a client's environment variables for `eval`; `azure-openai-proxy doctor` tests them.
 
-What `env` prints is safe to evaluate, whatever its arguments and the paths hold: values are quoted, and those with control characters
-are refused. Nothing here needs mitmproxy: with this file, `doctor.py` and `java_truststore.py` alone,
-`python -m azure_openai_proxy.cli.client_env` works where the client is.
+The output of `env` is safe to evaluate for all arguments and paths: values are quoted, and values with control characters are
+rejected. The module does not need mitmproxy: `python -m azure_openai_proxy.cli.client_env` runs on the client's machine with this
+file, `doctor.py` and `java_truststore.py` alone.
 """
 
 from __future__ import annotations
@@ -34,37 +34,43 @@ LOCAL = "localhost,127.0.0.1,::1"
 
 
 def variables(way: str, proxy: str, ca: Path | None) -> dict[str, str]:
-    """The environment of a client that comes this way and trusts `ca`, the proxy's own, and what `bundle` wrote beside it."""
+    """The environment variables of a client.
+
+    Args:
+        way: "base-url" or "proxy", how the client connects.
+        proxy: the proxy's URL.
+        ca: the proxy's CA certificate, with the files of `bundle` beside it; None without TLS.
+    """
     found: dict[str, str] = {}
     java: list[str] = []
     if way == "base-url":
-        found |= {"OPENAI_BASE_URL": f"{proxy}/v1", "OPENAI_API_BASE": f"{proxy}/v1"}  # the second is for openai 0.28
+        found |= {"OPENAI_BASE_URL": f"{proxy}/v1", "OPENAI_API_BASE": f"{proxy}/v1"}  # openai 0.28 reads the second
     else:
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):
-            found |= {name: proxy, name.lower(): proxy}  # curl reads only the small http_proxy, others only capitals
+            found |= {name: proxy, name.lower(): proxy}  # curl reads only lowercase http_proxy, others only uppercase
         found |= {"NO_PROXY": LOCAL, "no_proxy": LOCAL, "NODE_USE_ENV_PROXY": "1"}
         at = doctor.split(proxy)
         java += [f"-D{scheme}.proxy{what}" for scheme in ("https", "http") for what in (f"Host={at.hostname}", f"Port={at.port or 80}")]
     if ca:
-        # Python and Go; requests; curl; Node adds to its own
+        # Python and Go; requests; curl; Node adds it to its built-in certificates
         names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
         found |= dict.fromkeys(names, str(ca.with_name(BUNDLE))) | {"NODE_EXTRA_CA_CERTS": str(ca)}
-        java.append(shlex.quote(f"-Djavax.net.ssl.trustStore={ca.with_name(JAVA)}"))  # Java takes quotes as a shell does
+        java.append(shlex.quote(f"-Djavax.net.ssl.trustStore={ca.with_name(JAVA)}"))  # Java interprets quotes like a shell
     return found | ({"JAVA_TOOL_OPTIONS": " ".join(java)} if java else {})
 
 
 def quoted(value: str) -> str:
-    """`value` for a POSIX shell and for fish, which reads a backslash between single quotes in another way."""
+    """Quote a value for POSIX shells and fish. fish interprets a backslash inside single quotes, POSIX shells do not."""
     if "\\" not in value:
         return shlex.quote(value)
     return "\\\\".join(shlex.quote(part) if part else "" for part in value.split("\\"))
 
 
 def checked(value: str) -> str:
-    """`value`, for a line of a script.
+    """Return `value` if it is safe in a line of a script.
 
     Raises:
-        ValueError: it has a character in it that ends the line or controls the terminal.
+        ValueError: `value` has a line break or another control character.
     """
     if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in value):
         raise ValueError(f"a control character in {quoting.line(value)}")
@@ -72,9 +78,12 @@ def checked(value: str) -> str:
 
 
 def bundle(ca: Path, system: Path | None) -> Path:
-    """A file beside `ca` with the system's certificates and that one, and the same for Java.
+    """Write a file beside `ca` with the system's certificates and `ca`, and the same as a Java trust store.
 
-    A client that goes through the proxy still meets other hosts with certificates of their own, so it needs all of them.
+    A client of the proxy still connects to other hosts, so it needs the public certificates too.
+
+    Raises:
+        OSError: a file cannot be read or written.
     """
     path = ca.with_name(BUNDLE)
     text = "\n".join(file.read_text(encoding="utf-8") for file in (system, ca) if file)
@@ -84,14 +93,18 @@ def bundle(ca: Path, system: Path | None) -> Path:
 
 
 def system_certificates() -> Path | None:
-    """What is in use so far (SSL_CERT_FILE, OpenSSL's own), or where Linux distributions and macOS keep them."""
+    """The certificates in use (SSL_CERT_FILE or OpenSSL's default), or else the default file of Linux distributions or macOS."""
     paths = ssl.get_default_verify_paths()
     places = [paths.cafile or "", paths.openssl_cafile, *SYSTEM]
     return next((path for path in map(Path, places) if path.is_file() and path.name != BUNDLE), None)
 
 
 def fetch_ca(proxy: str, path: Path) -> Path:
-    """Get the proxy's CA from the proxy: mitmproxy has it at a name that only its clients see."""
+    """Download the proxy's CA to `path`. mitmproxy serves it to its clients under the host name mitm.it.
+
+    Raises:
+        OSError: the proxy cannot be reached or returns no certificate.
+    """
     at = doctor.split(proxy)
     connection = http.client.HTTPConnection(at.hostname or "", at.port or 80, timeout=doctor.PATIENCE)
     try:
@@ -101,29 +114,34 @@ def fetch_ca(proxy: str, path: Path) -> Path:
     finally:
         connection.close()
     if answer.status != 200 or b"BEGIN CERTIFICATE" not in text:
-        raise OSError(f"{proxy} gives no certificate ({answer.status})")
+        raise OSError(f"{proxy} returned no certificate ({answer.status})")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text)
     return path
 
 
-# What no variable can say. A command here is one to paste.
+# Settings that have no environment variable, as comments with commands to paste.
 OF_TRUST = """\
-# Chromium and Chrome on Linux (certutil is in libnss3-tools), then start it anew:
+# Chromium and Chrome on Linux (certutil is in libnss3-tools), then restart it:
 #   mkdir -p ~/.pki/nssdb && certutil -d sql:$HOME/.pki/nssdb -A -n azure-openai-proxy -t C,, -i {ca}
-# Firefox, and programs on macOS and Windows that ask the system (Go, browsers): import {ca} as an authority
+# Firefox, and programs on macOS and Windows that ask the system (Go, browsers): import {ca} as a certificate authority
 """
 OF_A_PROXY = """\
-# Chromium: --proxy-server={proxy}, where it does not read these variables. Firefox: its settings have the proxy
+# Chromium: --proxy-server={proxy}, if it does not read these variables. Firefox: set the proxy in its settings
 # Node before 22.21 reads no proxy variables: give its program a base URL (--way base-url)
 """
 OF_THE_KEY = """\
-# The key: export OPENAI_API_KEY=... (Azure's key, or anything where the proxy has one)
+# The key: export OPENAI_API_KEY=... (Azure's key, or any value if the proxy has a key)
 """
 
 
 def environment(asked: argparse.Namespace) -> str:
-    """The lines that `env` prints."""
+    """The output of `env`.
+
+    Raises:
+        ValueError: an argument is not a URL or has control characters.
+        OSError, HTTPException: the CA cannot be read or downloaded.
+    """
     proxy = checked(asked.proxy).rstrip("/")
     try:
         doctor.split(proxy)
@@ -146,17 +164,24 @@ def environment(asked: argparse.Namespace) -> str:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="azure-openai-proxy", description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    env = commands.add_parser("env", help='print what a client must set: eval "$(azure-openai-proxy env)"')
-    env.add_argument("--way", choices=("base-url", "proxy"), default="proxy", help="a client with a base URL, or one without (default)")
-    env.add_argument("--proxy", default="http://localhost:8080", help="where the proxy is (default %(default)s)")
-    env.add_argument("--ca", default=str(CA), help="its CA (default %(default)s); fetched from the proxy if it is not there")
-    env.add_argument("--fetch", action="store_true", help="fetch the CA in any case")
-    check = commands.add_parser("doctor", help="try the way that the environment says, step by step, with a remedy for what fails")
+    env = commands.add_parser("env", help='print the environment variables that a client must set: eval "$(azure-openai-proxy env)"')
+    env.add_argument(
+        "--way",
+        choices=("base-url", "proxy"),
+        default="proxy",
+        help="how the client connects: by its base URL, or through HTTPS_PROXY (default)",
+    )
+    env.add_argument("--proxy", default="http://localhost:8080", help="the proxy's URL (default %(default)s)")
+    env.add_argument(
+        "--ca", default=str(CA), help="file of the proxy's CA (default %(default)s); downloaded from the proxy if it is missing"
+    )
+    env.add_argument("--fetch", action="store_true", help="download the CA even if the file exists")
+    check = commands.add_parser("doctor", help="test a client's connection through the proxy step by step, with a remedy for each failure")
     check.add_argument("--base-url", help="default: OPENAI_BASE_URL")
     check.add_argument("--proxy", help="default: HTTPS_PROXY")
     check.add_argument("--ca", help="default: SSL_CERT_FILE, or the system's certificates")
-    check.add_argument("--key", help="default: OPENAI_API_KEY (others see the arguments of a command)")
-    check.add_argument("--model", action="append", help="instead of all that /v1/models lists; repeatable")
+    check.add_argument("--key", help="default: OPENAI_API_KEY (a command's arguments are visible to other users)")
+    check.add_argument("--model", action="append", help="test this model instead of all models of /v1/models; repeatable")
     return parser.parse_args(argv)
 
 
@@ -170,7 +195,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             sys.stderr.write(f"azure-openai-proxy: {quoting.line(str(error))}\n")
             return 1
         except (OSError, http.client.HTTPException) as error:
-            what = quoting.line(f"no CA at {asked.ca}, and none from {asked.proxy}: {error}")
+            what = quoting.line(f"cannot read the CA {asked.ca} or download it from {asked.proxy}: {error}")
             sys.stderr.write(f"azure-openai-proxy: {what}\n")
             return 1
         return 0

@@ -17,7 +17,7 @@ __all__ = ["SUBCOMMANDS", "main"]
 
 class Subcommand(NamedTuple):
     name: str
-    module: str  # has `main(arguments)`; the subcommand's name is the first argument
+    module: str  # has `main(arguments)`, whose first argument is the subcommand's name
     summary: str
 
 

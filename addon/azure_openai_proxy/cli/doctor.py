@@ -1,7 +1,7 @@
-"""Tries a client's way step by step, from the client's side, and says what to do about what fails. Nothing here needs mitmproxy.
+"""Diagnosis of a client's connection, step by step, with a remedy for each failure. It does not need mitmproxy.
 
-No key is sent until the other side has answered `/healthz` as this proxy does, so that a service that merely listens at that address
-does not get one. A program that imitates the proxy does: only TLS, with a CA that the client knows, tells the two apart.
+The key is sent only after the server has answered `/healthz` as this proxy does, so that another service at that address does not
+receive it. A program that imitates the proxy can still receive it: only TLS with a CA that the client trusts prevents that.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ PATIENCE = 30.0
 PORTS = {"http": 80, "https": 443}
 ENV = 'eval "$(azure-openai-proxy env)"'
 MARK = "x-azure-openai-proxy"
-"""A header that only the proxy's `/healthz` has."""
+"""A response header of the proxy's `/healthz`, by which the proxy is recognised."""
 HOST = re.compile(r"[\w.:%-]+")
 MOST = 4 << 20
-"""Bytes of an answer that are read."""
+"""Bytes of a response that are read."""
 
 
 def split(url: str) -> SplitResult:
-    """The parts of a base URL or of a proxy's.
+    """Parse a base URL or a proxy's URL.
 
     Raises:
-        ValueError: it is not an http or https URL, or has a space or control characters in it.
+        ValueError: `url` is not an http or https URL, or has spaces or control characters.
     """
     parts = urlsplit(url)
     if parts.scheme not in PORTS or not parts.hostname or not HOST.fullmatch(parts.hostname) or " " in url or not url.isprintable():
         raise ValueError("write it as http://localhost:8080")
-    parts.port  # noqa: B018 - raises ValueError if it is no number
+    parts.port  # noqa: B018 - raises ValueError if it is not a number
     return parts
 
 
 class Setup(NamedTuple):
-    """What the client has been told."""
+    """The client's configuration."""
 
     base: str
     proxy: str | None
@@ -67,24 +67,28 @@ class Finding(NamedTuple):
         return f"{'ok  ' if self.ok else 'FAIL'}  {quoting.line(self.what)}{remedy}"
 
 
-# What the API answers to a completion, and what to do about it: status, a word in the error, the remedy.
+# Failures of a completion: status, a part of the error's code, the remedy.
 REMEDIES = (
-    (401, "", "the key is not Azure's: set OPENAI_API_KEY to it, or AZURE_OPENAI_TOKEN where the proxy runs"),
+    (401, "", "the key is not Azure's: set OPENAI_API_KEY to Azure's key, or AZURE_OPENAI_TOKEN for the proxy"),
     (
         403,
         "",
-        "this key may not: give it the role Cognitive Services OpenAI User, or let the resource's network rules admit the proxy",
+        "access is denied: assign the role Cognitive Services OpenAI User, or let the resource's network rules admit the proxy",
     ),
-    (404, "model_not_found", "no such deployment: name one of yours, or map the model: AZURE_OPENAI_MODEL_MAPPER={model}=DEPLOYMENT"),
-    (404, "", "that is no path of the API: the base URL ends with /v1, as in http://localhost:8080/v1"),
-    (429, "", "Azure has enough for now: try again later, or raise the deployment's quota"),
-    (502, "", "the proxy does not reach Azure: check AZURE_OPENAI_ENDPOINT where it runs, its name and its network"),
-    (503, "", "no backend is usable now: the proxy's log says why"),
+    (
+        404,
+        "model_not_found",
+        "there is no such deployment: use the name of a deployment, or map the model: AZURE_OPENAI_MODEL_MAPPER={model}=DEPLOYMENT",
+    ),
+    (404, "", "this is not a path of the API: the base URL ends with /v1, as in http://localhost:8080/v1"),
+    (429, "", "Azure's rate limit is reached: retry later, or raise the deployment's quota"),
+    (502, "", "the proxy cannot connect to Azure: check its AZURE_OPENAI_ENDPOINT, its DNS and its network"),
+    (503, "", "no backend is usable now: see the proxy's log"),
 )
 
 
 def examine(setup: Setup, models: Sequence[str] | None = None) -> Iterator[Finding]:
-    """Each step once the one before it went well."""
+    """Run the steps and yield their findings, until a step fails."""
     try:
         base = split(setup.base)
     except ValueError:
@@ -96,7 +100,7 @@ def examine(setup: Setup, models: Sequence[str] | None = None) -> Iterator[Findi
         yield Finding(ok=False, what=f"proxy {setup.proxy}", remedy="write HTTPS_PROXY as http://localhost:8080")
         return
     if base.hostname == "api.openai.com" and not setup.proxy:
-        yield Finding(False, "a way to the proxy", f"neither OPENAI_BASE_URL nor HTTPS_PROXY leads to it: {ENV}")  # noqa: FBT003
+        yield Finding(False, "no proxy is configured", f"neither OPENAI_BASE_URL nor HTTPS_PROXY names it: {ENV}")  # noqa: FBT003
         return
     for step in (_reaches, _trusts, _is_the_api):
         finding = step(setup, base)
@@ -109,31 +113,33 @@ def examine(setup: Setup, models: Sequence[str] | None = None) -> Iterator[Findi
         finding = _completes(setup, base, model)
         yield finding
         if "401" in finding.what:
-            return  # the same for every other model
+            return  # every other model would fail too
 
 
 def _reaches(setup: Setup, base: SplitResult) -> Finding:
-    """Resolves and connects."""
+    """Resolve the host and connect to it."""
     at = urlsplit(setup.proxy) if setup.proxy else base
     host, port = at.hostname or "", at.port or PORTS.get(at.scheme, 80)
     try:
         addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError as error:
-        return Finding(ok=False, what=f"{host} has no address: {error}", remedy="check the name in OPENAI_BASE_URL or HTTPS_PROXY")
+        return Finding(ok=False, what=f"{host} cannot be resolved: {error}", remedy="check the name in OPENAI_BASE_URL or HTTPS_PROXY")
     try:
         socket.create_connection((host, port), PATIENCE).close()
     except OSError as error:
-        what = f"{host} ({', '.join(sorted(addresses))}) takes no connection on port {port}: {error}"
+        what = f"{host} ({', '.join(sorted(addresses))}) accepts no connection on port {port}: {error}"
         return Finding(
-            ok=False, what=what, remedy=f"start the proxy there, or correct the port; it listens where its log says, here {port}"
+            ok=False,
+            what=what,
+            remedy=f"start the proxy there, or correct the port; its log has the address that it listens on; the client uses port {port}",
         )
     return Finding(ok=True, what=f"{host} is {', '.join(sorted(addresses))}, and port {port} is open")
 
 
 def _trusts(setup: Setup, base: SplitResult) -> Finding:
-    """The certificate that the client sees is one it trusts."""
+    """Check that the client trusts the server's certificate."""
     if base.scheme == "http":
-        return Finding(ok=True, what="no TLS: nothing to trust")
+        return Finding(ok=True, what="no TLS: no certificate to check")
     try:
         connection = _connection(setup, base)
         try:
@@ -147,15 +153,17 @@ def _trusts(setup: Setup, base: SplitResult) -> Finding:
             ok=False, what=f"the certificate for {base.hostname} is not trusted {trusted}: {error.verify_message}", remedy=remedy
         )
     except (OSError, http.client.HTTPException) as error:
-        return Finding(ok=False, what=f"no TLS with {base.hostname}: {error}", remedy="is what listens there this proxy? See its log")
+        return Finding(
+            ok=False, what=f"no TLS with {base.hostname}: {error}", remedy="check that the server at this address is the proxy; see its log"
+        )
     return Finding(ok=True, what=f"the certificate for {base.hostname} is trusted")
 
 
 def _is_the_api(setup: Setup, base: SplitResult) -> Finding:
     status, answer, recognised = _asked(setup, base, "/healthz")
     if (status, answer, recognised) != (200, "ok\n", True):
-        remedy = "the base URL, or the proxy, is that of something else: see where the proxy listens"
-        return Finding(ok=False, what=f"this is not the proxy, and gets no key: GET /healthz gives {status}", remedy=remedy)
+        remedy = "the base URL or HTTPS_PROXY names another service: see where the proxy listens"
+        return Finding(ok=False, what=f"this is not the proxy, so no key is sent: GET /healthz returns {status}", remedy=remedy)
     status, answer, _ = _asked(setup, base, "/readyz")
     if status != 200:
         return Finding(ok=False, what=f"the proxy is not ready: {str(answer).strip()}", remedy=_remedy(503, ""))
@@ -165,14 +173,14 @@ def _is_the_api(setup: Setup, base: SplitResult) -> Finding:
 def _models(setup: Setup, base: SplitResult) -> tuple[Finding, list[str]]:
     status, answer = _ask(setup, base, "GET", "/models")
     if status != 200 or not isinstance(answer, dict):
-        return Finding(ok=False, what=f"GET {setup.base}/models gives {status}", remedy=_remedy(404, "")), []
+        return Finding(ok=False, what=f"GET {setup.base}/models returns {status}", remedy=_remedy(404, "")), []
     data = answer.get("data")
     names = [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model] if isinstance(data, list) else []
     return Finding(ok=True, what=f"{len(names)} models: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"), names
 
 
 def _completes(setup: Setup, base: SplitResult, model: str) -> Finding:
-    """One token of a completion."""
+    """Request a completion of one token."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     status, answer = _ask(setup, base, "POST", "/chat/completions", body)
     error = answer.get("error") if isinstance(answer, dict) else None
@@ -180,14 +188,14 @@ def _completes(setup: Setup, base: SplitResult, model: str) -> Finding:
     if status != 200:
         message = str(error.get("message", answer))[:200]
         return Finding(ok=False, what=f"{model}: {status} {message}", remedy=_remedy(status, str(error.get("code")), model))
-    return Finding(ok=True, what=f"{model}: answers")
+    return Finding(ok=True, what=f"{model}: works")
 
 
 def _remedy(status: int, code: str, model: str = "MODEL") -> str:
     for known, word, remedy in REMEDIES:
         if known == status and word in code:
             return remedy.format(model=model)
-    return "the message says what Azure has against it; the proxy's log shows what was sent"
+    return "see the message from Azure; the proxy's log has the request"
 
 
 def _connection(setup: Setup, base: SplitResult) -> http.client.HTTPConnection:
@@ -208,7 +216,7 @@ def _connection(setup: Setup, base: SplitResult) -> http.client.HTTPConnection:
 
 
 def _ask(setup: Setup, base: SplitResult, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """Status and answer of the API, JSON where it is. The key is sent: only the proxy may be asked."""
+    """Send a request with the key, so only to a server that was recognised as the proxy. Return status and body, parsed if it is JSON."""
     headers = {"Authorization": f"Bearer {setup.key}", "Content-Type": "application/json"}
     status, text, _ = _exchange(setup, base, method, base.path.rstrip("/") + path, headers, json.dumps(body) if body else None)
     try:
@@ -218,7 +226,7 @@ def _ask(setup: Setup, base: SplitResult, method: str, path: str, body: Any = No
 
 
 def _asked(setup: Setup, base: SplitResult, path: str) -> tuple[int, str, bool]:
-    """Status and answer for a path that is not below the base URL's, without a key; whether it is the proxy's."""
+    """Get a path outside the base URL, without the key. Return status, body and whether the response has the proxy's header."""
     status, text, headers = _exchange(setup, base, "GET", path, {})
     return status, text, MARK in headers
 
@@ -226,7 +234,10 @@ def _asked(setup: Setup, base: SplitResult, path: str) -> tuple[int, str, bool]:
 def _exchange(
     setup: Setup, base: SplitResult, method: str, path: str, headers: dict[str, str], body: str | None = None
 ) -> tuple[int, str, set[str]]:
-    """Status, answer, names of headers; status 0: there was no answer. No redirect is followed."""
+    """Send a request. Return status, body and the names of the headers; status 0 and the error if there is no response.
+
+    Redirects are not followed.
+    """
     try:
         connection = _connection(setup, base)
         try:
@@ -235,8 +246,8 @@ def _exchange(
             text = answer.read(MOST).decode(errors="replace")
         finally:
             connection.close()
-    except ValueError:  # its message repeats the key
-        return 0, "the key or the base URL holds a character that no request can carry", set()
+    except ValueError:  # its message contains the key
+        return 0, "the key or the base URL has a character that is invalid in HTTP", set()
     except (OSError, http.client.HTTPException) as error:
         return 0, str(error), set()
     return answer.status, text, {name.lower() for name in answer.headers}

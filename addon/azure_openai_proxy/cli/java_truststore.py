@@ -1,6 +1,6 @@
-"""The certificates to trust, as Java reads them: it knows no PEM, and its own store belongs to the system. Nothing here needs mitmproxy.
+"""Writes a Java trust store, because Java does not read PEM files. The module does not need mitmproxy.
 
-The format is JKS (`sun.security.provider.JavaKeyStore`), which every Java reads: a head, an entry for each certificate, a digest.
+The format is JKS (`sun.security.provider.JavaKeyStore`), which every Java version reads: a header, one entry per certificate, a digest.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from struct import pack
 
 __all__ = ["PASSWORD", "jks"]
 
-PASSWORD = "changeit"  # noqa: S105 - Java's own default: it guards nothing, the certificates are public
+PASSWORD = "changeit"  # noqa: S105 - Java's default; the certificates are public
 MAGIC, VERSION, TRUSTED = 0xFEEDFEED, 2, 2
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def jks(pem: str) -> bytes:
-    """A trust store with the certificates in `pem`."""
+    """The bytes of a trust store with the certificates in `pem`."""
     certificates = [ssl.PEM_cert_to_DER_cert(found) for found in PEM.findall(pem)]
     store = pack(">III", MAGIC, VERSION, len(certificates))
     for number, certificate in enumerate(certificates):
-        # an alias, when it was made, what it is
+        # alias, time of creation, type, length, certificate
         store += pack(">I", TRUSTED) + _text(str(number)) + pack(">Q", 0) + _text("X.509") + pack(">I", len(certificate)) + certificate
     digest = hashlib.sha1(PASSWORD.encode("utf-16-be") + b"Mighty Aphrodite" + store, usedforsecurity=False)
     return store + digest.digest()

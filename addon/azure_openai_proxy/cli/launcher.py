@@ -1,8 +1,8 @@
-"""`azure-openai-proxy [OPTIONS OF MITMDUMP]` starts mitmproxy with the addon in it, listening where the settings say.
+"""`azure-openai-proxy [OPTIONS OF MITMDUMP]` starts mitmproxy with the addon, at the configured address.
 
-mitmproxy binds its port before it loads a script, so an address from the environment or the file can move it only
-afterwards: its own port is open for a moment, and if that is taken it does not start at all. Here the address is among the
-arguments from the beginning. A bad setting ends the start before there is anything to stop.
+mitmproxy binds its port before it loads a script. If the script set the address, mitmproxy would first open its default port, and would
+fail if that port is in use. The launcher therefore reads the settings first and passes the address as an argument. An invalid
+setting ends the start before any port is opened.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SCRIPT", "arguments", "main"]
 
 SCRIPT = Path(__file__).resolve().parents[2] / "azure_openai.py"
-"""What mitmproxy loads: beside the package in the repository and in site-packages alike."""
+"""The script that mitmproxy loads. It is beside the package, in the repository and in site-packages."""
 
 TOOLS = {"--web": "mitmweb", "--console": "mitmproxy"}
 ONLY_TELLS = frozenset({"-h", "--help", "--version", "--options", "--commands"})
@@ -33,10 +33,10 @@ LISTENING = {"mode": list, "listen_host": str, "listen_port": int}
 
 
 def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """The user's arguments with ours before them: the script, and where to listen unless they say so themselves.
+    """The arguments for mitmproxy: the script and the configured address (unless the user sets one), then the user's arguments.
 
     Raises:
-        SettingsError: a setting that cannot be used.
+        SettingsError: a setting is invalid.
     """
     given = sources.command_line(user, Options())
     found, file = sources.gather(given, environ, (given.sets.get("confdir") or [CONF_DIR])[-1])
@@ -46,28 +46,28 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     for name, type in LISTENING.items():
         value = file.values.get(name)
         if name in given.names or not isinstance(value, type):
-            continue  # what the file has wrong the addon tells: it knows all of mitmproxy's options
+            continue  # the addon reports a wrong type, since it has all of mitmproxy's options
         items = value if isinstance(value, list) else [value]
         ours += [text for item in items for text in (f"--{name.replace('_', '-')}", str(item))]
         modes = list(map(str, items)) if name == "mode" else modes
-    # --listen-port is for all modes at once: with several, the addon moves the one that it is meant for
+    # --listen-port applies to all modes. With several modes the addon sets the address of the one that it is meant for.
     if settings.address and not given.listens and runtime.movable(modes or ["regular"]):
         ours += ["--listen-host", settings.address.host, "--listen-port", str(settings.address.port)]
     return [*ours, *user]
 
 
 def main(user: Sequence[str]) -> int | None:
-    """Start mitmproxy's tool with the addon. `user` are the arguments of the command line."""
+    """Start mitmdump, mitmweb or mitmproxy with the addon. `user` are the arguments of the command line."""
     tool = next((TOOLS[argument] for argument in user if argument in TOOLS), "mitmdump")
     user = [argument for argument in user if argument not in TOOLS]
     if ONLY_TELLS.isdisjoint(user):
         try:
             user = arguments(user, os.environ)
         except SettingsError as error:
-            print(f"azure-openai-proxy: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
+            print(f"azure-openai-proxy: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
             return 1
     elif "--help" not in user and "-h" not in user:
         user = ["-s", str(SCRIPT), *user]
-    sys.argv[1:] = user  # the addon reads there what --set says
+    sys.argv[1:] = user  # the addon reads the --set arguments from here
     start = {"mitmdump": tools.mitmdump, "mitmweb": tools.mitmweb, "mitmproxy": tools.mitmproxy}[tool]
     return start(user)

@@ -1,4 +1,4 @@
-"""What a client must set."""
+"""The environment variables that a client must set."""
 
 import runpy
 import shlex
@@ -11,19 +11,19 @@ from azure_openai_proxy.cli import client_env, java_truststore
 
 
 def test_a_base_url() -> None:
-    """Plain HTTP needs no CA."""
+    """A base URL with plain HTTP needs no CA variables."""
     assert {"OPENAI_BASE_URL": "http://p:1/v1", "OPENAI_API_BASE": "http://p:1/v1"} == client_env.variables("base-url", "http://p:1", None)
 
 
 def test_a_base_url_by_tls() -> None:
-    """A proxy is not set, not for Java either."""
+    """A base URL with TLS sets the CA but no proxy, for Java too."""
     found = client_env.variables("base-url", "https://p:1", Path("/ca.pem"))
     assert "-Djavax.net.ssl.trustStore=/azure-openai-proxy-bundle.jks" == found["JAVA_TOOL_OPTIONS"]
     assert "HTTPS_PROXY" not in found
 
 
 def test_a_proxy() -> None:
-    """Every client has its own names for the same."""
+    """The proxy and its CA are set under the names of all clients."""
     found = client_env.variables("proxy", "http://p:1", Path("/a b/ca.pem"))
     assert {"http://p:1"} == {found[name] for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")}
     assert [
@@ -37,7 +37,7 @@ def test_a_proxy() -> None:
 
 @pytest.mark.parametrize("system", [True, False])
 def test_bundle(system: bool, tmp_path: Path) -> None:
-    """The system's certificates, where they are found, and the proxy's."""
+    """The bundle contains the proxy's certificate and, if they are found, the system's."""
     (tmp_path / "system.pem").write_text("SYSTEM")
     (tmp_path / "ca.pem").write_text("OURS")
     path = client_env.bundle(tmp_path / "ca.pem", tmp_path / "system.pem" if system else None)
@@ -46,14 +46,14 @@ def test_bundle(system: bool, tmp_path: Path) -> None:
 
 
 def test_a_bundle_of_ours_is_not_taken_for_the_system_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`env` in a shell that has its values already gives the same again."""
+    """`env` in a shell that already has its variables does not use its own bundle as the system's certificates."""
     (tmp_path / client_env.BUNDLE).write_text("OURS")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / client_env.BUNDLE))
     assert tmp_path / client_env.BUNDLE != client_env.system_certificates()
 
 
 def test_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m azure_openai_proxy.cli.client_env` is the same command."""
+    """`python -m azure_openai_proxy.cli.client_env` runs the same command."""
     monkeypatch.setattr(sys, "argv", ["client", "env", "--way", "base-url"])
     monkeypatch.delitem(sys.modules, "azure_openai_proxy.cli.client_env")
     with pytest.raises(SystemExit, match="0"):

@@ -1,4 +1,4 @@
-"""Java's form of a trust store."""
+"""The Java trust store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.skipif(not shutil.which("keytool"), reason="keytool, which comes with Java, is not installed")
 def test_java_reads_it(tmp_path: Path) -> None:
-    """Each certificate is in it, unchanged, what stands between them is not, and the digest is right."""
+    """The store contains each certificate unchanged, no text between them, and a correct digest."""
     pems = [tls.make(tmp_path, ["localhost"])[0].read_text() for _ in range(2)]
     store = tmp_path / "store"
     store.write_bytes(java_truststore.jks("# The first\n" + "# The second\n".join(pems)))
@@ -37,6 +37,6 @@ def test_java_reads_it(tmp_path: Path) -> None:
 
 
 def test_nobody() -> None:
-    """A store of no certificates is a head and a digest."""
+    """A store without certificates is a header and a digest."""
     assert 12 + 20 == len(java_truststore.jks(""))
     assert bytes.fromhex("feedfeed 00000002 00000000") == java_truststore.jks("")[:12]

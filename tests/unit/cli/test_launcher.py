@@ -1,4 +1,4 @@
-"""What the installed command starts, and with which arguments."""
+"""The installed command: the tool that it starts, and the arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # of libraries that mitmproxy's addons use
+    warnings.simplefilter("ignore", DeprecationWarning)  # raised by libraries of mitmproxy's addons
     from mitmproxy.tools import main as tools
 
     from azure_openai_proxy.cli import command, launcher
@@ -26,7 +26,7 @@ SCRIPT = ["-s", str(launcher.SCRIPT)]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and no folder of mitmproxy's at home."""
+    """An empty working directory, and a home without mitmproxy's folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("AZURE_OPENAI_PROXY_ADDRESS", "AZURE_OPENAI_CONFIG"):
@@ -53,13 +53,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_arguments(user: list[str], environ: dict[str, str], file: str, ours: list[str], folder: Path) -> None:
-    """The script comes first, then where to listen unless the user says so; the user's own arguments come last, as they are."""
+    """The arguments are the script, the address unless the user sets one, and the user's arguments unchanged."""
     (folder / "mitm_config.yaml").write_text(file)
     assert [*SCRIPT, *ours, *user] == launcher.arguments(user, {**ENDPOINT, **environ})
 
 
 def test_confdir(folder: Path) -> None:
-    """mitmproxy's config.yaml is looked for where --set confdir says."""
+    """mitmproxy's config.yaml is read from the directory of --set confdir."""
     (folder / "conf").mkdir()
     (folder / "conf" / "config.yaml").write_text("azure_openai_proxy_address: 5")
     user = ["--set", "confdir=conf"]
@@ -67,7 +67,7 @@ def test_confdir(folder: Path) -> None:
 
 
 def test_bad_setting() -> None:
-    """What cannot be used is refused before mitmproxy starts."""
+    """An invalid setting raises before mitmproxy starts."""
     with pytest.raises(SettingsError, match="azure_openai_endpoint is not set"):
         launcher.arguments([], {})
 
@@ -87,7 +87,7 @@ def test_bad_setting() -> None:
 def test_main(
     user: list[str], tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tool that is asked for is started with our arguments, which the addon finds in sys.argv too."""
+    """The selected tool is started with the extended arguments, which are in sys.argv too."""
     started: list[tuple[str, list[str]]] = []
     for name in ("mitmdump", "mitmweb", "mitmproxy"):
         monkeypatch.setattr(tools, name, lambda arguments, name=name: started.append((name, arguments)))
@@ -101,7 +101,7 @@ def test_main(
 
 
 def test_main_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bad setting is one line on stderr and status 1."""
+    """An invalid setting is reported in one line on stderr, with status 1."""
     monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", "--set", "azure_openai_endpoint=ftp://x"])
     assert 1 == command.main()
     (line,) = capsys.readouterr().err.splitlines()
@@ -122,7 +122,7 @@ def test_importing_main_prints_nothing(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_client_s_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """`env` and `doctor` start nothing."""
+    """`env` and `doctor` do not start a tool of mitmproxy."""
     monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", "env", "--way", "base-url"])
     assert 0 == command.main()
     assert "OPENAI_BASE_URL" in capsys.readouterr().out
