@@ -50,7 +50,7 @@ LIMITS = {
     "README.md": Limit(9, 1, 3),
     "tools": Limit(12, 3, 0),
     "tests/unit/api": Limit(16, 5, 2),
-    "tests/unit/formats": Limit(11, 3, 1),
+    "tests/unit/formats": Limit(),
     "tests/unit/routing": Limit(),
 }
 

@@ -19,7 +19,7 @@ from azure_openai_proxy import errors
     ],
 )
 def test_every_error_is_an_answer(error: errors.ProxyError, status: int, type: str, code: str | None) -> None:
-    """With the four members every SDK reads, and an id to ask about."""
+    """Every response has the four members that SDKs read, and a request id."""
     response = errors.response(error)
     assert status == response.status_code
     assert {"error": {"message": "m", "type": type, "param": error.param, "code": code}} == json.loads(response.content or b"")
@@ -28,12 +28,12 @@ def test_every_error_is_an_answer(error: errors.ProxyError, status: int, type: s
 
 
 def test_an_error_can_hold_more() -> None:
-    """Azure's inner error, for one."""
+    """Additional members are kept, such as Azure's inner error."""
     assert {"a": 1} == json.loads(errors.body("m", "t", innererror={"a": 1}))["error"]["innererror"]
 
 
 def test_when_to_come_back() -> None:
-    """Nobody can be asked now: in whole seconds for some clients, in milliseconds for others."""
+    """The headers have the wait in whole seconds and in milliseconds, for different clients; none if the wait is unknown."""
     response = errors.response(errors.Unavailable(429, "rate_limit_exceeded", "later", 1.2345))
     assert (429, "2", "1235") == (response.status_code, response.headers["retry-after"], response.headers["retry-after-ms"])
     assert "retry-after" not in errors.response(errors.Unavailable(503, "x", "no", None)).headers

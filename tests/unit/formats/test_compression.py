@@ -26,7 +26,7 @@ def bare_deflate(data: bytes) -> bytes:
 
 
 def zstd(data: bytes) -> bytes:
-    """By whatever library this mitmproxy has for it."""
+    """Compress with the library that this mitmproxy depends on."""
     encoded = encodings.encode(data, "zstd")
     assert isinstance(encoded, bytes)
     return encoded
@@ -45,7 +45,7 @@ COMPRESS: list[tuple[str, Callable[[bytes], bytes]]] = [
 @pytest.mark.parametrize("encoding, compress", COMPRESS)
 @given(size=st.integers(1, 100))
 def test_any_chunking_gives_the_text(encoding: str, compress: Callable[[bytes], bytes], size: int) -> None:
-    """Every encoding is undone piece by piece, and known to be whole at its end."""
+    """Every encoding is decompressed in chunks of any size, and its end is recognised."""
     data = compress(TEXT)
     engine = decompressor(encoding)
     assert engine
@@ -55,7 +55,7 @@ def test_any_chunking_gives_the_text(encoding: str, compress: Callable[[bytes], 
 
 @pytest.mark.parametrize("encoding, compress", COMPRESS)
 def test_cut_short(encoding: str, compress: Callable[[bytes], bytes]) -> None:
-    """A compressed stream that lacks its end is broken."""
+    """A truncated stream raises an error at its end."""
     engine = decompressor(encoding)
     assert engine
     engine.feed(compress(TEXT)[:-5])
@@ -65,7 +65,7 @@ def test_cut_short(encoding: str, compress: Callable[[bytes], bytes]) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 def test_not_compressed_at_all(encoding: str) -> None:
-    """Bytes that are not what content-encoding says raise one error, whichever library saw it."""
+    """Invalid data raises the same error, whichever library detects it."""
     engine = decompressor(encoding)
     assert engine
     with pytest.raises(BrokenError):
@@ -74,7 +74,7 @@ def test_not_compressed_at_all(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 def test_empty(encoding: str) -> None:
-    """No bytes at all are a whole empty stream."""
+    """No data is a complete, empty stream."""
     engine = decompressor(encoding)
     assert engine
     assert b"" == engine.feed(b"")
@@ -82,7 +82,7 @@ def test_empty(encoding: str) -> None:
 
 
 def test_one_byte_of_deflate() -> None:
-    """One byte does not tell which of the two formats it is, and is no whole stream."""
+    """One byte does not distinguish the two formats of deflate, and is not a complete stream."""
     engine = decompressor("deflate")
     assert engine
     assert b"" == engine.feed(b"\x78")
@@ -92,7 +92,7 @@ def test_one_byte_of_deflate() -> None:
 
 @pytest.mark.parametrize("encoding, compress", [("gzip", gzip.compress), ("zstd", zstd)])
 def test_members_one_after_the_other(encoding: str, compress: Callable[[bytes], bytes]) -> None:
-    """Servers that compress each event by itself are understood."""
+    """Several members in a row are decompressed: some servers compress each event separately."""
     engine = decompressor(encoding)
     assert engine
     assert b"onetwo" == engine.feed(compress(b"one") + compress(b"two"))
@@ -101,22 +101,22 @@ def test_members_one_after_the_other(encoding: str, compress: Callable[[bytes], 
 
 @pytest.mark.parametrize("encoding", [None, "", "identity", "gzip, br", "rot13"])
 def test_nothing_to_undo(encoding: str | None) -> None:
-    """What is not compressed, or in a way nobody knows, has no decompressor."""
+    """There is no decompressor without an encoding, or for an unknown one."""
     assert decompressor(encoding) is None
     assert not known(encoding)
 
 
 def test_known() -> None:
-    """The names are read as HTTP reads them."""
+    """Names of encodings are compared as in HTTP: without case and surrounding space."""
     assert known(" GZIP")
 
 
-# Bombs
+# Decompression bombs
 
 
 @pytest.mark.parametrize("encoding, compress", COMPRESS)
 def test_a_bomb_is_not_decompressed(encoding: str, compress: Callable[[bytes], bytes]) -> None:
-    """Bytes that decompress to more than they may are an error, and no more than that is ever held."""
+    """Data that exceeds the limit raises an error, and no more output than the limit is held."""
     bomb = compress(bytes(4 * MOST_AT_ONCE))
     engine = decompressor(encoding)
     assert engine
@@ -137,7 +137,7 @@ def test_a_bomb_is_not_decompressed(encoding: str, compress: Callable[[bytes], b
 
 @pytest.mark.parametrize("encoding, compress", COMPRESS)
 def test_what_is_as_large_as_it_may_be(encoding: str, compress: Callable[[bytes], bytes]) -> None:
-    """The last byte that is allowed comes out, in one feed or over several; the next feed may have as much again."""
+    """Output of exactly the limit is returned, from one feed or several; each feed has a limit of its own."""
     whole = bytes(1 << 20)
     engine = decompressor(encoding)
     assert engine
@@ -155,7 +155,7 @@ def test_what_is_as_large_as_it_may_be(encoding: str, compress: Callable[[bytes]
 def test_engines_with_and_without_a_limit(
     encoding: str, compress: Callable[[bytes], bytes], limited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Older libraries take no limit; what comes out is the same, several members too."""
+    """Libraries without an output limit give the same output, also for several members."""
     monkeypatch.setattr(compression._Brotli, "LIMITED", limited)
     text = random.Random(1).randbytes(1000) * 600
     data = compress(text)
@@ -166,7 +166,7 @@ def test_engines_with_and_without_a_limit(
 
 
 class FakeZstandard:
-    """As the zstandard package's decompression object: a byte is a kilobyte, `.` ends a member."""
+    """A replacement for the package zstandard: a byte becomes 1024 bytes, `.` ends a member."""
 
     eof = False
     unused_data = b""
@@ -179,7 +179,7 @@ class FakeZstandard:
 
 
 class FakeZstd:
-    """As compression.zstd's: the same in small portions."""
+    """A replacement for compression.zstd: the same output in small pieces."""
 
     eof = needs_input = False
     unused_data = end = held = b""
@@ -196,7 +196,7 @@ class FakeZstd:
 
 @pytest.mark.parametrize("limited", [True, False], ids=["with a limit", "without"])
 def test_both_libraries_for_zstd(limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members one after the other, whatever slices they are fed in, and no more than may be."""
+    """Both zstd libraries decompress several members in slices of any size, up to the limit."""
     made = type("ZstdDecompressor", (FakeZstd,), {}) if limited else type("", (), {"decompressobj": lambda _: FakeZstandard()})
     monkeypatch.setattr(compression, "import_module", lambda _: SimpleNamespace(ZstdDecompressor=made))
     engine = decompressor("zstd")
@@ -212,7 +212,7 @@ def test_both_libraries_for_zstd(limited: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_body_that_is_not_compressed_stays() -> None:
-    """As it came, whatever its header says, with a text that looks compressed or none at all."""
+    """A body that is not compressed is returned unchanged, whatever its header says."""
     made = http.Response.make(200, b"plain", {"content-encoding": "identity"})
     assert b"plain" == compression.content(made)
     made.headers["content-encoding"] = "gzip"

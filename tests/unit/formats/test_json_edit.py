@@ -1,4 +1,4 @@
-"""Where a body names its model."""
+"""Finding and replacing strings in a JSON body."""
 
 import json
 
@@ -35,7 +35,7 @@ def replaced(body: bytes, *places: str) -> bytes:
     ],
 )
 def test_only_the_top_levels_model_is_found(body: bytes, after: bytes) -> None:
-    """Whatever stands around it, and of a repeated name the last; not another byte changes."""
+    """Only the model at the top level is replaced; the last one if it is repeated. All other bytes stay."""
     assert after == replaced(body)
 
 
@@ -53,12 +53,12 @@ def test_only_the_top_levels_model_is_found(body: bytes, after: bytes) -> None:
     ],
 )
 def test_a_model_may_be_named_deeper_down(place: str, body: bytes, after: bytes) -> None:
-    """Members joined by dots, `*` for the items of a list."""
+    """A place is a path of member names, with `*` for the items of a list."""
     assert after == replaced(body, place)
 
 
 def test_several_places_at_once() -> None:
-    """Spans come with the text they stand for."""
+    """Strings at several places are found, with their text."""
     spans = json_strings(b'{"model":"a","session":{"model":"\\u00fc"}}', ("model", "session.model"))
     assert ["a", "ü"] == [span.text for span in spans]
 
@@ -71,7 +71,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.text(), JSON), st.text(), st.booleans(), st.sampled_from([None, 2]))
 def test_any_json_keeps_its_meaning(members: dict[str, object], model: str, ascii: bool, indent: int | None) -> None:
-    """Parsed, it is the same but for its model."""
+    """After a replacement any document parses to the same value, except for its model."""
     body = json.dumps(members | {"model": model}, ensure_ascii=ascii, indent=indent).encode()
     spans = json_strings(body, MODEL)
     assert [model] == [span.text for span in spans]
@@ -79,13 +79,13 @@ def test_any_json_keeps_its_meaning(members: dict[str, object], model: str, asci
 
 
 def test_replace_without_spans() -> None:
-    """The same bytes."""
+    """Without spans the content is unchanged."""
     assert b"abc" == replace(b"abc", [], lambda _: b"X")
     assert b"aXc" == replace(b"abc", [Span(1, 2, "b")], lambda _: b"X")
 
 
 def test_rename_changes_what_has_another_name() -> None:
-    """And gives the same object back when nothing has."""
+    """Only strings with a different new name are replaced; without any the same object is returned."""
     body = b'{"model":"a","response":{"model":"b"}}'
     assert b'{"model":"a","response":{"model":"c"}}' == rename(body, ("model", "response.model"), lambda name: {"b": "c"}.get(name, name))
     assert rename(body, ("model",), lambda name: name) is body
@@ -105,5 +105,5 @@ def test_rename_changes_what_has_another_name() -> None:
     ],
 )
 def test_what_begins_as_an_object_does(content: bytes, is_one: bool) -> None:
-    """After white space and a byte order mark."""
+    """An object is recognised after white space and a byte order mark."""
     assert is_one == is_object(content)

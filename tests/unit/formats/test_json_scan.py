@@ -1,4 +1,4 @@
-"""Large JSON documents, read in slices."""
+"""The scanner for large JSON documents."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from azure_openai_proxy.formats.json_scan import DEEPEST, MOST, SLICE, STEPS, In
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-json_scan._patterns()  # the first one who needs them waits for them, and hypothesis has a deadline
+json_scan._patterns()  # compiling takes longer than hypothesis's deadline
 PLACES = ("model", "stream", "messages.*.role", "a.b", "a.*.*.b")
 
 
 def sliced(content: bytes, size: int) -> Outline:
-    """As it is when no more than `size` bytes are there at a time."""
+    """Scan a document that arrives in pieces of `size` bytes."""
     scanner, end = Scanner(PLACES, every=True), 0
     while not scanner.done:
         end = min(len(content), end + size)
@@ -31,7 +31,7 @@ def sliced(content: bytes, size: int) -> Outline:
 
 
 def loaded(content: bytes) -> Any:
-    """What `json.loads` has; `...` where it refuses."""
+    """Return the result of `json.loads`; `...` if it fails."""
     try:
         return json.loads(content.decode())
     except (ValueError, RecursionError):
@@ -69,7 +69,7 @@ SPARE = st.sampled_from(
 @example(b'"\\ud83d"', 2)
 @example(b'\xef\xbb\xbf{"a":1}', 9)
 def test_it_takes_what_json_loads_takes(content: bytes, size: int) -> None:
-    """In slices of any size."""
+    """The scanner accepts the documents that `json.loads` accepts, in slices of any size."""
     value = loaded(content)
     if value is ...:
         with pytest.raises(InvalidError):
@@ -84,14 +84,14 @@ def test_it_takes_what_json_loads_takes(content: bytes, size: int) -> None:
 
 @given(DOCUMENTS, st.integers(min_value=0), st.integers(min_value=0, max_value=3), SPARE, st.integers(min_value=1, max_value=40))
 def test_it_refuses_what_json_loads_refuses(content: bytes, at: int, dropped: int, put: bytes, size: int) -> None:
-    """Documents with a piece taken out and another put in."""
+    """The scanner refuses the documents that `json.loads` refuses, made by replacing a part of a valid one."""
     at %= len(content) + 1
     test_it_takes_what_json_loads_takes.hypothesis.inner_test(content[:at] + put + content[at + dropped :], size)  # type: ignore[attr-defined]
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=5), st.sampled_from([None, 1]), st.integers(min_value=1, max_value=40))
 def test_it_finds_the_strings_that_json_strings_finds(value: dict[str, Any], indent: int | None, size: int) -> None:
-    """At every place, and of a repeated name the last."""
+    """The scanner finds the strings that `json_strings` finds, at every place and with repeated names."""
     content = json.dumps(value, indent=indent).encode()
     spans = json_edit.json_strings(content, PLACES)
     found = [one for one in sliced(content, size).at(*PLACES) if one.kind(content) == ord('"')]
@@ -99,7 +99,7 @@ def test_it_finds_the_strings_that_json_strings_finds(value: dict[str, Any], ind
 
 
 def test_members_have_neighbours() -> None:
-    """So that they can be cut out: where the one before ended, and where the next begins."""
+    """A member has the end of the previous one and the start of the next, so that it can be cut out."""
     content = b'{ "a" : 1 , "b":[ 2 ], "a.b":3, "c":{"d":4} }'
     found = [
         (name, content[one.start : one.end], one.before, content[one.next : one.next + 3])
@@ -114,7 +114,7 @@ def test_members_have_neighbours() -> None:
 
 
 def test_of_a_repeated_name_the_last_is_found() -> None:
-    """As `json.loads` has it."""
+    """If a name is repeated, the last member is found, as in `json.loads`."""
     content = b'{"model":"a","model":"b","\\u006dodel":"c"}'
     one = outline(content, PLACES).get("model")
     assert one
@@ -125,7 +125,7 @@ def test_of_a_repeated_name_the_last_is_found() -> None:
 
 
 def test_it_nests_only_so_deep() -> None:
-    """A document that nests deeper is refused at once."""
+    """A document that nests deeper than the limit is refused immediately."""
     for depth in (DEEPEST - 1, DEEPEST):
         assert outline(b"[" * depth + b"]" * depth).kind == ord("[")
     with pytest.raises(InvalidError, match="nests deeper"):
@@ -133,7 +133,7 @@ def test_it_nests_only_so_deep() -> None:
 
 
 def test_long_tokens_are_read_across_slices() -> None:
-    """Strings, names and white space of any length; numbers of 4300 digits."""
+    """Strings, names and white space of any length are read across slices, and numbers of up to 4300 digits."""
     long = b"x" * (3 * SLICE)
     content = b'{"%b":"%b",%b"n":%b}' % (long, long, b" " * 2 * SLICE, b"9" * 4300)
     found = outline(content, ("n",), every=True)
@@ -145,7 +145,7 @@ def test_long_tokens_are_read_across_slices() -> None:
 
 
 def test_only_so_many_members_are_noted() -> None:
-    """But for those of the root that are wanted by name."""
+    """The number of recorded members is limited, except for members of the root that are requested by name."""
     content = b'{%b"model":"a","a":{"b":1}}' % b"".join(b'"x%d":1,' % number for number in range(MOST))
     found = outline(content, PLACES, every=True)
     assert (MOST + 2, True) == (len(found.members), found.partial)
@@ -158,7 +158,7 @@ def test_only_so_many_members_are_noted() -> None:
 
 
 def turns(content: bytes) -> Iterator[tuple[int, int]]:
-    """Bytes and steps of each."""
+    """Yield the bytes and the steps of each turn."""
     scanner = Scanner(PLACES, every=True)
     try:
         while not scanner.done:
@@ -194,7 +194,7 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("shape", HOSTILE)
 def test_the_work_is_linear_and_comes_in_slices(shape: str) -> None:
-    """Twice the bytes are at most twice the steps, and no turn has more than so many bytes or steps."""
+    """Twice the bytes take at most twice the steps, and each turn is within its limits of bytes and steps."""
     total = []
     for size in (100_000, 200_000, 400_000):
         counted = list(turns(HOSTILE[shape](size)))
@@ -206,7 +206,7 @@ def test_the_work_is_linear_and_comes_in_slices(shape: str) -> None:
 
 
 def test_a_slice_is_read_a_few_times_at_most() -> None:
-    """A run that cannot be finished is tried again once for each level that it follows."""
+    """An incomplete run is matched again at most once for each level that the pattern follows."""
     for inner in (b"1,", b'"a":1,'):
         opening = (b"[" if inner == b"1," else b'{"x":') * 4
         counted = list(turns(b'{"x":[' + opening + inner * 20_000))
@@ -214,7 +214,7 @@ def test_a_slice_is_read_a_few_times_at_most() -> None:
 
 
 def test_documents_that_are_read_at_the_same_time_take_turns() -> None:
-    """After each slice of one of them everybody else has a turn."""
+    """Concurrent scans alternate: after each slice of one document, other tasks run."""
     done: list[str] = []
     others = 0
 
@@ -238,5 +238,5 @@ def test_documents_that_are_read_at_the_same_time_take_turns() -> None:
 
 
 def test_the_patterns_are_made_once() -> None:
-    """Only a large document needs them."""
+    """The patterns are compiled once, for the first large document."""
     assert json_scan._patterns() is json_scan._patterns()

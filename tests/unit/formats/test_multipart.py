@@ -1,4 +1,4 @@
-"""Forms in pieces of any size."""
+"""The streaming rewriter for multipart forms."""
 
 from __future__ import annotations
 
@@ -37,47 +37,47 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(st.lists(st.integers(min_value=0), max_size=40), st.sampled_from([FORM, b"preamble\r\n" + FORM, b"\r\n" + FORM]))
 def test_any_pieces_give_the_same_form(cuts: list[int], form: bytes) -> None:
-    """Wherever the boundary is split, and before its first line end or behind it."""
+    """The output does not depend on the chunks, also if a boundary is split."""
     rewriter = Rewriter(b"b", model)
     out = b"".join(map(rewriter.feed, pieces(form, cuts))) + rewriter.end()
     assert form.replace(b"whisper-1", b"WHISPER-1") == out
 
 
 def test_byte_by_byte() -> None:
-    """The smallest pieces of all."""
+    """The form may arrive in single bytes."""
     rewriter = Rewriter(b"b", model)
     assert RENAMED == b"".join(rewriter.feed(FORM[i : i + 1]) for i in range(len(FORM))) + rewriter.end()
 
 
 @given(st.binary(), st.lists(st.integers(min_value=0)), st.sampled_from([b"", FORM, FORM[:-20]]))
 def test_without_an_edit_the_bytes_are_the_same(data: bytes, cuts: list[int], before: bytes) -> None:
-    """Also those that are no form at all."""
+    """Without an edit the bytes are unchanged, also if they are not a form."""
     rewriter = Rewriter(b"b", lambda _: None)
     assert before + data == b"".join(map(rewriter.feed, pieces(before + data, cuts))) + rewriter.end()
 
 
 @pytest.mark.parametrize("end", range(len(FORM)))
 def test_a_form_that_is_cut_loses_nothing(end: int) -> None:
-    """Whatever was held goes out at the end."""
+    """A truncated form loses no bytes: the end sends the buffered ones."""
     assert FORM[:end].lower() == whole(Rewriter(b"b", model), FORM[:end]).lower()
 
 
 def test_a_file_is_not_held() -> None:
-    """What comes of it goes out at once, but for what may be the beginning of the next boundary."""
+    """A file is sent as it arrives, except for bytes that may begin the next boundary."""
     rewriter = Rewriter(b"b", model)
     rewriter.feed(FORM[: FORM.index(b"model\r\n")])
     assert (b"x" * 1000, b"x\r", b"\r\nx") == (rewriter.feed(b"x" * 1000), rewriter.feed(b"x\r\r"), rewriter.feed(b"\nx"))
 
 
 def test_a_head_without_end_is_none() -> None:
-    """Then the rest passes: nobody can tell what it is."""
+    """After a part's headers without an end the rest passes unchanged."""
     form = b"--b\r\n" + b"x" * MAX_HEAD + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\na\r\n--b--'
     rewriter = Rewriter(b"b", model)
     assert form == b"".join(map(rewriter.feed, pieces(form, [10, MAX_HEAD + 20]))) + rewriter.end()
 
 
 def test_an_edit_gets_nothing_of_what_stands_around() -> None:
-    """A false boundary inside a part is its content."""
+    """A false boundary inside a part is passed to the edit as content."""
     seen: list[bytes] = []
 
     def note(line: bytes) -> bytes:
@@ -110,7 +110,7 @@ def edited(edit: Edit, *data: bytes) -> bytes:
     ids=["short", "empty", "no text", "a little too long", "too long at once"],
 )
 def test_a_field_is_replaced_as_a_whole_or_not_at_all(data: tuple[bytes, ...], out: bytes) -> None:
-    """Half a name is none."""
+    """A field is replaced as a whole, and never in part."""
     assert out == edited(Field(str.upper, limit=8), *data)
 
 
@@ -127,13 +127,13 @@ def test_a_field_is_replaced_as_a_whole_or_not_at_all(data: tuple[bytes, ...], o
     ids=["at once", "CRLF", "in pieces", "too long", "too long to its end", "empty"],
 )
 def test_lines_are_replaced_one_by_one(data: tuple[bytes, ...], out: bytes) -> None:
-    """One that is too long passes; the next one counts again."""
+    """A line that exceeds the limit passes unchanged; the next one is replaced again."""
     assert out == edited(Lines(bytes.upper, limit=8), *data)
 
 
 @given(st.lists(st.binary()), st.binary())
 def test_lines_are_the_same_in_any_pieces(data: list[bytes], mark: bytes) -> None:
-    """A line is one, however it comes."""
+    """The replacement of lines does not depend on the chunks."""
     change: Callable[[bytes], bytes] = lambda line: mark[:1] + line  # noqa: E731
     assert edited(Lines(change, 1 << 20), b"".join(data)) == edited(Lines(change, 1 << 20), *data)
 
@@ -153,7 +153,7 @@ def test_lines_are_the_same_in_any_pieces(data: list[bytes], mark: bytes) -> Non
     ],
 )
 def test_the_boundary(content_type: str, separator: bytes | None) -> None:
-    """Quoted or not; only a form has one."""
+    """The boundary is read with or without quotes, from multipart types only."""
     assert separator == boundary(content_type)
 
 
@@ -161,7 +161,7 @@ def test_the_boundary(content_type: str, separator: bytes | None) -> None:
     "form", [FORM, b"preamble\r\n" + FORM, FORM.replace(b"\r\n--x", b"x" * 3 * CHUNK)], ids=["plain", "preamble", "large"]
 )
 def test_a_forms_field_is_found(form: bytes) -> None:
-    """By its name, and not by what a file holds or is called."""
+    """A field is found by its own name, and not by a file's name or content."""
     assert "whisper-1" == field(form, "multipart/form-data; boundary=b", "model")
 
 
@@ -178,7 +178,7 @@ def test_a_forms_field_is_found(form: bytes) -> None:
     ],
 )
 def test_a_form_without_the_field(body: bytes, content_type: str) -> None:
-    """Or one that ends before the field does."""
+    """A form without the field, or one that ends before it, has no value."""
     assert None is field(body, content_type, "model")
 
 
@@ -208,7 +208,7 @@ HEAD = b"content-disposition:" * (MAX_HEAD // 20 - 1)
     ids=["tiny parts", "long heads", "models", "longer boundaries", "half an end", "spaces", "returns"],
 )
 def test_the_work_does_not_grow_with_what_a_form_repeats(piece: bytes) -> None:
-    """Each feed and each of the first boundaries is a step; the bytes between two steps are looked at once."""
+    """The number of steps is bounded by feeds and boundaries, and the bytes between two steps are examined once."""
     for size in (1, 2, 4):
         form = piece * (size * 200_000 // len(piece))
         assert steps(form) <= 2 * MAX_PARTS + 2 * (len(form) // CHUNK + 1)
@@ -216,20 +216,20 @@ def test_the_work_does_not_grow_with_what_a_form_repeats(piece: bytes) -> None:
 
 @pytest.mark.parametrize("parts, found", [(MAX_PARTS, "whisper-1"), (MAX_PARTS + 1, None)])
 def test_a_field_is_looked_for_in_so_many_parts(parts: int, found: str | None) -> None:
-    """Behind them the form passes as it is."""
+    """A field is searched in a limited number of parts; after them the form passes unchanged."""
     form = b"--b\r\n\r\n\r\n" * (parts - 1) + FORM[FORM.index(b"--b \t") :]
     assert found == field(form, "multipart/form-data; boundary=b", "model")
 
 
 def test_an_edit_ends_where_nothing_more_is_looked_for() -> None:
-    """What it held goes out in its place."""
+    """When the limit of parts is reached, the open edit sends its buffered bytes in the right place."""
     form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\na' + b"\r\n--bb" * (MAX_PARTS + 1)
     out = whole(Rewriter(b"b", lambda _: Field(str.upper, limit=len(form))), form)
     assert form.replace(b"\na\r", b"\nA\r").replace(b"--bb", b"--BB", MAX_PARTS - 1) == out
 
 
 def test_only_the_first_disposition_names_a_part() -> None:
-    """And only a header of that very name."""
+    """Only the first header named content-disposition names a part."""
     form = (
         b"--b\r\nContent-Disposition: form-data\r\nContent-Disposition: form-data; name=model\r\n\r\na\r\n"
         b"--b\r\nX-Content-Disposition: form-data; name=model\r\n\r\na\r\n--b--"
@@ -238,6 +238,6 @@ def test_only_the_first_disposition_names_a_part() -> None:
 
 
 def test_a_field_in_single_bytes_is_joined_once() -> None:
-    """However small its pieces are."""
+    """A field that arrives in single bytes is joined once."""
     edit = Field(str.upper, limit=4)
     assert [b"", b"", b"", b"", b"abcde", b"f"] == [edit.feed(data.encode()) for data in "abcdef"]

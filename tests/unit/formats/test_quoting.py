@@ -1,4 +1,4 @@
-"""Quoting: what is written is shown or read back as it was, and never acts."""
+"""Escaping of untrusted text for shells, Python and terminals."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_python_reads_back_what_was_written(value: object) -> None:
-    """A literal is the value again, with no character in it that a terminal acts on."""
+    """A literal evaluates to the same value and has no control characters."""
     written = quoting.python(value)
     assert value == ast.literal_eval(written)
     assert quoting.terminal(written) == written
 
 
 def test_long_containers_get_lines() -> None:
-    """Short ones stay on one; deep ones are not laid out, so the indentation cannot outgrow the value."""
+    """Long containers take several lines and short ones take one; deep levels are not indented, so the size stays linear."""
     assert "{'a': [1, 2]}" == quoting.python({"a": [1, 2]})
     assert "{\n    'a': 'xxx" in quoting.python({"a": "x" * 200})
     deep = json.loads("[" * 80 + json.dumps(["x" * 10] * 1000) + "]" * 80)
@@ -35,14 +35,14 @@ def test_long_containers_get_lines() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": [float("-inf")]}, json.loads("[" * 200 + "]" * 200)], ids=["nan", "inf", "deep"])
 def test_what_has_no_literal_is_refused(value: object) -> None:
-    """Python would not read it back."""
+    """A value without a valid literal is refused."""
     with pytest.raises(ValueError, match=r"finite|deeply"):
         quoting.python(value)
 
 
 @given(st.text(st.characters(codec=None)))
 def test_a_terminal_gets_no_control_characters(text: str) -> None:
-    """Printable text, tabs and newlines stay; a line keeps no newline either."""
+    """Control characters are escaped, except tabs and newlines; on one line those are escaped too."""
     shown = quoting.terminal(text)
     assert [] == [char for char in shown if not char.isprintable() and not char.isspace() and quoting.terminal(char) != char]
     assert quoting.is_safe(shown)
@@ -62,13 +62,13 @@ def test_a_terminal_gets_no_control_characters(text: str) -> None:
     ],
 )
 def test_what_a_terminal_would_act_on_is_shown(text: str, shown: str) -> None:
-    """As Python writes it in a literal."""
+    """Characters that a terminal interprets are shown as Python writes them."""
     assert shown == quoting.terminal(text)
     assert shown.replace("\n", r"\n").replace("\t", r"\t") == quoting.line(text)
 
 
 def test_a_word_for_a_shell_has_no_control_characters() -> None:
-    """They would act on the terminal that it is pasted into."""
+    """A shell word with control characters is refused, because a terminal would act on them."""
     assert "'a b'" == quoting.shell("a b")
     with pytest.raises(ValueError, match="control characters"):
         quoting.shell("\x1b")

@@ -1,4 +1,4 @@
-"""The codec for server-sent events."""
+"""The parser for server-sent events."""
 
 from itertools import pairwise
 
@@ -16,12 +16,12 @@ def decode(*chunks: bytes) -> list[Event]:
 
 
 def told(events: list[Event]) -> list[Event]:
-    """Those that are more than comments and blank lines."""
+    """Return the events that are more than comments and blank lines."""
     return [event for event in events if not event.raw.startswith((b":", b"\n", b"\r"))]
 
 
 def dispatched(stream: bytes) -> list[tuple[bytes | None, bytes]]:
-    """What a browser would be given: the event's name and its data."""
+    """Return the name and data of each event that a browser would dispatch."""
     return [(event.event, event.data) for event in decode(stream) if event.data is not None]
 
 
@@ -56,15 +56,15 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 class TestWhatwgExamples:
-    """The examples of the standard, in each of its line ends."""
+    """The examples of the standard, with each kind of line end."""
 
     def test_stock_ticker(self, end: bytes) -> None:
-        """Several data lines are one text, with line ends between them."""
+        """Several data lines are joined by line ends."""
         stream = b"data: YHOO\ndata: +2\ndata: 10\n\n".replace(b"\n", end)
         assert [(None, b"YHOO\n+2\n10")] == dispatched(stream)
 
     def test_four_blocks(self, end: bytes) -> None:
-        """A comment is no event, an id is no data, and of two spaces one is kept. The standard gives up the last block."""
+        """A comment is not an event, an id is not data, and of two spaces one is kept. A browser discards the last block."""
         stream = b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n".replace(b"\n", end)
         assert [(None, b"first event"), (None, b"second event"), (None, b" third event")] == dispatched(stream)
 
@@ -74,41 +74,41 @@ class TestWhatwgExamples:
         assert [(None, b""), (None, b"\n"), (None, b"")] == dispatched(stream)
 
     def test_space_after_the_colon(self, end: bytes) -> None:
-        """One space after the colon means nothing."""
+        """One space after the colon is ignored."""
         stream = b"data:test\n\ndata: test\n\n".replace(b"\n", end)
         assert [(None, b"test"), (None, b"test")] == dispatched(stream)
 
     def test_named_events(self, end: bytes) -> None:
-        """An event has the name that its last event field gives it."""
+        """An event's name is the value of its last event field."""
         stream = b"event: add\ndata: 73857293\n\nevent: x\nevent: remove\ndata: 2153\n\nevent\ndata: 1\n\n".replace(b"\n", end)
         assert [(b"add", b"73857293"), (b"remove", b"2153"), (b"", b"1")] == dispatched(stream)
 
 
 def test_byte_order_mark() -> None:
-    """A mark in front of the stream is no part of a field's name; a later one is."""
+    """A byte order mark at the start of the stream is ignored; a later one is part of a field's name."""
     assert [(None, b"a")] == dispatched(sse.BOM + b"data: a\n\n" + sse.BOM + b"data: b\n\n")
 
 
 def test_mixed_line_ends() -> None:
-    """Each line may end in its own way."""
+    """Each line may have its own kind of line end."""
     assert [(b"x", b"a\nb"), (None, b"c")] == dispatched(b"data: a\r\nevent: x\rdata: b\n\r\ndata: c\n\n")
 
 
 def test_carriage_return_is_held_back() -> None:
-    """A line end that comes in two reads is one line end."""
+    """A line end in two reads is one line end."""
     decoder = Decoder()
     assert [] == decoder.feed(b"data: a\r\n\r")
     assert [Event(b"data: a\r\n\r\n", b"a")] == decoder.feed(b"\n")
 
 
 def test_extra_blank_lines_are_kept() -> None:
-    """They are events without data, so that nothing of the input is lost."""
+    """Additional blank lines are events without data, so that no input is lost."""
     assert [Event(b"\n\n", None), Event(b"data: a\n\n", b"a"), Event(b"\n", None)] == decode(b"\n\ndata: a\n\n\n")
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_comment_does_not_wait_for_a_blank_line(end: bytes) -> None:
-    """It is given out when its line ends; the event behind it has its own bytes."""
+    """A comment is returned when its line ends; the event after it has its own bytes."""
     decoder = Decoder()
     assert [] == decoder.feed(b": keep")
     assert [Event(b": keepalive" + end, None)] == decoder.feed(b"alive" + end)
@@ -117,7 +117,7 @@ def test_a_comment_does_not_wait_for_a_blank_line(end: bytes) -> None:
 
 @pytest.mark.parametrize("unit", [b"\n", b":\n", b": keepalive\n\n", b"\r\n", b":\r"])
 def test_a_flood_of_nothing_is_one_event(unit: bytes) -> None:
-    """The work for comments and blank lines that come together does not grow with their number."""
+    """Consecutive comments and blank lines are one event, so the work does not grow with their number."""
     flood = 10_000 * unit
     assert 2 >= len(events := decode(flood))
     assert flood == b"".join(event.raw for event in events)
@@ -126,7 +126,7 @@ def test_a_flood_of_nothing_is_one_event(unit: bytes) -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("begin", [b"data: ", b": ", b"event: "])
 def test_a_line_without_an_end_is_not_collected(begin: bytes, end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is too long passes in pieces without data, and no more is held than the limit; the next event is one again."""
+    """An event that exceeds the limit passes in pieces without data and is not buffered; the next event is parsed."""
     monkeypatch.setattr(sse, "LONGEST", 100)
     decoder = Decoder()
     stream = b"data: 1" + 2 * end + begin + b"x" * 1000 + 2 * end + b"data: 2" + 2 * end
@@ -140,13 +140,13 @@ def test_a_line_without_an_end_is_not_collected(begin: bytes, end: bytes, monkey
 
 
 def test_a_stream_that_ends_in_a_long_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest of it has no data either."""
+    """The remainder of such an event at the end of the stream has no data either."""
     monkeypatch.setattr(sse, "LONGEST", 10)
     assert [Event(b"data: 1234567", None), Event(b"890", None)] == decode(b"data: 1234567890")
 
 
 def test_flush_gives_what_is_unfinished() -> None:
-    """The last event may lack its blank line, and a second flush has nothing."""
+    """A flush returns the incomplete last event; a second flush returns nothing."""
     decoder = Decoder()
     decoder.feed(b"data: a\n\ndata: b\n")
     assert [Event(b"data: b\n", b"b")] == decoder.flush()
@@ -154,21 +154,21 @@ def test_flush_gives_what_is_unfinished() -> None:
 
 
 def test_one_event_in_one_read_is_not_copied() -> None:
-    """The common case costs nothing."""
+    """A complete event in one read is not copied."""
     chunk = b"data: a\n\n"
     assert Decoder().feed(chunk)[0].raw is chunk
 
 
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 200)))
 def test_any_chunking_gives_the_same_events(stream: bytes, cuts: list[int]) -> None:
-    """Where the reads end does not show, and all raws together are the input."""
+    """The events do not depend on the chunks, and all `raw` joined are the input."""
     assert told(decode(stream)) == told(decode(*split(stream, cuts)))
     assert stream == b"".join(event.raw for event in decode(*split(stream, cuts)))
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_long_event_in_small_pieces_is_searched_once(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work grows with the bytes, not with their square."""
+    """A long event in small chunks is searched once: the work is linear."""
     searched = 0
     original = sse._end
 
@@ -202,13 +202,13 @@ def test_a_long_event_in_small_pieces_is_searched_once(end: bytes, monkeypatch: 
     ],
 )
 def test_encode(raw: bytes, data: bytes, expected: bytes) -> None:
-    """Only the data changes: other fields and their order stay, and the line ends unless they are lone returns."""
+    """Only the data changes; other fields and their order stay, and so do line ends that are not lone returns."""
     assert expected == sse.encode(data, of=decode(raw)[0])
 
 
 @given(stream=STREAMS.map(lambda stream: stream.replace(sse.BOM, b"") + b"\n\n"), data=st.binary().filter(lambda data: b"\r" not in data))
 def test_encode_gives_back_what_was_put_in(stream: bytes, data: bytes) -> None:
-    """The new event has the new data and the old name."""
+    """The encoded event has the new data and the old name."""
     event = told(decode(b"data: first\n\n" + stream + b"data\n\n"))[1]
     again = decode(sse.encode(data, of=event))
     assert [(event.event, data)] == [(new.event, new.data) for new in again]
@@ -227,6 +227,6 @@ def test_encode_gives_back_what_was_put_in(stream: bytes, data: bytes) -> None:
     ],
 )
 def test_finish(raw: bytes, expected: bytes) -> None:
-    """An event gets the blank line it lacks, and keeps the one it has."""
+    """An event without its blank line gets one; another event is unchanged."""
     event = decode(raw)[0]
     assert event._replace(raw=expected) == sse.finish(event)
