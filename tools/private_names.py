@@ -1,5 +1,6 @@
 """Check that private parts of mitmproxy, h11 and asyncio are imported in `mitmproxy_patches/` only.
 
+Also check that a subpackage imports from another one only the modules in its `__all__`.
 `mitmproxy.proxy.layers` counts as private: its modules have no documented API. ruff's SLF001 reports private attributes.
 """
 
@@ -35,6 +36,27 @@ def is_private(name: str) -> bool:
     return top in GUARDED and (private or name.startswith("mitmproxy.proxy.layers"))
 
 
+def public(subpackage: Path) -> list[str]:
+    """The names in its `__all__`."""
+    for node in ast.parse((subpackage / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def hidden_imports(package: Path = PACKAGE) -> list[str]:
+    """Imports of a module of another subpackage that is not in its `__all__`. Those from the package itself are relative."""
+    offered = {path.parent.name: public(path.parent) for path in package.glob("*/__init__.py")}
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        for line, name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            _, *parts = name.split(".") if name.startswith(f"{package.name}.") else [""]
+            if len(parts) > 1 and parts[0] in offered and parts[0] != inside.parts[0] and parts[1] not in offered[parts[0]]:
+                found.append(f"{inside}:{line}: {parts[0]}.{parts[1]} is not in the __all__ of {parts[0]}")
+    return found
+
+
 def violations(package: Path = PACKAGE) -> list[str]:
     found = []
     for path in sorted(package.rglob("*.py")):
@@ -46,6 +68,6 @@ def violations(package: Path = PACKAGE) -> list[str]:
 
 
 if __name__ == "__main__":
-    lines = violations()
+    lines = violations() + hidden_imports()
     print("\n".join(lines), end="\n" if lines else "")
     sys.exit(bool(lines))

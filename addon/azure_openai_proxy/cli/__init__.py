@@ -1,4 +1,8 @@
-"""The command `azure-openai-proxy`: the launcher and the subcommands for the client's machine.
+"""The command `azure-openai-proxy` and its subcommands.
 
-This module imports nothing, because `client_env`, `doctor` and `java_truststore` also run without mitmproxy.
+It may import everything but `addon`, `gateway` and `mitmproxy_patches`. `client_env`, `doctor` and `java_truststore` run beside a client
+and need no mitmproxy, so importing this subpackage loads nothing.
+`__all__` lists the modules that others may import.
 """
+
+__all__ = ["command", "launcher"]

@@ -1,4 +1,7 @@
-"""Configuration: reads options, environment and files into one immutable `Settings` value.
+"""Options from the command line, the environment and files, resolved to one frozen `Settings`.
 
-It may import api, formats and errors.
+`options` is the table of all options; `runtime` follows changes while the proxy runs. It may import `api`, `formats` and `errors`.
+`__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
+
+__all__ = ["option_conflicts", "options", "origins", "parsers", "runtime", "settings", "sources"]

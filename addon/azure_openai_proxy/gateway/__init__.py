@@ -1,1 +1,7 @@
-"""gateway."""
+"""One request from its arrival to its response: which requests are the proxy's, the registry of running exchanges, shutdown.
+
+It may import everything but `addon` and `cli`; `registry`, `relay_guard` and `shutdown` use `mitmproxy_patches`.
+`__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
+"""
+
+__all__ = ["exchange", "ingress", "log_records", "registry", "relay_guard", "shutdown"]

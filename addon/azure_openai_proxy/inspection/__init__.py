@@ -1,4 +1,7 @@
-"""Inspection: the metadata, comments, views, commands and exports of flows, and the replay of recordings.
+"""What a person sees of a request: comments, metadata, content views, commands, exports, recordings and their replay.
 
-It may import routing, config, api, formats and errors.
+Nothing here may fail or delay a request. It may import `egress`, `routing` and the layers below them.
+`__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
+
+__all__ = ["commands", "contentviews", "flow_metadata", "recorder", "replay_server", "request_replay"]

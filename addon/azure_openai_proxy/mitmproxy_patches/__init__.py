@@ -1,1 +1,8 @@
-"""mitmproxy_patches."""
+"""The only code that uses private parts of mitmproxy, h11 and asyncio.
+
+`install` is the entry point, `interface` is what the patches call. Both load where mitmproxy differs; the others are imported when they
+are needed. It may import `errors` only, and is imported by `addon` and by `registry`, `relay_guard` and `shutdown` of `gateway`.
+`__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
+"""
+
+__all__ = ["connections", "install", "interface"]

@@ -1,4 +1,7 @@
-"""Routing: the choice of the backend for each attempt, failover, repair of rejected requests, and Entra ID tokens.
+"""Which backend gets a request: health, load balancing, affinity, retries, repair of refused requests, Entra ID tokens.
 
-It may import config, api, formats and errors.
+`attempts` decides for one request, `state` is what requests share. It sends nothing. It may import `config` and the layers below it.
+`__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
+
+__all__ = ["attempts", "deployment_discovery", "entra_tokens", "pool", "repair", "state"]
