@@ -46,6 +46,7 @@ lint: .venv/.ready ## lint, formatting, types, documents made from code, plain E
 	@report=$$($(BIN)/lint-imports --no-cache --no-logo 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/python tools/private_names.py
 	@$(BIN)/python tools/operations_table.py --check
+	@$(BIN)/python tools/options_table.py
 	@$(BIN)/python tools/check_prose.py
 
 # Its test helpers leave event loops unclosed, which is not ours to mend: no warning of those ends a test there.

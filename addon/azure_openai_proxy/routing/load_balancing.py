@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.api.backend import Backend
 
-__all__ = ["BetterOfTwo", "Candidate", "Fastest", "LowestPriority", "Policy", "RoundRobin"]
+__all__ = ["BetterOfTwo", "Candidate", "Fastest", "LowestPriority", "Policy"]
 
 
 class Candidate(NamedTuple):
@@ -30,17 +30,8 @@ class Policy(Protocol):
         ...
 
 
-class _All:
-    """Base of policies that compare all backends."""
-
-    __slots__ = ()
-
-    def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:  # noqa: ARG002 - no random choice
-        return backends
-
-
 @dataclass(frozen=True, slots=True)
-class Fastest(_All):
+class Fastest:
     """The backend with the lowest load: (requests in flight + 1) * time to first byte / weight."""
 
     def choose(self, candidates: Sequence[Candidate], rng: random.Random) -> Candidate:
@@ -52,6 +43,9 @@ class Fastest(_All):
             return (candidate.in_flight + 1) * max(first_byte, 0.001) / candidate.backend.weight, rng.random()
 
         return min(candidates, key=burden)
+
+    def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:  # noqa: ARG002 - no random choice
+        return backends
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +85,3 @@ class LowestPriority:
     def draw(self, backends: Sequence[Backend], rng: random.Random) -> Sequence[Backend]:
         lowest = min(backend.priority for backend in backends)
         return self.then.draw([backend for backend in backends if backend.priority == lowest], rng)
-
-
-@dataclass(slots=True)
-class RoundRobin(_All):
-    """Each backend in turn, regardless of load: the baseline in the tests of the other policies."""
-
-    turn: int = 0
-
-    def choose(self, candidates: Sequence[Candidate], rng: random.Random) -> Candidate:  # noqa: ARG002 - no random choice
-        self.turn += 1
-        return candidates[self.turn % len(candidates)]

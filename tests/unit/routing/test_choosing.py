@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from azure_openai_proxy.api.backend import Backend, Base
-from azure_openai_proxy.routing.load_balancing import RoundRobin
 from azure_openai_proxy.routing.pool import Pool
+from support.round_robin import RoundRobin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from azure_openai_proxy.api.backend import Backend, Base
-from azure_openai_proxy.routing.load_balancing import BetterOfTwo, Candidate, Fastest, LowestPriority, RoundRobin
+from azure_openai_proxy.routing.load_balancing import BetterOfTwo, Candidate, Fastest, LowestPriority
+from support.round_robin import RoundRobin
 
 
 def candidate(name: str, in_flight: int = 0, first_byte: float | None = None, priority: int = 0, weight: int = 1) -> Candidate:
