@@ -49,7 +49,7 @@ LIMITS = {
     "docs": Limit(5, 3, 2),
     "README.md": Limit(9, 1, 3),
     "tools": Limit(12, 3, 0),
-    "tests/unit/api": Limit(16, 5, 2),
+    "tests/unit/api": Limit(),
     "tests/unit/formats": Limit(),
     "tests/unit/routing": Limit(),
 }

@@ -1,4 +1,4 @@
-"""The simulator's whole surface: every row of its table in every form, and what it refuses."""
+"""The simulator's endpoints: every row of its table in every form, and the requests that it refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UPLOAD = {"file": ("hello.wav", b"\r\n--\x00\xff", "audio/wav")}
 
 
 class Sample(NamedTuple):
-    """A body that the operation takes."""
+    """A valid body for an operation."""
 
     json: Any = None
     data: Any = None
@@ -79,7 +79,7 @@ def case(row: Operation) -> str:
 
 @pytest.mark.parametrize("row", OPERATIONS, ids=case)
 def test_an_operation_answers_where_azure_has_it_and_nowhere_else(row: Operation, http: httpx.Client) -> None:
-    """In v1 and in each dated version the row names it succeeds; elsewhere there is nothing."""
+    """An operation succeeds in v1 and in each dated version that the row names; other versions answer 404."""
     forms = {"v1": row.api.v1, **{version: version in row.api.versions for version in (*fields.VERSIONS, "2023-03-15-preview")}}
 
     answers = {form: ask(http, row, place(row, form)).status_code for form in forms}
@@ -93,7 +93,7 @@ def test_an_operation_answers_where_azure_has_it_and_nowhere_else(row: Operation
     ids=case,
 )
 def test_a_model_that_is_not_deployed_is_not_found(row: Operation, http: httpx.Client) -> None:
-    """Wherever a JSON body names a model, it must be one of the deployments."""
+    """A model in a JSON body must be a deployment, at every place."""
     sample = dict(SAMPLES.get(row.path, Sample({})).json)
     inner = sample
     *outer, last = row.models[0].split(".")
@@ -110,14 +110,14 @@ def test_a_model_that_is_not_deployed_is_not_found(row: Operation, http: httpx.C
 
 
 def test_the_first_api_s_list_of_deployments(azure: Simulator, http: httpx.Client) -> None:
-    """What is deployed is told by one old version only."""
+    """Only one old version lists the deployments."""
     answer = http.get("/deployments?api-version=2023-03-15-preview").json()
 
     assert list(azure.deployments) == [item["id"] for item in answer["data"]]
 
 
 def test_lists_have_pages(http: httpx.Client) -> None:
-    """`limit` and `after` do what they do at Azure."""
+    """`limit` and `after` page a list as at Azure."""
     first, second, last = (http.get(f"/v1/files{query}").json() for query in ("?limit=1", "?limit=1&after=file-1", "?after=file-2"))
 
     assert (["file-1"], True) == ([item["id"] for item in first["data"]], first["has_more"])
@@ -127,12 +127,12 @@ def test_lists_have_pages(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("limit", ["null", "-1", "1.5", ""])
 def test_a_limit_is_a_number(limit: str, http: httpx.Client) -> None:
-    """What is none is refused."""
+    """A limit that is not a number is refused."""
     assert 400 == http.get(f"/v1/files?limit={limit}").status_code
 
 
 def test_objects_have_what_path_and_body_say(http: httpx.Client) -> None:
-    """The ids of the path and the members of the body are the object's own."""
+    """An object has the ids of the path and the members of the body."""
     message = http.post("/v1/threads/thread_7/messages/msg_8", json={"metadata": {"a": "b"}, "other": 1}).json()
 
     assert ("msg_8", "thread_7", {"a": "b"}) == (message["id"], message["thread_id"], message["metadata"])
@@ -140,7 +140,7 @@ def test_objects_have_what_path_and_body_say(http: httpx.Client) -> None:
 
 
 def test_an_upload_is_told_back(http: httpx.Client) -> None:
-    """A file's name and size show that it came whole; a transcription's text does."""
+    """A file's name and size, and a transcription's text, show that the upload is complete."""
     file = http.post("/v1/files", data={"purpose": "batch"}, files=UPLOAD).json()
     heard = http.post("/v1/audio/transcriptions", data={"model": "whisper"}, files=UPLOAD).json()
 
@@ -150,7 +150,7 @@ def test_an_upload_is_told_back(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("format_, starts", [("text", "hello.wav"), ("srt", "1\n00:"), ("vtt", "WEBVTT"), ("verbose_json", '{"duration"')])
 def test_transcriptions_have_formats(format_: str, starts: str, http: httpx.Client) -> None:
-    """Each `response_format` is what it is called."""
+    """A transcription has the requested `response_format`."""
     answer = http.post("/v1/audio/transcriptions", data={"model": "whisper", "response_format": format_}, files=UPLOAD)
 
     assert starts == answer.text[: len(starts)]
@@ -183,7 +183,7 @@ def test_transcriptions_have_formats(format_: str, starts: str, http: httpx.Clie
     ],
 )
 def test_what_is_wrong_with_a_body_is_said(path: str, sample: Sample, says: str | None, http: httpx.Client) -> None:
-    """Bodies that Azure would refuse are refused with 400; an empty one only where something must be there."""
+    """Invalid bodies are refused with 400; an empty body only if a member is required."""
     answer = http.post(f"/v1/{path}", json=sample.json, data=sample.data, files=sample.files)
 
     assert (400 if says else 200) == answer.status_code
@@ -191,14 +191,14 @@ def test_what_is_wrong_with_a_body_is_said(path: str, sample: Sample, says: str 
 
 
 def test_realtime_on_v1_has_no_api_version(http: httpx.Client) -> None:
-    """The GA paths of realtime answer 401 to an api-version, whichever."""
+    """The GA paths of realtime answer 401 to any api-version."""
     answers = [http.post(f"/v1/realtime/client_secrets{query}", json={}).status_code for query in ("", "?api-version=preview")]
 
     assert [200, 401] == answers
 
 
 def test_a_call_tells_where_it_is(azure: Simulator, http: httpx.Client) -> None:
-    """A WebRTC answer is SDP, with the call's address at Azure; the session's model comes as JSON in the form."""
+    """The response to a WebRTC call is SDP with the call's URL at Azure; the form contains the session's model as JSON."""
     session = (None, b'{"model":"gpt-realtime"}', "application/json")
     good = http.post("/v1/realtime/calls", files={"sdp": (None, b"v=0\r\n", "application/sdp"), "session": session})
     bad = http.post("/v1/realtime/calls", files={"session": (None, b'{"model":"nobody"}')})
@@ -208,7 +208,7 @@ def test_a_call_tells_where_it_is(azure: Simulator, http: httpx.Client) -> None:
 
 
 def test_responses_stream_typed_events(http: httpx.Client) -> None:
-    """Every event has its name, its number, and the filter's verdicts in the responses it holds."""
+    """Every event has a name and a number, and the responses in it have filter results."""
     answer = http.post("/v1/responses", json={"model": "gpt-4o", "input": [{"role": "user", "content": "hello"}], "stream": True})
 
     events = [dict(line.split(": ", 1) for line in event.split("\n")) for event in answer.text.strip().split("\n\n")]
@@ -221,7 +221,7 @@ def test_responses_stream_typed_events(http: httpx.Client) -> None:
 
 
 def test_responses_do_more_than_answer(http: httpx.Client) -> None:
-    """A background response is queued, a kept one streams again, and what gives no text is counted as none."""
+    """A background response is queued, a stored one can be streamed again, and a request without an input has an empty output."""
     queued = http.post("/v1/responses", json={"model": "gpt-4o", "background": True}).json()
     again = http.get("/v1/responses/resp_9?stream=true").text
     silent = http.post("/v1/responses", json={"model": "gpt-4o"}).json()
@@ -256,7 +256,7 @@ def test_other_streams(path: str, sample: Sample, names: list[str], http: httpx.
 
 
 def test_runs_stream(http: httpx.Client) -> None:
-    """A thread's run tells its steps as named events and ends with [DONE]."""
+    """A thread's run streams named events and ends with [DONE]."""
     answer = http.post("/v1/threads/thread_1/runs", json={"assistant_id": "asst_1", "stream": True})
 
     assert "event: thread.run.created\n" == answer.text[:26]
@@ -264,7 +264,7 @@ def test_runs_stream(http: httpx.Client) -> None:
 
 
 def test_downloads_are_bytes(http: httpx.Client) -> None:
-    """Content is no text, unless its id says that it is a batch's."""
+    """Content is binary, except for the output of a batch."""
     files = [http.get(f"/v1/files/{id_}/content").content for id_ in ("file-1", "file-jsonl")]
 
     assert [BYTES, JSONL] == files
@@ -288,13 +288,13 @@ FORM = "multipart/form-data; boundary=b"
     ],
 )
 def test_what_is_no_form_is_refused(content_type: str, body: bytes) -> None:
-    """A form needs its boundary, names and end."""
+    """A form without a boundary, names or an end is refused."""
     with pytest.raises(ValueError, match=r"form|end|name"):
         forms.parse(content_type, body)
 
 
 def test_forms_are_read_as_they_are_written() -> None:
-    """Fields are text, uploads are bytes with a name; brackets count for nothing."""
+    """Fields are text, uploads are bytes with a name, and brackets in names are ignored."""
     head = (
         b'--b\r\ncontent-disposition: form-data; name="a[]"\r\n\r\n1\r\n--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n'
     )

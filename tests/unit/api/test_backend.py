@@ -1,4 +1,4 @@
-"""The endpoint as people paste it."""
+"""Parsing of endpoints in the forms that users paste."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ FRONT = Base("https", "x.azure-api.net", 443, "/my/prefix")
     ],
 )
 def test_endpoint(text: str, base: Base, apiversion: str | None) -> None:
-    """Whatever is pasted gives the server, the prefix and the version that it names."""
+    """Every form of an endpoint gives the server, the prefix and the named version."""
     assert (base, apiversion) == parse_endpoint(text)
 
 
@@ -108,7 +108,7 @@ def test_endpoint(text: str, base: Base, apiversion: str | None) -> None:
     ],
 )
 def test_endpoint_refused(text: str, right: str) -> None:
-    """What is no endpoint is refused in one line that says what would be right, and repeats nothing that may be a secret."""
+    """An invalid endpoint is refused with a one-line error that names a valid form and repeats no text of the input."""
     with pytest.raises(SettingsError) as caught:
         parse_endpoint(text)
     line = str(caught.value)
@@ -120,7 +120,7 @@ def test_endpoint_refused(text: str, right: str) -> None:
 
 @given(st.text(max_size=40), st.sampled_from(["", "https://", "http://h.example/", "https://[", "https://h.example:"]))
 def test_endpoint_total(text: str, before: str) -> None:
-    """Any text is either an endpoint that survives being written out, or refused."""
+    """Any text is refused or gives an endpoint whose written form parses to the same endpoint."""
     try:
         base, _ = parse_endpoint(before + text)
     except SettingsError:
@@ -138,28 +138,28 @@ def test_endpoint_total(text: str, before: str) -> None:
     ],
 )
 def test_base_written(base: Base, netloc: str, url: str) -> None:
-    """The port is written only where it is not the scheme's own; IPv6 stands in brackets."""
+    """The port is written only if it is not the scheme's default, and IPv6 addresses have brackets."""
     assert (netloc, url) == (base.netloc, str(base))
 
 
 @pytest.mark.parametrize("text", ["2024-10-21", "2025-04-01-preview", "v1", "preview", "2022-12-01"])
 def test_apiversion(text: str) -> None:
-    """Dated versions, v1 and preview pass, in any case of letters."""
+    """Dated versions, v1 and preview are accepted in any letter case."""
     assert text == parse_apiversion(text) == parse_apiversion(text.upper())
 
 
 @pytest.mark.parametrize("text", ["", "latest", "2024", "2024-13-01", "2024-02-30-preview", "2024-10-21-beta", "20241021", "v2"])
 def test_apiversion_refused(text: str) -> None:
-    """Anything else is refused, a date that does not exist too, and the error shows one that is right."""
+    """Any other version is refused, also a date that does not exist, and the error shows a valid one."""
     with pytest.raises(SettingsError, match="2024-10-21"):
         parse_apiversion(text)
 
 
 def test_host_of_ipv6() -> None:
-    """IPv6 is understood with and without brackets."""
+    """IPv6 addresses are accepted with and without brackets."""
     assert "::1" == parse_host("::1") == parse_host("[::1]")
 
 
 def test_backend_hides_its_token() -> None:
-    """The key is not in a backend's repr, which may end up in a log."""
+    """A backend's repr, which may be logged, does not contain the key."""
     assert "sesame" not in repr(Backend(name="a", base=AZURE, token="sesame", apiversion="v1"))

@@ -1,4 +1,4 @@
-"""Whose key goes to Azure."""
+"""The choice of the credential for Azure."""
 
 import pytest
 from mitmproxy.http import Headers
@@ -25,24 +25,24 @@ JWT = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhIn0.c2ln"
     ],
 )
 def test_the_strongest_credential_goes(token: str, headers: dict[str, str], query: str, credential: Credential) -> None:
-    """Configured, api-key, Bearer, query: in this order; an Entra token stays a Bearer."""
+    """The precedence is: configured key, api-key, Bearer, query; an Entra token is sent as a Bearer."""
     fields = Headers([(k.encode(), v.encode()) for k, v in headers.items()])
     assert credential == choose(token, fields, query)
 
 
 @pytest.mark.parametrize("authorization", [b"", b"Bearer", b"Bearer  ", b"Basic dXNlcg=="])
 def test_no_key_at_all(authorization: bytes) -> None:
-    """The message says where one would come from."""
+    """Without a key the error says where to set one."""
     with pytest.raises(NoKey, match="AZURE_OPENAI_TOKEN"):
         choose("", Headers([(b"authorization", authorization)]))
 
 
 def test_what_the_client_sent_is_known() -> None:
-    """Each of its secrets can be masked, also those that were not used."""
+    """Every secret of the client is returned for masking, also the unused ones."""
     headers = Headers([(b"api-key", b"own"), (b"authorization", b"Bearer client")])
     assert ("own", "client", "asked") == seen(headers, "asked")
 
 
 def test_a_credential_shows_no_secret() -> None:
-    """It may end up in a message."""
+    """A credential's repr, which may be part of a message, does not contain the secret."""
     assert "secret" not in repr(Credential("api-key", "secret"))

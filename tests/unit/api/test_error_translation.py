@@ -1,4 +1,4 @@
-"""Azure's errors in OpenAI's shape."""
+"""Translation of Azure's errors into OpenAI's shape."""
 
 import html
 import json
@@ -81,18 +81,18 @@ CALLS = "Requests to the ChatCompletions_Create Operation have exceeded call rat
     ],
 )
 def test_azures_own(status: int, error: dict[str, Any], expected: tuple[str, str | None, str | None]) -> None:
-    """Type, param and code are those OpenAI's SDKs know; Azure's words stay where OpenAI has none."""
+    """Type, param and code become those of OpenAI's SDKs; a code without an OpenAI equivalent stays."""
     out = shaped(status, {"error": error})
     assert expected == (out["type"], out["param"], out["code"])
 
 
 def test_content_filter_keeps_the_inner_error() -> None:
-    """What the filter found reaches the client as it came."""
+    """The content filter's results reach the client unchanged."""
     assert FILTERED["error"] | {"type": "invalid_request_error"} == shaped(400, FILTERED)
 
 
 def test_inner_error_tells_the_content_filter() -> None:
-    """Azure does not always name it outside."""
+    """A content filter error is also recognised by its inner error."""
     out = shaped(400, {"error": {"message": "m", "innererror": {"code": "ResponsibleAIPolicyViolation"}}})
     assert "content_filter" == out["code"]
 
@@ -106,20 +106,20 @@ def test_inner_error_tells_the_content_filter() -> None:
     ],
 )
 def test_no_such_deployment(asked: str | None, deployment: str | None, expected: str) -> None:
-    """The message names what was asked for, and what would do."""
+    """The message for an unknown deployment names the requested model, the deployment and the configured models."""
     error = {"error": {"code": "DeploymentNotFound", "message": "m"}}
     expected += " Configured models: gpt-4.1, o3. Azure said: m"
     assert expected == shaped(404, error, asked, deployment)["message"]
 
 
 def test_no_models_configured() -> None:
-    """An empty list is not announced."""
+    """Without configured models the message does not list any."""
     out = error_body(404, b'{"error":{"code":"DeploymentNotFound","message":"m"}}', asked="x", models=[], secrets=[])
     assert b"Configured" not in out
 
 
 def test_wrong_path() -> None:
-    """A path or version that Azure does not have is the proxy's settings' fault, and the message says so."""
+    """For an unknown path the message refers to the base URL and the proxy's configuration."""
     assert "api-version" in shaped(404, {"error": {"code": "404", "message": "Resource not found"}})["message"]
 
 
@@ -150,12 +150,12 @@ def test_wrong_path() -> None:
     ],
 )
 def test_other_shapes(status: int, body: bytes, message: str) -> None:
-    """Fronts and gateways answer in shapes of their own, in HTML, or with nothing: there is always a sentence."""
+    """Errors of gateways in other shapes, in HTML or without a body have a message."""
     assert message == shaped(status, body)["message"]
 
 
 def test_long_bodies_are_shortened() -> None:
-    """A page is no message."""
+    """A long text body is shortened in the message."""
     message = shaped(502, b"word " * 1000)["message"]
     assert message.endswith(" …")
     assert len(message) < 600
@@ -163,19 +163,19 @@ def test_long_bodies_are_shortened() -> None:
 
 @pytest.mark.parametrize("depth", [3000, 200_000])
 def test_deeply_nested_error(depth: int) -> None:
-    """What is nested too deep to be copied, or even parsed, is read as text."""
+    """An error that is nested too deep to copy or parse is read as text."""
     body = b'{"error":{"message":"m","x":' + b"[" * depth + b"]" * depth + b"}}"
     assert shaped(500, body)["message"].startswith("Azure answered 500 Internal Server Error")
 
 
 def test_numbers_only_python_reads() -> None:
-    """NaN and infinities do not leave the proxy: no other client could read the error."""
+    """NaN and infinities become null, because JSON parsers other than Python's refuse them."""
     out = error_body(400, b'{"error":{"message":"m","a":NaN,"b":[1e999,1.5]}}', asked=None, models=[], secrets=[])
     assert b'"a": null, "b": [null, 1.5]' in out
 
 
 def test_without_a_status() -> None:
-    """Inside a stream the code that Azure writes tells the status, if anything does."""
+    """For an error inside a stream the status is taken from Azure's code."""
     assert ("tokens", "rate_limit_exceeded") == tuple(
         shape({"code": "429", "message": "token rate limit"})[name] for name in ("type", "code")
     )
@@ -186,14 +186,14 @@ def test_without_a_status() -> None:
 
 @given(error=JSON)
 def test_shape_twice_is_shape_once(error: Any) -> None:
-    """An error in OpenAI's shape stays as it is."""
+    """Shaping an error in OpenAI's shape changes nothing."""
     once = shape(error)
     assert json.dumps(once) == json.dumps(shape(once))
 
 
 @given(status=st.integers(400, 599), body=st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_body_is_shaped(status: int, body: bytes) -> None:
-    """Whatever Azure answers, the client gets an error it can read, and no key in it."""
+    """Any body becomes a readable error without the key."""
     error = shaped(status, body)
     assert isinstance(error["message"], str)
     assert isinstance(error["type"], str)
@@ -218,17 +218,17 @@ SECRET = 'a/b+c "d"&é<=%'
     ],
 )
 def test_mask_finds_every_form(form: str) -> None:
-    """A secret is found as it is and in every escaping it may come back in."""
+    """A secret is masked in plain form and in every escaped form."""
     assert "key=[key], again [key]." == mask(f"key={form}, again {form}.", ["zzzz", SECRET])
 
 
 def test_mask_takes_the_longest() -> None:
-    """A secret that begins another does not leave that one's end behind."""
+    """A secret that is a prefix of another one does not leave the rest of it."""
     assert "[key] [key]" == mask("secret-long secret", ["secret", "secret-long"])
 
 
 def test_mask_spares_short_secrets() -> None:
-    """What is too short to be a key would only damage the text."""
+    """A secret that is too short to be a key is not masked, because it would match ordinary text."""
     assert "abc" == mask("abc", ["", "abc"])
 
 
@@ -244,13 +244,13 @@ def test_mask_spares_short_secrets() -> None:
     ],
 )
 def test_no_secret_in_any_body(body: str) -> None:
-    """Wherever Azure repeats the key, no half of it is left."""
+    """No part of a repeated key remains in the error."""
     out = error_body(400, body.encode(), asked=None, models=[], secrets=[KEY]).decode()
     assert KEY[:8] not in out
 
 
 def test_no_secret_by_way_of_the_model() -> None:
-    """A client that sends its key as the model does not get it back."""
+    """A key that the client sends as the model is masked in the message."""
     out = error_body(404, b'{"error":{"code":"DeploymentNotFound","message":"m"}}', asked=KEY, models=[KEY], secrets=[KEY])
     assert KEY.encode() not in out
 
@@ -268,7 +268,7 @@ def test_no_secret_by_way_of_the_model() -> None:
     ],
 )
 def test_html_is_read_in_linear_time(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each missing end is searched for once: the number of searches is that of the openings and of the kinds of ends."""
+    """The number of searches is that of the opening tags and of the kinds of missing end tags."""
     searched = []
 
     class Counting:
@@ -286,14 +286,14 @@ def test_html_is_read_in_linear_time(page: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_hidden_parts_of_html() -> None:
-    """Scripts, styles and comments are not said, one that has no end is text."""
+    """Scripts, styles and comments are removed; one without an end is kept as text."""
     page = b"<html><SCRIPT>a</script\n><style>b</style>one<!-- c -->two<script>three<script>four<!-- x -->"
     assert "Azure answered 502 Bad Gateway: one two three four" == shaped(502, page)["message"]
 
 
 @pytest.mark.parametrize("text", ["x" * 300_000, "x y " * 75_000, "\x1b" * 60_000], ids=["a word", "words", "escapes"])
 def test_a_long_error_is_short_for_the_client(text: str) -> None:
-    """Neither as a message, nor as JSON, nor in members of its own is more repeated than anybody reads."""
+    """A long error is limited in its message, as JSON and in additional members."""
     for body in (text.encode(), {"error": {"message": text[:200_000]}}, {"error": {"message": "m", "details": [text]}}, {"error": text}):
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         out = error_body(400, raw, asked=None, models=[], secrets=[KEY])
@@ -304,7 +304,7 @@ def test_a_long_error_is_short_for_the_client(text: str) -> None:
 
 
 def test_the_forms_of_a_key_are_made_once() -> None:
-    """An error with many texts costs no more than its length."""
+    """The forms of the same secrets are computed once, and not for each text of an error."""
     body = {"error": {"message": "m", "details": ["x"] * 10_000}}
     shaped(400, body)
     before = redaction._pattern.cache_info()

@@ -1,4 +1,4 @@
-"""What is cut by bytes is what the parser would have left out, on anything that a server could send."""
+"""The fast removal of filter results gives the same result as the parser for any input."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def written(value: Any, *, spaced: bool, ascii_only: bool) -> bytes:
 
 
 SENT = st.builds(written, CHUNK, spaced=st.booleans(), ascii_only=st.booleans())
-# Pieces of two chunks put together anyhow, repeated names and broken JSON among them.
+# Combinations of parts of two chunks, including repeated names and invalid JSON.
 SPLICED = st.builds(
     lambda one, other, a, b: one[: a % (len(one) + 1)] + other[b % (len(other) + 1) :], SENT, SENT, st.integers(0), st.integers(0)
 )
@@ -85,13 +85,13 @@ def by_parser(chunk: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
 @example(chunk=b'{"choices":[{"content_filter_results":{},"delta":{"content":""}}],"\\u0065rror":"no"}')
 @given(chunk=st.one_of(SENT, SPLICED))
 def test_as_the_parser(chunk: bytes) -> None:
-    """A stream says the same with and without the cut, to anyone who reads JSON; and what it passes unread it passes as it came."""
+    """A stream has the same JSON values with and without the fast path, and unparsed chunks pass unchanged."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         expected = by_parser(chunk, monkeypatch)
     stream = openai_response.Stream(normalize=True, encoding=None)
     stream(FIRST)
     first = b"".join(stream(b"data: " + chunk + b"\n\n"))
-    again = b"".join(stream(b"data: " + chunk + b"\n\n"))  # by the pattern of the first, if there is one
+    again = b"".join(stream(b"data: " + chunk + b"\n\n"))  # with the pattern of the first event, if there is one
     for actual in (first, again):
         if expected != actual:
             assert read(expected.removeprefix(b"data: ")) == read(actual.removeprefix(b"data: "))
@@ -99,7 +99,7 @@ def test_as_the_parser(chunk: bytes) -> None:
 
 @given(chunk=st.one_of(SENT, SPLICED))
 def test_only_json_is_cut(chunk: bytes) -> None:
-    """What is recognised is JSON, and nothing but its one choice's filter results is gone."""
+    """A matched chunk is valid JSON, and only the filter results of its one choice are removed."""
     found = filter_stripping.without_filter(chunk)
     if found:
         before = json.loads(chunk.decode(), object_pairs_hook=list)
@@ -112,7 +112,7 @@ def test_only_json_is_cut(chunk: bytes) -> None:
 
 @given(one=CHUNK, text=TEXT, other=st.one_of(SENT, SPLICED))
 def test_the_pattern(one: dict[str, Any], text: str, other: bytes) -> None:
-    """What the pattern of one event takes, a closer look takes too, with the same outcome."""
+    """An event that matches the pattern of another one has the same result without the pattern."""
     one["choices"] = [{"content_filter_results": {}, "delta": {"content": text}, "index": 0}]
     found = filter_stripping.without_filter(written(one, spaced=False, ascii_only=True))
     if found and found.pattern:
@@ -128,7 +128,7 @@ CHOICES = b'{"choices":[{"content_filter_results":{"hate":{"filtered":false}},"d
 
 
 def test_the_pattern_of_a_stream() -> None:
-    """Events that differ in their text alone share a pattern; without filter results they pass as the same object."""
+    """Events that differ only in their text share a pattern; without filter results the same object is returned."""
     found = filter_stripping.without_filter(CHOICES % b'{"content":"a"}')
     assert found
     assert found.pattern
@@ -149,7 +149,7 @@ def test_the_pattern_of_a_stream() -> None:
     "delta", [b'{"tool_calls":[{"function":{"arguments":"{"},"index":0}]}', b'{"role":"assistant","content":null}', b"{}"]
 )
 def test_other_deltas(delta: bytes) -> None:
-    """A delta without text is cut, and makes no pattern."""
+    """A delta without text is stripped and gives no pattern."""
     found = filter_stripping.without_filter(CHOICES % delta)
     assert found
     assert found.content == b'{"choices":[{"delta":%b,"index":0}],"id":"1"}' % delta

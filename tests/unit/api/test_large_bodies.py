@@ -1,4 +1,4 @@
-"""Large JSON bodies, and changes to them."""
+"""Editing of large JSON bodies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from azure_openai_proxy.formats import json_scan
 from azure_openai_proxy.formats.json_edit import BOM, Span
 from azure_openai_proxy.formats.json_scan import LARGE, MOST, Turns
 
-json_scan._patterns()  # hypothesis has a deadline
+json_scan._patterns()  # compiling takes longer than hypothesis's deadline
 PLACES = ("model", "session.model")
 IMAGE = "data:image/png;base64," + "A" * LARGE
 
@@ -44,12 +44,12 @@ def changed(large: LargeBody, value: object) -> LargeBody:
     ],
 )
 def test_what_is_read_in_slices(content: bytes, content_type: str, large: bool) -> None:
-    """From a certain size on, and no form but one that is JSON."""
+    """Bodies from a certain size on are read in slices, except forms that are not JSON."""
     assert large == is_large(content, content_type)
 
 
 def test_members_of_the_root() -> None:
-    """Parsed; of a large one only its type counts."""
+    """A member of the root is parsed; a large one gives an empty value of its type."""
     long = "x" * LONG_MEMBER
     large = body({"model": "m", "stream": True, "n": 1.5, "text": long, "list": [long], "object": {"a": long}})
     found = {name: large.value(name) for name in ("model", "stream", "n", "text", "list", "object", "none")}
@@ -58,7 +58,7 @@ def test_members_of_the_root() -> None:
 
 
 def test_strings_at_places() -> None:
-    """A name is never so long."""
+    """Strings are found at their places, except those that are too long for a name."""
     large = of(b'{"model":"a\\u0041","session":{"model":"%b"}}' % (b"x" * LONG_MEMBER))
     assert [Span(9, 18, "aA")] == large.strings(*PLACES)
     assert [] == of(b'{"model":3}').strings("model")
@@ -66,7 +66,7 @@ def test_strings_at_places() -> None:
 
 @pytest.mark.parametrize("content", [b"[],", b"", b"\xff", b'{"a":1}}'])
 def test_what_is_no_json(content: bytes) -> None:
-    """It says why, and has nothing in it."""
+    """An invalid body has an error and no members."""
     large = of(content)
     assert large.error
     assert (None, [], {}) == (large.value("model"), large.strings("model"), large.parse())
@@ -81,7 +81,7 @@ CHATS = st.fixed_dictionaries(
 
 @given(CHATS, st.booleans(), st.booleans())
 def test_a_change_leaves_the_rest(chat: dict[str, Any], escaped: bool, bom: bool) -> None:
-    """Long strings go out as they came, and what is at the places is found again."""
+    """After a change the long strings are unchanged, and the places are located again."""
     large = of((BOM if bom else b"") + json.dumps(chat, ensure_ascii=escaped).encode())
     short = large.parse()
     assert short.keys() == chat.keys()
@@ -97,7 +97,7 @@ def test_a_change_leaves_the_rest(chat: dict[str, Any], escaped: bool, bom: bool
 
 
 def test_an_image_is_not_parsed() -> None:
-    """What is parsed is short; what stands for the image comes back as it was written."""
+    """Only the short form is parsed, and the image is put back byte for byte."""
     content = json.dumps({"messages": [{"role": "user", "content": IMAGE}], "user": "u"}, indent=2).replace("image/", "image\\/").encode()
     large = of(content)
     short = large.parse()
@@ -111,7 +111,7 @@ def test_an_image_is_not_parsed() -> None:
 
 @pytest.mark.parametrize("item", ["short", 1, "\\"])
 def test_members_of_many_short_items_are_replaced_whole(item: object) -> None:
-    """Others can be changed."""
+    """If many short items make the body large, members of the root are replaced, and others can be changed."""
     value = {"input": [item] * (MOST_STRINGS * 10), "user": "u", "model": "m"}
     large = body(value)
     short = large.parse()
@@ -121,7 +121,7 @@ def test_members_of_many_short_items_are_replaced_whole(item: object) -> None:
 
 
 def test_a_client_cannot_write_a_placeholder() -> None:
-    """Nobody can guess one."""
+    """A placeholder in a client's text is not replaced, because the prefix is random."""
     large, other = body({"a": IMAGE, "b": "c"}), body({"a": IMAGE, "b": "c"})
     assert large.parse()["a"] != other.parse()["a"]
 
@@ -132,13 +132,13 @@ def test_a_client_cannot_write_a_placeholder() -> None:
     ids=["many names", "many members", "a list"],
 )
 def test_what_stays_large_is_not_parsed(value: object) -> None:
-    """Nor what is no object."""
+    """A body that is still large without its long strings, or is not an object, is not parsed."""
     assert {} == body(value).parse()
 
 
 @pytest.mark.parametrize("texts", [["\\n" * MOST_ESCAPED], ["\\n" * (MOST_ESCAPED // 4)] * 3], ids=["one", "several"])
 def test_strings_with_too_many_escapes_are_replaced_with_their_member(texts: list[str]) -> None:
-    """Where they end takes too long to tell."""
+    """Strings with too many escapes are replaced together with their member, because finding their ends takes too long."""
     content = b'{"input":["%b"],"user":"u"}' % '","'.join(texts).encode()
     large = of(content)
     short = large.parse()

@@ -1,4 +1,4 @@
-"""Answers the proxy gives itself."""
+"""Responses that the proxy generates itself."""
 
 import json
 
@@ -22,13 +22,13 @@ def asked(path: str, mapping: str = "gpt-4o=prod", method: str = "GET") -> objec
 
 
 def test_models_are_the_configured_ones() -> None:
-    """In OpenAI's shape."""
+    """The configured models are listed in OpenAI's shape."""
     model = {"id": "gpt-4o", "object": "model", "created": 0, "owned_by": "azure-openai"}
     assert {"object": "list", "data": [model]} == asked("/v1/models")
 
 
 def test_engines_are_models_in_the_older_shape() -> None:
-    """As the first API had them."""
+    """The models are also listed in the shape of the first API."""
     engine = {"id": "gpt-4o", "object": "engine", "created": None, "owner": "azure-openai", "ready": True}
     assert {"object": "list", "data": [engine]} == asked("/v1/engines")
     assert engine == asked("/v1/engines/gpt-4o")
@@ -36,17 +36,17 @@ def test_engines_are_models_in_the_older_shape() -> None:
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4o-2024-08-06", "whisper-1"])
 def test_a_model_that_the_mapping_covers(model: str) -> None:
-    """Also by its family, and by the defaults."""
+    """A model is found by an entry, by a dated name's entry, and by the defaults."""
     assert {"id": model, "object": "model", "created": 0, "owned_by": "azure-openai"} == asked(f"/v1/models/{model}")
 
 
 def test_a_listed_name_is_a_model() -> None:
-    """A catch-all's target is listed under its own name."""
+    """The deployment of a catch-all entry is listed and found under its own name."""
     assert {"id": "rest", "object": "model", "created": 0, "owned_by": "azure-openai"} == asked("/v1/models/rest", "gpt*=rest")
 
 
 def test_a_model_nobody_configured() -> None:
-    """The answer names those that are."""
+    """The error for an unknown model names the configured ones."""
     with pytest.raises(NotFound, match="Configured models: gpt-4o") as error:
         asked("/v1/models/nothing")
     assert "model_not_found" == error.value.code
@@ -61,7 +61,7 @@ def test_a_model_nobody_configured() -> None:
     ],
 )
 def test_billing_probes_find_the_members_they_look_for(path: str, member: str) -> None:
-    """Web front ends ask before they let a key in."""
+    """Billing stubs have the members that web front ends require before they accept a key."""
     answer = asked(path)
     assert isinstance(answer, dict)
     assert 0 == answer[member]
@@ -77,20 +77,20 @@ def test_billing_probes_find_the_members_they_look_for(path: str, member: str) -
     ],
 )
 def test_what_azure_has_not_is_named(method: str, path: str, says: str) -> None:
-    """With what to use instead, where there is something."""
+    """The error for an unsupported operation names it and its alternative, if there is one."""
     with pytest.raises(NotFound, match=says) as error:
         asked(path, method=method)
     assert "unsupported_by_azure" == error.value.code
 
 
 def test_the_root_and_what_is_not_there_are_text() -> None:
-    """A person reads these."""
+    """The root and unknown paths are answered with plain text, for people."""
     assert [200, 404] == [response.status_code for response in (local_responses.welcome(), local_responses.not_found())]
     assert "/v1/models" in (local_responses.welcome().text or "")
 
 
 def test_a_preflight_is_answered_with_what_it_asked_for() -> None:
-    """Whatever headers an SDK invents are allowed, and a page on the internet may reach a private network."""
+    """A preflight allows every requested header, and access to a private network."""
     request = http.Request.make("OPTIONS", "http://localhost/v1/chat/completions")
     request.headers["access-control-request-method"] = "POST"
     request.headers["access-control-request-headers"] = "authorization, x-stainless-lang"
@@ -103,13 +103,13 @@ def test_a_preflight_is_answered_with_what_it_asked_for() -> None:
 
 
 def test_a_plain_options_request_allows_nothing_it_did_not_ask_for() -> None:
-    """No echo of what was not sent."""
+    """A plain OPTIONS request allows nothing."""
     headers = local_responses.preflight(http.Request.make("OPTIONS", "http://localhost/")).headers
     assert not [name for name in headers if name.startswith("access-control-allow")]
 
 
 def test_cors_lets_a_page_read_every_header() -> None:
-    """Also Azure's, and `vary` keeps what it said."""
+    """A page may read every header, including Azure's, and existing values of `vary` are kept."""
     response = http.Response.make(200, b"", {"x-request-id": "1", "vary": "accept-encoding", "access-control-allow-origin": "*"})
     local_responses.add_cors(response, "https://page.example")
     assert "https://page.example" == response.headers["access-control-allow-origin"]
@@ -119,7 +119,7 @@ def test_cors_lets_a_page_read_every_header() -> None:
 
 
 def test_without_an_origin_nothing_is_added() -> None:
-    """Only a browser sends one."""
+    """A response without an origin gets no CORS headers."""
     response = http.Response.make(200)
     before = response.headers.fields
     local_responses.add_cors(response, None)
@@ -131,7 +131,7 @@ def test_without_an_origin_nothing_is_added() -> None:
     [("hello", 1), (["a", "b", "c"], 3), ([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}], 1)],
 )
 def test_each_text_has_a_result_that_says_nothing(given: object, results: int) -> None:
-    """In the SDK's own type; and the id tells that nobody looked."""
+    """Each text has an unflagged result in the SDK's type, and the id says that nothing was checked."""
     answer = ModerationCreateResponse.model_validate_json(
         unflagged_moderation(json.dumps({"input": given, "model": "m"}).encode()).content or b""
     )
@@ -140,6 +140,6 @@ def test_each_text_has_a_result_that_says_nothing(given: object, results: int) -
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"input":""}', b'{"input":[]}', b'{"input":3}'])
 def test_without_an_input_there_is_no_result(content: bytes) -> None:
-    """As OpenAI has it."""
+    """A missing input is refused with OpenAI's error."""
     with pytest.raises(BadRequest, match="`input` is required"):
         unflagged_moderation(content)

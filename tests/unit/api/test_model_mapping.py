@@ -1,4 +1,4 @@
-"""Model → deployment."""
+"""The mapping of models to deployments."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from azure_openai_proxy.errors import SettingsError
 @pytest.mark.parametrize(
     ("mapping", "model", "deployment"),
     [
-        # the name as it stands
+        # the model's own name
         ("", "gpt-4.1", "gpt-4.1"),
         ("", "azure/gpt-4.1", "gpt-4.1"),
         ("", "my deployment/ü", "my deployment/ü"),
@@ -24,7 +24,7 @@ from azure_openai_proxy.errors import SettingsError
         ("", "tts-1", "tts"),
         ("", "tts-1-hd", "tts-hd"),
         ("", "tts-1-1106", "tts"),
-        # an exact name beats a pattern, a pattern beats a family
+        # precedence: exact name, pattern, dated name
         ("gpt-4o=prod,gpt-4*=other", "gpt-4o", "prod"),
         ("gpt-4o=prod,gpt-4o-*=dated", "gpt-4o-2024-08-06", "dated"),
         ("gpt-4o=prod,*=rest", "gpt-4o-2024-08-06", "rest"),
@@ -39,11 +39,11 @@ from azure_openai_proxy.errors import SettingsError
         ("a*a=x", "a", "a"),
         ("gpt*=long,gpt-4*=longer", "gpt-4o", "longer"),
         ("*=x-*", "gpt-4o", "x-gpt-4o"),
-        # the user's entries beat the defaults
+        # precedence of the user's entries over the defaults
         ("*=rest", "whisper-1", "rest"),
         ("gpt-3.5-turbo=mine", "gpt-3.5-turbo-0125", "mine"),
         ("gpt-3.5-turbo=mine", "gpt-3.5-turbo-16k", "gpt-35-turbo-16k"),
-        # how it may be written
+        # white space and separators
         (" gpt-4o = prod ,\n o1=two,, ", "o1", "two"),
         ("azure/gpt-4o=prod", "gpt-4o", "prod"),
         ("gpt-4o=prod", "azure/gpt-4o", "prod"),
@@ -51,13 +51,13 @@ from azure_openai_proxy.errors import SettingsError
     ],
 )
 def test_deployment(mapping: str, model: str, deployment: str) -> None:
-    """Each rule of the mapping, and which one goes first."""
+    """Each rule of the mapping applies in its order of precedence."""
     assert deployment == Mapper.parse(mapping).deployment(model)
 
 
 @pytest.mark.parametrize("text", ["gpt-4o", "=x", "x=", "azure/=x", "a*b*=c", "a=b*", "a*=b**", "a=b,a=c"])
 def test_a_pair_that_cannot_be_followed_is_refused(text: str) -> None:
-    """The error is one line and quotes what was written."""
+    """An invalid pair is refused with a one-line error that quotes it."""
     with pytest.raises(SettingsError) as error:
         Mapper.parse(text)
     assert text.rpartition(",")[2].partition("=")[0] in str(error.value)
@@ -65,7 +65,7 @@ def test_a_pair_that_cannot_be_followed_is_refused(text: str) -> None:
 
 
 def test_the_same_pair_twice_is_one() -> None:
-    """Only a contradiction is an error."""
+    """A repeated pair is accepted; only a contradiction is an error."""
     assert 1 == len(Mapper.parse("a=b,a=b"))
 
 
@@ -82,18 +82,18 @@ def test_the_same_pair_twice_is_one() -> None:
     ],
 )
 def test_names_are_models_that_certainly_answer(mapping: str, names: list[str]) -> None:
-    """A list of models holds no pattern and no name twice."""
+    """The list of models has no patterns and no duplicates."""
     assert names == Mapper.parse(mapping).names()
 
 
 def test_mapped_tells_what_the_mapping_covers() -> None:
-    """A name as it stands is no entry's."""
+    """A model without an entry is not mapped."""
     mapper = Mapper.parse("gpt-4o=prod")
     assert ("prod", None) == (mapper.mapped("gpt-4o"), mapper.mapped("o1"))
 
 
 def test_answers_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name is looked for once; neither long names nor many of them fill the memory."""
+    """Each name is looked up once; the cache is limited in the number and the length of names."""
     monkeypatch.setattr(model_mapping, "MOST_KNOWN", 2)
     mapper, long = Mapper.parse("a*=b*"), "a" * (model_mapping.LONGEST_KNOWN + 1)
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_answers_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_mappers_compare_by_their_entries() -> None:
-    """Settings are values, and so is what they hold."""
+    """Mappers with the same entries are equal and have the same hash."""
     assert Mapper.parse("a=b") == Mapper.parse(" a = b ")
     assert hash(Mapper.parse("a=b")) == hash(Mapper.parse(" a = b "))
     assert Mapper.parse("a=b") != Mapper()
@@ -110,11 +110,11 @@ def test_mappers_compare_by_their_entries() -> None:
 
 @given(st.text(min_size=1).filter(lambda name: not name.startswith("azure/")))
 def test_an_unmapped_name_stands_as_it_is(model: str) -> None:
-    """Whatever the name holds, with a map that cannot match it."""
+    """A model that no entry matches is used unchanged as the deployment, for any name."""
     assert model == Mapper.parse("\x00never=x").deployment(model) or model.startswith(("gpt-3.5-turbo", "whisper-1", "tts-1"))
 
 
 def test_only_the_users_entries_count_for_who_names_deployments() -> None:
-    """A deployment may well be called whisper-1."""
+    """For a client that names deployments the defaults are not applied: a deployment may be called whisper-1."""
     mapper = Mapper.parse("gpt-4o=prod")
     assert ("prod", "whisper-1") == (mapper.configured("gpt-4o"), mapper.configured("whisper-1"))

@@ -1,4 +1,4 @@
-"""recognise: request → Call."""
+"""Recognition of a client's request."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def recognised(method: str, path: str, body: bytes = b"", headers: dict[str, str
     ],
 )
 def test_the_model_is_read_from_the_body(body: bytes, model: str, stream: bool) -> None:
-    """As JSON parsers read it: the last of a repeated name counts, and only the top level. `curl -d` names no JSON."""
+    """The model is the last top-level `model` of the body, also if the content type is not JSON, as with `curl -d`."""
     call = recognised("POST", CHAT, body, {"content-type": "application/x-www-form-urlencoded"})
     assert (model, stream) == (call.model, call.stream)
 
@@ -85,7 +85,7 @@ FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\
 def test_the_model_stands_where_the_row_says(
     method: str, path: str, query: str, headers: dict[str, str], body: bytes, model: str | None
 ) -> None:
-    """Body, path, query, form, a place deeper down, or nowhere."""
+    """The model is read from the body, the path, the query, a form or a nested place, depending on the operation."""
     assert model == recognised(method, path, body, headers, query).model
 
 
@@ -116,7 +116,7 @@ def test_the_model_stands_where_the_row_says(
     ],
 )
 def test_the_api_a_client_speaks(path: str, native: str, below: str) -> None:
-    """OpenAI's however its base URL was written, or one of Azure's own."""
+    """OpenAI's API is recognised with any base URL, and so are both of Azure's own forms."""
     call = recognised("POST", path, b'{"model": "d"}')
     assert (native, below) == (call.native, call.path)
 
@@ -132,7 +132,7 @@ def test_the_api_a_client_speaks(path: str, native: str, below: str) -> None:
     ],
 )
 def test_whether_it_asked_to_stream(path: str, body: bytes, stream: bool) -> None:
-    """Also where the model is not the body's; what cannot be read is Azure's to refuse."""
+    """The stream flag is read also if the model is not in the body; an invalid body is left to Azure."""
     assert stream == recognised("POST", path, body).stream
 
 
@@ -162,38 +162,38 @@ def test_whether_it_asked_to_stream(path: str, body: bytes, stream: bool) -> Non
     ],
 )
 def test_a_body_that_names_no_model_is_refused(body: bytes, says: str) -> None:
-    """The message says what is wrong with it."""
+    """A body without a valid model is refused with an error that names the fault."""
     with pytest.raises(BadRequest, match=says):
         recognise("POST", CHAT, JSON, body)
 
 
 def test_a_body_whose_type_is_json_must_be_json() -> None:
-    """Whether the operation needs a model or not; the type is compared without case."""
+    """A body with a JSON content type, in any letter case, must be JSON, with or without a required model."""
     with pytest.raises(BadRequest, match="not valid JSON"):
         recognise("POST", "/v1/responses", {"content-type": "APPLICATION/JSON"}, b"{")
 
 
 @pytest.mark.parametrize("path", ["/v1/engines/%2E%2E/embeddings", "/openai/deployments/%2e%2e/chat/completions"])
 def test_a_deployment_is_no_way_out_of_its_path(path: str) -> None:
-    """Dots alone would be another place, however they are written."""
+    """A deployment that consists of dots is refused in every spelling, because it would change the path."""
     with pytest.raises(BadRequest, match="segment of dots"):
         recognise("POST", path, JSON, b"{}")
 
 
 def test_a_compressed_body_is_refused() -> None:
-    """Azure takes none, and reading one unbounded would let a small request fill the memory."""
+    """A compressed body is refused here: Azure accepts none, and decompression has to be limited."""
     with pytest.raises(BadRequest, match="gzip"):
         recognise("POST", CHAT, {"content-encoding": "gzip"}, b"\x1f\x8b")
 
 
 @pytest.mark.parametrize("path", ["/", "/favicon.ico", "/nothing/here", "/v1", "/openai"])
 def test_a_path_outside_the_api(path: str) -> None:
-    """It is nobody's operation."""
+    """A path outside the API is not recognised."""
     assert recognise("GET", path, {}) is None
 
 
 def test_an_operation_has_a_name() -> None:
-    """As a message tells it."""
+    """An operation's name for messages has the method and the path with /v1."""
     assert "DELETE /v1/nothing/here" == recognised("DELETE", "/v1/nothing/here").operation
 
 
@@ -215,7 +215,7 @@ def test_an_operation_has_a_name() -> None:
     ],
 )
 def test_what_goes_on_before_it_is_whole(method: str, path: str, kind: str, on: bool) -> None:
-    """Where no JSON names the model; what is answered here goes nowhere."""
+    """A large body can be forwarded before it is complete, unless JSON in it names the model or the proxy answers."""
     assert on == goes_on(method, path, {"content-type": kind})
 
 
@@ -237,5 +237,5 @@ def test_what_goes_on_before_it_is_whole(method: str, path: str, kind: str, on: 
     ],
 )
 def test_what_reaches_azure(method: str, path: str, reaches: bool) -> None:
-    """Other requests are answered by the proxy."""
+    """The proxy itself answers preflights, health checks, unknown paths and unsupported operations."""
     assert reaches == reaches_azure(method, path)

@@ -1,4 +1,4 @@
-"""Subprotocols and frames, without a network."""
+"""WebSocket subprotocols and frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def head(protocols: str | None = None, beta: str | None = None) -> Headers:
     ],
 )
 def test_what_is_openai_s_is_taken_out_of_the_subprotocols(protocols: str | None, key: str, offered: list[str]) -> None:
-    """The key is found, and Azure is offered what is left."""
+    """The key is read from the subprotocols, and OpenAI's own are not forwarded."""
     assert (key, offered) == (realtime.key(head(protocols)), realtime.offered(head(protocols)))
 
 
@@ -44,7 +44,7 @@ def test_what_is_openai_s_is_taken_out_of_the_subprotocols(protocols: str | None
     ],
 )
 def test_who_speaks_the_previews_protocol_says_so(headers: Headers, beta: bool) -> None:
-    """By a header, or where there can be none by a subprotocol."""
+    """The preview protocol is recognised by a header, or by a subprotocol of a browser."""
     assert beta == realtime.speaks_beta(headers)
 
 
@@ -58,7 +58,7 @@ def test_who_speaks_the_previews_protocol_says_so(headers: Headers, beta: bool) 
     ],
 )
 def test_a_subprotocol_is_answered_where_azure_names_none(client: Headers, azure: Headers, told: str | None) -> None:
-    """Azure's own choice stays, and never is the key the answer."""
+    """A subprotocol is added if Azure names none, and it is never the key."""
     assert told == realtime.answered(client, azure)
 
 
@@ -67,7 +67,7 @@ def frames(*places: str) -> realtime.Frames:
 
 
 def test_a_model_goes_out_as_a_deployment_and_comes_back() -> None:
-    """What the client calls `rt` is `gpt-realtime` at Azure; not another byte of a frame changes."""
+    """The client's name becomes the deployment and is restored in responses; all other bytes of a frame stay."""
     talk = frames()
 
     assert b'{ "type":"session.update","session":{"model":"gpt-realtime"} }' == talk.out(
@@ -87,14 +87,14 @@ def test_a_model_goes_out_as_a_deployment_and_comes_back() -> None:
     ],
 )
 def test_every_place_of_a_model_in_a_frame_is_mapped(frame: str) -> None:
-    """The model that transcribes has a deployment as well: in the frames of GA and of the previews, out and back."""
+    """Models for transcription are mapped too, in frames of GA and of the previews, in both directions."""
     talk = realtime.Frames(endpoints.find("WS", ("realtime",)).models, lambda model: {"rt": "gpt-realtime"}.get(model, model))
     assert (frame % "gpt-realtime").encode() == talk.out((frame % "rt").encode())
     assert (frame % "rt").encode() == talk.back((frame % "gpt-realtime").encode())
 
 
 def test_a_name_in_the_query_comes_back_in_frames() -> None:
-    """The upgrade's model counts as one that was asked for."""
+    """The model in the upgrade's query is restored in frames."""
     talk = frames()
 
     assert "gpt-realtime" == talk.asked("rt")
@@ -114,7 +114,7 @@ def test_a_name_in_the_query_comes_back_in_frames() -> None:
     ids=["audio", "not mapped", "elsewhere", "cut", "no object", "deep"],
 )
 def test_a_frame_without_a_model_of_ours_is_the_same_object(frame: bytes) -> None:
-    """Nothing is copied, and what cannot be read is for the other side to judge."""
+    """A frame without a mapped model, or an invalid one, is returned as the same object."""
     talk = frames()
     talk.asked("rt")
 
@@ -123,7 +123,7 @@ def test_a_frame_without_a_model_of_ours_is_the_same_object(frame: bytes) -> Non
 
 
 def test_names_that_nobody_maps_are_not_looked_for_in_answers() -> None:
-    """Then there is nothing to bring back."""
+    """Without mapped names Azure's frames are not searched."""
     talk = frames()
     talk.asked("same")
     frame = b'{"session":{"model":"same"}}'
@@ -132,7 +132,7 @@ def test_names_that_nobody_maps_are_not_looked_for_in_answers() -> None:
 
 
 def test_few_names_are_remembered() -> None:
-    """The newest of a connection, and no long ones; a deployment that the client names itself keeps its name."""
+    """A connection keeps a limited number of its latest names, without long ones; a deployment that the client names keeps its name."""
     talk = realtime.Frames(("session.model",), lambda model: f"d-{model[:9]}" if model != "d-1" else model)
     names = [talk.asked(str(number)) for number in range(1000)] + [talk.asked("x" * 1000)]
 

@@ -1,4 +1,4 @@
-"""Keys are hidden in flows and put back on the wire."""
+"""Masking of keys in flows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CASES = {
 
 @pytest.mark.parametrize(("asked", "name", "masked"), CASES.values(), ids=CASES)
 def test_a_key_in_a_header(asked: http.Request, name: str, masked: str) -> None:
-    """It is masked in place, and shown again exactly as it was."""
+    """A key in a header is masked in place and restored exactly."""
     before = asked.headers.fields
     hidden = redaction.hide(asked)
     assert masked == asked.headers[name]
@@ -46,7 +46,7 @@ def test_a_key_in_a_header(asked: http.Request, name: str, masked: str) -> None:
 
 
 def test_a_key_in_the_query() -> None:
-    """The rest of the query stays, byte for byte."""
+    """A key in the query is masked, and the rest of the query is unchanged."""
     asked = request(f"/v1/x?a=%20b&Api%2Dkey={KEY}&api-key=&c")
     hidden = redaction.hide(asked)
     assert "/v1/x?a=%20b&Api%2Dkey=[key]&api-key=&c" == asked.path
@@ -54,7 +54,7 @@ def test_a_key_in_the_query() -> None:
 
 
 def test_on_the_wire() -> None:
-    """What goes out is another request, with the keys and without the body; the one that is looked at keeps its masks."""
+    """The request on the wire is a copy with the keys and without the body; the original keeps its masks."""
     asked = request(f"/v1/x?api-key={KEY}", authorization=f"Bearer {KEY}", accept="*/*")
     plain = asked.copy()
     plain.raw_content = None
@@ -67,7 +67,7 @@ def test_on_the_wire() -> None:
 
 
 def test_nothing_to_hide() -> None:
-    """The very same headers stay."""
+    """Without keys the same headers are returned."""
     asked = request("/v1/x?a=b")
     fields = asked.headers.fields
     assert Hidden() == redaction.hide(asked)
@@ -75,14 +75,14 @@ def test_nothing_to_hide() -> None:
 
 
 def test_hiding_twice_hides_nothing_more() -> None:
-    """A mask is no key."""
+    """Hiding a masked request again finds no keys."""
     asked = request("/v1/x?api-key=k", authorization=f"Bearer {KEY}")
     redaction.hide(asked)
     assert Hidden() == redaction.hide(asked)
 
 
 def test_what_somebody_changed_stays() -> None:
-    """A person may put another key into a request that waits in mitmweb."""
+    """A changed header is not restored: a user may set another key for a paused request in mitmweb."""
     asked = request("/v1/x?api-key=k", api_key=KEY)
     hidden = redaction.hide(asked)
     asked.headers["api-key"], asked.path = "mine", "/other"
@@ -91,7 +91,7 @@ def test_what_somebody_changed_stays() -> None:
 
 
 def test_masks_are_taken_out() -> None:
-    """Of a saved request nobody knows what they stood for; what was no key stays."""
+    """Masks are removed from a saved request, and other headers stay."""
     asked = request("/v1/x?a=b&api-key=[key]", authorization="Bearer [key]", accept="*/*")
     redaction.without_masks(asked)
     assert ("/v1/x?a=b", False, "*/*") == (asked.path, "authorization" in asked.headers, asked.headers["accept"])
@@ -109,7 +109,7 @@ def test_masks_are_taken_out() -> None:
     ],
 )
 def test_a_secret_that_was_made_is_not_kept(answer: bytes, kept: bytes) -> None:
-    """Whatever shape of answer it comes in; the rest stays, but for what cannot be read."""
+    """A created secret is masked in responses of every shape; an invalid response is not kept."""
     assert kept == redaction.minted(answer)
 
 
@@ -126,7 +126,7 @@ def answer(headers: dict[str, str], reason: str = "OK") -> http.Response:
     "form", [SECRET, quote(SECRET, safe=""), quote(SECRET).lower(), base64.b64encode(f":{SECRET}".encode()).decode()], ids=range(4)
 )
 def test_a_key_in_the_head_of_an_answer(form: str) -> None:
-    """It is masked in the value of any header and in the reason, however it is encoded."""
+    """A key is masked in a header's value and in the reason, in every encoding."""
     made = answer({"x-one": "1", "location": f"https://x/?k={form}&a=b"}, f"no {form}")
     redaction.mask_answer_head(made, ["dummy", SECRET])
     assert "1" == made.headers["x-one"]
@@ -136,7 +136,7 @@ def test_a_key_in_the_head_of_an_answer(form: str) -> None:
 
 
 def test_a_key_in_the_name_of_a_header() -> None:
-    """The name stays one that HTTP allows."""
+    """A header whose name contains the key has a valid name after masking."""
     made = answer({f"x-{KEY}": "1"})
     redaction.mask_answer_head(made, [KEY])
     assert ["x-key"] == [name for name in made.headers if name != "content-length"]
@@ -144,7 +144,7 @@ def test_a_key_in_the_name_of_a_header() -> None:
 
 @pytest.mark.parametrize("secrets", [[], ["json"], ["application/json"], [SECRET]], ids=["none", "short", "a content type", "not repeated"])
 def test_what_is_no_key_stays(secrets: list[str]) -> None:
-    """Without a key, with one too short to be told from a word, and in headers that say how to read the body."""
+    """Nothing is masked without a key, with one as short as a word, or in headers that frame the body."""
     made = answer({"content-type": "application/json", "x-more": "a json"}, "json")
     before = made.headers.fields
     redaction.mask_answer_head(made, secrets)
@@ -157,7 +157,7 @@ def test_what_is_no_key_stays(secrets: list[str]) -> None:
 
 @given(before=st.binary(max_size=8), after=st.binary(max_size=8), secret=st.text("abc/+=-_09", min_size=12, max_size=90))
 def test_base64_is_recognised_wherever_the_key_stands(before: bytes, after: bytes, secret: str) -> None:
-    """Only the characters that it shares with its neighbours are left."""
+    """A key inside longer base64 is masked, except for characters that it shares with its neighbours."""
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         masked = redaction.mask(encode(before + secret.encode() + after).decode(), [secret])
         assert "[key]" in masked
@@ -165,7 +165,7 @@ def test_base64_is_recognised_wherever_the_key_stands(before: bytes, after: byte
 
 
 def test_the_keys_of_a_request() -> None:
-    """What its masks stand for, without the scheme."""
+    """The hidden keys of a request are returned without their schemes."""
     hidden = redaction.hide(
         request(authorization=f"Bearer {KEY}", api_key="other", sec_websocket_protocol=f"openai-insecure-api-key.{KEY}, x")
     )

@@ -1,4 +1,4 @@
-"""OpenAI's request → Azure's."""
+"""Translation of an OpenAI request into Azure's."""
 
 import pytest
 from mitmproxy.http import Headers
@@ -22,7 +22,7 @@ def translated(
     endpoint: str = "https://r.openai.azure.com",
     content_type: str = "application/json",
 ) -> Sent:
-    """`url` as the client asks it, sent to a backend; `deployment` stands for every model when it is given."""
+    """Translate the request for `url`; `deployment` replaces every model if it is given."""
     path, _, text = url.partition("?")
     query = Query.read(text)
     call = recognise(method, path, {"content-type": content_type}, body, query.rest)
@@ -44,14 +44,14 @@ def translated(
         ("GET", "/v1/files/f?a=1", "2024-10-21", "", "/openai/files/f?a=1&api-version=2024-10-21"),
         ("POST", "/v1/evals/e/runs/r/cancel", "v1", "", "/openai/v1/evals/e/runs/r"),
         ("GET", "/v1/webhook_endpoints/w", "v1", "", "/openai/v1/dashboard/webhook_endpoints/w"),
-        # the query
+        # the query is kept
         ("POST", "/v1/embeddings?a=1&b=%20", "v1", "d", "/openai/v1/embeddings?a=1&b=%20"),
         ("POST", "/v1/embeddings?api-version=2023-05-15", "2024-10-21", "d", "/openai/deployments/d/embeddings?api-version=2024-10-21"),
         # the deployment is one segment
         ("POST", "/v1/embeddings", "2024-10-21", "gpt-4.1", "/openai/deployments/gpt-4.1/embeddings?api-version=2024-10-21"),
         ("POST", "/v1/embeddings", "2024-10-21", "a/../b c", "/openai/deployments/a%2F..%2Fb%20c/embeddings?api-version=2024-10-21"),
         ("POST", "/v1/embeddings", "2024-10-21", "{path}?#", "/openai/deployments/%7Bpath%7D%3F%23/embeddings?api-version=2024-10-21"),
-        # the first API
+        # the first API, with the model in the path
         ("POST", "/v1/engines/e/completions", "2024-10-21", "d", "/openai/deployments/d/completions?api-version=2024-10-21"),
         ("POST", "/v1/engines/e/completions", "v1", "d", "/openai/v1/completions"),
         # realtime
@@ -87,12 +87,12 @@ def translated(
     ],
 )
 def test_path(method: str, url: str, apiversion: str, deployment: str, path: str) -> None:
-    """Each operation in each form."""
+    """Each operation has its path in each form of Azure's API."""
     assert path == translated(method, url, apiversion, deployment=deployment).path
 
 
 def test_the_endpoints_prefix_comes_first() -> None:
-    """An API Management front has one."""
+    """The endpoint's prefix, which an API Management gateway has, precedes the path."""
     assert "/ai/openai/v1/embeddings" == translated("POST", "/v1/embeddings", "v1", endpoint="https://front.azure-api.net/ai/").path
 
 
@@ -108,7 +108,7 @@ def test_the_endpoints_prefix_comes_first() -> None:
     ],
 )
 def test_query(text: str, query: Query) -> None:
-    """What is not Azure's goes; every other byte stays."""
+    """Parameters that the proxy sets are removed, and all other bytes stay."""
     assert query == Query.read(text)
 
 
@@ -131,20 +131,20 @@ CLIENT = [
 
 
 def test_headers() -> None:
-    """The client's own headers pass in their order; its account, its connection and its keys stay behind."""
+    """The client's headers are forwarded in their order, except for those of its OpenAI account, its connection and its keys."""
     azure = azure_request.headers(Headers(CLIENT), KEY, "r.openai.azure.com")
     expected = [(b"Host", b"r.openai.azure.com"), (b"Accept", b"*/*"), (b"X-Stainless-Lang", b"python"), (b"api-key", b"key")]
     assert expected == list(azure.fields)
 
 
 def test_what_belongs_to_the_connection_stays_behind() -> None:
-    """Whatever the client names, in whatever bytes; and an expectation is met once the body is here."""
+    """Headers that `connection` names are dropped, in any bytes, and so is `expect`, because the body is complete."""
     client = Headers([(b"Connection", b"x-own, \xff"), (b"X-Own", b"1"), (b"\xff", b"2"), (b"Expect", b"100-continue")])
     assert [(b"api-key", b"key")] == list(azure_request.headers(client, KEY, "r").fields)
 
 
 def test_a_websockets_upgrade_goes_on() -> None:
-    """It is between the client and Azure."""
+    """The headers of a WebSocket upgrade are forwarded."""
     azure = azure_request.headers(Headers(CLIENT), KEY, "r.openai.azure.com", websocket=True)
     assert "websocket" == azure["upgrade"]
     assert "upgrade" == azure["connection"].lower()
@@ -152,13 +152,13 @@ def test_a_websockets_upgrade_goes_on() -> None:
 
 @pytest.mark.parametrize(("offered", "sent"), [(b"realtime, openai-insecure-api-key.k", ["realtime"]), (b"openai-insecure-api-key.k", [])])
 def test_a_key_among_the_subprotocols_stays_behind(offered: bytes, sent: list[str]) -> None:
-    """Browsers have no other place for it."""
+    """A browser's key among the subprotocols is not forwarded."""
     client = Headers([(b"Sec-WebSocket-Protocol", offered)])
     assert sent == azure_request.headers(client, KEY, "r", websocket=True).get_all("sec-websocket-protocol")
 
 
 def test_headers_without_a_host() -> None:
-    """HTTP/2 has its authority elsewhere."""
+    """A request without a host header, as in HTTP/2, gets none."""
     assert "host" not in azure_request.headers(Headers(), KEY, "r.openai.azure.com")
 
 
@@ -213,18 +213,18 @@ MULTIPART = "multipart/form-data; boundary=b"
     ],
 )
 def test_body(url: str, apiversion: str, body: bytes, sent: bytes) -> None:
-    """Only v1 has the deployment in the body, and only what names the model changes."""
+    """The body has the deployment only for v1, and only the model changes."""
     assert sent == translated("POST", url, apiversion, body, deployment="dü").content
 
 
 def test_a_model_that_is_the_deployment_changes_nothing() -> None:
-    """Not even how it is written."""
+    """A model that equals its deployment leaves the body unchanged, also its spelling."""
     body = b'{"model": "gpt\\u002d4o"}'
     assert body == translated("POST", "/v1/chat/completions", "v1", body).content
 
 
 def test_a_form_names_the_deployment() -> None:
-    """In v1; the dated API has it in the path."""
+    """A form has the deployment as its model for v1; the dated API has it in the path."""
     url = "/v1/audio/transcriptions"
     assert FORM.replace(b"whisper-1", b"d") == translated("POST", url, "v1", FORM, deployment="d", content_type=MULTIPART).content
     assert FORM == translated("POST", url, "2024-10-21", FORM, deployment="d", content_type=MULTIPART).content
@@ -234,18 +234,18 @@ def test_a_form_names_the_deployment() -> None:
 @pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/responses", "/v1/images/edits", "/v1/realtime/sessions", "/v1/something/new"])
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b" \r\n\t"])
 def test_a_json_body_is_json_whatever_its_type(url: str, kind: str, start: bytes) -> None:
-    """Its model is the deployment in each operation; nothing else changes."""
+    """A JSON body is recognised with any content type, and only its model changes."""
     assert start + b'{"model":"d"}' == translated("POST", url, "v1", start + b'{"model":"m"}', deployment="d", content_type=kind).content
 
 
 def test_a_form_is_no_json() -> None:
-    """Brackets in a form are nobody's business."""
+    """Brackets in a form do not make it JSON."""
     form = FORM.replace(b"whisper-1", b"]")
     assert form == translated("POST", "/v1/audio/transcriptions", "v1", form, content_type=MULTIPART).content
 
 
 def test_what_is_sent_tells_where_it_goes() -> None:
-    """And by which deployment."""
+    """The translated request has the backend's base and the deployment."""
     sent = translated("POST", "/v1/embeddings", deployment="d")
     assert ("r.openai.azure.com", "d", "key") == (sent.base.host, sent.deployment, sent.headers["api-key"])
 
@@ -257,7 +257,7 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\
     ("start", "stream", "growth"), [(FORM, FORM.replace(b"whisper-1", b"w"), -8), (FORM[:20], FORM.replace(b"whisper-1", b"w"), None)]
 )
 def test_a_body_that_goes_on_is_changed_on_its_way(start: bytes, stream: bytes, growth: int | None) -> None:
-    """With the length it will have, where the beginning tells."""
+    """A streamed form is rewritten in chunks, and the change of its length is known if the model is in the beginning."""
     headers = Headers([(b"content-type", b"multipart/form-data; boundary=b")])
     call = recognise("POST", "/v1/audio/transcriptions", headers, start)
     assert call is not None
@@ -270,5 +270,5 @@ def test_a_body_that_goes_on_is_changed_on_its_way(start: bytes, stream: bytes, 
 
 
 def test_a_body_that_goes_on_unchanged() -> None:
-    """mitmproxy passes it on by itself."""
+    """A streamed body without changes is forwarded by mitmproxy."""
     assert translated("GET", "/v1/files")._replace(rewriter=None).stream is True

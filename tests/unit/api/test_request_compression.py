@@ -1,4 +1,4 @@
-"""Compressed request bodies are read, bounded and refused."""
+"""Decompression of request bodies, its limits and its errors."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def decode(asked: http.Request, limit: int = LIMIT) -> None:
 
 @pytest.mark.parametrize(("coding", "compress"), CODINGS.items())
 def test_a_body_is_decompressed(coding: str, compress: Callable[[bytes], bytes]) -> None:
-    """The header is removed and the length is right, whatever the coding."""
+    """After decompression the header is removed and the length is correct, for every coding."""
     asked = request(coding, compress(BODY))
     decode(asked)
     assert (BODY, None, str(len(BODY))) == (asked.raw_content, asked.headers.get("content-encoding"), asked.headers["content-length"])
 
 
 def test_a_chunked_body_gets_no_length() -> None:
-    """The translation sees to it."""
+    """A chunked body gets no content-length."""
     asked = request("gzip", gzip.compress(BODY))
     del asked.headers["content-length"]
     decode(asked)
@@ -72,7 +72,7 @@ def test_a_chunked_body_gets_no_length() -> None:
 
 
 def test_an_empty_body_stays_empty() -> None:
-    """A coding of nothing is nothing."""
+    """An empty body with a coding stays empty."""
     asked = request("gzip", b"")
     decode(asked)
     assert b"" == asked.raw_content
@@ -96,14 +96,14 @@ REFUSED = {
 
 @pytest.mark.parametrize(("coding", "body", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_body_that_is_refused(coding: str, body: bytes, status: int) -> None:
-    """Unknown codings, broken data, and what becomes larger than the limit."""
+    """Unknown codings, invalid data and output over the limit are refused."""
     with pytest.raises(ProxyError) as refused:
         decode(request(coding, body))
     assert status == refused.value.status
 
 
 def test_the_limit_itself_passes() -> None:
-    """One byte less does not."""
+    """Output of exactly the limit is accepted, and one byte more is refused."""
     decode(request("gzip", gzip.compress(BODY)), len(BODY))
     with pytest.raises(ProxyError):
         decode(request("gzip", gzip.compress(BODY)), len(BODY) - 1)
@@ -111,13 +111,13 @@ def test_the_limit_itself_passes() -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
 def test_others_are_served_meanwhile(coding: str) -> None:
-    """A step of the work brings a few MB at most, however small the body is."""
+    """One step produces a few MB at most, for a body of any size."""
     steps = request_compression.decoded(CODINGS[coding](bytes(64 * LIMIT)), coding, 64 * LIMIT)
     assert 16 <= sum(1 for _ in steps)
 
 
 def test_a_long_body_yields() -> None:
-    """To whatever else runs on the event loop."""
+    """Other tasks run during the decompression of a long body."""
     asked = request("gzip", gzip.compress(bytes(8 * LIMIT)))
     turns = 0
 

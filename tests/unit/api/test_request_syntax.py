@@ -1,4 +1,4 @@
-"""What may stand in a request to Azure, and hostile text in every place of every operation, without a network."""
+"""The syntax check of requests to Azure, with hostile text in every part of every operation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def asking(path: bytes = b"/p/openai/files", method: bytes = b"GET", authority: 
     ],
 )
 def test_a_request_that_http_can_carry_passes(request_: http.Request) -> None:
-    """With escapes, any method that is a token, and headers in any bytes that are no control characters."""
+    """Escapes, any token as the method, and header values without control characters are accepted."""
     before = request_.copy()
     check(request_, "/p")
     assert before.data == request_.data
@@ -74,7 +74,7 @@ def test_a_request_that_http_can_carry_passes(request_: http.Request) -> None:
     ],
 )
 def test_a_request_that_would_be_another_is_refused(request_: http.Request, says: str) -> None:
-    """Whatever of it could end a line, a word, or the endpoint's prefix."""
+    """Text that would end a line, a word or the endpoint's prefix is refused."""
     with pytest.raises(BadRequest, match=says):
         check(request_, "/p")
 
@@ -96,7 +96,7 @@ def test_a_request_that_would_be_another_is_refused(request_: http.Request, says
     ],
 )
 def test_a_path_that_stays_where_it_is_has_no_fault(path: str) -> None:
-    """Also with other characters, and with escapes of escapes."""
+    """A path with other characters, or with escapes of escapes, is accepted."""
     assert path_fault(path) is None
 
 
@@ -123,7 +123,7 @@ def test_a_path_that_stays_where_it_is_has_no_fault(path: str) -> None:
     ],
 )
 def test_a_path_that_leads_elsewhere_has_a_fault(path: str, says: str) -> None:
-    """In every spelling that some server or front decodes."""
+    """A path that refers to another one is refused in every spelling that a server or gateway decodes."""
     assert says in (path_fault(path) or "")
 
 
@@ -138,13 +138,13 @@ def test_a_path_that_leads_elsewhere_has_a_fault(path: str, says: str) -> None:
     ],
 )
 def test_a_target_is_encoded_where_it_must_be(path: str, query: str, target: str) -> None:
-    """What can stand in a request line stays byte for byte."""
+    """Characters that are valid in a request line are unchanged."""
     assert target == encoded(path, query)
 
 
 @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
 def test_an_encoded_target_is_one_word(path: str, query: str) -> None:
-    """And it means the same."""
+    """An encoded target has no spaces and decodes to the same text."""
     target = encoded(f"/{path}", query)
     assert re.fullmatch("[!-~]+", target)
     assert "#" not in target
@@ -152,7 +152,7 @@ def test_an_encoded_target_is_one_word(path: str, query: str) -> None:
 
 
 def head(case: Case, exchange: Exchange) -> bytes:
-    """The head that goes to Azure; "" where the client is answered at once."""
+    """Return the head that is sent to Azure; "" if the proxy answers the client."""
     request = http.Request.make("POST", "http://localhost/", case.body)
     request.data.method, request.data.path, request.headers = (
         case.method,
@@ -169,7 +169,7 @@ def head(case: Case, exchange: Exchange) -> bytes:
 @settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_hostile_text_shapes_no_head(data: st.DataObject) -> None:
-    """Any text in any place of any operation: one request line, headers that were meant, the key in its place, or an error."""
+    """Any text in any part gives one request line, the intended headers and the key, or an error."""
     row = data.draw(st.sampled_from(ROWS))
     mark = hostile.MARK.encode()
     text = data.draw(st.sampled_from(hostile.TEXTS) | st.binary(max_size=12).map(lambda text: text + mark))

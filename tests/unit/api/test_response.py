@@ -1,4 +1,4 @@
-"""What Azure says, in OpenAI's shape."""
+"""Translation of Azure's streams and JSON bodies into OpenAI's shape."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ SAFE = '{"hate":{"filtered":false,"severity":"safe"}}'
 FILTER = f'"content_filter_results":{SAFE}'
 REST = '"created":1785610058,"id":"chatcmpl-E8","model":"gpt-5.4-mini-2026-03-17","obfuscation":"zRj","object":"chat.completion.chunk"'
 
-# As Azure sends it: the filter's findings on the prompt first, and in each chunk; usage and latencies last.
+# A stream as Azure sends it: filter results for the prompt first, then in each chunk; usage and latencies last.
 PROMPT = f'{{"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{{"prompt_index":0,{FILTER}}}]}}'
 ROLE = (
     f'{{"choices":[{{"content_filter_results":{{}},"delta":{{"content":"","refusal":null,"role":"assistant"}},"finish_reason":null,'
@@ -37,7 +37,7 @@ CLEAN_STOP = f'{{"choices":[{{"delta":{{}},"finish_reason":"stop","index":0}}],{
 CLEAN_USAGE = f'{{"choices":[],{REST},"usage":{{"completion_tokens":11,"total_tokens":34}}}}'
 CLEAN = [CLEAN_ROLE, CLEAN_HI, CLEAN_STOP, CLEAN_USAGE, "[DONE]"]
 
-# The asynchronous filter's.
+# A stream with the asynchronous filter.
 ASYNC = (
     f'{{"id":"","object":"","created":0,"model":"","choices":[{{"index":0,"finish_reason":null,{FILTER},'
     '"content_filter_offsets":{"check_offset":44,"start_offset":44,"end_offset":198}}],"usage":null}'
@@ -45,7 +45,7 @@ ASYNC = (
 
 
 MESSAGE = '{"role":"assistant","content":null,"refusal":null}'
-# Without a member of the filter's, as some deployments send them in front and in the middle.
+# A chunk without filter members, which some deployments send at the beginning and in between.
 EMPTY = '{"id":"","object":"","created":0,"model":"","choices":[]}'
 NULL_DELTA = (
     '{"id":"c1","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":[{"index":0,"delta":null,"finish_reason":"stop"}]}'
@@ -64,18 +64,18 @@ def run(*pieces: bytes, end: bool = True, normalize: bool = True, encoding: str 
 
 
 def one(data: str, *before: str) -> bytes:
-    """What comes of one event after others."""
+    """Return the output for one event after others."""
     head = run(sse(*before), end=False)
     return run(sse(*before), sse(data), end=False)[len(head) :]
 
 
 def test_capture() -> None:
-    """Azure's stream reads as OpenAI's: no empty first chunk, no filter, no latencies; usage and role are kept."""
+    """Azure's stream becomes OpenAI's: no empty first chunk, no filter results and latencies; usage and role stay."""
     assert sse(*CLEAN) == run(sse(*CAPTURE))
 
 
 def test_openais_own_stream_passes() -> None:
-    """What needs no change is the same object in every read."""
+    """OpenAI's own stream passes as the same objects."""
     stream = Stream(normalize=True, encoding=None)
     for data in [CLEAN_ROLE, CLEAN_HI, CLEAN_STOP, CLEAN_USAGE, ": comment"]:
         chunk = sse(data)
@@ -86,7 +86,7 @@ def test_openais_own_stream_passes() -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_events_are_looked_at(normalize: bool) -> None:
-    """Each once, whole, however it is cut; the stream goes on as it came."""
+    """Each complete event is reported once, for any chunks, and the stream is unchanged."""
     items: list[bytes] = []
     stream = Stream(normalize=normalize, encoding=None, done=False, items=items.append)
     event = '{"type":"response.output_item.done","item":{"id":"fc_1"}}'
@@ -96,7 +96,7 @@ def test_events_are_looked_at(normalize: bool) -> None:
 
 
 def test_each_event_goes_out_when_it_is_whole() -> None:
-    """Nothing waits for the next event, and nothing goes out before it is whole."""
+    """An event is forwarded when it is complete, and not later."""
     stream = Stream(normalize=True, encoding=None)
     event = sse(HI)
     assert [] == stream(event[:-1])
@@ -106,7 +106,7 @@ def test_each_event_goes_out_when_it_is_whole() -> None:
 @pytest.mark.parametrize(
     ("chunk", "expected"),
     [
-        # nothing is left
+        # dropped
         (PROMPT, ""),
         ('{"id":"","object":"","created":0,"model":"","prompt_annotations":[{"prompt_index":0}],"choices":[],"usage":null}', ""),
         ('{"choices":[],"latency_checkpoint":{}}', ""),
@@ -119,7 +119,7 @@ def test_each_event_goes_out_when_it_is_whole() -> None:
         ('{"choices":[null]}', ""),
         (f'{{"choices":[],{REST},"service_tier":"default","system_fingerprint":null,"usage":null,"moderation":null}}', ""),
         ('{"choices":[{"index":0,"delta":null,"finish_reason":null}]}', ""),
-        # null where OpenAI has a value
+        # null is replaced where OpenAI has a value
         (NULL_DELTA, NULL_DELTA.replace("null", "{}")),
         (NULL_DELTA.replace(":", " :  "), NULL_DELTA.replace("null", "{}")),
         (
@@ -129,7 +129,7 @@ def test_each_event_goes_out_when_it_is_whole() -> None:
         ('{"choices":null,"usage":{"total_tokens":3}}', '{"choices":[],"usage":{"total_tokens":3}}'),
         ('{"usage":{"total_tokens":3}}', '{"usage":{"total_tokens":3},"choices":[]}'),
         ('{"choices":null,"x":"_filter"}', '{"choices":[],"x":"_filter"}'),
-        # something is
+        # other members are kept
         ('{"choices":[],"prompt_filter_results":[],"usage":{"total_tokens":3}}', '{"choices":[],"usage":{"total_tokens":3}}'),
         (
             '{"choices":[{"delta":{"content":"x"}},{"index":1,"content_filter_results":{}}]}',
@@ -140,13 +140,13 @@ def test_each_event_goes_out_when_it_is_whole() -> None:
             '{"choices":[{"index":0,"finish_reason":"content_filter","content_filter_result":{"error":{"code":"content_filter_error"}}}]}',
             '{"choices":[{"index":0,"finish_reason":"content_filter","delta":{}}]}',
         ),
-        # members
+        # Azure's members are removed
         (
             '{"choices":[{"delta":{},"content_filter_raw":[],"content_filters":1}],"content_filter_results":{}}',
             '{"choices":[{"delta":{}}]}',
         ),
         ('{"choices":[{"delta":{}}],"model":"gpt-35-turbo-16k"}', '{"choices":[{"delta":{}}],"model":"gpt-3.5-turbo-16k"}'),
-        # values survive
+        # values are kept
         (
             '{"choices":[{"delta":{"content":"é😀\\ud83d"},"content_filter_results":{}}],"n":123456789012345678901234567890}',
             '{"choices":[{"delta":{"content":"\\u00e9\\ud83d\\ude00\\ud83d"}}],"n":123456789012345678901234567890}',
@@ -155,7 +155,7 @@ def test_each_event_goes_out_when_it_is_whole() -> None:
     ],
 )
 def test_changed_chunks(chunk: str, expected: str) -> None:
-    """Azure's own members go, and chunks with nothing else go; the rest keeps its order and its values."""
+    """Azure's members are removed and chunks without other members are dropped; order and values stay."""
     assert (sse(expected) if expected else b"") == one(chunk)
 
 
@@ -163,7 +163,7 @@ def test_changed_chunks(chunk: str, expected: str) -> None:
     "data",
     [
         CLEAN_USAGE,
-        CLEAN_HI.replace("null,", '"content_filter",', 1),  # the finish_reason of that name
+        CLEAN_HI.replace("null,", '"content_filter",', 1),  # the finish_reason of this name
         '{"choices":[{"delta":{"content":"content_filter_results, gpt-35-turbo and \\"error\\""}}]}',
         '{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{\\"content_filter_results\\":1}"}}]}}]}',
         '{"choices":[{"delta":{"x":{"content_filter_results":1}}}]}',
@@ -179,22 +179,22 @@ def test_changed_chunks(chunk: str, expected: str) -> None:
         "not json _filter",
         '["_filter"]',
         '"content_filter_results"',
-        '{"choices":[{"delta":{},"content_filter_results":{}}],"n":NaN}',  # cannot be written again
+        '{"choices":[{"delta":{},"content_filter_results":{}}],"n":NaN}',  # cannot be serialized
         "",
     ],
 )
 def test_chunks_that_pass(data: str) -> None:
-    """Byte for byte: what Azure did not add, what only looks like it, and what cannot be read."""
+    """Chunks without Azure's members, with similar text, or with invalid JSON pass unchanged."""
     assert sse(data) == one(data)
 
 
 def test_comments_and_keep_alives_pass() -> None:
-    """They are there so that nobody hangs up."""
+    """Comments and keep-alive lines pass, because they keep the client connected."""
     assert b": ping\n\nevent: x\n\n\n" == run(b": ping\n\nevent: x\n\n\n")
 
 
 def test_other_fields_stay_with_a_changed_event() -> None:
-    """An id, a name, a comment and the line ends outlive the change."""
+    """An event's other fields, comments and line ends are kept when its data changes."""
     event = f"id: 7\r\nevent: chunk\r\ndata: {HI}\r\n:c\r\n\r\n".encode()
     assert f"id: 7\r\nevent: chunk\r\ndata: {CLEAN_HI}\r\n:c\r\n\r\n".encode() == run(event)
 
@@ -208,7 +208,7 @@ def test_other_fields_stay_with_a_changed_event() -> None:
     ],
 )
 def test_completions_get_a_text(before: str) -> None:
-    """In a stream of completions the place of the content is `text`."""
+    """In a stream of completions a choice without content gets a `text`."""
     ended = '{"choices":[{"finish_reason":"content_filter","text":""}]}'
     assert sse(ended) == one('{"choices":[{"finish_reason":"content_filter"}]}', before)
     for null in (
@@ -240,12 +240,12 @@ def test_completions_get_a_text(before: str) -> None:
     ],
 )
 def test_one_done(end: bytes) -> None:
-    """A stream that came to its end says so once, however Azure wrote it."""
+    """A stream that ends regularly has one [DONE], for every form of Azure's."""
     assert sse(CLEAN_HI, CLEAN_STOP) + DONE == run(sse(CLEAN_HI, CLEAN_STOP) + end)
 
 
 def test_done_is_not_held_back() -> None:
-    """Clients hang up on it: it goes out when it comes, and nothing after it."""
+    """[DONE] is forwarded when it arrives, because clients close the connection then, and nothing follows it."""
     stream = Stream(normalize=True, encoding=None)
     assert [DONE] == stream(DONE)
     assert [] == stream(sse(HI))
@@ -265,19 +265,19 @@ def test_done_is_not_held_back() -> None:
     ],
 )
 def test_without_a_finish_reason(body: bytes, expected: bytes) -> None:
-    """Only Azure's own [DONE] ends such a stream; a last event that is whole gets its blank line, half a one stays half."""
+    """Without a finish_reason no [DONE] is added; a complete last event gets its blank line and an incomplete one stays."""
     assert expected == run(body)
 
 
 @pytest.mark.parametrize("stop", [CLEAN_STOP, CLEAN_STOP.replace(":", ": "), STOP, '{"choices":[{"finish_reason":"length"}]}'])
 def test_a_finish_reason_is_seen(stop: str) -> None:
-    """In a chunk that passes, one that is changed, and one without its blank line."""
+    """A finish_reason is detected in an unchanged chunk, in a changed one, and in one without its blank line."""
     assert run(sse(stop)).endswith(DONE)
     assert run(sse(stop)[:-2]).endswith(DONE)
 
 
 def test_a_cut_stream_gets_no_done() -> None:
-    """mitmproxy does not call the end of a stream that was cut."""
+    """A truncated stream gets no [DONE], because mitmproxy does not call the end for it."""
     assert sse(CLEAN_STOP) == run(sse(STOP), end=False)
 
 
@@ -299,7 +299,7 @@ def test_a_cut_stream_gets_no_done() -> None:
     ],
 )
 def test_an_error_inside_a_stream(event: bytes, type: str, code: str | None) -> None:
-    """It has OpenAI's shape, its other fields stay, and no [DONE] follows, not even Azure's."""
+    """An error event gets OpenAI's shape, keeps its other fields, and no [DONE] follows."""
     for end in (b"", DONE):
         if end and not event.endswith(b"\n\n"):
             continue
@@ -315,13 +315,13 @@ def test_an_error_inside_a_stream(event: bytes, type: str, code: str | None) -> 
 
 
 def test_no_secret_in_an_error_event() -> None:
-    """A key that Azure repeats inside a stream is masked there too."""
+    """A key in an error event is masked."""
     stream = Stream(normalize=True, encoding=None, secrets=["0123456789"])
     assert b"bad key [key]" in stream(sse('{"error":{"message":"bad key 0123456789"}}'))[0]
 
 
 def test_typed_events_pass() -> None:
-    """Streams without [DONE] have it neither added nor moved, and error events of their own shape."""
+    """A typed stream gets no [DONE], and its own error events are unchanged."""
     events = sse('{"type":"response.created","choices":1}', '{"finish_reason":"stop"}')
     events += b'event: error\ndata: {"type":"error","code":"x","message":"m","param":null}\n\n' + DONE + b": after\n\n"
     assert events == run(events, done=False)
@@ -329,13 +329,13 @@ def test_typed_events_pass() -> None:
 
 
 def test_what_the_filter_found_is_not_in_typed_events() -> None:
-    """The response that an event holds loses it, as the response itself does; the event keeps its name."""
+    """Filter results are removed from the response in a typed event, and the event keeps its name."""
     event = b'event: response.created\ndata: {"type":"response.created","response":{"id":"r"%s,"output":[]}}\n\n'
     assert event % b"" == run(event % b',"content_filters":[{"blocked":false}]', done=False)
 
 
 def test_a_whole_error_in_a_stream_of_typed_events() -> None:
-    """Azure's form of an error is mended in these too."""
+    """Azure's error shape is translated in a typed stream too."""
     assert b'"type":"server_error"' in run(sse('{"error":{"message":"m"}}'), done=False)
 
 
@@ -346,7 +346,7 @@ FAILED = '{"type":"response.failed","sequence_number":3,"response":{"id":"r","er
 @pytest.mark.parametrize(
     ("event", "expected"),
     [
-        # the responses API, as both send it and as OpenAI's reference has it
+        # the responses API: as both send it, and as OpenAI's reference documents it
         (
             f"event: error\ndata: {NESTED}\n\n",
             {
@@ -389,7 +389,7 @@ FAILED = '{"type":"response.failed","sequence_number":3,"response":{"id":"r","er
             'event: error\ndata: {"code":"500","message":"m"}\n\n',
             {"message": "m", "type": "server_error", "param": None, "code": None},
         ),
-        # what is no JSON
+        # invalid JSON
         (
             "event: error\ndata: overloaded\n\n",
             {"type": "error", "error": {"message": "overloaded", "type": "server_error", "param": None, "code": None}},
@@ -397,7 +397,7 @@ FAILED = '{"type":"response.failed","sequence_number":3,"response":{"id":"r","er
     ],
 )
 def test_an_error_in_a_stream_of_typed_events(event: str, expected: dict[str, Any]) -> None:
-    """Its members stay, those that OpenAI has beside them are there, and no key is; what comes after it still comes."""
+    """A typed error keeps its members, gets OpenAI's, has no key, and later events follow."""
     stream = Stream(normalize=True, encoding=None, done=False, secrets=["KEY0123"])
     out = b"".join(stream(event.encode() + b"data: {}\n\n"))
     before = event.partition("data: ")[0]
@@ -417,7 +417,7 @@ def test_an_error_in_a_stream_of_typed_events(event: str, expected: dict[str, An
     ],
 )
 def test_typed_errors_that_pass(data: str) -> None:
-    """Byte for byte: those that are OpenAI's already."""
+    """Typed errors in OpenAI's shape pass unchanged."""
     assert sse(data) == run(sse(data), done=False)
 
 
@@ -434,7 +434,7 @@ def test_typed_errors_that_pass(data: str) -> None:
     ],
 )
 def test_the_event_that_ends_a_broken_stream(before: bytes, done: bool, expected: bytes) -> None:
-    """Has the shape of an error in such a stream, and the number after the last one that was whole."""
+    """The last event of an interrupted stream has the stream's error shape and the next sequence number."""
     stream = Stream(normalize=True, encoding=None, done=done)
     stream(before)
     assert expected == stream.failure({"message": "m"})
@@ -452,19 +452,19 @@ def test_the_event_that_ends_a_broken_stream(before: bytes, done: bool, expected
     ],
 )
 def test_frames_that_pass(text: bytes) -> None:
-    """A frame that is OpenAI's already, or that cannot be read or written, is the same object."""
+    """A frame in OpenAI's shape, or one that cannot be parsed or serialized, is returned as the same object."""
     assert openai_response.frame(text) is text
 
 
 def test_a_frame_with_a_status() -> None:
-    """The status says what kind of error it is, and what the filter found goes too."""
+    """An error frame's type follows from its status, and filter results are removed."""
     text = b'{"type":"error","status":401,"error":{"message":"no"},"content_filter_results":{}}'
     error = {"message": "no", "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
     assert {"type": "error", "status": 401, "error": error} == json.loads(openai_response.frame(text))
 
 
 def test_too_long_an_event_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not collected, and the stream no longer counts as looked through."""
+    """An event over the limit passes without being buffered, and the stream is no longer reported as clean."""
     monkeypatch.setattr("azure_openai_proxy.formats.sse.LONGEST", 10)
     stream = Stream(normalize=True, encoding=None)
     body = b"data: " + b"x" * 50
@@ -474,7 +474,7 @@ def test_too_long_an_event_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_deep_nesting_passes() -> None:
-    """What cannot be parsed is not ours to judge."""
+    """An event that is nested too deep to parse passes unchanged."""
     assert sse("[" * 100_000 + "_filter") == run(sse("[" * 100_000 + "_filter"))
 
 
@@ -485,19 +485,19 @@ def bare_deflate(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_compressed(normalize: bool) -> None:
-    """The client gets plain events, with or without normalisation."""
+    """A compressed stream is decompressed, with and without normalisation."""
     expected = CLEAN if normalize else CAPTURE
     assert sse(*expected) == run(gzip.compress(sse(*CAPTURE)), normalize=normalize, encoding="gzip")
 
 
 def test_an_unknown_encoding_is_left_alone() -> None:
-    """Bytes that nobody here can read pass."""
+    """A stream with an unknown encoding passes unchanged."""
     assert b"\x00\xff" == run(b"\x00\xff", encoding="rot13")
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_broken_compression(normalize: bool) -> None:
-    """The client reads an error event, no [DONE], and nothing after it."""
+    """Invalid compressed data ends the stream with an error event and without [DONE]."""
     body = gzip.compress(sse(CLEAN_STOP))
     for broken in ([body[:-8] + b"\0" * 8], [body[:-8]], [b"plain"], [b"plain", body]):
         out = run(*broken, normalize=normalize, encoding="gzip")
@@ -507,13 +507,13 @@ def test_broken_compression(normalize: bool) -> None:
 
 
 def test_broken_after_the_end() -> None:
-    """A stream that said [DONE] has ended, whatever its compression lacks."""
+    """Invalid compressed data after [DONE] is ignored."""
     body = gzip.compress(sse(*CLEAN))
     assert sse(*CLEAN) == run(body[:-8], encoding="gzip")
 
 
 def test_not_normalised() -> None:
-    """Off, the bytes are the same objects."""
+    """Without normalisation the same objects pass."""
     stream = Stream(normalize=False, encoding=None)
     chunk = b"data: half an ev"
     assert stream(chunk)[0] is chunk
@@ -551,14 +551,16 @@ EVENTS = st.lists(
             b"data: a\r",
         ]
     )
-    | st.binary(max_size=4).filter(lambda noise: b"\xef" not in noise),  # a byte order mark gets a meaning where the first event is dropped
+    | st.binary(max_size=4).filter(
+        lambda noise: b"\xef" not in noise
+    ),  # a byte order mark changes its meaning if the first event is dropped
     max_size=8,
 ).map(b"".join)
 
 
 @given(body=EVENTS, cuts=st.lists(st.integers(0, 3000), max_size=12), normalize=st.booleans(), compress=st.booleans(), done=st.booleans())
 def test_any_chunking_gives_the_same_stream(body: bytes, cuts: list[int], normalize: bool, compress: bool, done: bool) -> None:
-    """Where the reads end does not show in what the client gets."""
+    """The output does not depend on the chunks."""
     sent = gzip.compress(body) if compress else body
     encoding = "gzip" if compress else None
     edges = sorted({0, len(sent), *(cut % (len(sent) + 1) for cut in cuts)})
@@ -571,7 +573,7 @@ def test_any_chunking_gives_the_same_stream(body: bytes, cuts: list[int], normal
 
 @given(body=EVENTS, done=st.booleans())
 def test_normalising_twice_changes_nothing(body: bytes, done: bool) -> None:
-    """OpenAI's shape is a fixed point."""
+    """Normalising twice is the same as normalising once."""
     once = run(body, done=done)
     assert once == run(once, done=done)
 
@@ -588,7 +590,7 @@ JSON = st.recursive(
 
 @given(value=JSON)
 def test_any_json_is_survived(value: Any) -> None:
-    """No value makes the callable raise, and what comes out has nothing of Azure's at the known places."""
+    """No value raises an exception, and the output has no members of Azure's at the known places."""
     body = json.dumps(value)
     json_body(body.encode())
     out = run(sse(body))
@@ -623,7 +625,7 @@ def test_any_json_is_survived(value: Any) -> None:
     ],
 )
 def test_json_body(body: str, expected: str) -> None:
-    """A whole answer loses what Azure added, at the top, in its choices and in its data, and has what OpenAI always has."""
+    """A complete response loses Azure's additions at the top level, in choices and in data, and gets OpenAI's required members."""
     assert expected.encode() == json_body(body.encode())
 
 
@@ -646,12 +648,12 @@ def test_json_body(body: str, expected: str) -> None:
     ],
 )
 def test_json_body_that_passes(body: bytes) -> None:
-    """Where nothing changes, or nothing can be read, it is the same object."""
+    """An unchanged or invalid body is returned as the same object."""
     assert json_body(body) is body
 
 
 def test_one_door() -> None:
-    """Whoever has an answer in hand needs this module only."""
+    """This module exports all functions for translating a response."""
     assert {"Stream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"} == set(
         openai_response.__all__
     )
@@ -659,7 +661,7 @@ def test_one_door() -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_whether_every_event_is_known_to_have_no_error(normalize: bool) -> None:
-    """Only of a stream that was looked through, and only until one may have: it may be one that nobody can read."""
+    """A stream is reported as clean only if it was examined and has no possible error."""
     stream = Stream(normalize=normalize, encoding=None)
     stream(b'data: {"choices":[{"index":0,"delta":{"content":"\\"error\\""}}]}\n\n')
     assert normalize == stream.clean

@@ -1,4 +1,4 @@
-"""The headers of Azure's answers."""
+"""Translation of response headers."""
 
 import pytest
 from mitmproxy.http import Headers
@@ -34,7 +34,7 @@ def shaped(headers: dict[str, str], *, stream: bool = False, http1: bool = True)
 )
 @pytest.mark.parametrize("name", ["x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"])
 def test_resets_are_durations(azure: str, openai: str | None, name: str) -> None:
-    """Seconds become durations, durations stay, and what is neither is dropped."""
+    """Seconds become durations, durations are kept, and other values are dropped."""
     headers = Headers([(name.encode(), azure.encode()), (b"x-request-id", b"r")])
     response_headers.headers(headers, stream=False)
     assert openai == headers.get(name)
@@ -49,19 +49,19 @@ def test_resets_are_durations(azure: str, openai: str | None, name: str) -> None
     ],
 )
 def test_request_id(headers: dict[str, str], expected: str) -> None:
-    """Azure's name for it is used where OpenAI's is missing; Azure's stays too."""
+    """Azure's request id is copied to OpenAI's header if that is missing, and is kept."""
     assert headers | {"x-request-id": expected} == shaped(headers)
 
 
 def test_request_id_is_made_up_where_there_is_none() -> None:
-    """Users quote it when they ask for help."""
+    """A response without a request id gets one, which users can quote."""
     headers = Headers()
     response_headers.headers(headers, stream=False)
     assert headers["x-request-id"].startswith("req_")
 
 
 def test_hop_by_hop_headers_end_here() -> None:
-    """They are about Azure's connection, but for the two that mitmproxy acts on."""
+    """Hop-by-hop headers are dropped, except for the two that mitmproxy interprets."""
     headers = {
         "connection": "close, X-Mine",
         "x-mine": "1",
@@ -77,7 +77,7 @@ def test_hop_by_hop_headers_end_here() -> None:
 
 
 def test_what_azure_says_of_its_own_host_ends_here() -> None:
-    """A browser would apply it to the proxy's origin."""
+    """Headers that a browser would apply to the proxy's origin are dropped."""
     assert {"x-request-id": "r"} == shaped(OF_THE_ORIGIN)
 
 
@@ -98,7 +98,7 @@ OF_THE_ORIGIN = {
 
 
 def test_an_upgrade_keeps_its_own_headers() -> None:
-    """And none that would act on the proxy's origin."""
+    """An upgrade's headers are kept, except for those that act on the proxy's origin."""
     own = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-accept": "x"}
     headers = Headers([(name.encode(), value.encode()) for name, value in (own | OF_THE_ORIGIN).items()])
     response_headers.drop_origin_headers(headers)
@@ -122,19 +122,19 @@ def test_an_upgrade_keeps_its_own_headers() -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_answer_is_a_page(azure: str, client: str, stream: bool) -> None:
-    """What a browser would show with scripts of the proxy's origin is plain text; everything else keeps its type."""
+    """A type that a browser would render as a page of the proxy's origin becomes plain text; other types are kept."""
     assert client == shaped({"content-type": azure}, stream=stream)["content-type"]
     assert "content-security-policy" not in shaped({"content-type": azure})
 
 
 def test_a_drawing_is_one_without_scripts() -> None:
-    """It keeps its type, for a page that shows it, in a sandbox for a browser that opens it."""
+    """An SVG image keeps its type and gets a sandbox policy against scripts."""
     shown = {"content-type": "image/svg+xml; charset=utf-8", "content-security-policy": "sandbox", "x-request-id": "r"}
     assert shown == shaped({"content-type": "image/svg+xml; charset=utf-8", "content-security-policy": "default-src *"})
 
 
 def test_other_headers_pass() -> None:
-    """Nothing is taken out without a reason."""
+    """All other headers are forwarded."""
     headers = {
         "retry-after": "7",
         "retry-after-ms": "6900",
@@ -146,7 +146,7 @@ def test_other_headers_pass() -> None:
 
 
 def test_headers_of_a_stream() -> None:
-    """A body that is rewritten has no known length, is not compressed, and is events."""
+    """A rewritten body has no length and no encoding, and its type is an event stream."""
     expected = {"x-request-id": "r", "content-type": "text/event-stream", "cache-control": "no-cache"}
     assert expected == shaped({"content-encoding": "gzip"}, stream=True)
     assert expected | {"transfer-encoding": "chunked"} == shaped({"content-length": "10"}, stream=True)
@@ -154,6 +154,6 @@ def test_headers_of_a_stream() -> None:
 
 
 def test_headers_of_a_stream_that_azure_gave() -> None:
-    """What Azure said stays, and so does an encoding that nobody here can undo."""
+    """Azure's own headers are kept, and so is an unsupported encoding."""
     headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "content-encoding": "rot13"}
     assert headers | {"x-request-id": "r"} == shaped(headers, stream=True)

@@ -1,4 +1,4 @@
-"""The beginning of a stream."""
+"""Detection of an error at the start of a stream."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ERROR = b'data: {"error":{"message":"overloaded","code":"429"}}\n\n'
 )
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 def test_the_first_event_that_carries_something(stream: bytes, error: object, size: int) -> None:
-    """In whatever pieces it comes, it is content or an error, and known no sooner than it is there."""
+    """The first event with content or an error decides, for any chunks."""
     looking = Peek(None)
     verdicts = [looking.feed(stream[start : start + size]) for start in range(0, len(stream), size)]
     verdict = next(verdict for verdict in verdicts if verdict)
@@ -55,7 +55,7 @@ def test_the_first_event_that_carries_something(stream: bytes, error: object, si
 @pytest.mark.parametrize("before", [b"", FILTER, b"\n", b"id: 1\n\n"])
 @pytest.mark.parametrize("comment", [b": keepalive\n\n", b": keepalive\n", b":\r\n"])
 def test_a_comment_ends_the_hold(before: bytes, comment: bytes) -> None:
-    """It is known to be content when its line is there; an error that came with it is still one."""
+    """A complete comment line decides for content, unless an error arrived with it."""
     looking = Peek(None)
     text = comment.rstrip(b"\r\n")
     assert None is looking.feed(before.replace(b"id: 1\n\n", b"") + text)
@@ -68,7 +68,7 @@ def test_a_comment_ends_the_hold(before: bytes, comment: bytes) -> None:
 
 
 def test_compressed() -> None:
-    """What is compressed is read; what claims to be and is not is left to whoever reads the stream."""
+    """A compressed stream is decompressed; invalid data is left to the stream's reader."""
     verdict = Peek("gzip").feed(gzip.compress(ERROR))
     assert verdict
     assert verdict.error
@@ -78,7 +78,7 @@ def test_compressed() -> None:
 
 
 def test_no_more_is_held_than_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream without events is passed on some time."""
+    """The number of buffered bytes is limited for a stream without events."""
     monkeypatch.setattr(stream_probe, "AT_MOST", 10)
     looking = Peek(None)
     assert None is looking.feed(b"data: 6789")
@@ -95,11 +95,11 @@ def test_no_more_is_held_than_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"code": "content_filter"}, 400),
         ({"type": "invalid_request_error"}, 400),
         ({"code": "200"}, 500),
-        ({"code": "4" * 5000}, 500),  # more digits than Python reads
+        ({"code": "4" * 5000}, 500),  # more digits than Python parses
         ({}, 500),
     ],
 )
 def test_the_answer_it_would_have_been(error: dict[str, object], status: int) -> None:
-    """Its status by its code, its body as Azure's errors are."""
+    """The error response has the status of the error's code, and Azure's error shape."""
     found, body = error_response(error)
     assert (status, {"error": error}) == (found, json.loads(body))

@@ -1,4 +1,4 @@
-"""What changes in a form."""
+"""Rewriting of multipart forms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def form(*fields: tuple[str, str]) -> bytes:
 
 
 def sent(path: str, content: bytes, *, start: bytes | None = None, **more: Any) -> bytes | None:
-    """What goes on; None: nothing would change."""
+    """Return the rewritten form; None if nothing changes."""
     call = recognise("POST", path, TYPE, content if start is None else start)
     assert call
     options = {"in_path": False, "batch_lines": 0} | more
@@ -35,12 +35,12 @@ AUDIO = form(("file", "whisper-1"), ("model", "whisper-1"), ("model", "whisper-1
 
 
 def test_the_first_model_is_renamed() -> None:
-    """And nothing else: a length that was corrected for one must hold."""
+    """Only the first `model` is renamed, so the corrected content-length is right."""
     assert form(("file", "whisper-1"), ("model", "whisper"), ("model", "whisper-1")) == sent("/v1/audio/transcriptions", AUDIO)
 
 
 def test_a_model_that_has_not_come_yet_is_renamed() -> None:
-    """Only the beginning of the form was seen."""
+    """The model is renamed if it arrives after the beginning of the form."""
     assert b'name="model"\r\n\r\nwhisper\r\n' in (sent("/v1/audio/transcriptions", AUDIO, start=AUDIO[:60]) or b"")
 
 
@@ -55,12 +55,12 @@ def test_a_model_that_has_not_come_yet_is_renamed() -> None:
     ids=["in the path", "the same name", "a file", "a part"],
 )
 def test_what_needs_no_change_has_no_rewriter(path: str, content: bytes, more: dict[str, Any]) -> None:
-    """Its bytes pass by themselves."""
+    """A form without changes has no rewriter."""
     assert None is sent(path, content, **more)
 
 
 def test_no_form_has_no_rewriter() -> None:
-    """Without a boundary there are no parts."""
+    """A body without a boundary has no rewriter."""
     call = recognise("POST", "/v1/files", {})
     assert call
     assert None is upload_rewriting.rewriter(call, {}, str, in_path=False, batch_lines=1)
@@ -77,7 +77,7 @@ def test_no_form_has_no_rewriter() -> None:
     ],
 )
 def test_a_call_s_session_names_its_model_in_json(session: str, renamed: str) -> None:
-    """The session is one field of the form, beside the SDP."""
+    """The model in the JSON of a form's `session` field is renamed."""
     assert form(("sdp", "v=0"), ("session", renamed)) == sent("/v1/realtime/calls", form(("sdp", "v=0"), ("session", session)))
 
 
@@ -90,12 +90,12 @@ BATCH = "\n".join([line("gpt"), line("other"), "", line("gpt")])
 
 @pytest.mark.parametrize("fields", [[("purpose", "batch"), ("file", BATCH)], [("file", BATCH), ("purpose", "batch")], [("file", BATCH)]])
 def test_a_batchs_lines_are_mapped(fields: list[tuple[str, str]]) -> None:
-    """By the option, wherever the purpose stands; not another byte changes."""
+    """With the option, the models in a batch file are mapped with `purpose` at any position; all other bytes stay."""
     assert form(*((name, value.replace('"gpt"', '"prod"')) for name, value in fields)) == sent("/v1/files", form(*fields), batch_lines=1000)
 
 
 def test_a_file_for_another_purpose_is_left_alone() -> None:
-    """Only a batch's lines name deployments."""
+    """A file for another purpose is unchanged."""
     content = form(("purpose", "fine-tune"), ("file", BATCH))
     assert content == sent("/v1/files", content, batch_lines=1000)
 
@@ -112,7 +112,7 @@ def test_a_file_for_another_purpose_is_left_alone() -> None:
     ids=["no batch's", "elsewhere", "cut", "a list", "no model"],
 )
 def test_another_line_is_left_alone(text: str) -> None:
-    """What is no request of a batch is for Azure to judge."""
+    """A line that is not a request of a batch is unchanged."""
     assert text.encode() == upload_rewriting.batch_line(text.encode(), lambda name: NAMES.get(name, name))
 
 
@@ -133,13 +133,13 @@ IMAGE = "A" * LARGE
     ids=["images", "elsewhere", "a list", "a string without end", "an object without end", "many numbers", "many strings"],
 )
 def test_a_large_line_of_a_batch(line: str, renamed: bool) -> None:
-    """It is not parsed as a whole; its model is renamed if it is short without its long strings."""
+    """A large line is not parsed as a whole; its model is renamed if the line is short without its long strings."""
     after = upload_rewriting.batch_line(line.encode(), str.upper)
     assert (line.replace('"model":"m"', '"model":"M"') if renamed else line).encode() == after
 
 
 def test_a_large_line_is_not_parsed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it is."""
+    """A large line of any length is never parsed at once."""
     sizes: list[int] = []
     loads = json.loads
 

@@ -1,4 +1,4 @@
-"""Addresses of Azure's, as the client may use them."""
+"""Rewriting of Azure's URLs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ FRONT = parse_endpoint("https://apim.example/prefix")[0]
     ],
 )
 def test_what_points_at_azures_api_points_here(url: str, native: bool, ours: str) -> None:
-    """In the paths that the client speaks; anything else stays."""
+    """URLs of Azure's API become the proxy's, in the client's form of the API; other URLs are unchanged."""
     assert ours == url_rewriting.ours(url, FRONT, HERE, native=native)
 
 
 def test_headers_that_hold_an_address() -> None:
-    """The others are not looked at."""
+    """Only headers with URLs are rewritten."""
     headers = Headers([(b"Operation-Location", b"https://apim.example/prefix/openai/v1/x"), (b"x-other", b"/prefix/openai/v1/x")])
     url_rewriting.in_headers(headers, FRONT, native=False)
     assert [(b"Operation-Location", b"/v1/x"), (b"x-other", b"/prefix/openai/v1/x")] == list(headers.fields)
 
 
 def test_the_next_page() -> None:
-    """In a list's own members, and not another byte."""
+    """The next page's URL in a list is rewritten, and all other bytes stay."""
     page = (
         b'{"data": ["https://apim.example/prefix/openai/v1/x"], "nextLink": "https:\\/\\/apim.example\\/prefix\\/openai\\/v1\\/x?after=1"}'
     )
@@ -49,5 +49,5 @@ def test_the_next_page() -> None:
 
 @pytest.mark.parametrize("body", [b"{}", b'["/openai/"]', b'{"text":"https://apim.example/prefix/openai/v1/x"}'])
 def test_a_body_without_one_is_the_same_object(body: bytes) -> None:
-    """What a model wrote is no address."""
+    """A body without such a URL is returned as the same object, also if a model wrote similar text."""
     assert url_rewriting.in_body(body, FRONT, HERE, native=False) is body
