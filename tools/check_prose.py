@@ -52,6 +52,8 @@ LIMITS = {
     "tests/unit/api": Limit(),
     "tests/unit/formats": Limit(),
     "tests/unit/routing": Limit(),
+    "tests/unit/cli": Limit(),
+    "tests/unit/inspection": Limit(),
 }
 
 _VERBS = (

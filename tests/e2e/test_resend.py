@@ -397,7 +397,7 @@ def test_a_change_of_the_file_drops_no_request(cloud: Cloud) -> None:
             assert "data: [DONE]" in list(lines)
         assert 200 == http.post("/v1/chat/completions", json=CHAT).status_code
         cloud.write({"name": "a"})
-        proxy.wait_for_log("a: endpoint: write text; in YAML, between quotes: the settings stay as they were")
+        proxy.wait_for_log("a: endpoint: write text; in YAML, between quotes: the previous settings stay in force")
         assert 200 == http.post("/v1/chat/completions", json=CHAT).status_code
     assert (1, 2) == (len(cloud.simulators[0].requests), len(cloud.simulators[1].requests))
 

@@ -84,7 +84,7 @@ def test_an_unknown_key_in_the_file_names_the_nearest(mitmdump: Callable[..., Mi
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
 FILES = {
-    "everybody may write it": pytest.param(0o666, None, "everybody may write it", marks=posix),
+    "all users may write it": pytest.param(0o666, None, "all users may write it", marks=posix),
     "another user's": pytest.param(0o644, 4711, "it belongs to user 4711", marks=root),
 }
 
@@ -120,7 +120,7 @@ def test_a_file_that_another_user_puts_there(mitmdump: Callable[..., Mitmdump], 
         file.write_text(f"map_remote: ['|{azure.http_url}|{evil.http_url}']\nsave_stream_file: stolen\n")
         os.chown(file, 4711, -1)
         file.rename(file.with_name("mitm_config.yaml"))
-        started.wait_for_log("mitm_config.yaml is not used: it belongs to user 4711.*the settings stay as they were")
+        started.wait_for_log("mitm_config.yaml is not used: it belongs to user 4711.*the previous settings stay in force")
         answer = httpx.post(
             f"{started.url}/v1/chat/completions",
             json={"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]},

@@ -28,14 +28,18 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def files(raw: object) -> Iterator[Path]:
-    """The token files that the list names: a change of one is a change of the settings."""
+    """The token files that the list names. They are watched like the configuration file."""
     for entry in raw if isinstance(raw, list) else ():
         if isinstance(entry, dict) and isinstance(path := entry.get("token_file"), str):
             yield Path(path).expanduser()
 
 
 def expand(raw: object, environ: Mapping[str, str], where: str) -> object:
-    """The list with every `${NAME}` of a text replaced by the environment's."""
+    """Replace each `${NAME}` in the list by the environment variable.
+
+    Raises:
+        SettingsError: a variable is not set. `where` names the file in the message.
+    """
 
     def variable(match: re.Match[str]) -> str:
         if not (value := environ.get(match[1], "").strip()):
@@ -51,10 +55,10 @@ def expand(raw: object, environ: Mapping[str, str], where: str) -> object:
 
 
 def parse(raw: object, *, apiversion: str | None, default_version: str, token: str) -> tuple[Backend, ...]:
-    """The backends of the list. `apiversion` and `token` are for those that name none.
+    """Parse the list. `apiversion` and `token` apply to backends that have none of their own.
 
     Raises:
-        SettingsError: which backend, what is wrong, and what would be right; no token is in it.
+        SettingsError: the message names the backend, the error and the valid values, and contains no token.
     """
     if not isinstance(raw, list) or not raw or not all(isinstance(entry, dict) for entry in raw):
         raise SettingsError("write a list of backends, each with a name and an endpoint")
@@ -76,7 +80,7 @@ def _backend(name: str, entry: Mapping[str, Any], apiversion: str | None, defaul
     for key in entry:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key).lower(), KEYS, 1, 0.5)
-            what = f"{key} is no key" if re.fullmatch("[A-Za-z_-]{1,40}", str(key)) else "one of its keys is none"
+            what = f"{key} is not a key" if re.fullmatch("[A-Za-z_-]{1,40}", str(key)) else "one of its keys is unknown"
             raise SettingsError(f"{what}: did you mean {near[0]}?" if near else f"{what}: write {', '.join(KEYS)}")
     base, pasted = parse_endpoint(_text(entry, "endpoint", required=True))
     own = _text(entry, "apiversion")
@@ -106,15 +110,15 @@ def parse_entra(text: str) -> str:
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package it is in
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
 def parse_key(text: str) -> str:
     if text[:1] in ("'", '"'):
-        raise SettingsError("it stands in quotes: write the key alone (docker's --env-file keeps quotes)")
+        raise SettingsError("it is in quotes: write it without quotes (docker's --env-file keeps quotes)")
     if not re.fullmatch(r"[\x21-\x7e]*", text):
-        raise SettingsError("there is a space or a character in it that no key has: copy the key alone, in one line")
+        raise SettingsError("it has a space or another character that is invalid in a key: copy the key alone, in one line")
     return text
 
 
@@ -126,7 +130,7 @@ def _token(entry: Mapping[str, Any]) -> str:
         try:
             file = Path(path).expanduser()
             if file_trust.everybody_writes(file):
-                raise SettingsError(f"token_file: {path} is not used: everybody may write it (chmod o-w)")
+                raise SettingsError(f"token_file: {path} is not used: all users may write it (chmod o-w)")
             text = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             raise SettingsError(f"token_file: {path} cannot be read") from None
@@ -145,7 +149,7 @@ def _text(entry: Mapping[str, Any], key: str, *, required: bool = False) -> str:
     if value is None and not required:
         return ""
     if isinstance(value, dt.date):
-        value = value.isoformat()  # YAML has a type of its own for 2024-10-21
+        value = value.isoformat()  # YAML parses 2024-10-21 as a date
     if not isinstance(value, str) or (required and not value):
         raise SettingsError(f"{key}: write text; in YAML, between quotes")
     return value.strip()
@@ -159,7 +163,7 @@ def _number(entry: Mapping[str, Any], key: str, default: int, least: int) -> int
 
 
 def _models(raw: object) -> Mapper | None:
-    """A list of names, or a mapping of names to deployments."""
+    """Parse a list of names or a mapping of names to deployments."""
     if raw is None:
         return None
     pairs = {name: name for name in raw} if isinstance(raw, list) and all(isinstance(name, str) for name in raw) else raw
@@ -169,5 +173,5 @@ def _models(raw: object) -> Mapper | None:
 
 
 def _unsaid(text: str, token: object) -> str:
-    """A key that was pasted where it does not belong is not repeated."""
+    """Remove the backend's key from an error message, in case it was pasted into another field."""
     return text.replace(token, "...") if isinstance(token, str) and len(token) > 3 else text

@@ -1,7 +1,7 @@
-"""Who may change a file that the proxy obeys: on POSIX only its owner, who must be the proxy's user or root.
+"""Permission check of configuration files: on POSIX only the owner may write them, who must be the proxy's user or root.
 
-Another user who can write the configuration decides where the key goes. On Windows nothing is checked: permissions there are lists that
-`os.stat` does not show.
+Another user who can write the configuration could redirect the key. On Windows nothing is checked, because `os.stat` does not show
+its access control lists.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ POSIX = os.name == "posix"
 
 
 class Untrusted(ValueError):
-    """The file is not used; the message says why, and how to change that."""
+    """The file is rejected. The message has the reason and the remedy."""
 
 
 def read(path: Path, environ: Mapping[str, str]) -> bytes:
-    """What stands in the file.
+    """Read the file.
 
     Raises:
-        Untrusted: everybody may write it, or it belongs to another user.
+        Untrusted: all users may write it, or it belongs to another user.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -37,36 +37,36 @@ def read(path: Path, environ: Mapping[str, str]) -> bytes:
 
 
 def everybody_writes(path: Path) -> bool:
-    """Whether any user may change this file; a device or a pipe is none."""
+    """Whether all users may write this file. Devices and pipes do not count."""
     mode = path.stat().st_mode
     return POSIX and stat.S_ISREG(mode) and bool(mode & stat.S_IWOTH)
 
 
 def doubts(path: Path) -> str | None:
-    """Why a file that is used is less safe than its owner may think; None: it is not."""
+    """Why an accepted file may still be changed by other users; None if it may not."""
     if not POSIX:
         return None
     file, folder = path.stat(), path.absolute().parent.stat()
     if file.st_mode & stat.S_IWGRP and not _is_private(file.st_gid, file.st_uid):
         return f"the group {_group(file.st_gid)} may write it (chmod g-w)"
     if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-        return "everybody may replace it, because its folder is writable by all (chmod o-w)"
+        return "all users may replace it, because its directory is writable by all (chmod o-w)"
     return None
 
 
 def _check(path: Path, file: os.stat_result, environ: Mapping[str, str]) -> None:
     if file.st_mode & stat.S_IWOTH:
-        raise Untrusted("everybody may write it (chmod o-w)")
+        raise Untrusted("all users may write it (chmod o-w)")
     trusted = {os.geteuid(), 0}
     if (sudo := environ.get("SUDO_UID", "")).isascii() and sudo.isdigit():
         trusted.add(int(sudo))
-    for owner in (file.st_uid, path.lstat().st_uid):  # of a symbolic link, who says where it leads
+    for owner in (file.st_uid, path.lstat().st_uid):  # the owner of a symbolic link chooses its target
         if owner not in trusted:
             raise Untrusted(f"it belongs to {_user(owner)}, who is neither the proxy's user ({_user(os.geteuid())}) nor root (chown)")
 
 
 def _is_private(gid: int, uid: int) -> bool:
-    """Whether a group has its user as its only member, as where the umask is 002."""
+    """Whether a group has its user as the only member, as on systems with umask 002."""
     import grp  # noqa: PLC0415 - POSIX only, as is pwd
     import pwd  # noqa: PLC0415
 

@@ -32,14 +32,18 @@ CONFLICTS = (
     Conflict(
         "connection_strategy",
         lambda value, _: value == "eager",
-        "clients that go through the proxy first wait for a connection to OpenAI that nobody needs: leave it lazy",
+        "clients that go through the proxy first wait for a connection to OpenAI that is not used: set it to lazy",
     ),
-    Conflict("ignore_hosts", _match, f"with this value {_NOT_DECRYPTED}: let it not match api.openai.com"),
+    Conflict("ignore_hosts", _match, f"with this value {_NOT_DECRYPTED}: change it so that it does not match api.openai.com"),
     Conflict("allow_hosts", lambda value, hosts: bool(value) and not _match(value, hosts), f"{_NOT_DECRYPTED}: add api.openai.com"),
-    Conflict("tcp_hosts", _match, "OpenAI's own hosts are among these, and are passed on as bytes: let it not match api.openai.com"),
-    Conflict("stream_large_bodies", lambda value, _: bool(value), "larger requests leave before they are translated: unset it"),
-    Conflict("validate_inbound_headers", lambda value, _: not value, "requests that are read in two ways are let through: leave it true"),
-    Conflict("proxyauth", lambda value, _: bool(value), "clients with a base URL are asked for this password too, and few can give it"),
+    Conflict(
+        "tcp_hosts",
+        _match,
+        "it matches OpenAI's hosts, whose traffic is then forwarded untranslated: change it so that it does not match api.openai.com",
+    ),
+    Conflict("stream_large_bodies", lambda value, _: bool(value), "larger requests are sent before they are translated: unset it"),
+    Conflict("validate_inbound_headers", lambda value, _: not value, "requests with ambiguous framing are accepted: set it to true"),
+    Conflict("proxyauth", lambda value, _: bool(value), "clients with a base URL need this password too, and few support it"),
 )
 
 

@@ -1,4 +1,4 @@
-"""THE table of options: names, defaults, environment variables, help. The documents and the settings are made from it."""
+"""The table of all options: names, defaults, parsers, help and environment variables. Tests compare the documents with it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 __all__ = ["API_VERSION", "BY_NAME", "FILE", "MASK", "NAMES", "OPTIONS", "Option", "declare"]
 
 API_VERSION = "2024-10-21"
-"""Azure's newest dated version that is no preview."""
+"""The newest dated api-version of Azure that is not a preview."""
 FILE = "mitm_config.yaml"
 MASK = "(hidden)"
-"""Stands in the token's option while one is set: mitmweb shows option values to whoever may open it."""
+"""Value of the token's option while a token is set, because mitmweb shows option values to its users."""
 
 
 class Option(NamedTuple):
     """One setting. Its name in capitals is its environment variable; `aliases` are read after that."""
 
     name: str
-    type: object  # str, bool or Sequence[str]: what survives --set, --options and mitmweb
+    type: object  # str, bool or Sequence[str], the types that --set, --options and mitmweb support
     default: str | bool | Sequence[str]
-    parse: Callable[[Any], Any]  # the option's value → the value in force; SettingsError says what would be right
+    parse: Callable[[Any], Any]  # converts the option's value; raises SettingsError with the valid values
     help: str
     aliases: tuple[str, ...] = ()
 
@@ -46,14 +46,14 @@ OPTIONS = (
         str,
         "",
         parsers.endpoint,
-        f"Where Azure OpenAI is, as in {EXAMPLE}. A path, a prefix of API Management and the full URL of a deployment are understood.",
+        f"The URL of Azure OpenAI, as in {EXAMPLE}. It may have a path, a prefix of API Management, or be the full URL of a deployment.",
     ),
     Option(
         "azure_openai_token",
         str,
         "",
         backends_config.parse_key,
-        "The key for Azure OpenAI. With it the clients' own keys are ignored; without it a client's own key is sent to Azure.",
+        "The key for Azure OpenAI. If it is set, clients' keys are ignored; otherwise each client's own key is sent to Azure.",
         ("AZURE_OPENAI_API_KEY",),
     ),
     Option(
@@ -61,8 +61,8 @@ OPTIONS = (
         str,
         API_VERSION,
         parse_apiversion,
-        "Azure's API version: a dated one (2024-10-21, 2025-04-01-preview), v1 or preview. A version in the endpoint's URL counts if "
-        "none is set.",
+        "Azure's API version: a dated one (2024-10-21, 2025-04-01-preview), v1 or preview. If it is not set, a version in the endpoint's "
+        "URL is used.",
         ("OPENAI_API_VERSION",),
     ),
     Option(
@@ -70,30 +70,30 @@ OPTIONS = (
         str,
         "",
         Mapper.parse,
-        "Model names to deployments: model=deployment pairs, separated by commas. A * stands for any text, on the right for what it "
-        "matched. Added to the default: gpt-3.5-turbo*=gpt-35-turbo*, whisper-1=whisper, tts-1=tts, tts-1-hd=tts-hd.",
+        "Maps model names to deployments: model=deployment pairs, separated by commas. A * on the left matches any text, and a * on the "
+        "right is replaced by it. Added to the default: gpt-3.5-turbo*=gpt-35-turbo*, whisper-1=whisper, tts-1=tts, tts-1-hd=tts-hd.",
     ),
     Option(
         "azure_openai_proxy_mode",
         str,
         "azure",
         parsers.mode,
-        "azure: requests are translated and go to Azure OpenAI. openai: they go to azure_openai_passthrough_endpoint unchanged.",
+        "azure: requests are translated and go to Azure OpenAI. openai: requests go to azure_openai_passthrough_endpoint unchanged.",
     ),
     Option(
         "azure_openai_proxy_address",
         str,
         "",
         parsers.address,
-        "Where to listen: HOST:PORT, :PORT or PORT. Empty: where mitmproxy listens by itself, port 8080 on every interface. "
-        "--listen-host, --listen-port and a --mode with @ beat it.",
+        "The listen address: HOST:PORT, :PORT or PORT. Empty: mitmproxy's default, port 8080 on every interface. "
+        "--listen-host, --listen-port and a --mode with @ take precedence.",
     ),
     Option(
         "azure_openai_hosts",
         Sequence[str],
         (),
         parsers.hosts,
-        "Hosts that are served like api.openai.com when a client goes through the proxy to them, separated by commas.",
+        "Hosts, separated by commas, that are handled like api.openai.com if a client requests them through the proxy.",
     ),
     Option(
         "azure_openai_allowed_origins",
@@ -109,154 +109,154 @@ OPTIONS = (
         bool,
         True,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "Make Azure's answers look like OpenAI's: no content filter results, no chunks that OpenAI would not "
-        "send. Off: bytes as they come.",
+        "Convert Azure's responses to OpenAI's format, without content filter results and without chunks that OpenAI would not "
+        "send. Off: forward them unchanged.",
     ),
     Option(
         "azure_openai_max_body",
         str,
         "256m",
         parsers.size,
-        "The largest request body that is taken, in bytes or with k, m or g. Larger ones are answered with 413.",
+        "The largest accepted request body, in bytes or with k, m or g. Larger ones are answered with 413.",
     ),
     Option(
         "azure_openai_map_batch_files",
         bool,
         False,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "Map the models inside a batch's file too, line by line, as it is uploaded. Off: its lines name deployments.",
+        "Map the models in uploaded batch files too, line by line. Off: the lines have to name deployments.",
     ),
     Option(
         "azure_openai_discover_models",
         bool,
         False,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "List the resource's deployments in /v1/models too. They are asked for in the background, with azure_openai_token.",
+        "List the resource's deployments in /v1/models too. They are queried in the background with azure_openai_token.",
     ),
     Option(
         "azure_openai_replace_apiversions",
         Sequence[str],
         (),
         parsers.versions,
-        "API versions that clients of Azure's own paths may still ask for and that become the configured one, separated by commas; "
-        "`retired` stands for those that Azure has announced the end of.",
+        "API versions, separated by commas, that are replaced by the configured one in requests of clients of Azure's own API; "
+        "`retired` means all versions whose retirement Azure has announced.",
     ),
     Option(
         "azure_openai_moderations_unflagged",
         bool,
         False,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "Answer POST /v1/moderations with `flagged: false`, WITHOUT LOOKING AT THE INPUT, for clients that do not work without an "
-        "answer. It is no verdict: do not set it where anyone relies on one. Off: a 404 that says that Azure has no moderations.",
+        "Answer POST /v1/moderations with `flagged: false`, WITHOUT CHECKING THE INPUT, for clients that require a response. Do not set "
+        "it if a client relies on the result. Off: a 404 with the message that Azure has no moderations.",
     ),
     Option(
         "azure_openai_allowed_destinations",
         str,
         "local",
         parsers.allowed_destinations,
-        "Where clients are led that go through the proxy to other hosts than OpenAI's. local: those of this machine anywhere, all others "
-        "to public addresses only. public: everyone to public addresses only (behind a balancer on this machine all look local). any: "
-        "everyone anywhere. off: nobody anywhere.",
+        "Which other hosts clients may reach through the proxy. local: clients on this machine any host, other clients only public "
+        "addresses. public: all clients only public addresses (behind a load balancer on this machine all clients seem local). any: all "
+        "clients any host. off: none.",
     ),
     Option(
         "azure_openai_shutdown_timeout",
         str,
         "30",
         parsers.seconds,
-        "Seconds that what is running may take to finish after SIGTERM.",
+        "Seconds that running requests may take to finish after SIGTERM.",
     ),
     Option(
         "azure_openai_max_attempts",
         str,
         "4",
         parsers.count,
-        "How often one request may be sent to Azure in all: to other backends, or changed after Azure's own error.",
+        "The greatest number of attempts for one request, including failover to other backends and repaired requests.",
     ),
     Option(
         "azure_openai_repair",
         bool,
         True,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "Change a request that Azure refuses for a parameter it has under another name, or that may be left out, and send it again.",
+        "Repair and retry a request that Azure rejects because of a parameter that has another name or can be omitted.",
     ),
     Option(
         "azure_openai_connect_timeout",
         str,
         "10",
         parsers.timeout,
-        "Seconds until a connection to Azure must be there, TLS included.",
+        "Timeout in seconds for connecting to Azure, including TLS.",
     ),
     Option(
         "azure_openai_first_byte_timeout",
         str,
         "600",
         parsers.timeout,
-        "Seconds until Azure must begin to answer.",
+        "Timeout in seconds for the first byte of Azure's response.",
     ),
     Option(
         "azure_openai_chunk_timeout",
         str,
         "300",
         parsers.timeout,
-        "Seconds that may lie between two pieces of an answer.",
+        "Timeout in seconds between two chunks of a response.",
     ),
     Option(
         "azure_openai_debug_headers",
         bool,
         False,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "Name the backend and the repairs in the headers of each answer.",
+        "Report the backend and the repairs in the headers of each response.",
     ),
     Option(
         "azure_openai_entra",
         str,
         "",
         backends_config.parse_entra,
-        f"Ask Azure with a token of Microsoft Entra ID instead of a key: {', '.join(backends_config.ENTRA)}.",
+        f"Authenticate with a token of Microsoft Entra ID instead of a key: {', '.join(backends_config.ENTRA)}.",
     ),
     Option(
         "azure_openai_entra_scope",
         str,
         "",
         str,
-        "The scope of Entra ID's tokens. Empty: the one for the API version.",
+        "The scope of the Entra ID token. Empty: the scope for the API version.",
     ),
     Option(
         "azure_openai_keep_bodies",
         str,
         "auto",
         parsers.kept,
-        "How much of streamed answers to keep for mitmweb, the console and saved files: bytes, or with k, m or g; the oldest give way. "
-        "off: nothing. auto: 64m in mitmweb and mitmproxy, and in mitmdump while it saves to a file (-w).",
+        "How much of streamed responses to store for mitmweb, the console and flow files, in bytes or with k, m or g; the oldest are "
+        "evicted. off: nothing. auto: 64m in mitmweb and mitmproxy, and in mitmdump while it saves to a file (-w).",
     ),
     Option(
         "azure_openai_replay_ignore",
         Sequence[str],
         list(parsers.REPLAY_IGNORED),
         tuple,
-        "With --server-replay: what may differ in a body that was recorded. Members by their place, as in metadata or messages.*.name, and "
-        "dates and uuids for those in any text.",
+        "With --server-replay: the parts of a request body that may differ from the recording. Members by path, as in metadata or "
+        "messages.*.name, and dates and uuids in any string.",
     ),
     Option(
         "azure_openai_replay_paced",
         bool,
         False,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "With --server-replay: give streams in the pace in which they were recorded. Off: at once.",
+        "With --server-replay: send streams with the recorded timing. Off: at once.",
     ),
     Option(
         "azure_openai_fast_path",
         bool,
         True,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "Take shortcuts through mitmproxy, on a mitmproxy that is known: less processor time, the same answers. Off: mitmproxy's own ways.",
+        "Use optimized code in place of parts of mitmproxy, if its version is known: less CPU time, same responses. Off: mitmproxy's code.",
     ),
     Option(
         "azure_openai_passthrough_endpoint",
         str,
         str(OPENAI),
         parsers.openai,
-        "Where requests go when azure_openai_proxy_mode is openai.",
+        "The URL that requests go to if azure_openai_proxy_mode is openai.",
     ),
     Option(
         "azure_openai_config",

@@ -1,9 +1,9 @@
-"""Which web pages may use the proxy: allowed origins, and the host names that are the proxy's own. `gateway/origins` refuses others.
+"""Which web pages may use the proxy: allowed origins, and the host names that are the proxy's own. `gateway/origins` rejects others.
 
-A browser lets any page send requests to a proxy that it can reach. While clients bring their own key that is harmless: a page has
-none. With a configured key the proxy would spend the owner's key for every page, so only pages of allowed origins are served
-(`azure_openai_allowed_origins`). A page whose own name was made to resolve to this machine (DNS rebinding) is of the same origin as
-the proxy for its browser, and often sends no Origin; what gives it away is the name in its Host.
+A browser lets any page send requests to a proxy that it can reach. If clients send their own key that is harmless, because a page has
+no key. With a configured key any page could use the owner's key, so only pages of allowed origins are served
+(`azure_openai_allowed_origins`). For a page whose host name was rebound to this machine (DNS rebinding) the browser sees the proxy as
+the same origin and often sends no Origin. Such a request is detected by the name in its Host header.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the option table makes of the texts that people write. Each raises SettingsError with what would be right."""
+"""Parsers of option values. Each raises SettingsError with the valid values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OPENAI = Base("https", "api.openai.com", 443)
 
 
 class Address(NamedTuple):
-    """Where to listen; host "" is every interface, port 0 one that the kernel picks."""
+    """A listen address. Host "" is every interface, port 0 a port chosen by the kernel."""
 
     host: str
     port: int
@@ -131,4 +131,4 @@ def kept(text: str) -> int | None:
 
 def openai(text: str) -> Base:
     base, _ = parse_base(text)
-    return base._replace(prefix=base.prefix.removesuffix("/v1"))  # the client's path brings its own
+    return base._replace(prefix=base.prefix.removesuffix("/v1"))  # the client's path contains it

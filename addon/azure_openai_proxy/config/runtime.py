@@ -1,4 +1,4 @@
-"""The settings while mitmproxy runs: read at its start, changed with its options and with the file, shown in its options."""
+"""The settings of a running mitmproxy: read at startup, reread when options or files change, and shown as option values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def listen_modes(modes: Sequence[str], address: Address) -> list[str]:
-    """The modes of mitmproxy's, the first that has no address of its own (and can have one) at `address`."""
+    """mitmproxy's modes with `address` added to the first mode that can have an address and has none."""
     listening = list(modes)
     for index, mode in enumerate(modes):
         if _port(mode) is not None:
@@ -47,7 +47,7 @@ def listen_modes(modes: Sequence[str], address: Address) -> list[str]:
 
 
 def movable(modes: Sequence[str]) -> bool:
-    """Whether --listen-host and --listen-port, which are for all modes at once, do the same as `listen_modes`."""
+    """Whether --listen-host and --listen-port, which apply to all modes, have the same effect as `listen_modes`."""
     return len(modes) == 1 and _port(modes[0]) is not None
 
 
@@ -56,16 +56,16 @@ def _at(mode: str, host: str, port: int) -> str:
 
 
 def _port(mode: str) -> int | None:
-    """The default port of a mode; None for one that has an address, or takes its traffic in other ways than OpenAI clients come."""
+    """The default port of a mode; None if the mode has an address or is not used by OpenAI clients (dns, wireguard)."""
     try:
         parsed = ProxyMode.parse(mode)
     except ValueError:
-        return None  # mitmproxy has a better message for it
+        return None  # mitmproxy reports it
     return None if "@" in mode or parsed.type_name in ("dns", "wireguard") else parsed.default_port
 
 
 class Live:
-    """The settings in force while mitmproxy runs. The addon's hooks of the same names call these."""
+    """The current settings. The addon's hooks of the same names call these methods."""
 
     def __init__(self, environ: Mapping[str, str] | None = None, arguments: Sequence[str] | None = None) -> None:
         self.settings = Settings()
@@ -73,25 +73,25 @@ class Live:
         self._arguments = sys.argv[1:] if arguments is None else arguments
         self._given = Given()
         self._deferred: dict[str, object] = {}
-        self._changed: dict[str, Found] = {}  # while running
-        self._shown: dict[str, Any] = {}  # what our options hold by our own hand: anything else is somebody's change
+        self._changed: dict[str, Found] = {}  # set while running
+        self._shown: dict[str, Any] = {}  # the option values that this class has set: another value is a user's change
         self._file = ConfigFile()
         self._found: Mapping[str, Found] = {}
         self._running = False
         self._busy = False
-        self._modes: tuple[list[str], list[str]] | None = None  # mitmproxy's before we changed them, and as we left them
+        self._modes: tuple[list[str], list[str]] | None = None  # mitmproxy's modes before and after this class changed them
 
     def load(self, loader: Loader) -> None:
         declare(loader)
         options = loader.master.options
         given = command_line(self._arguments, options)
-        # mitmproxy keeps what it cannot place yet, the values of config.yaml over those of --set, and would now put them into our
-        # options: with --set beaten by a file, the key for all to see, and a traceback for a value of the wrong type. They are
-        # ours to read, so take them away; `gather` finds both again, each in its place.
+        # mitmproxy defers values of unknown options, those of config.yaml over those of --set, and would assign them now. Then a file
+        # would override --set, the key would be visible in the options, and a value of the wrong type would end in a traceback.
+        # Therefore they are removed here; `gather` reads both sources itself.
         sets = dict(given.sets)
         for name in {name for name in options.deferred if name in NAMES or name.lower().startswith("azure_openai")}:
             value = options.deferred.pop(name)
-            if (texts := getattr(value, "val", None)) is not None:  # from --set, as yet unread
+            if (texts := getattr(value, "val", None)) is not None:  # from --set, not parsed yet
                 sets.setdefault(name, texts)
             else:
                 self._deferred[name] = value
@@ -99,23 +99,23 @@ class Live:
         self._shown = _current(options)
 
     def configure(self, options: OptManager, updated: Iterable[str]) -> None:
-        """Read what changed. At the start a bad value is one ERROR in the log, which ends mitmproxy; later the change is refused.
+        """Read changed options. At startup an invalid value is logged as an ERROR, which ends mitmproxy; later the change is rejected.
 
         Raises:
-            OptionsError: mitmproxy then puts the former values back.
+            OptionsError: a changed value is invalid; mitmproxy then restores the previous values.
         """
         ours = NAMES & set(updated)
-        start = ours == NAMES  # mitmproxy names every option to an addon that was just loaded
+        start = ours == NAMES  # mitmproxy passes all options to an addon that was just loaded
         changed = {name: Found(value, "set while running") for name, value in _current(options).items() if value != self._shown.get(name)}
         if self._busy or not ours or not (start or changed):
-            return  # our own hand, or none of ours
+            return  # a change by this class, or of other options
         self._busy = True
         try:
             self._read(options, changed)
         except SettingsError as error:
             if not start:
                 raise exceptions.OptionsError(str(error)) from error
-            logger.error("%s", error)  # noqa: TRY400 - a line for a person, no traceback
+            logger.error("%s", error)  # noqa: TRY400 - no traceback for a user's error
             return
         finally:
             self._busy = False
@@ -123,7 +123,7 @@ class Live:
             logger.info(summary(self.settings))
 
     async def watch(self, options: OptManager, every: float = 1.0) -> None:
-        """Take up what changes in the file, and in the files with keys that it names. What cannot be used is told once and left alone."""
+        """Poll the configuration file and its token files, and apply changes. `every` is in seconds. An invalid change is logged once."""
         seen = self._stamps()
         while True:
             await asyncio.sleep(every)
@@ -136,13 +136,13 @@ class Live:
         return {path: _modified(path) for path in files}
 
     def reread(self, options: OptManager) -> None:
-        """Read everything again; a file that cannot be used changes nothing."""
+        """Read all settings again. If a file is invalid, log the error and keep the previous settings."""
         self._busy = True
         before, file = self.settings, self._file
         try:
             self._read(options, {})
         except SettingsError as error:
-            logger.error("%s: the settings stay as they were", error)  # noqa: TRY400 - a line for a person, no traceback
+            logger.error("%s: the previous settings stay in force", error)  # noqa: TRY400 - no traceback for a user's error
             return
         finally:
             self._busy = False
@@ -152,13 +152,13 @@ class Live:
             logger.info(summary(self.settings))
 
     def running(self, options: OptManager) -> None:
-        """Listen where the settings and the file say (mitmproxy read its own options too early for either) and tell what is in force."""
+        """Listen on the configured address, which mitmproxy could not read before it started, and log the effective configuration."""
         self._running = True
         if self.settings.mode == "azure" and self.settings.backend is None and not _offline(options):
-            return  # the start has failed, and has said so
+            return  # `configure` has logged the error
         modes = list(options.mode)
         if self.settings.address == (options.listen_host, options.listen_port):
-            pass  # mitmproxy is there already: the launcher puts the address into the arguments
+            pass  # mitmproxy already listens there: the launcher passed the address as an argument
         elif self.settings.address:
             self._listen(options, listen_modes(modes, self.settings.address))
         elif not self._given.listens and not {"mode", "listen_host", "listen_port", "server"}.isdisjoint(self._file.values):
@@ -180,7 +180,7 @@ class Live:
         settings = resolve(found, offline=_offline(options))
         runtime = "azure_openai_proxy_address" in changed
         if self._given.listens and not runtime and settings.address != (options.listen_host, options.listen_port):
-            settings = dataclasses.replace(settings, address=None)  # the command line has the last word on where to listen
+            settings = dataclasses.replace(settings, address=None)  # the command line overrides the address
         self._apply(options, file)
         before, self.settings, self._changed, self._file, self._found = self.settings, settings, changed, file, found
         self._shown = shown(found, settings, file.path)
@@ -192,7 +192,7 @@ class Live:
             self._listen(options, listen_modes(modes, settings.address) if settings.address else modes)
 
     def _apply(self, options: OptManager, file: ConfigFile) -> None:
-        """Set mitmproxy's own options as the file says, unless the command line does, or the file said so before."""
+        """Set mitmproxy's own options from the file, except those that the command line sets or that have not changed in the file."""
         specs = dict(options.items())
         for name, value in file.values.items():
             if name in NAMES or name in self._given.names or name not in specs or self._file.values.get(name, ...) == value:
@@ -207,14 +207,14 @@ class Live:
                 raise SettingsError(f"{where}: write one of {', '.join(spec.choices)}")
             if name == "confdir":
                 logger.warning("%s: too late for its config.yaml, which is not read: use --set confdir=...", where)
-            if name == "scripts":  # those that run (this one!) go on
+            if name == "scripts":  # scripts that run, such as this addon, stay loaded
                 folder = (file.path or Path()).absolute().parent
                 named = [str(folder / Path(script).expanduser()) for script in _strings(value)]
                 value = [*options.scripts, *(script for script in named if script not in options.scripts)]  # noqa: PLW2901
             try:
                 options.update(**{name: value})
             except exceptions.OptionsError as error:
-                # proxyauth, upstream_auth and their like hold passwords
+                # options such as proxyauth and upstream_auth contain passwords
                 raise SettingsError(f"{where}: " + str(error).replace(str(value), "...").replace("\n", " ")) from None
 
     def _listen(self, options: OptManager, modes: list[str]) -> None:
@@ -226,7 +226,7 @@ class Live:
         options.update(mode=modes)
 
     def _explicit(self, mode: str, options: OptManager) -> str:
-        """A mode that says itself where it listens: mitmproxy moves a server only when its mode's text changes."""
+        """The mode with an explicit address, because mitmproxy restarts a server only if the text of its mode changes."""
         port = _port(mode)
         if port is None or not {"listen_host", "listen_port"} & set(self._file.values):
             return mode
@@ -234,7 +234,7 @@ class Live:
 
 
 def _modified(path: Path) -> tuple[int, int] | None:
-    """When its content changed, and (on POSIX) its permissions."""
+    """The times of the last change of the content and, on POSIX, of the permissions, in ns; None without the file."""
     try:
         found = path.stat()
     except OSError:

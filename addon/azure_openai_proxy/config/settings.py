@@ -1,8 +1,8 @@
-"""What is in force: one frozen value, made from what was found.
+"""The effective configuration as one immutable value, `Settings`.
 
-A setting comes from `--set` (or a change while running), the environment, `mitm_config.yaml`, mitmproxy's own
-`config.yaml`, or the table's default; the strongest comes first. `sources` reads each of those into `{name: Found}` and lays
-them over each other, `resolve` makes `Settings` of what is left: pure, so that precedence is a matter of dicts.
+Sources in order of precedence: `--set` (or a change while running), the environment, `mitm_config.yaml`, mitmproxy's own
+`config.yaml`, the default in the option table. `sources` reads each source into a dict of `Found` and merges the dicts; `resolve`
+turns the result into `Settings` without further input.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["Found", "Settings", "Timeouts", "kept_bodies", "resolve", "shown", "summary"]
 
 KEEP = 64 << 20
-"""Bytes of streamed bodies that are kept where somebody may look at them."""
+"""Default size, in bytes, of the store of streamed bodies, if a user interface or a flow file shows them."""
 
 
 class Timeouts(NamedTuple):
-    """Seconds: until a connection is there, until an answer begins, between two pieces of it."""
+    """Limits in seconds: to connect, until the first byte of the response, and between two chunks."""
 
     connect: float = 10
     first_byte: float = 600
@@ -44,17 +44,17 @@ class Timeouts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a request needs to know of the configuration. A request keeps the one it came under."""
+    """The configuration of a request. A request keeps the settings that were in force at its start."""
 
-    backends: tuple[Backend, ...] = ()  # none in openai mode, and in azure mode only while no start has succeeded
+    backends: tuple[Backend, ...] = ()  # empty in openai mode; empty in azure mode only if no start has succeeded
     mapper: Mapper = dataclasses.field(default_factory=Mapper)
     mode: Literal["azure", "openai"] = "azure"
-    address: Address | None = None  # None: mitmproxy's own
+    address: Address | None = None  # None: mitmproxy's default
     hosts: frozenset[str] = frozenset({OPENAI.host})
     origins: Origins = EVERY
     normalize: bool = True
     max_body: int = 256 << 20
-    keep_bodies: int | None = None  # bytes; None: it depends on who looks
+    keep_bodies: int | None = None  # bytes; None: depends on the tool, see `kept_bodies`
     replay_ignore: Sequence[str] = REPLAY_IGNORED
     replay_paced: bool = False
     map_batch_files: bool = False
@@ -73,17 +73,17 @@ class Settings:
 
     @property
     def backend(self) -> Backend | None:
-        """The first of them."""
+        """The first backend."""
         return self.backends[0] if self.backends else None
 
     @property
     def token(self) -> str:
-        """The configured key, "" if there is none."""
+        """The configured key of the first backend, "" if there is none."""
         return self.backend.token if self.backend else ""
 
     @property
     def destinations(self) -> frozenset[tuple[str, int]]:
-        """Host and port of everyone that our own requests go to."""
+        """Host and port of each configured upstream."""
         bases = [self.passthrough_endpoint] if self.mode == "openai" else [backend.base for backend in self.backends]
         return frozenset((base.host, base.port) for base in bases)
 
@@ -94,23 +94,23 @@ class Settings:
 
     @property
     def listed(self) -> Mapper:
-        """All mappings, those of single backends too: what `/v1/models` lists, and an error names."""
+        """All mappings, including those of single backends, for `/v1/models` and error messages."""
         own = (entry for backend in self.backends if backend.models for entry in backend.models.entries)
         return Mapper(tuple({entry.model: entry for entry in (*own, *self.mapper.entries)}.values()))
 
 
 class Found(NamedTuple):
-    """A value as somebody wrote it, and where: for the error it may cause."""
+    """An unparsed value and its source, which error messages name."""
 
     raw: object
     where: str
 
 
 def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
-    """Make settings of what was found. `offline`: recorded answers are replayed, and there need be no Azure.
+    """Parse all settings. `offline` means that recorded responses are replayed, so that no endpoint is required.
 
     Raises:
-        SettingsError: one line: which setting, where it was set, what would be right; the key is not in it.
+        SettingsError: one line with the setting, its source and the valid values, without the key.
     """
     value = {option.name: _parsed(option, found) for option in OPTIONS}
     backends: tuple[Backend, ...] = ()
@@ -119,7 +119,7 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
     if listed and "azure_openai_endpoint" in found:
         raise SettingsError(
             f"azure_openai_endpoint ({found['azure_openai_endpoint'].where}): {backends_config.NAME} ({listed.where}) is set too: "
-            "write the endpoint as one of the backends, or take the backends away"
+            "write the endpoint as one of the backends, or remove the backends"
         )
     if listed:
         try:
@@ -174,7 +174,7 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
 
 
 def kept_bodies(settings: Settings, options: OptManager, *, looked_at: bool) -> int:
-    """Bytes of streamed bodies to keep. `looked_at`: there is a list of flows that somebody may open."""
+    """Size of the store of streamed bodies, in bytes. `looked_at` means that a user interface shows the flows."""
     if settings.keep_bodies is not None:
         return settings.keep_bodies
     saved = any(name in options and getattr(options, name) for name in ("save_stream_file", "hardump"))
@@ -182,12 +182,12 @@ def kept_bodies(settings: Settings, options: OptManager, *, looked_at: bool) -> 
 
 
 def summary(settings: Settings) -> str:
-    """What is in force, in one line; never the key."""
+    """The effective configuration in one line, without the key."""
     if settings.mode == "openai":
-        parts = [f"openai mode: everything goes to {settings.passthrough_endpoint} unchanged"]
+        parts = [f"openai mode: all requests go to {settings.passthrough_endpoint} unchanged"]
     else:
         if not settings.backends:
-            return "azure mode, offline: only what was recorded is answered"
+            return "azure mode, offline: only recorded responses are served"
         count = len(settings.mapper)
         several = len(settings.backends) > 1
         keys = {_key_of(backend) for backend in settings.backends}
@@ -208,13 +208,13 @@ def _key_of(backend: Backend) -> str:
 
 
 def shown(found: Mapping[str, Found], settings: Settings, config: Path | None) -> dict[str, Any]:
-    """What is in force as option values, for mitmweb: all but the key."""
+    """The effective configuration as option values, which mitmweb shows; the key is masked."""
     values = {option.name: _typed(option, found) for option in OPTIONS}
     values["azure_openai_config"] = str(config.absolute()) if config else ""
     if "azure_openai_token" in found:
         values["azure_openai_token"] = MASK
     if settings.backend and backends_config.NAME not in found:
-        values["azure_openai_endpoint"] = str(settings.backend.base)  # what else was pasted is of no use, and may hold a key
+        values["azure_openai_endpoint"] = str(settings.backend.base)  # the rest of a pasted URL is unused and may contain a key
         values["azure_openai_apiversion"] = settings.backend.apiversion
     return values
 
@@ -225,12 +225,12 @@ def _parsed(option: Option, found: Mapping[str, Found]) -> Any:
         return option.parse(_typed(option, found))
     except SettingsError as error:
         token = found.get("azure_openai_token")
-        text = str(error).replace(str(token.raw).strip(), MASK) if token else str(error)  # pasted where it does not belong
+        text = str(error).replace(str(token.raw).strip(), MASK) if token else str(error)  # in case the key was pasted into another option
         raise SettingsError(f"{option.name} ({entry.where if entry else 'default'}): {text}") from None
 
 
 def _typed(option: Option, found: Mapping[str, Found]) -> Any:
-    """The value in the option's own type: --set and the environment hold text, YAML may hold more."""
+    """Convert a value to the option's type: --set and the environment have strings, YAML has other types too."""
     entry = found.get(option.name)
     if entry is None:
         return option.default
@@ -243,7 +243,7 @@ def _typed(option: Option, found: Mapping[str, Found]) -> Any:
     if isinstance(raw, Mapping) and option.parse == Mapper.parse:
         raw = [f"{model}={deployment}" for model, deployment in raw.items()]
     if isinstance(raw, dt.date) or (isinstance(raw, int | float) and not isinstance(raw, bool)):
-        raw = str(raw)  # YAML has types of its own for 2024-10-21 and 8080
+        raw = str(raw)  # YAML parses 2024-10-21 as a date and 8080 as a number
     items = [raw] if isinstance(raw, str) else raw
     if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
         raise SettingsError("write text; in YAML, between quotes")

@@ -1,4 +1,4 @@
-"""Where settings come from: the command line, the environment, and the files."""
+"""The sources of settings: command line, environment and configuration files."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = ["ConfigFile", "Given", "check_names", "command_line", "gather"]
 
 
 SLIP = 0.85
-"""How alike a name must be to one of our options to be taken for a slip; other scripts have options too."""
+"""Least similarity of an unknown name to one of `NAMES` to be reported. Other scripts also have options."""
 
 
 class Given(NamedTuple):
-    """The command line, as far as it sets options."""
+    """The options that the command line sets."""
 
     sets: Mapping[str, Sequence[str]] = {}  # --set name=value: all values of a name
-    names: frozenset[str] = frozenset()  # every option that it sets, mitmproxy's own flags too
+    names: frozenset[str] = frozenset()  # all options that it sets, including mitmproxy's own flags
     modes: Sequence[str] = ()  # --mode
 
     @property
     def listens(self) -> bool:
-        """Whether it says where to listen."""
+        """Whether the command line sets the listen address."""
         return not self.names.isdisjoint({"listen_host", "listen_port"}) or any("@" in mode for mode in self.modes)
 
 
@@ -55,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def command_line(arguments: Sequence[str], options: OptManager) -> Given:
-    """Read mitmproxy's arguments. What is no command line of mitmproxy's (a program that embeds it) gives nothing."""
+    """Parse mitmproxy's arguments. Other arguments, as of a program that embeds mitmproxy, yield an empty result."""
     parser = _Parser(add_help=False)
     cmdline.common_options(parser, options)
     for name in ("web_open_browser", "web_port", "web_host", "flow_detail", "console_layout", "intercept", "view_filter"):
@@ -82,9 +82,12 @@ def gather(
     deferred: Mapping[str, object] | None = None,
     changed: Mapping[str, Found] | None = None,
 ) -> tuple[dict[str, Found], ConfigFile]:
-    """Lay the levels over each other. An option set to nothing by --set is its default, whatever weaker levels say.
+    """Merge all sources by precedence. An option set to nothing by --set has its default, regardless of other sources.
 
-    `deferred` are values that mitmproxy was given in other ways before our options existed; `changed` those set while running.
+    `deferred` are values that mitmproxy received before the addon declared its options. `changed` are values set while running.
+
+    Raises:
+        SettingsError: a file cannot be used, or has an unknown option.
     """
     weak = dict(deferred or {})
     weak_where = "mitmproxy's config.yaml"
@@ -106,14 +109,14 @@ def gather(
 
 
 def _backends(file: ConfigFile, environ: Mapping[str, str]) -> dict[str, Found]:
-    """The one setting that only the file can hold."""
+    """The list of backends, which only the file can contain."""
     raw = file.values.get(backends_config.NAME)
     where = str(file.path)
     return {} if raw is None else {backends_config.NAME: Found(backends_config.expand(raw, environ, where), where)}
 
 
 def _over(*levels: Mapping[str, Found]) -> dict[str, Found]:
-    """The weakest first."""
+    """Merge sources. Later ones take precedence."""
     merged: dict[str, Found] = {}
     for level in levels:
         merged |= level
@@ -133,7 +136,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Found]:
     return {
         option.name: Found(environ[variable], f"environment variable {variable}")
         for option in OPTIONS
-        for variable in reversed(option.variables)  # the last one stays: our own name beats the aliases
+        for variable in reversed(option.variables)  # the last one is kept: the option's own variable precedes its aliases
         if not _is_unset(environ.get(variable))
     }
 
@@ -154,14 +157,14 @@ def _from_command_line(given: Given) -> dict[str, Found]:
 
 
 def _read(path: Path, environ: Mapping[str, str]) -> dict[str, object]:
-    """A YAML mapping. Of a file that is none, errors show the place and not the text: a key may stand there."""
+    """Read a YAML mapping. Errors name the line but do not quote it, because it may contain a key."""
     try:
         values = YAML(typ="safe", pure=True).load(file_trust.read(path, environ).decode())
     except file_trust.Untrusted as error:
         raise SettingsError(f"{path} is not used: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
-    except (YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except (YAMLError, ValueError) as error:  # ValueError: an invalid date
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else str(path)
         right = "write `name: value` lines, each name once, and values with : # [ { * & in quotes"
@@ -180,13 +183,17 @@ TOOLS = frozenset(
     console_strip_trailing_newlines dumper_default_contentview dumper_filter flow_detail intercept intercept_active keepserving
     termlog_verbosity view_filter view_order view_order_reversed web_columns web_debug web_host web_open_browser web_password
     web_port web_static_viewer web_theme
-    """.split()  # noqa: SIM905 - a list of words reads best as one
+    """.split()  # noqa: SIM905 - more readable than a list
 )
-"""Options that only mitmdump, only mitmweb or only mitmproxy has: one file serves all three."""
+"""Options that not all of mitmdump, mitmweb and mitmproxy have. The same file is valid for all three."""
 
 
 def _check_set(names: Iterable[str], where: str) -> None:
-    """Raises SettingsError for a name that is meant to be one of our options. mitmproxy ignores a name that no option has."""
+    """Reject a name that is probably a misspelled option of the addon, since mitmproxy ignores unknown names.
+
+    Raises:
+        SettingsError: the name is misspelled, or can be set in the file only.
+    """
     for name in names:
         plain = name.lower().replace("-", "_")
         if name in NAMES or not (plain.startswith("azure_openai") or difflib.get_close_matches(plain, NAMES, 1, SLIP)):
@@ -195,15 +202,19 @@ def _check_set(names: Iterable[str], where: str) -> None:
             raise SettingsError(f"{name} ({where}): a list of backends can be set in {FILE} only")
         near = difflib.get_close_matches(plain, sorted(NAMES), 1, 0.5)
         what = f"{name} is" if re.fullmatch("[A-Za-z_-]{1,40}", name) else "one of its names is"
-        raise SettingsError(f"{where}: {what} no option" + (f": did you mean {near[0]}?" if near else ""))
+        raise SettingsError(f"{where}: {what} not an option" + (f": did you mean {near[0]}?" if near else ""))
 
 
 def check_names(file: ConfigFile, known: Iterable[str]) -> None:
-    """Raises SettingsError for a name that no option has, with the nearest one that is."""
+    """Reject unknown names in the configuration file.
+
+    Raises:
+        SettingsError: no option has this name; the message suggests the most similar one.
+    """
     known = {*known, *NAMES, *TOOLS, backends_config.NAME}
     for name in file.values:
         if name not in known:
             near = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(known), 1, 0.5)
-            # what was meant as a value may have ended up as a name, and be a key
+            # do not quote an unusual name: it may be a misplaced value, such as a key
             what = f"{name} is" if re.fullmatch("[A-Za-z_-]{1,40}", name) else "one of its names is"
-            raise SettingsError(f"{file.path}: {what} no option" + (f": did you mean {near[0]}?" if near else ""))
+            raise SettingsError(f"{file.path}: {what} not an option" + (f": did you mean {near[0]}?" if near else ""))

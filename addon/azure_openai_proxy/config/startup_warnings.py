@@ -1,4 +1,4 @@
-"""Settings that work and are careless with the key, each named once when the proxy starts."""
+"""Warnings at startup about valid settings that put the key at risk."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["careless", "unread"]
 
 NEAR = 0.95
-"""How alike a variable's name must be to one of ours to be taken for a slip. Other programs have AZURE_OPENAI_ variables of their own."""
+"""Least similarity of a variable's name to an option's for a warning. Other programs also have AZURE_OPENAI_ variables."""
 
 
 def careless(settings: Settings, found: Mapping[str, Found], file: Path | None, *, ssl_insecure: bool) -> Iterator[str]:
-    """A line for each such setting."""
+    """One warning for each setting that puts the key at risk."""
     bases = dict.fromkeys([settings.passthrough_endpoint] if settings.mode == "openai" else [backend.base for backend in settings.backends])
     for base in bases:
         if base.scheme == "http" and not is_loopback(base.host):
@@ -33,9 +33,9 @@ def careless(settings: Settings, found: Mapping[str, Found], file: Path | None, 
             "set AZURE_OPENAI_TOKEN, or write it into the configuration file."
         )
     if ssl_insecure and any(base.scheme == "https" for base in bases):
-        yield "ssl_insecure: Azure's certificate is not verified, so whoever is on the way to it can read keys and prompts."
+        yield "ssl_insecure: Azure's certificate is not verified, so an attacker on the network can read keys and prompts."
     if file and (doubt := file_trust.doubts(file)):
-        yield f"{file}: {doubt}. Who writes it decides where the key goes."
+        yield f"{file}: {doubt}. A user who can change it can redirect the key."
 
 
 def is_loopback(host: str) -> bool:
@@ -46,7 +46,7 @@ def is_loopback(host: str) -> bool:
 
 
 def unread(environ: Mapping[str, str]) -> Iterator[str]:
-    """A line for each environment variable whose name is nearly one of ours; numbered ones may be meant for `${NAME}` in the file."""
+    """One warning for each environment variable that is probably misspelled. Numbered ones may be used as `${NAME}` in the file."""
     known = [variable for option in OPTIONS for variable in option.variables]
     for name in environ:
         if name in known or not name.upper().startswith("AZURE_OPENAI_") or name[-1:].isdigit():

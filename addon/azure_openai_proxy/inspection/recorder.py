@@ -1,4 +1,4 @@
-"""What is written on flows of ours while they happen, for those who look at them: now in mitmweb and the console, later in a file."""
+"""Records the comment and the metadata of OpenAI flows while they run, for mitmweb, the console and flow files."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _OUTPUT = re.compile(rb'"(?:completion|output)_tokens":\s*(\d{1,12})')
 
 
 def tokens(body: bytes) -> tuple[int, int] | None:
-    """The tokens that the end of an answer tells, without parsing it; None if it tells none."""
+    """Input and output tokens of the usage at the end of a response, found without parsing JSON; None if there is no usage."""
     used = body[max(0, body.rfind(b'"usage"')) :]
     read, written = _INPUT.search(used), _OUTPUT.search(used)
     return (int(read[1]), int(written[1]) if written else 0) if read else None
 
 
 class RequestFacts(NamedTuple):
-    """What the recorder has to know of a request."""
+    """The facts about a request that the recorder needs."""
 
     call: Call | None = None
     deployment: str | None = None
@@ -50,27 +50,27 @@ class RequestFacts(NamedTuple):
 
 
 class Seeing:
-    """Hooks of the same moments as the addon's. Nothing here may fail a request, or hold it up."""
+    """Called from the addon's hooks. Its methods must neither fail nor delay a request."""
 
     def __init__(self) -> None:
-        self.shelf: Shelf | None = None  # None: nothing is kept
-        self.watched = True  # somebody sees flows before they end
+        self.shelf: Shelf | None = None  # None: bodies are not stored
+        self.watched = True  # a user interface shows flows before they end
 
     def keep(self, limit: int, *, watched: bool = True) -> None:
-        """Keep so many bytes of streamed bodies from now on."""
+        """Set the limit of stored bodies, in bytes; 0 turns storing off. A new limit starts with an empty store."""
         self.watched = watched
         if limit != (self.shelf.limit if self.shelf else 0):
             self.shelf = Shelf(limit, _forget) if limit else None
 
     def asked(self, flow: http.HTTPFlow) -> None:
-        """The head of a request is there, as the client sent it, but for its keys."""
+        """Record the head of the client's request, whose keys are already masked."""
         request = flow.request
         method, path = request.method, request.path
         flow.metadata[f"{PREFIX}asked"] = flow_metadata.pack_head(method, path, request.headers.fields)
         flow.metadata[f"{PREFIX}operation"] = f"{method} {path.partition('?')[0]}"
 
     def sent(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
-        """The request is translated, or answered."""
+        """Record the translated request, or the request that the proxy responded to itself."""
         if request.content is not None and self.shelf:
             splice = Splice.between(request.content, flow.request.raw_content or b"")
             if splice and self.shelf.room(len(splice.old)):
@@ -80,20 +80,20 @@ class Seeing:
             _write(flow, facts(flow, request))
 
     def answered(self, flow: http.HTTPFlow, response: http.Response) -> None:
-        """The head of Azure's answer is there, as Azure sent it."""
+        """Record the head of Azure's response, before translation."""
         if self.shelf:
             status = f"{response.status_code} {response.reason}".rstrip()
             flow.metadata[f"{PREFIX}answered"] = Packed((status, response.headers.fields))
 
     def streams(self, flow: http.HTTPFlow, response: http.Response) -> None:
-        """It is decided whether the answer streams."""
+        """Wrap the stream of a streamed response in a `Tap`."""
         if response.stream and response.raw_content is None:
             inner = response.stream if callable(response.stream) else None
             began = flow.request.timestamp_end or flow.request.timestamp_start
             response.stream = Tap(inner, self.shelf, began)  # type: ignore[arg-type]
 
     def ended(self, flow: http.HTTPFlow, request: RequestFacts, azures: bytes | None = None) -> None:
-        """The answer is over, or the way to one is. `azures`: its body as Azure sent it, if it was read whole."""
+        """Record the end of the response, or the error. `azures` is Azure's body, if it was buffered."""
         response = flow.response
         tap = response.stream if response and isinstance(response.stream, Tap) else None
         if response and tap:
@@ -110,20 +110,20 @@ class Seeing:
         elif response and azures is not None and self.shelf:
             self._keep(flow, _masked(azures, request.secrets), compression.content_or_nothing(response), held=0)
         if response and tap and response.data.content and _mints(flow, request):
-            # The client has it: it went by.
+            # The client has already received the secret: remove it from the stored body.
             response.content = redaction.minted(compression.content_or_nothing(response))
-            flow.metadata.pop(f"{PREFIX}azures", None)  # the same
+            flow.metadata.pop(f"{PREFIX}azures", None)  # contains the secret too
         _write(flow, facts(flow, request, tap))
 
     def talked(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
-        """A WebSocket is closed."""
+        """Record the end of a WebSocket."""
         messages = flow.websocket.messages if flow.websocket else []
         counted = [found for message in messages if not message.from_client and (found := tokens(message.content))]
         summed = (sum(used for used, _ in counted), sum(used for _, used in counted)) if counted else None
         _write(flow, facts(flow, request)._replace(tokens=summed, total=None, changed=(f"{len(messages)} messages",)))
 
     def _keep(self, flow: http.HTTPFlow, azures: bytes, clients: bytes, *, held: int) -> None:
-        """`azures` on the metadata where it is something else; `held`: bytes that the flow holds already."""
+        """Store Azure's body in the metadata if it differs from the client's. `held` is the number of bytes already in the flow."""
         assert self.shelf
         other = None if azures == clients else azures
         if self.shelf.room(held + len(other or b"")):
@@ -135,7 +135,7 @@ class Seeing:
 
 
 def facts(flow: http.HTTPFlow, request: RequestFacts, tap: Tap | None = None) -> Facts:
-    """What there is to tell of a flow now."""
+    """The facts about a flow at its present stage."""
     call, response, tried = request.call, flow.response, request.attempts
     told = str(response.status_code) if response else ""
     causes = (f"{one.backend}: {one.cause}" for one in tried if one.cause and (one is not tried[-1] or one.cause != told))
@@ -158,7 +158,7 @@ def facts(flow: http.HTTPFlow, request: RequestFacts, tap: Tap | None = None) ->
 
 
 def _write(flow: http.HTTPFlow, told: Facts) -> None:
-    """On the flow. A comment and a mark of the user's own stay."""
+    """Write the facts to the flow. A comment or mark set by the user is kept."""
     before = flow.metadata.get(f"{PREFIX}comment")
     flow.metadata.update(flow_metadata.metadata(told))
     if flow.comment in ("", before):
@@ -169,27 +169,27 @@ def _write(flow: http.HTTPFlow, told: Facts) -> None:
 
 
 def _mints(flow: http.HTTPFlow, request: RequestFacts) -> bool:
-    """Whether the answer has a secret in it that was made for the client."""
+    """Whether the response contains a secret that Azure issued to the client."""
     row = request.call.endpoint if request.call else operations.row(flow.request.method, flow.request.path.partition("?")[0])
     return row.answer == "secret"
 
 
 def _forget(flow: http.HTTPFlow) -> None:
-    """There is no more room for the body of `flow`."""
+    """Remove the stored bodies of an evicted flow."""
     flow.metadata.pop(f"{PREFIX}azures", None)
     if flow.response and flow.response.stream:
         flow.response.data.content = None
 
 
 def _masked(azures: bytes, secrets: Sequence[str]) -> bytes:
-    """Azure may repeat the key in an error; the client's side is masked already."""
+    """Mask keys in Azure's body, since Azure may repeat the key in an error. The client's body is already masked."""
     if b'"error"' not in azures and not any(secret.encode() in azures for secret in secrets):
         return azures
     return error_translation.mask(azures.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
 
 
 def _decoded(flow: http.HTTPFlow, azures: bytes) -> bytes:
-    """Azure's stream without its content-encoding; as far as it can be read."""
+    """Azure's stream after content decoding; empty if it cannot be decoded."""
     headers = flow_metadata.texts(flow.metadata.get(f"{PREFIX}answered", ("", ()))[1])
     decompressor = compression.decompressor(next((value for name, value in headers if name.lower() == "content-encoding"), None))
     if decompressor is None:

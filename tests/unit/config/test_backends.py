@@ -27,7 +27,7 @@ def test_a_token_file_that_everybody_may_write(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("secret")
     file.chmod(0o666)
-    with pytest.raises(SettingsError, match=r"a: token_file: .* is not used: everybody may write it"):
+    with pytest.raises(SettingsError, match=r"a: token_file: .* is not used: all users may write it"):
         parse(A | {"token_file": str(file)})
     file.chmod(0o644)
     assert "secret" == parse(A | {"token_file": str(file)})[0].token
@@ -76,12 +76,12 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         ({"endpoint": None}, "a: endpoint: write text"),
         ({"endpoint": ""}, "a: endpoint: write text"),
         ({"endpoint": "ftp://x"}, "a: ftp:// is not supported"),
-        ({"endpiont": "x"}, "a: endpiont is no key: did you mean endpoint?"),
-        ({"zzz": "x"}, "a: zzz is no key: write name, endpoint"),
-        ({"sk-0123456789-0123456789-0123456789-012345": "x"}, "a: one of its keys is none: write name"),
+        ({"endpiont": "x"}, "a: endpiont is not a key: did you mean endpoint?"),
+        ({"zzz": "x"}, "a: zzz is not a key: write name, endpoint"),
+        ({"sk-0123456789-0123456789-0123456789-012345": "x"}, "a: one of its keys is unknown: write name"),
         ({"token": "x", "entra": "cli"}, "a: token and entra: write one of them"),
-        ({"token": "x y"}, "a: token: there is a space"),
-        ({"token": "'x'"}, "a: token: it stands in quotes"),
+        ({"token": "x y"}, "a: token: it has a space"),
+        ({"token": "'x'"}, "a: token: it is in quotes"),
         ({"token": 7}, "a: token: write text"),
         ({"token_file": "/nowhere/key"}, "a: token_file: /nowhere/key cannot be read"),
         ({"token_file": "/dev/null"}, "a: token_file: /dev/null is empty"),

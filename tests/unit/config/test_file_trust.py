@@ -101,7 +101,7 @@ def test_everybody_may_write_it(mode: int, used: bool, file: Path) -> None:
     if used:
         assert b"a: b" == file_trust.read(file, {})
     else:
-        with pytest.raises(Untrusted, match="everybody may write it"):
+        with pytest.raises(Untrusted, match="all users may write it"):
             file_trust.read(file, {})
 
 
@@ -133,7 +133,7 @@ def test_its_group(
 def test_its_folder(file: Path) -> None:
     """Where everybody may replace it; not where only its owner can, as in /tmp."""
     file.parent.chmod(0o777)
-    assert "everybody may replace it" in str(file_trust.doubts(file))
+    assert "all users may replace it" in str(file_trust.doubts(file))
     file.parent.chmod(0o1777)
     assert file_trust.doubts(file) is None
 

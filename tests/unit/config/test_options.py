@@ -207,7 +207,7 @@ def test_set_of_a_list() -> None:
         ("azure_openai_endpoint", "ftp://x.example", "https://RESOURCE.openai.azure.com"),
         ("azure_openai_token", "two words", "in one line"),
         ("azure_openai_token", "clé", "in one line"),
-        ("azure_openai_token", f'"{KEY}"', "write the key alone"),
+        ("azure_openai_token", f'"{KEY}"', "write it without quotes"),
         ("azure_openai_apiversion", "latest", "YYYY-MM-DD"),
         ("azure_openai_model_mapper", "gpt-4o", "model=deployment"),
         ("azure_openai_proxy_mode", "both", "azure or openai"),
@@ -325,11 +325,11 @@ def test_file_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     "name, hint",
     [
-        ("azure_openai_endpiont", "azure_openai_endpiont is no option: did you mean azure_openai_endpoint?"),
+        ("azure_openai_endpiont", "azure_openai_endpiont is not an option: did you mean azure_openai_endpoint?"),
         ("AZURE_OPENAI_TOKEN", "did you mean azure_openai_token?"),
         ("listen-port", "did you mean listen_port?"),
-        ("zzzzzz", "zzzzzz is no option"),
-        (KEY, "one of its names is no option"),
+        ("zzzzzz", "zzzzzz is not an option"),
+        (KEY, "one of its names is not an option"),
     ],
 )
 def test_unknown_name(name: str, hint: str) -> None:
@@ -343,13 +343,13 @@ def test_unknown_name(name: str, hint: str) -> None:
 @pytest.mark.parametrize(
     "name, hint",
     [
-        ("azure_openai_tokn", "azure_openai_tokn is no option: did you mean azure_openai_token?"),
+        ("azure_openai_tokn", "azure_openai_tokn is not an option: did you mean azure_openai_token?"),
         ("azure-openai-token", "did you mean azure_openai_token?"),
         ("AZURE_OPENAI_TOKEN", "did you mean azure_openai_token?"),
         ("azur_openai_endpoint", "did you mean azure_openai_endpoint?"),
         ("azure_openai_backends", "can be set in mitm_config.yaml only"),
-        (f"azure_openai_token:{KEY}", "one of its names is no option: did you mean azure_openai_token?"),
-        ("azure_openai_zzzzzzzzzzzzzzzzzzzzzzzzzz", "is no option"),
+        (f"azure_openai_token:{KEY}", "one of its names is not an option: did you mean azure_openai_token?"),
+        ("azure_openai_zzzzzzzzzzzzzzzzzzzzzzzzzz", "is not an option"),
     ],
 )
 def test_unknown_name_of_set(name: str, hint: str, folder: Path) -> None:
@@ -369,7 +369,7 @@ def test_names_of_other_scripts_are_left_alone() -> None:
 
 
 def test_a_file_of_somebody_else(mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It ends the start; while running, the settings stay as they were until it is put right."""
+    """It ends the start; while running, the previous settings stay in force until it is put right."""
     caplog.set_level(logging.INFO)
     file = folder / "mitm_config.yaml"
     file.write_text("azure_openai_max_body: 1k")
@@ -384,7 +384,7 @@ def test_a_file_of_somebody_else(mitmproxy: Mitmproxy, folder: Path, caplog: pyt
     assert before != live._stamps()
     live.reread(mitmproxy.options)
     assert 1 << 10 == live.settings.max_body
-    assert ["mitm_config.yaml is not used: everybody may write it (chmod o-w): the settings stay as they were"] == caplog.messages
+    assert ["mitm_config.yaml is not used: all users may write it (chmod o-w): the previous settings stay in force"] == caplog.messages
 
     file.chmod(0o644)
     live.reread(mitmproxy.options)
@@ -523,7 +523,7 @@ def test_sample_file() -> None:
         ),
         (
             {"AZURE_OPENAI_PROXY_MODE": "openai", "AZURE_OPENAI_PROXY_ADDRESS": ":80"},
-            "openai mode: everything goes to https://api.openai.com unchanged, address :80",
+            "openai mode: all requests go to https://api.openai.com unchanged, address :80",
         ),
     ],
 )
@@ -626,7 +626,7 @@ def test_careless_settings_are_named_at_the_start(mitmproxy: Mitmproxy, caplog: 
 def test_a_slip_in_set_ends_the_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
     """With one line."""
     mitmproxy.start("--set", "azure_openai_tokn=x")
-    assert ["--set: azure_openai_tokn is no option: did you mean azure_openai_token?"] == caplog.messages
+    assert ["--set: azure_openai_tokn is not an option: did you mean azure_openai_token?"] == caplog.messages
 
 
 def test_bad_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
@@ -714,7 +714,7 @@ def test_mitmproxys_options(mitmproxy: Mitmproxy, folder: Path) -> None:
         ("connection_strategy: hasty", "connection_strategy (mitm_config.yaml): write one of eager, lazy"),
         ("proxyauth: opensesame", "proxyauth (mitm_config.yaml): Invalid proxyauth specification."),
         ("mode: [nonsense]", "mode (mitm_config.yaml): Invalid proxy mode specification: nonsense (unknown mode)"),
-        ("azure_openai_endpiont: x", "mitm_config.yaml: azure_openai_endpiont is no option: did you mean azure_openai_endpoint?"),
+        ("azure_openai_endpiont: x", "mitm_config.yaml: azure_openai_endpiont is not an option: did you mean azure_openai_endpoint?"),
     ],
 )
 def test_mitmproxys_options_refused(text: str, line: str, mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -879,7 +879,7 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
         key.write_text("second\n")
         await until(lambda: live.settings.token == "second")
         file.unlink()
-        await until(lambda: "settings stay as they were" in caplog.text)
+        await until(lambda: "previous settings stay in force" in caplog.text)
         caplog.clear()
         file.write_text(f"azure_openai_backends: [{{name: a, endpoint: https://a.example, token_file: {key}}}]")
         await asyncio.sleep(0.05)
@@ -890,7 +890,7 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
 def test_offline_there_need_be_no_azure() -> None:
     """Recorded answers are replayed; the line at the start says so."""
     found, _ = gather()
-    assert "azure mode, offline: only what was recorded is answered" == values.summary(values.resolve(found, offline=True))
+    assert "azure mode, offline: only recorded responses are served" == values.summary(values.resolve(found, offline=True))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", None), ("off", 0), ("0", 0), ("8m", 8 << 20)])

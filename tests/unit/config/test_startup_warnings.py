@@ -66,7 +66,9 @@ def test_a_file_that_others_may_change(tmp_path: Path, monkeypatch: pytest.Monke
     """With the reason."""
     file = tmp_path / "mitm_config.yaml"
     monkeypatch.setattr(file_trust, "doubts", lambda path: "the group staff may write it" if path == file else None)
-    assert [f"{file}: the group staff may write it. Who writes it decides where the key goes."] == warned(settings("https://r"), file=file)
+    assert [f"{file}: the group staff may write it. A user who can change it can redirect the key."] == warned(
+        settings("https://r"), file=file
+    )
     assert [] == warned(settings("https://r"), file=tmp_path / "other")
 
 

@@ -1,4 +1,4 @@
-"""What is written on flows while they happen."""
+"""The recording of flows while they run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAST = b'data: {"choices":[],"usage":{"prompt_tokens":23,"completion_tokens":11}
 
 
 def began(see: Seeing, body: bytes = b'{"model":"gpt-4o","stream":true}', apiversion: str = "v1") -> tuple[http.HTTPFlow, Exchange]:
-    """A request of ours on its way to Azure."""
+    """The flow of an OpenAI request that was sent to Azure."""
     backend = Backend(name="west", base=Base("https", "r.openai.azure.com", 443), token=KEY, apiversion=apiversion)
     exchange = Exchange(settings.Settings(backends=(backend,), mapper=Mapper.parse("gpt-4o=prod")), None)
     request = http.Request.make("POST", "http://localhost/v1/chat/completions", body, http.Headers(authorization="Bearer client"))
@@ -39,7 +39,7 @@ def began(see: Seeing, body: bytes = b'{"model":"gpt-4o","stream":true}', apiver
 
 
 def answered(see: Seeing, flow: http.HTTPFlow, exchange: Exchange, *pieces: bytes, encoding: str = "", ends: bool = True) -> None:
-    """Azure's answer, streamed."""
+    """Let Azure respond with a stream."""
     response = flow.response = http.Response.make(200, b"", http.Headers(content_type="text/event-stream"))
     response.raw_content = None
     if encoding:
@@ -57,14 +57,14 @@ def answered(see: Seeing, flow: http.HTTPFlow, exchange: Exchange, *pieces: byte
 
 @pytest.fixture
 def see() -> Seeing:
-    """Where somebody looks."""
+    """A recorder that stores bodies."""
     made = Seeing()
     made.keep(1_000_000)
     return made
 
 
 def test_a_stream_is_kept(see: Seeing) -> None:
-    """What the client got as the flow's content, what Azure sent beside it, when each piece came, and what it was."""
+    """A stream is stored as sent to the client and as received from Azure, with the times of its chunks and its facts."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)
     see.ended(flow, exchange.facts())
@@ -78,7 +78,7 @@ def test_a_stream_is_kept(see: Seeing) -> None:
 
 
 def test_a_compressed_stream_is_kept_readable(see: Seeing) -> None:
-    """Azure's side too, or as nothing when it cannot be read."""
+    """Azure's compressed stream is stored decoded, or empty if it cannot be decoded."""
     for sent, kept in ((zlib.compress(CHUNK + LAST), CHUNK + LAST), (b"no zlib", b"")):
         flow, exchange = began(see)
         answered(see, flow, exchange, sent, encoding="deflate")
@@ -87,7 +87,7 @@ def test_a_compressed_stream_is_kept_readable(see: Seeing) -> None:
 
 
 def test_where_nobody_looks_nothing_is_kept() -> None:
-    """But for the comment and the plain facts, which cost nothing."""
+    """Without a store only the comment and the facts are recorded."""
     see = Seeing()
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)
@@ -97,7 +97,7 @@ def test_where_nobody_looks_nothing_is_kept() -> None:
 
 
 def test_a_whole_answer(see: Seeing) -> None:
-    """Azure's side is kept where it was another, and the key in it is masked; its tokens are told."""
+    """Azure's body is stored with masked keys if it differs from the client's, and its tokens are counted."""
     azures = b'{"error":{"message":"no %s"},"usage":{"input_tokens":5}}' % KEY.encode()
     flow, exchange = began(see)
     flow.response = http.Response.make(401, b'{"usage":{"input_tokens":5}}')
@@ -109,7 +109,7 @@ def test_a_whole_answer(see: Seeing) -> None:
 
 
 def test_an_answer_that_was_not_changed(see: Seeing) -> None:
-    """Has no other side."""
+    """An unchanged response is stored once."""
     flow, exchange = began(see)
     flow.response = http.Response.make(200, b"{}")
     see.ended(flow, exchange.facts(), b"{}")
@@ -117,7 +117,7 @@ def test_an_answer_that_was_not_changed(see: Seeing) -> None:
 
 
 def test_a_stream_that_broke_off(see: Seeing) -> None:
-    """What came is kept, and the flow says so."""
+    """The received part of an interrupted stream is stored, and the comment reports the interruption."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, ends=False)
     flow.error = flows.Error("gone")
@@ -128,7 +128,7 @@ def test_a_stream_that_broke_off(see: Seeing) -> None:
 
 
 def test_a_client_that_leaves_at_the_end(see: Seeing) -> None:
-    """OpenAI's own SDK does at the [DONE]: nothing broke off, and the recording can be replayed."""
+    """A client that disconnects at the [DONE], as OpenAI's SDK does, is no interruption, and the recording can be replayed."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST, ends=False)
     flow.error = flows.Error("Client disconnected.")
@@ -139,7 +139,7 @@ def test_a_client_that_leaves_at_the_end(see: Seeing) -> None:
 
 
 def test_a_failure_is_told_once(see: Seeing) -> None:
-    """The status that the client got is not told as the backend's too; another backend's is."""
+    """The comment has the status of the last attempt once, and the causes of the earlier attempts."""
     flow, exchange = began(see)
     assert exchange.attempts
     exchange.attempts.tried[-1] = exchange.attempts.tried[-1]._replace(cause="400")
@@ -153,7 +153,7 @@ def test_a_failure_is_told_once(see: Seeing) -> None:
 
 
 def test_a_request_without_an_answer(see: Seeing) -> None:
-    """Says why."""
+    """A request without a response has the error as its comment."""
     flow, exchange = began(see)
     flow.response, flow.error = None, flows.Error("refused")
     see.ended(flow, exchange.facts())
@@ -161,7 +161,7 @@ def test_a_request_without_an_answer(see: Seeing) -> None:
 
 
 def test_what_a_person_wrote_stays(see: Seeing) -> None:
-    """A comment, and a mark."""
+    """A comment and a mark set by the user are kept."""
     flow, exchange = began(see)
     flow.comment, flow.marked = "mine", ":star:"
     flow.error = flows.Error("refused")
@@ -173,7 +173,7 @@ def test_what_a_person_wrote_stays(see: Seeing) -> None:
 @pytest.mark.parametrize("kept", [True, False], ids=["by us", "by mitmproxy"])
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_a_secret_made_for_the_client(mode: Literal["azure", "openai"], kept: bool, encoding: str) -> None:
-    """It goes by, and no flow keeps it: neither with the bodies that are kept here, nor where mitmproxy stores all that streams."""
+    """A secret that Azure issues reaches the client but is not stored, with this store or with mitmproxy's option to store streams."""
     see = Seeing()
     see.keep(1_000_000 if kept else 0)
     backend = Backend(name="west", base=Base("https", "r.openai.azure.com", 443), token=KEY, apiversion="v1")
@@ -198,7 +198,7 @@ def test_a_secret_made_for_the_client(mode: Literal["azure", "openai"], kept: bo
 
 
 def test_a_realtime_session(see: Seeing) -> None:
-    """Its messages are counted, and the tokens of all its answers."""
+    """The comment of a realtime session has the number of its messages and the sum of its tokens."""
     flow, exchange = began(see)
     done = b'{"type":"response.done","response":{"usage":{"input_tokens":2,"output_tokens":3}}}'
     see.talked(flow, exchange.facts())
@@ -210,7 +210,7 @@ def test_a_realtime_session(see: Seeing) -> None:
 
 
 def test_a_full_shelf_forgets(see: Seeing) -> None:
-    """The oldest body goes, the flow stays."""
+    """A full store evicts the oldest body, and its flow stays."""
     see.keep(4 * len(CHUNK + LAST) * 4)
     made = [began(see, apiversion="2024-10-21") for _ in range(12)]
     for flow, exchange in made:
@@ -222,7 +222,7 @@ def test_a_full_shelf_forgets(see: Seeing) -> None:
 
 
 def test_what_finds_no_room_is_not_kept(see: Seeing) -> None:
-    """Not by half."""
+    """A body that does not fit is not stored in part."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)
     assert see.shelf
@@ -238,7 +238,7 @@ def test_what_finds_no_room_is_not_kept(see: Seeing) -> None:
 
 
 def test_the_shelf_changes_with_its_limit(see: Seeing) -> None:
-    """The same limit keeps it, none takes it away."""
+    """The same limit keeps the store, another replaces it, and 0 removes it."""
     before = see.shelf
     see.keep(1_000_000)
     assert before is see.shelf
@@ -256,5 +256,5 @@ def test_the_shelf_changes_with_its_limit(see: Seeing) -> None:
     ],
 )
 def test_tokens(body: bytes, expected: tuple[int, int] | None) -> None:
-    """Under both names, and none where none are told."""
+    """Tokens are read under the names of both APIs, and a body without usage has none."""
     assert expected == recorder.tokens(body)
