@@ -42,7 +42,7 @@ LIMITS = {
     "addon/azure_openai_proxy/config": Limit(12, 5, 1),
     "addon/azure_openai_proxy/egress": Limit(14, 2, 5),
     "addon/azure_openai_proxy/formats": Limit(),
-    "addon/azure_openai_proxy/gateway": Limit(9, 5, 3),
+    "addon/azure_openai_proxy/gateway": Limit(10, 6, 4),
     "addon/azure_openai_proxy/inspection": Limit(1, 0.5, 0.5),
     "addon/azure_openai_proxy/mitmproxy_patches": Limit(9, 5, 10),
     "addon/azure_openai_proxy/routing": Limit(),

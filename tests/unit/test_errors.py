@@ -32,7 +32,7 @@ def test_an_error_can_hold_more() -> None:
     assert {"a": 1} == json.loads(errors.body("m", "t", innererror={"a": 1}))["error"]["innererror"]
 
 
-def test_when_to_come_back() -> None:
+def test_retry_after() -> None:
     """The headers have the wait in whole seconds and in milliseconds, for different clients; none if the wait is unknown."""
     response = errors.response(errors.Unavailable(429, "rate_limit_exceeded", "later", 1.2345))
     assert (429, "2", "1235") == (response.status_code, response.headers["retry-after"], response.headers["retry-after-ms"])

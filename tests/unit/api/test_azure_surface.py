@@ -131,7 +131,7 @@ def test_a_limit_is_a_number(limit: str, http: httpx.Client) -> None:
     assert 400 == http.get(f"/v1/files?limit={limit}").status_code
 
 
-def test_objects_have_what_path_and_body_say(http: httpx.Client) -> None:
+def test_objects_have_ids_of_the_path_and_members_of_the_body(http: httpx.Client) -> None:
     """An object has the ids of the path and the members of the body."""
     message = http.post("/v1/threads/thread_7/messages/msg_8", json={"metadata": {"a": "b"}, "other": 1}).json()
 
@@ -139,7 +139,7 @@ def test_objects_have_what_path_and_body_say(http: httpx.Client) -> None:
     assert "other" not in message
 
 
-def test_an_upload_is_told_back(http: httpx.Client) -> None:
+def test_an_upload_is_complete(http: httpx.Client) -> None:
     """A file's name and size, and a transcription's text, show that the upload is complete."""
     file = http.post("/v1/files", data={"purpose": "batch"}, files=UPLOAD).json()
     heard = http.post("/v1/audio/transcriptions", data={"model": "whisper"}, files=UPLOAD).json()
@@ -182,7 +182,7 @@ def test_transcriptions_have_formats(format_: str, starts: str, http: httpx.Clie
         ("files", Sample(), None),
     ],
 )
-def test_what_is_wrong_with_a_body_is_said(path: str, sample: Sample, says: str | None, http: httpx.Client) -> None:
+def test_an_invalid_body_is_refused(path: str, sample: Sample, says: str | None, http: httpx.Client) -> None:
     """Invalid bodies are refused with 400; an empty body only if a member is required."""
     answer = http.post(f"/v1/{path}", json=sample.json, data=sample.data, files=sample.files)
 
@@ -197,7 +197,7 @@ def test_realtime_on_v1_has_no_api_version(http: httpx.Client) -> None:
     assert [200, 401] == answers
 
 
-def test_a_call_tells_where_it_is(azure: Simulator, http: httpx.Client) -> None:
+def test_a_call_has_a_location(azure: Simulator, http: httpx.Client) -> None:
     """The response to a WebRTC call is SDP with the call's URL at Azure; the form contains the session's model as JSON."""
     session = (None, b'{"model":"gpt-realtime"}', "application/json")
     good = http.post("/v1/realtime/calls", files={"sdp": (None, b"v=0\r\n", "application/sdp"), "session": session})
@@ -287,7 +287,7 @@ FORM = "multipart/form-data; boundary=b"
         (FORM, b'--b\r\nContent-Disposition: form-data; name="a"\r\n--b--'),
     ],
 )
-def test_what_is_no_form_is_refused(content_type: str, body: bytes) -> None:
+def test_an_invalid_form_is_refused(content_type: str, body: bytes) -> None:
     """A form without a boundary, names or an end is refused."""
     with pytest.raises(ValueError, match=r"form|end|name"):
         forms.parse(content_type, body)

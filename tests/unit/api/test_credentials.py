@@ -37,7 +37,7 @@ def test_no_key_at_all(authorization: bytes) -> None:
         choose("", Headers([(b"authorization", authorization)]))
 
 
-def test_what_the_client_sent_is_known() -> None:
+def test_every_secret_of_the_client_is_known() -> None:
     """Every secret of the client is returned for masking, also the unused ones."""
     headers = Headers([(b"api-key", b"own"), (b"authorization", b"Bearer client")])
     assert ("own", "client", "asked") == seen(headers, "asked")

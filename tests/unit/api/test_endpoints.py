@@ -93,6 +93,6 @@ def test_the_older_realtime_has_a_form_of_its_own() -> None:
     assert Form("/openai/realtime", "2025-04-01-preview") == find("WS", ("realtime",)).form("v1", beta=True)
 
 
-def test_what_azure_has_not_names_no_form_that_is_asked() -> None:
+def test_every_row_has_a_known_handler() -> None:
     """Every row is sent to Azure, answered by the proxy, or marked as not available."""
     assert {"azure", "models", "engines", "billing", "moderations", "nobody"} == {row.by for row in endpoints.ENDPOINTS}

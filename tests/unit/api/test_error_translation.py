@@ -91,7 +91,7 @@ def test_content_filter_keeps_the_inner_error() -> None:
     assert FILTERED["error"] | {"type": "invalid_request_error"} == shaped(400, FILTERED)
 
 
-def test_inner_error_tells_the_content_filter() -> None:
+def test_inner_error_names_the_content_filter() -> None:
     """A content filter error is also recognised by its inner error."""
     out = shaped(400, {"error": {"message": "m", "innererror": {"code": "ResponsibleAIPolicyViolation"}}})
     assert "content_filter" == out["code"]
@@ -249,7 +249,7 @@ def test_no_secret_in_any_body(body: str) -> None:
     assert KEY[:8] not in out
 
 
-def test_no_secret_by_way_of_the_model() -> None:
+def test_no_secret_in_the_model() -> None:
     """A key that the client sends as the model is masked in the message."""
     out = error_body(404, b'{"error":{"code":"DeploymentNotFound","message":"m"}}', asked=KEY, models=[KEY], secrets=[KEY])
     assert KEY.encode() not in out

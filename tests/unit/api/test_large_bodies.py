@@ -43,7 +43,7 @@ def changed(large: LargeBody, value: object) -> LargeBody:
         (b"{" + b" " * LARGE, "multipart/form-data; boundary=b", True),
     ],
 )
-def test_what_is_read_in_slices(content: bytes, content_type: str, large: bool) -> None:
+def test_is_large(content: bytes, content_type: str, large: bool) -> None:
     """Bodies from a certain size on are read in slices, except forms that are not JSON."""
     assert large == is_large(content, content_type)
 
@@ -65,7 +65,7 @@ def test_strings_at_places() -> None:
 
 
 @pytest.mark.parametrize("content", [b"[],", b"", b"\xff", b'{"a":1}}'])
-def test_what_is_no_json(content: bytes) -> None:
+def test_invalid_json(content: bytes) -> None:
     """An invalid body has an error and no members."""
     large = of(content)
     assert large.error
@@ -131,7 +131,7 @@ def test_a_client_cannot_write_a_placeholder() -> None:
     [{f"n{number}": "short string" for number in range(MOST + MOST_STRINGS)}, {f"n{number}": "x" * 100 for number in range(9000)}, [IMAGE]],
     ids=["many names", "many members", "a list"],
 )
-def test_what_stays_large_is_not_parsed(value: object) -> None:
+def test_a_body_that_stays_large_is_not_parsed(value: object) -> None:
     """A body that is still large without its long strings, or is not an object, is not parsed."""
     assert {} == body(value).parse()
 

@@ -45,7 +45,7 @@ def test_a_listed_name_is_a_model() -> None:
     assert {"id": "rest", "object": "model", "created": 0, "owned_by": "azure-openai"} == asked("/v1/models/rest", "gpt*=rest")
 
 
-def test_a_model_nobody_configured() -> None:
+def test_an_unknown_model() -> None:
     """The error for an unknown model names the configured ones."""
     with pytest.raises(NotFound, match="Configured models: gpt-4o") as error:
         asked("/v1/models/nothing")
@@ -76,20 +76,20 @@ def test_billing_probes_find_the_members_they_look_for(path: str, member: str) -
         ("GET", "/v1/dashboard/billing/nothing", "no GET /v1/dashboard/billing/nothing"),
     ],
 )
-def test_what_azure_has_not_is_named(method: str, path: str, says: str) -> None:
+def test_an_unsupported_operation_is_named(method: str, path: str, says: str) -> None:
     """The error for an unsupported operation names it and its alternative, if there is one."""
     with pytest.raises(NotFound, match=says) as error:
         asked(path, method=method)
     assert "unsupported_by_azure" == error.value.code
 
 
-def test_the_root_and_what_is_not_there_are_text() -> None:
+def test_the_root_and_unknown_paths_are_text() -> None:
     """The root and unknown paths are answered with plain text, for people."""
     assert [200, 404] == [response.status_code for response in (local_responses.welcome(), local_responses.not_found())]
     assert "/v1/models" in (local_responses.welcome().text or "")
 
 
-def test_a_preflight_is_answered_with_what_it_asked_for() -> None:
+def test_a_preflight_allows_the_requested_headers() -> None:
     """A preflight allows every requested header, and access to a private network."""
     request = http.Request.make("OPTIONS", "http://localhost/v1/chat/completions")
     request.headers["access-control-request-method"] = "POST"

@@ -56,7 +56,7 @@ def test_deployment(mapping: str, model: str, deployment: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["gpt-4o", "=x", "x=", "azure/=x", "a*b*=c", "a=b*", "a*=b**", "a=b,a=c"])
-def test_a_pair_that_cannot_be_followed_is_refused(text: str) -> None:
+def test_an_invalid_pair_is_refused(text: str) -> None:
     """An invalid pair is refused with a one-line error that quotes it."""
     with pytest.raises(SettingsError) as error:
         Mapper.parse(text)
@@ -86,7 +86,7 @@ def test_names_are_models_that_certainly_answer(mapping: str, names: list[str]) 
     assert names == Mapper.parse(mapping).names()
 
 
-def test_mapped_tells_what_the_mapping_covers() -> None:
+def test_a_model_without_an_entry_is_not_mapped() -> None:
     """A model without an entry is not mapped."""
     mapper = Mapper.parse("gpt-4o=prod")
     assert ("prod", None) == (mapper.mapped("gpt-4o"), mapper.mapped("o1"))
@@ -109,12 +109,12 @@ def test_mappers_compare_by_their_entries() -> None:
 
 
 @given(st.text(min_size=1).filter(lambda name: not name.startswith("azure/")))
-def test_an_unmapped_name_stands_as_it_is(model: str) -> None:
+def test_an_unmapped_name_is_unchanged(model: str) -> None:
     """A model that no entry matches is used unchanged as the deployment, for any name."""
     assert model == Mapper.parse("\x00never=x").deployment(model) or model.startswith(("gpt-3.5-turbo", "whisper-1", "tts-1"))
 
 
-def test_only_the_users_entries_count_for_who_names_deployments() -> None:
+def test_defaults_are_not_applied_to_deployment_names() -> None:
     """For a client that names deployments the defaults are not applied: a deployment may be called whisper-1."""
     mapper = Mapper.parse("gpt-4o=prod")
     assert ("prod", "whisper-1") == (mapper.configured("gpt-4o"), mapper.configured("whisper-1"))

@@ -82,7 +82,7 @@ FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\
         ("GET", "/v1/organization/users", "", {}, b"", None),
     ],
 )
-def test_the_model_stands_where_the_row_says(
+def test_the_model_is_at_the_place_of_the_row(
     method: str, path: str, query: str, headers: dict[str, str], body: bytes, model: str | None
 ) -> None:
     """The model is read from the body, the path, the query, a form or a nested place, depending on the operation."""
@@ -131,7 +131,7 @@ def test_the_api_a_client_speaks(path: str, native: str, below: str) -> None:
         ("/v1/responses", b'{"model": "gpt-4o", "stream": true}', True),
     ],
 )
-def test_whether_it_asked_to_stream(path: str, body: bytes, stream: bool) -> None:
+def test_the_stream_flag(path: str, body: bytes, stream: bool) -> None:
     """The stream flag is read also if the model is not in the body; an invalid body is left to Azure."""
     assert stream == recognised("POST", path, body).stream
 
@@ -174,7 +174,7 @@ def test_a_body_whose_type_is_json_must_be_json() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/engines/%2E%2E/embeddings", "/openai/deployments/%2e%2e/chat/completions"])
-def test_a_deployment_is_no_way_out_of_its_path(path: str) -> None:
+def test_a_deployment_cannot_change_the_path(path: str) -> None:
     """A deployment that consists of dots is refused in every spelling, because it would change the path."""
     with pytest.raises(BadRequest, match="segment of dots"):
         recognise("POST", path, JSON, b"{}")
@@ -214,7 +214,7 @@ def test_an_operation_has_a_name() -> None:
         ("POST", "/v1/moderations", "multipart/form-data; boundary=b", False),
     ],
 )
-def test_what_goes_on_before_it_is_whole(method: str, path: str, kind: str, on: bool) -> None:
+def test_goes_on(method: str, path: str, kind: str, on: bool) -> None:
     """A large body can be forwarded before it is complete, unless JSON in it names the model or the proxy answers."""
     assert on == goes_on(method, path, {"content-type": kind})
 
@@ -236,6 +236,6 @@ def test_what_goes_on_before_it_is_whole(method: str, path: str, kind: str, on: 
         ("GET", "/openai", False),
     ],
 )
-def test_what_reaches_azure(method: str, path: str, reaches: bool) -> None:
+def test_reaches_azure(method: str, path: str, reaches: bool) -> None:
     """The proxy itself answers preflights, health checks, unknown paths and unsupported operations."""
     assert reaches == reaches_azure(method, path)

@@ -29,7 +29,7 @@ def head(protocols: str | None = None, beta: str | None = None) -> Headers:
         ("realtime, mine", "", ["realtime", "mine"]),
     ],
 )
-def test_what_is_openai_s_is_taken_out_of_the_subprotocols(protocols: str | None, key: str, offered: list[str]) -> None:
+def test_openais_subprotocols_are_not_forwarded(protocols: str | None, key: str, offered: list[str]) -> None:
     """The key is read from the subprotocols, and OpenAI's own are not forwarded."""
     assert (key, offered) == (realtime.key(head(protocols)), realtime.offered(head(protocols)))
 
@@ -43,7 +43,7 @@ def test_what_is_openai_s_is_taken_out_of_the_subprotocols(protocols: str | None
         (head(beta="assistants=v2"), False),
     ],
 )
-def test_who_speaks_the_previews_protocol_says_so(headers: Headers, beta: bool) -> None:
+def test_the_preview_protocol_is_recognised(headers: Headers, beta: bool) -> None:
     """The preview protocol is recognised by a header, or by a subprotocol of a browser."""
     assert beta == realtime.speaks_beta(headers)
 
@@ -122,7 +122,7 @@ def test_a_frame_without_a_model_of_ours_is_the_same_object(frame: bytes) -> Non
     assert talk.back(frame) is frame
 
 
-def test_names_that_nobody_maps_are_not_looked_for_in_answers() -> None:
+def test_unmapped_names_are_not_searched_in_frames() -> None:
     """Without mapped names Azure's frames are not searched."""
     talk = frames()
     talk.asked("same")

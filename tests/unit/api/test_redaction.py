@@ -81,7 +81,7 @@ def test_hiding_twice_hides_nothing_more() -> None:
     assert Hidden() == redaction.hide(asked)
 
 
-def test_what_somebody_changed_stays() -> None:
+def test_a_changed_header_is_not_restored() -> None:
     """A changed header is not restored: a user may set another key for a paused request in mitmweb."""
     asked = request("/v1/x?api-key=k", api_key=KEY)
     hidden = redaction.hide(asked)
@@ -143,7 +143,7 @@ def test_a_key_in_the_name_of_a_header() -> None:
 
 
 @pytest.mark.parametrize("secrets", [[], ["json"], ["application/json"], [SECRET]], ids=["none", "short", "a content type", "not repeated"])
-def test_what_is_no_key_stays(secrets: list[str]) -> None:
+def test_other_text_is_not_masked(secrets: list[str]) -> None:
     """Nothing is masked without a key, with one as short as a word, or in headers that frame the body."""
     made = answer({"content-type": "application/json", "x-more": "a json"}, "json")
     before = made.headers.fields
@@ -156,7 +156,7 @@ def test_what_is_no_key_stays(secrets: list[str]) -> None:
 
 
 @given(before=st.binary(max_size=8), after=st.binary(max_size=8), secret=st.text("abc/+=-_09", min_size=12, max_size=90))
-def test_base64_is_recognised_wherever_the_key_stands(before: bytes, after: bytes, secret: str) -> None:
+def test_base64_is_recognised_at_every_offset(before: bytes, after: bytes, secret: str) -> None:
     """A key inside longer base64 is masked, except for characters that it shares with its neighbours."""
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         masked = redaction.mask(encode(before + secret.encode() + after).decode(), [secret])

@@ -137,13 +137,13 @@ def test_headers() -> None:
     assert expected == list(azure.fields)
 
 
-def test_what_belongs_to_the_connection_stays_behind() -> None:
+def test_hop_by_hop_headers_are_not_forwarded() -> None:
     """Headers that `connection` names are dropped, in any bytes, and so is `expect`, because the body is complete."""
     client = Headers([(b"Connection", b"x-own, \xff"), (b"X-Own", b"1"), (b"\xff", b"2"), (b"Expect", b"100-continue")])
     assert [(b"api-key", b"key")] == list(azure_request.headers(client, KEY, "r").fields)
 
 
-def test_a_websockets_upgrade_goes_on() -> None:
+def test_a_websocket_upgrade_is_forwarded() -> None:
     """The headers of a WebSocket upgrade are forwarded."""
     azure = azure_request.headers(Headers(CLIENT), KEY, "r.openai.azure.com", websocket=True)
     assert "websocket" == azure["upgrade"]
@@ -233,7 +233,7 @@ def test_a_form_names_the_deployment() -> None:
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "APPLICATION/JSON; Charset=utf-8", MULTIPART])
 @pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/responses", "/v1/images/edits", "/v1/realtime/sessions", "/v1/something/new"])
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b" \r\n\t"])
-def test_a_json_body_is_json_whatever_its_type(url: str, kind: str, start: bytes) -> None:
+def test_a_json_body_is_recognised_with_any_content_type(url: str, kind: str, start: bytes) -> None:
     """A JSON body is recognised with any content type, and only its model changes."""
     assert start + b'{"model":"d"}' == translated("POST", url, "v1", start + b'{"model":"m"}', deployment="d", content_type=kind).content
 
@@ -244,7 +244,7 @@ def test_a_form_is_no_json() -> None:
     assert form == translated("POST", "/v1/audio/transcriptions", "v1", form, content_type=MULTIPART).content
 
 
-def test_what_is_sent_tells_where_it_goes() -> None:
+def test_a_translated_request_has_its_base_and_deployment() -> None:
     """The translated request has the backend's base and the deployment."""
     sent = translated("POST", "/v1/embeddings", deployment="d")
     assert ("r.openai.azure.com", "d", "key") == (sent.base.host, sent.deployment, sent.headers["api-key"])
@@ -256,7 +256,7 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\
 @pytest.mark.parametrize(
     ("start", "stream", "growth"), [(FORM, FORM.replace(b"whisper-1", b"w"), -8), (FORM[:20], FORM.replace(b"whisper-1", b"w"), None)]
 )
-def test_a_body_that_goes_on_is_changed_on_its_way(start: bytes, stream: bytes, growth: int | None) -> None:
+def test_a_streamed_form_is_rewritten(start: bytes, stream: bytes, growth: int | None) -> None:
     """A streamed form is rewritten in chunks, and the change of its length is known if the model is in the beginning."""
     headers = Headers([(b"content-type", b"multipart/form-data; boundary=b")])
     call = recognise("POST", "/v1/audio/transcriptions", headers, start)
@@ -269,6 +269,6 @@ def test_a_body_that_goes_on_is_changed_on_its_way(start: bytes, stream: bytes, 
     assert [] == sent.stream(b"")
 
 
-def test_a_body_that_goes_on_unchanged() -> None:
+def test_a_streamed_body_without_changes() -> None:
     """A streamed body without changes is forwarded by mitmproxy."""
     assert translated("GET", "/v1/files")._replace(rewriter=None).stream is True

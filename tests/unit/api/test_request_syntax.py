@@ -95,7 +95,7 @@ def test_a_request_that_would_be_another_is_refused(request_: http.Request, says
         "/v1/a%2F",
     ],
 )
-def test_a_path_that_stays_where_it_is_has_no_fault(path: str) -> None:
+def test_a_valid_path_has_no_fault(path: str) -> None:
     """A path with other characters, or with escapes of escapes, is accepted."""
     assert path_fault(path) is None
 
@@ -122,7 +122,7 @@ def test_a_path_that_stays_where_it_is_has_no_fault(path: str) -> None:
         ("/v1/%25252525252e", "too many"),
     ],
 )
-def test_a_path_that_leads_elsewhere_has_a_fault(path: str, says: str) -> None:
+def test_a_path_that_refers_to_another_has_a_fault(path: str, says: str) -> None:
     """A path that refers to another one is refused in every spelling that a server or gateway decodes."""
     assert says in (path_fault(path) or "")
 

@@ -85,7 +85,7 @@ def test_openais_own_stream_passes() -> None:
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_events_are_looked_at(normalize: bool) -> None:
+def test_each_event_is_reported(normalize: bool) -> None:
     """Each complete event is reported once, for any chunks, and the stream is unchanged."""
     items: list[bytes] = []
     stream = Stream(normalize=normalize, encoding=None, done=False, items=items.append)
@@ -328,7 +328,7 @@ def test_typed_events_pass() -> None:
     assert events + b"data: x" == run(events + b"data: x", done=False)
 
 
-def test_what_the_filter_found_is_not_in_typed_events() -> None:
+def test_filter_results_are_removed_from_typed_events() -> None:
     """Filter results are removed from the response in a typed event, and the event keeps its name."""
     event = b'event: response.created\ndata: {"type":"response.created","response":{"id":"r"%s,"output":[]}}\n\n'
     assert event % b"" == run(event % b',"content_filters":[{"blocked":false}]', done=False)
@@ -652,7 +652,7 @@ def test_json_body_that_passes(body: bytes) -> None:
     assert json_body(body) is body
 
 
-def test_one_door() -> None:
+def test_exported_functions() -> None:
     """This module exports all functions for translating a response."""
     assert {"Stream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"} == set(
         openai_response.__all__

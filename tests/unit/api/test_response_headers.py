@@ -76,7 +76,7 @@ def test_hop_by_hop_headers_end_here() -> None:
     assert {"x-request-id": "r"} == shaped({"connection": "keep-alive"})
 
 
-def test_what_azure_says_of_its_own_host_ends_here() -> None:
+def test_headers_for_azures_own_origin_are_dropped() -> None:
     """Headers that a browser would apply to the proxy's origin are dropped."""
     assert {"x-request-id": "r"} == shaped(OF_THE_ORIGIN)
 

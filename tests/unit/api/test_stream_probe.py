@@ -99,7 +99,7 @@ def test_no_more_is_held_than_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, 500),
     ],
 )
-def test_the_answer_it_would_have_been(error: dict[str, object], status: int) -> None:
+def test_the_error_response_for_an_error_event(error: dict[str, object], status: int) -> None:
     """The error response has the status of the error's code, and Azure's error shape."""
     found, body = error_response(error)
     assert (status, {"error": error}) == (found, json.loads(body))

@@ -54,7 +54,7 @@ def test_a_model_that_has_not_come_yet_is_renamed() -> None:
     ],
     ids=["in the path", "the same name", "a file", "a part"],
 )
-def test_what_needs_no_change_has_no_rewriter(path: str, content: bytes, more: dict[str, Any]) -> None:
+def test_a_form_without_changes_has_no_rewriter(path: str, content: bytes, more: dict[str, Any]) -> None:
     """A form without changes has no rewriter."""
     assert None is sent(path, content, **more)
 

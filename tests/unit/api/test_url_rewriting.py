@@ -26,7 +26,7 @@ FRONT = parse_endpoint("https://apim.example/prefix")[0]
         ("file-1", False, "file-1"),
     ],
 )
-def test_what_points_at_azures_api_points_here(url: str, native: bool, ours: str) -> None:
+def test_urls_of_azures_api_become_the_proxys(url: str, native: bool, ours: str) -> None:
     """URLs of Azure's API become the proxy's, in the client's form of the API; other URLs are unchanged."""
     assert ours == url_rewriting.ours(url, FRONT, HERE, native=native)
 

@@ -136,7 +136,7 @@ def test_a_bomb_is_not_decompressed(encoding: str, compress: Callable[[bytes], b
 
 
 @pytest.mark.parametrize("encoding, compress", COMPRESS)
-def test_what_is_as_large_as_it_may_be(encoding: str, compress: Callable[[bytes], bytes]) -> None:
+def test_output_of_exactly_the_limit(encoding: str, compress: Callable[[bytes], bytes]) -> None:
     """Output of exactly the limit is returned, from one feed or several; each feed has a limit of its own."""
     whole = bytes(1 << 20)
     engine = decompressor(encoding)

@@ -84,7 +84,7 @@ def test_replace_without_spans() -> None:
     assert b"aXc" == replace(b"abc", [Span(1, 2, "b")], lambda _: b"X")
 
 
-def test_rename_changes_what_has_another_name() -> None:
+def test_rename_replaces_only_different_names() -> None:
     """Only strings with a different new name are replaced; without any the same object is returned."""
     body = b'{"model":"a","response":{"model":"b"}}'
     assert b'{"model":"a","response":{"model":"c"}}' == rename(body, ("model", "response.model"), lambda name: {"b": "c"}.get(name, name))
@@ -104,6 +104,6 @@ def test_rename_changes_what_has_another_name() -> None:
         (b" " * 10_000 + b"x{", False),
     ],
 )
-def test_what_begins_as_an_object_does(content: bytes, is_one: bool) -> None:
+def test_is_object(content: bytes, is_one: bool) -> None:
     """An object is recognised after white space and a byte order mark."""
     assert is_one == is_object(content)

@@ -68,7 +68,7 @@ SPARE = st.sampled_from(
 @example(b"12", 1)
 @example(b'"\\ud83d"', 2)
 @example(b'\xef\xbb\xbf{"a":1}', 9)
-def test_it_takes_what_json_loads_takes(content: bytes, size: int) -> None:
+def test_it_accepts_the_documents_that_json_loads_accepts(content: bytes, size: int) -> None:
     """The scanner accepts the documents that `json.loads` accepts, in slices of any size."""
     value = loaded(content)
     if value is ...:
@@ -83,10 +83,10 @@ def test_it_takes_what_json_loads_takes(content: bytes, size: int) -> None:
 
 
 @given(DOCUMENTS, st.integers(min_value=0), st.integers(min_value=0, max_value=3), SPARE, st.integers(min_value=1, max_value=40))
-def test_it_refuses_what_json_loads_refuses(content: bytes, at: int, dropped: int, put: bytes, size: int) -> None:
+def test_it_refuses_the_documents_that_json_loads_refuses(content: bytes, at: int, dropped: int, put: bytes, size: int) -> None:
     """The scanner refuses the documents that `json.loads` refuses, made by replacing a part of a valid one."""
     at %= len(content) + 1
-    test_it_takes_what_json_loads_takes.hypothesis.inner_test(content[:at] + put + content[at + dropped :], size)  # type: ignore[attr-defined]
+    test_it_accepts_the_documents_that_json_loads_accepts.hypothesis.inner_test(content[:at] + put + content[at + dropped :], size)  # type: ignore[attr-defined]
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=5), st.sampled_from([None, 1]), st.integers(min_value=1, max_value=40))

@@ -76,7 +76,7 @@ def test_a_head_without_end_is_none() -> None:
     assert form == b"".join(map(rewriter.feed, pieces(form, [10, MAX_HEAD + 20]))) + rewriter.end()
 
 
-def test_an_edit_gets_nothing_of_what_stands_around() -> None:
+def test_a_false_boundary_is_content() -> None:
     """A false boundary inside a part is passed to the edit as content."""
     seen: list[bytes] = []
 
@@ -207,7 +207,7 @@ HEAD = b"content-disposition:" * (MAX_HEAD // 20 - 1)
     ],
     ids=["tiny parts", "long heads", "models", "longer boundaries", "half an end", "spaces", "returns"],
 )
-def test_the_work_does_not_grow_with_what_a_form_repeats(piece: bytes) -> None:
+def test_the_work_is_bounded_for_repeated_boundaries(piece: bytes) -> None:
     """The number of steps is bounded by feeds and boundaries, and the bytes between two steps are examined once."""
     for size in (1, 2, 4):
         form = piece * (size * 200_000 // len(piece))
@@ -215,13 +215,13 @@ def test_the_work_does_not_grow_with_what_a_form_repeats(piece: bytes) -> None:
 
 
 @pytest.mark.parametrize("parts, found", [(MAX_PARTS, "whisper-1"), (MAX_PARTS + 1, None)])
-def test_a_field_is_looked_for_in_so_many_parts(parts: int, found: str | None) -> None:
+def test_a_field_is_searched_in_a_limited_number_of_parts(parts: int, found: str | None) -> None:
     """A field is searched in a limited number of parts; after them the form passes unchanged."""
     form = b"--b\r\n\r\n\r\n" * (parts - 1) + FORM[FORM.index(b"--b \t") :]
     assert found == field(form, "multipart/form-data; boundary=b", "model")
 
 
-def test_an_edit_ends_where_nothing_more_is_looked_for() -> None:
+def test_an_edit_ends_at_the_limit_of_parts() -> None:
     """When the limit of parts is reached, the open edit sends its buffered bytes in the right place."""
     form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\na' + b"\r\n--bb" * (MAX_PARTS + 1)
     out = whole(Rewriter(b"b", lambda _: Field(str.upper, limit=len(form))), form)

@@ -18,7 +18,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_python_reads_back_what_was_written(value: object) -> None:
+def test_python_literal_round_trip(value: object) -> None:
     """A literal evaluates to the same value and has no control characters."""
     written = quoting.python(value)
     assert value == ast.literal_eval(written)
@@ -34,7 +34,7 @@ def test_long_containers_get_lines() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": [float("-inf")]}, json.loads("[" * 200 + "]" * 200)], ids=["nan", "inf", "deep"])
-def test_what_has_no_literal_is_refused(value: object) -> None:
+def test_a_value_without_a_literal_is_refused(value: object) -> None:
     """A value without a valid literal is refused."""
     with pytest.raises(ValueError, match=r"finite|deeply"):
         quoting.python(value)
@@ -61,7 +61,7 @@ def test_a_terminal_gets_no_control_characters(text: str) -> None:
         ("é\tü", "é\tü"),
     ],
 )
-def test_what_a_terminal_would_act_on_is_shown(text: str, shown: str) -> None:
+def test_control_characters_are_shown(text: str, shown: str) -> None:
     """Characters that a terminal interprets are shown as Python writes them."""
     assert shown == quoting.terminal(text)
     assert shown.replace("\n", r"\n").replace("\t", r"\t") == quoting.line(text)

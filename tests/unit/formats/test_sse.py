@@ -145,7 +145,7 @@ def test_a_stream_that_ends_in_a_long_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert [Event(b"data: 1234567", None), Event(b"890", None)] == decode(b"data: 1234567890")
 
 
-def test_flush_gives_what_is_unfinished() -> None:
+def test_flush_returns_the_incomplete_event() -> None:
     """A flush returns the incomplete last event; a second flush returns nothing."""
     decoder = Decoder()
     decoder.feed(b"data: a\n\ndata: b\n")
@@ -207,7 +207,7 @@ def test_encode(raw: bytes, data: bytes, expected: bytes) -> None:
 
 
 @given(stream=STREAMS.map(lambda stream: stream.replace(sse.BOM, b"") + b"\n\n"), data=st.binary().filter(lambda data: b"\r" not in data))
-def test_encode_gives_back_what_was_put_in(stream: bytes, data: bytes) -> None:
+def test_encode_round_trip(stream: bytes, data: bytes) -> None:
     """The encoded event has the new data and the old name."""
     event = told(decode(b"data: first\n\n" + stream + b"data\n\n"))[1]
     again = decode(sse.encode(data, of=event))
