@@ -16,6 +16,7 @@ from . import errors
 from .api import local_responses, request_compression
 from .config import runtime, settings
 from .config.option_conflicts import OptionConflicts
+from .egress import connect
 from .egress.pool import Limits
 from .egress.tls import TlsOptions
 from .formats import quoting
@@ -84,6 +85,7 @@ class AzureOpenAIProxy(Exchanges):
         self.live.running(ctx.options)
         self.playback.running()
         self.stopping.arm()
+        connections.lengthen_backlog()
         relay_guard.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.live.watch(ctx.options))
@@ -102,6 +104,8 @@ class AzureOpenAIProxy(Exchanges):
     # Connections
 
     def client_connected(self, client: connection.Client) -> None:
+        if sock := connections.client_socket(client):
+            connect.keep_alive(sock)
         install.hand_over(client, self)
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:

@@ -13,13 +13,15 @@ from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
-from mitmproxy.proxy.layers.http._events import RequestProtocolError, ResponseEndOfMessage
+from mitmproxy.proxy.layers.http._events import RequestEndOfMessage, RequestProtocolError, ResponseEndOfMessage, ResponseHeaders
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.utils import human
 
 from azure_openai_proxy.errors import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mitmproxy import http
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator
@@ -33,6 +35,9 @@ MAX_HEAD = 64 * 1024
 
 LINGER = 2.0
 """Seconds that a client has to read the last answer before what it sends meets a closed socket."""
+
+PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""For a client that may be gone: an informational response, which may come at any time before the response."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _HIDDEN_FRAMING = re.compile(rb"(?i)\n(?:transfer-encoding|content-length)[^\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -96,13 +101,40 @@ def _unquoted(message: str) -> str:
 class Server(Http1Server):
     rules: Rules
 
-    def __init__(self, context: Context, rules: Rules) -> None:
+    def __init__(self, context: Context, rules: Rules, half_closed: Callable[[], bool] | None = None) -> None:
+        """`half_closed`: whether a client that has ended its sending still gets the answer to its request."""
         super().__init__(context)
         self.rules = rules
+        self.half_closed = half_closed
+        self.sending_ended = False
+        self._handling = self._next_waits = False
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        """What mitmproxy does; a pipelined request is read when its predecessor's events have run to their end, not from within them."""
+        if self._handling:
+            yield from super()._handle_event(event)
+            return
+        self._handling = True
+        try:
+            yield from super()._handle_event(event)
+            while self._next_waits:
+                self._next_waits = False
+                if self.state == self.read_headers:
+                    yield from self.read_head(events.DataReceived(self.conn, b""))
+            if self.sending_ended and self.state == self.read_headers:
+                yield from self.read_headers(events.ConnectionClosed(self.conn))
+        finally:
+            self._handling = False
 
     # Heads
 
     def read_headers(self, event: events.ConnectionEvent) -> CommandGenerator[None]:
+        if isinstance(event, events.DataReceived) and not event.data:  # from within the end of the request before
+            self._next_waits = True
+            return
+        yield from self.read_head(event)
+
+    def read_head(self, event: events.ConnectionEvent) -> CommandGenerator[None]:
         received = bytes(self.buf)
         if blank := len(received) - len(received.lstrip(b"\r\n")):
             # Some clients end a body with a line end too many; mitmproxy would forget what comes behind it until more arrives.
@@ -160,8 +192,9 @@ class Server(Http1Server):
                     return
                 else:
                     yield command
-        except NotImplementedError:  # what mitmproxy makes of trailers: the connection would hang
-            yield from self.give_up("Trailers after a chunked body are not supported")
+        except NotImplementedError:  # what mitmproxy makes of trailers, when all of them have been read: they are dropped
+            yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
+            yield from self.mark_done(request=True)
         if closing:
             yield closing
 
@@ -179,12 +212,36 @@ class Server(Http1Server):
 
     # The end
 
+    def wait(self, event: events.Event) -> CommandGenerator[None]:
+        """A client that has only ended its sending is answered all the same. One that is gone has no use for it."""
+        if isinstance(event, events.ConnectionClosed) and self.half_closed and self.half_closed():
+            self.sending_ended = True
+            if not self.response and self.request and self.request.http_version == "HTTP/1.1":
+                # To a connection that is closed altogether this brings a reset, and any client ignores it.
+                yield commands.SendData(self.conn, PROBE)
+            return
+        yield from super().wait(event)
+
     def send(self, event: HttpEvent) -> CommandGenerator[None]:
+        if isinstance(event, ResponseHeaders) and self.request and event.response.status_code >= 200:
+            self.frame(event.response, self.request)
         if isinstance(event, Leave):
             return self.leave()
         if isinstance(event, ResponseEndOfMessage) and (isinstance(event, LastOfConnection) or self.state == self.discard):
             return self.send_last(event)
         return super().send(event)
+
+    @staticmethod
+    def frame(response: http.Response, request: http.Request) -> None:
+        """Say when the connection ends with the response, and end it there where the client knows no chunks."""
+        old = request.http_version == "HTTP/1.0"
+        if old and "chunked" in response.headers.get("transfer-encoding", "").lower():
+            del response.headers["transfer-encoding"]
+            response.headers["connection"] = "close"
+        elif (old or "connection" in request.headers) and "connection" not in response.headers:
+            closes = http1.connection_close(request.http_version, request.headers)
+            if closes or old:
+                response.headers["connection"] = "close" if closes else "keep-alive"
 
     def send_last(self, event: ResponseEndOfMessage) -> CommandGenerator[None]:
         self.request_done = False  # else the connection would be closed, or used again

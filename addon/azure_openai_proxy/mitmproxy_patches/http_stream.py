@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy import flow
@@ -32,12 +33,16 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.tls import ClientTLSLayer
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
+from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.utils import human
+from OpenSSL import SSL
 from wsproto.extensions import PerMessageDeflate
 
 from azure_openai_proxy.errors import Failure
 
+from . import connections
 from .fastpath import chunks as fast_chunks
 from .fastpath import headers as fast_headers
 from .fastpath import hooks as fast_hooks
@@ -295,11 +300,25 @@ class Connection(HttpLayer):
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         client = self.context.client
         if isinstance(event, events.Start) and client.alpn != b"h2" and not is_h3_alpn(client.alpn):
-            self.connections[client] = Server(self.context.fork(), self.rules)
+            self.connections[client] = Server(self.context.fork(), self.rules, self.half_closed)
         doing = cast("CommandGenerator[None]", super()._handle_event(event))
         if self.leg and isinstance(event, events.DataReceived):
             doing = self.then_look_for_room(doing, self.leg)
         return fast_chunks.joined(doing) if self.fast_path else doing
+
+    def half_closed(self) -> bool:
+        """Whether an HTTP/1 client that has ended its sending is to be answered. If so, whether it leaves is watched from now on."""
+        server = cast("Server", self.connections[self.context.client])
+        stream = self.streams.get(server.stream_id)
+        if not isinstance(stream, Stream) or not self.rules.takes(stream.flow):
+            return False
+        return connections.watch(self.context.client, lambda: self.client_left(server.stream_id))
+
+    def client_left(self, stream_id: int) -> None:
+        """It has reset its connection, and mitmproxy, which reads no more of it, does not notice."""
+        if self.leg:
+            error = RequestProtocolError(stream_id, "Client disconnected.", ErrorCode.CLIENT_DISCONNECTED)
+            self.leg.inject([error])
 
     def then_look_for_room(self, doing: CommandGenerator[None], leg: Leg) -> CommandGenerator[None]:
         yield from doing
@@ -329,8 +348,21 @@ class Connection(HttpLayer):
         return Stream(self.context.fork(), stream_id, self.rules)
 
 
+class ClientTLS(ClientTLSLayer):
+    """TLS with a client that is told of its end: without it a client must take what it has read for cut off."""
+
+    def send_close(self, command: CloseConnection) -> CommandGenerator[None]:
+        if self.tunnel_state in (TunnelState.OPEN, TunnelState.CLOSED):
+            with suppress(SSL.Error):
+                self.tls.shutdown()
+            yield from self.tls_interact()
+        yield from super().send_close(command)
+
+
 def mend(layers: Iterable[Layer], rules: Rules) -> None:
     for layer in layers:
+        if type(layer) is ClientTLSLayer:
+            layer.__class__ = ClientTLS
         if type(layer) is HttpLayer:
             layer.__class__ = Connection
             ours = cast("Connection", layer)
@@ -364,6 +396,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "state_stream_response_body": None,
         "state_errored": None,
     },
+    ClientTLSLayer: {"send_close": "self command", "tls_interact": "self", "tls": None, "tunnel_state": None},
     GetHttpConnectionCompleted: {"__init__": "self command reply"},
     WebsocketConnection: {"send2": "self event", "events": "self"},
     PerMessageDeflate: {
@@ -376,6 +409,8 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "read_body": "self event",
         "send": "self event",
         "done": "self event",
+        "wait": "self event",
+        "_handle_event": "self event",
         "mark_done": "self request response",
         "request_done": None,
         "response_done": None,

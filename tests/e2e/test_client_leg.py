@@ -1,0 +1,348 @@
+"""What a client does with its connection: pipelining, leaving, half-closing, reading slowly, and protocols older or newer than HTTP/1.1."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h2.errors
+import h2.events
+import pytest
+
+from support.wire import HTTP2, Upstream, connect, end, post, read_head, response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from azure_simulator import Simulator
+    from conftest import Proxies
+
+CHAT = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}).encode()
+STREAM = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "stream": True}).encode()
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+MAPPER: dict[str, Any] = {"azure_openai_model_mapper": "gpt-4o=gpt-4o"}
+SHORTCUTS = pytest.mark.parametrize("fast", [True, False], ids=["fast path", "plain path"])
+TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as upstream:
+        yield upstream
+
+
+def with_upstream(proxy: Proxies, upstream: Upstream, **options: object) -> Any:
+    return proxy(**{**MAPPER, "azure_openai_endpoint": upstream.url, **options})
+
+
+def numbered(number: int) -> bytes:
+    return json.dumps({"model": "gpt-4o", "user": str(number), "messages": [{"role": "user", "content": "Hello"}]}).encode()
+
+
+def reset(connection: socket.socket) -> None:
+    """Close it so that the other side gets a RST."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+# -- pipelining ------------------------------------------------------------------------------------------------------------------------
+
+
+@TLS
+@SHORTCUTS
+@pytest.mark.parametrize("count", [2, 300])
+def test_pipelined_requests_are_answered_in_order(count: int, fast: bool, tls: bool, azure: Simulator, proxy: Proxies) -> None:
+    """Requests that come in one write are sent upstream and answered one after the other."""
+    through = proxy(**MAPPER, azure_openai_fast_path=fast)
+    with connect(through, tls=tls) as client:
+        client.sendall(b"".join(post(numbered(number)) for number in range(count)))
+        assert [200] * count == [response(client)[0] for _ in range(count)]
+    assert [str(number) for number in range(count)] == [json.loads(received.body)["user"] for received in azure.requests]
+
+
+@SHORTCUTS
+def test_pipelined_local_responses(fast: bool, proxy: Proxies) -> None:
+    """Requests that are answered here recurse nowhere either."""
+    through = proxy(**MAPPER, azure_openai_fast_path=fast)
+    with connect(through) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)
+        assert [200] * 300 == [response(client, "GET")[0] for _ in range(300)]
+
+
+@SHORTCUTS
+def test_a_pipelined_stream_follows(fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """A request that comes while the response before it streams waits for the end of it."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    with connect(through) as client:
+        client.sendall(post(STREAM))
+        azure = upstream.accept()
+        azure.request()
+        azure.begin_stream()
+        azure.chunk(EVENT)
+        read_head(client)
+        client.sendall(post(CHAT))
+        azure.chunk(EVENT)
+        azure.chunk(b"data: [DONE]\n\n")
+        azure.send(b"0\r\n\r\n")
+        azure.request()
+        azure.answer(b'{"second": true}')
+        rest = b""
+        while not rest.endswith(b'{"second": true}'):
+            rest += client.recv(65536)
+    assert 1 == rest.count(b"HTTP/1.1 200 OK")
+    assert rest.index(b"0\r\n\r\n") < rest.index(b"HTTP/1.1 200 OK")
+
+
+# -- HTTP/1.0 --------------------------------------------------------------------------------------------------------------------------
+
+
+@TLS
+@SHORTCUTS
+def test_an_http_1_0_client_s_stream_ends_with_the_connection(fast: bool, tls: bool, azure: Simulator, proxy: Proxies) -> None:
+    """A client of HTTP/1.0 knows no chunks."""
+    through = proxy(**MAPPER, azure_openai_fast_path=fast)
+    with connect(through, tls=tls) as client:
+        client.sendall(post(STREAM, version=b"1.0"))
+        head = read_head(client).lower()
+        body = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("way", ["response", "asked to keep it", "local"])
+def test_an_http_1_0_client_gets_a_length(way: str, azure: Simulator, proxy: Proxies) -> None:
+    """A response that is not streamed is complete, and the connection is closed unless the client asks to keep it."""
+    with connect(proxy(**MAPPER)) as client:
+        if way == "response":
+            client.sendall(post(CHAT, version=b"1.0"))
+        else:
+            client.sendall(b"GET /healthz HTTP/1.0\r\n%b\r\n" % (b"Connection: keep-alive\r\n" if "keep" in way else b""))
+        status, body = response(client)
+        assert 200 == status
+        assert body
+        if "keep" in way:
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert 200 == response(client)[0]
+            assert end(client)
+        else:
+            assert end(client)
+
+
+def test_a_broken_stream_of_an_http_1_0_client(upstream: Upstream, proxy: Proxies) -> None:
+    """The error event is the last thing it reads."""
+    with connect(with_upstream(proxy, upstream)) as client:
+        client.sendall(post(STREAM, version=b"1.0"))
+        azure = upstream.accept()
+        azure.request()
+        azure.begin_stream()
+        azure.chunk(EVENT)
+        read_head(client)
+        azure.socket.close()
+        body = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b"upstream_error" in body
+    assert body.endswith(b"\n\n")
+
+
+# -- the end of a connection -----------------------------------------------------------------------------------------------------------
+
+
+@TLS
+@SHORTCUTS
+def test_a_client_that_half_closes_is_answered(fast: bool, tls: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """A client may end its sending with its request and still read the answer."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    with connect(through, tls=tls) as client:
+        client.sendall(post(CHAT))
+        azure = upstream.accept()
+        azure.request()
+        if tls:
+            with socket.socket(fileno=os.dup(client.fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
+        else:
+            client.shutdown(socket.SHUT_WR)
+        # The proxy has seen the end of the first client's sending when it serves a second one.
+        with connect(through) as second:
+            second.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert 200 == response(second, "GET")[0]
+        azure.answer(b'{"late": true}')
+        assert b"HTTP/1.1 100 Continue\r\n\r\n" == read_head(client)  # tells the proxy of a client that is gone; any client ignores it
+        assert (200, b'{"late": true}') == response(client)
+        assert end(client)
+
+
+@SHORTCUTS
+def test_a_client_that_half_closes_reads_its_stream(fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """All of the stream arrives, then the connection is closed."""
+    with connect(with_upstream(proxy, upstream, azure_openai_fast_path=fast)) as client:
+        client.sendall(post(STREAM))
+        client.shutdown(socket.SHUT_WR)
+        azure = upstream.accept()
+        azure.request()
+        azure.begin_stream()
+        azure.chunk(EVENT)
+        read_head(client)
+        for _ in range(10):
+            azure.chunk(EVENT)
+        azure.send(b"0\r\n\r\n")
+        body = b"".join(iter(lambda: client.recv(65536), b""))
+    assert 11 == body.count(EVENT)
+    assert body.endswith(b"0\r\n\r\n")
+
+
+@TLS
+@pytest.mark.parametrize("moment", ["before the head", "in the stream", "in the upload"])
+@pytest.mark.parametrize("how", ["reset", "close"])
+def test_a_client_that_is_gone_is_cancelled_upstream(how: str, moment: str, tls: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """Azure's connection is closed when the client leaves, whatever it was doing."""
+    client = connect(with_upstream(proxy, upstream), tls=tls)
+    if moment == "in the upload":
+        client.sendall(post(STREAM)[:-10])
+    else:
+        client.sendall(post(STREAM))
+        azure = upstream.accept()
+        azure.request()
+        if moment == "in the stream":
+            azure.begin_stream()
+            azure.chunk(EVENT)
+            read_head(client)
+    if how == "reset":
+        reset(client)
+    else:
+        client.close()
+    if moment == "in the upload":
+        with connect(with_upstream(proxy, upstream)) as second:
+            second.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert 200 == response(second, "GET")[0]
+        assert upstream.untouched()
+        return
+    if how == "close" and moment == "in the stream":
+        with pytest.raises(ConnectionError):  # what it writes tells that the client does not read
+            azure.chunks_without_end(EVENT)
+    else:
+        assert azure.ended()
+
+
+@pytest.mark.parametrize("moment", ["kept", "closed by the client's wish", "bad head", "HTTP/1.0"])
+def test_tls_is_ended_in_order(moment: str, azure: Simulator, proxy: Proxies) -> None:
+    """A connection over TLS that the proxy closes ends with TLS's own end, so that nobody takes it for cut."""
+    with connect(proxy(**MAPPER), tls=True) as client:
+        if moment == "bad head":
+            client.sendall(b"\x00 what\r\n\r\n")
+            response(client)
+        elif moment == "HTTP/1.0":
+            client.sendall(post(STREAM, version=b"1.0"))
+            read_head(client)
+        elif moment == "kept":
+            client.sendall(post(CHAT))
+            response(client)
+            client.sendall(post(CHAT, b"Connection: close"))
+            response(client)
+        else:
+            client.sendall(post(CHAT, b"Connection: close"))
+            response(client)
+        rest = b"".join(iter(lambda: client.recv(65536), b""))  # raises if TLS was cut
+        assert bool(rest) == (moment == "HTTP/1.0")
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------------------------
+
+
+@TLS
+@SHORTCUTS
+@pytest.mark.parametrize("split", [False, True], ids=["one write", "split"])
+def test_trailers_of_a_request_are_dropped(split: bool, fast: bool, tls: bool, azure: Simulator, proxy: Proxies) -> None:
+    """A chunked request with trailers is served without them, and the connection goes on."""
+    head = post(b"", b"Transfer-Encoding: chunked", b"Trailer: x-checksum").replace(b"Content-Length: 0\r\n", b"")
+    rest = b"%x\r\n%b\r\n0\r\nX-Checksum: 1\r\nAuthorization: Bearer other\r\n" % (len(CHAT), CHAT)
+    with connect(proxy(**MAPPER, azure_openai_fast_path=fast), tls=tls) as client:
+        for _ in range(2):
+            client.sendall(head + rest)
+            if split:
+                client.sendall(b"\r")
+                client.sendall(b"\n")
+            else:
+                client.sendall(b"\r\n")
+            assert 200 == response(client)[0]
+    assert [json.loads(CHAT)["messages"]] * 2 == [json.loads(received.body)["messages"] for received in azure.requests]
+    assert not any("checksum" in name.lower() or "other" in value for received in azure.requests for name, value in received.headers)
+
+
+# -- HTTP/2 ----------------------------------------------------------------------------------------------------------------------------
+
+
+@SHORTCUTS
+@pytest.mark.parametrize("moment", ["before the head", "in the stream"])
+def test_a_reset_stream_is_cancelled_upstream(moment: str, fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """Only that stream's connection is closed."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    with HTTP2(through) as client:
+        first, second = client.post(STREAM), client.post(CHAT)
+        client.send()
+        peers = {b'"stream"' in body: peer for peer in (upstream.accept(), upstream.accept()) for _, body in [peer.request()]}
+        if moment == "in the stream":
+            peers[True].begin_stream()
+            peers[True].chunk(EVENT)
+            client.until(lambda event: isinstance(event, h2.events.DataReceived))
+        client.state.reset_stream(first, h2.errors.ErrorCodes.CANCEL)
+        client.send()
+        assert peers[True].ended()
+        peers[False].answer()
+        assert isinstance(client.ended(second), h2.events.StreamEnded)
+
+
+@SHORTCUTS
+def test_a_broken_stream_s_event_comes_before_its_reset(fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """An HTTP/2 client reads the error event, then its stream is reset."""
+    with HTTP2(with_upstream(proxy, upstream, azure_openai_fast_path=fast)) as client:
+        stream = client.post(STREAM)
+        client.send()
+        azure = upstream.accept()
+        azure.request()
+        azure.begin_stream()
+        azure.chunk(EVENT)
+        client.until(lambda event: isinstance(event, h2.events.DataReceived))
+        azure.socket.close()
+        assert isinstance(client.ended(stream), h2.events.StreamReset)
+        assert b"upstream_error" in client.body(stream)
+        kinds = [type(event) for event in client.of(stream)]
+        assert h2.events.DataReceived is kinds[-2] or h2.events.WindowUpdated is kinds[-2]
+
+
+# -- TCP -------------------------------------------------------------------------------------------------------------------------------
+
+
+@TLS
+def test_connections_of_clients_are_kept_alive(tls: bool, proxy: Proxies) -> None:
+    """TCP's keep-alive runs on them: what is between must not forget them while Azure thinks."""
+    through = proxy(**MAPPER)
+    with connect(through, tls=tls) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        response(client, "GET")
+        port = client.getsockname()[1]
+        row = re.compile(rf"\s*\d+: 0100007F:{through.port:04X} 0100007F:{port:04X}")
+        timer = ""
+        while timer in ("", "01"):  # 01: the response is not acknowledged yet
+            timer = next(line.split()[5][:2] for line in Path("/proc/net/tcp").read_text().splitlines() if row.match(line))
+    assert "02" == timer  # the keep-alive timer
+
+
+def test_many_connections_at_once(proxy: Proxies) -> None:
+    """600 clients that come in the same moment are all taken in by the system, while the proxy is busy."""
+    through = proxy(**MAPPER)
+    listening = subprocess_ss(through.port)
+    assert listening >= min(socket.SOMAXCONN, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+
+
+def subprocess_ss(port: int) -> int:
+    """The backlog of a listening port."""
+    import subprocess
+
+    done = subprocess.run(["ss", "-ltnH", f"sport = :{port}"], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[2])
