@@ -39,11 +39,11 @@ LIMITS = {
     "addon": Limit(11, 16, 3),
     "addon/azure_openai_proxy/api": Limit(),
     "addon/azure_openai_proxy/cli": Limit(),
-    "addon/azure_openai_proxy/config": Limit(12, 5, 1),
+    "addon/azure_openai_proxy/config": Limit(),
     "addon/azure_openai_proxy/egress": Limit(14, 2, 5),
     "addon/azure_openai_proxy/formats": Limit(),
     "addon/azure_openai_proxy/gateway": Limit(10, 6, 4),
-    "addon/azure_openai_proxy/inspection": Limit(1, 0.5, 0.5),
+    "addon/azure_openai_proxy/inspection": Limit(),
     "addon/azure_openai_proxy/mitmproxy_patches": Limit(9, 5, 10),
     "addon/azure_openai_proxy/routing": Limit(),
     "docs": Limit(5, 3, 2),
@@ -54,6 +54,7 @@ LIMITS = {
     "tests/unit/routing": Limit(),
     "tests/unit/cli": Limit(),
     "tests/unit/inspection": Limit(),
+    "tests/unit/config": Limit(),
 }
 
 _VERBS = (

@@ -1,4 +1,4 @@
-"""What a person sees of a request: comments, metadata, content views, commands, exports, recordings and their replay.
+"""Display of requests and responses: comments, metadata, content views, commands, exports, recordings and their replay.
 
 Nothing here may fail or delay a request. It may import `egress`, `routing` and the layers below them.
 `__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.

@@ -1,6 +1,7 @@
-"""Which backend gets a request: health, load balancing, affinity, retries, repair of refused requests, Entra ID tokens.
+"""The choice of the backend for a request: health, load balancing, affinity, retries, repair of rejected requests, Entra ID tokens.
 
-`attempts` decides for one request, `state` is what requests share. It sends nothing. It may import `config` and the layers below it.
+`attempts` decides for one request, and `state` holds the shared state of all requests. The subpackage sends no requests. It may import
+`config` and the layers below it.
 `__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
 

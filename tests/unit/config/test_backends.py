@@ -1,4 +1,4 @@
-"""`azure_openai_backends:` in the file."""
+"""The list `azure_openai_backends` in the configuration file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse(*entries: Any, apiversion: str | None = None, token: str = "") -> tupl
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_a_token_file_that_everybody_may_write(tmp_path: Path) -> None:
-    """Somebody else's key would be used, and somebody else could see what is sent with it."""
+    """A token file that all users may write is rejected, because another user could replace the key and read its requests."""
     file = tmp_path / "key"
     file.write_text("secret")
     file.chmod(0o666)
@@ -34,7 +34,7 @@ def test_a_token_file_that_everybody_may_write(tmp_path: Path) -> None:
 
 
 def test_the_least_that_can_be_said() -> None:
-    """A name and an endpoint; the rest has its defaults, or what the settings say for all."""
+    """A backend needs a name and an endpoint, and everything else has the default or the general setting."""
     (backend,) = parse(A)
     assert ("a", Base("https", "a.openai.azure.com", 443), "", "2024-10-21") == (
         backend.name,
@@ -48,7 +48,7 @@ def test_the_least_that_can_be_said() -> None:
 
 
 def test_everything_that_can_be_said(tmp_path: Path) -> None:
-    """Each key has its effect; a version of the backend's own beats the one in its URL and the one for all."""
+    """Each key has its effect, and a backend's own api-version precedes the one in its URL and the general one."""
     key = tmp_path / "key"
     key.write_text("of-the-file\n")
     first, second, third = parse(
@@ -97,7 +97,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_refused(entry: dict[str, Any], right: str) -> None:
-    """In one line that names the backend and what would be right, and repeats no key."""
+    """An invalid entry is rejected in one line that names the backend and the valid values, without any key."""
     with pytest.raises(SettingsError) as caught:
         parse(A | entry)
     assert str(caught.value).startswith(right)
@@ -106,19 +106,19 @@ def test_what_is_refused(entry: dict[str, Any], right: str) -> None:
 
 @pytest.mark.parametrize("raw", [None, {}, [], ["a"], "a"])
 def test_what_is_no_list(raw: object) -> None:
-    """It must be a list of mappings."""
+    """A value that is not a list of mappings is rejected."""
     with pytest.raises(SettingsError, match="write a list of backends"):
         backends_config.parse(raw, apiversion=None, default_version="v1", token="")
 
 
 def test_a_name_is_given_once() -> None:
-    """Two of a name could not be told apart."""
+    """A duplicate name is rejected."""
     with pytest.raises(SettingsError, match="a: there are two backends of this name"):
         parse(A, A)
 
 
 def test_variables() -> None:
-    """`${NAME}` stands for the environment's; one that is not set is an error that names it."""
+    """`${NAME}` is replaced by the environment variable, and an unset variable is an error with its name."""
     raw = [A | {"token": "${KEY}", "priority": 1}, "odd"]
     assert [A | {"token": "sesame", "priority": 1}, "odd"] == backends_config.expand(raw, {"KEY": "sesame\n"}, "the file")
     assert "odd" == backends_config.expand("odd", {}, "the file")
@@ -127,13 +127,13 @@ def test_variables() -> None:
 
 
 def test_files_to_watch() -> None:
-    """Those with keys."""
+    """The token files of the list are watched."""
     assert [Path("/k")] == list(backends_config.files([A, {"token_file": "/k"}, {"token_file": 7}, "odd"]))
     assert [] == list(backends_config.files(None))
 
 
 def test_entra_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it the start says how to install it."""
+    """Without azure-identity the error says how to install it."""
     monkeypatch.setattr(backends_config, "_installed", lambda _: False)
     with pytest.raises(SettingsError, match=r'pip install "azure-openai-proxy\[entra\]"'):
         parse(A | {"entra": "cli"})
@@ -141,5 +141,5 @@ def test_entra_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("module, there", [("json", True), ("json.no_such", False), ("no_such.module", False)])
 def test_installed(module: str, there: bool) -> None:
-    """Whether a module could be imported, without importing it."""
+    """An installed module is recognised without importing it."""
     assert there is backends_config._installed(module)

@@ -1,4 +1,4 @@
-"""Whose configuration is used: the owner's or root's, which nobody else may write."""
+"""The permission check of configuration files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def file(tmp_path: Path) -> Path:
 
 
 class Users:
-    """A machine with two users, each with a private group, and a shared group; the process is the first one's."""
+    """A fake machine with two users, each with a private group, and one shared group. The process runs as the first user."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.owner = (OWN, PRIVATE)
@@ -77,7 +77,7 @@ def users(monkeypatch: pytest.MonkeyPatch, file: Path) -> Users:
     ],
 )
 def test_the_owner(uid: int, environ: dict[str, str], used: bool, file: Path, users: Users) -> None:
-    """The process's user, root, and who called sudo; an unknown user is named by number."""
+    """A file of the process's user, root or the sudo user is accepted, and another owner is named, or numbered if unknown."""
     users.owner = (uid, SHARED)
     if used:
         assert b"a: b" == file_trust.read(file, environ)
@@ -87,7 +87,7 @@ def test_the_owner(uid: int, environ: dict[str, str], used: bool, file: Path, us
 
 
 def test_the_owner_of_a_link_to_it(file: Path, users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who makes a symbolic link decides which file is read."""
+    """The owner of a symbolic link is checked too, because the link chooses the file."""
     monkeypatch.setattr(type(file), "lstat", lambda _: SimpleNamespace(st_uid=OTHER))
     with pytest.raises(Untrusted, match="it belongs to other"):
         file_trust.read(file, {})
@@ -95,7 +95,7 @@ def test_the_owner_of_a_link_to_it(file: Path, users: Users, monkeypatch: pytest
 
 @pytest.mark.parametrize("mode, used", [(0o644, True), (0o600, True), (0o664, True), (0o666, False), (0o602, False)])
 def test_everybody_may_write_it(mode: int, used: bool, file: Path) -> None:
-    """It is refused whoever owns it."""
+    """A file that all users may write is rejected regardless of its owner."""
     file.chmod(mode)
     assert used != file_trust.everybody_writes(file)
     if used:
@@ -112,7 +112,7 @@ def test_everybody_may_write_it(mode: int, used: bool, file: Path) -> None:
         (OWN, PRIVATE, ["own"], False),
         (OWN, PRIVATE, ["other"], True),
         (OWN, SHARED, [], True),
-        (OTHER, SHARED, [], True),  # its primary group, and not called as the user is
+        (OTHER, SHARED, [], True),  # the user's primary group, but with another name than the user
         (4711, 4711, [], True),
         (0, 0, [], False),
     ],
@@ -120,7 +120,7 @@ def test_everybody_may_write_it(mode: int, used: bool, file: Path) -> None:
 def test_its_group(
     uid: int, gid: int, members: list[str], doubted: bool, file: Path, users: Users, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A private group, as with umask 002, counts as the owner; any other that may write it is worth a warning."""
+    """Write access of a private group, as with umask 002, is accepted, and that of another group causes a warning."""
     file.chmod(0o664)
     users.members = members
     real = type(file).stat
@@ -131,7 +131,7 @@ def test_its_group(
 
 
 def test_its_folder(file: Path) -> None:
-    """Where everybody may replace it; not where only its owner can, as in /tmp."""
+    """A directory that all users may write causes a warning, unless it is sticky like /tmp."""
     file.parent.chmod(0o777)
     assert "all users may replace it" in str(file_trust.doubts(file))
     file.parent.chmod(0o1777)
@@ -139,7 +139,7 @@ def test_its_folder(file: Path) -> None:
 
 
 def test_elsewhere_nothing_is_known(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows has no such permissions."""
+    """On Windows, which has no such permissions, nothing is checked."""
     file.chmod(0o666)
     monkeypatch.setattr(file_trust, "POSIX", False)
     assert b"a: b" == file_trust.read(file, {})

@@ -1,4 +1,4 @@
-"""Options of mitmproxy that keep clients from Azure OpenAI."""
+"""Warnings about options of mitmproxy that keep clients from reaching Azure OpenAI."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOSTS = frozenset({"api.openai.com"})
     ],
 )
 def test_option_conflicts(option: str, bad: object, good: object, caplog: pytest.LogCaptureFixture) -> None:
-    """One line when it comes to be, none while it stays, one when it comes again."""
+    """A conflict is logged when it arises, not while it persists, and again when it recurs."""
     conflicts = OptionConflicts()
     for value, lines in ((good, 0), (bad, 1), (bad, 1), (good, 1), (bad, 2)):
         conflicts.check({option: value}, HOSTS)

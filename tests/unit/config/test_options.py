@@ -1,4 +1,4 @@
-"""Which value is in force, what is refused and how, and what mitmproxy gets to see of it."""
+"""The options: precedence, validation, error messages, and the values that mitmproxy shows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # of libraries that mitmproxy's addons use
+    warnings.simplefilter("ignore", DeprecationWarning)  # raised by libraries of mitmproxy's addons
     from mitmproxy.addons.proxyauth import ProxyAuth
     from mitmproxy.addons.proxyserver import Proxyserver
     from mitmproxy.addons.script import ScriptLoader
@@ -47,7 +47,7 @@ KEY = "sesame-0123456789"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory of its own, with a folder for mitmproxy in it."""
+    """An empty working directory with a directory for mitmproxy's configuration."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf").mkdir()
     return tmp_path
@@ -70,7 +70,7 @@ LEVELS = ("changed", "set", "environ", "alias", "file", "confdir")
 
 @pytest.mark.parametrize("strongest", range(len(LEVELS)))
 def test_precedence(strongest: int, folder: Path) -> None:
-    """A change while running beats --set, that the environment, that its alias, that mitm_config.yaml, that mitmproxy's config.yaml."""
+    """The precedence is: change while running, --set, environment, its alias, mitm_config.yaml, mitmproxy's config.yaml."""
     there = LEVELS[strongest:]
     if "confdir" in there:
         (folder / "conf" / "config.yaml").write_text("azure_openai_token: confdir")
@@ -100,13 +100,13 @@ def test_precedence(strongest: int, folder: Path) -> None:
     ],
 )
 def test_token(arguments: list[str], environ: Mapping[str, str], file: str, token: str, folder: Path) -> None:
-    """An empty variable is unset, a line end is trimmed, nothing after `--set name=` means no key at all."""
+    """An empty variable counts as unset, a line end is trimmed, and an empty `--set name=` means no key."""
     (folder / "mitm_config.yaml").write_text(file)
     assert token == settings(*arguments, **environ).token
 
 
 def test_apiversion(folder: Path) -> None:
-    """The version that is set, else the one pasted with the endpoint, else the newest dated one that is no preview."""
+    """The api-version is the configured one, else the one in the endpoint's URL, else the newest dated stable one."""
     pasted = {"AZURE_OPENAI_ENDPOINT": f"{ENDPOINT}/openai/deployments/d/chat/completions?api-version=2024-06-01"}
     cases = [({}, "2024-10-21"), (pasted, "2024-06-01"), ({**pasted, "OPENAI_API_VERSION": "preview"}, "preview")]
     for environ, version in cases:
@@ -116,7 +116,7 @@ def test_apiversion(folder: Path) -> None:
 
 
 def test_defaults() -> None:
-    """With an endpoint alone everything has a value, and it is the table's."""
+    """With only an endpoint set, every setting has the default of the table."""
     chosen = settings()
     assert Settings() == dataclasses.replace(values.resolve({"azure_openai_proxy_mode": Found("openai", "")}), mode="azure")
     assert (Base("https", "r.openai.azure.com", 443), "") == (getattr(chosen.backend, "base", None), chosen.token)
@@ -158,7 +158,7 @@ def test_defaults() -> None:
     ],
 )
 def test_values(name: str, text: str, field: str, value: object) -> None:
-    """Each option understands what its help text says."""
+    """Each option accepts the values that its help text names."""
     assert value == getattr(settings("--set", f"{name}={text}"), field)
     assert value == getattr(settings(**{name.upper(): text}), field)
 
@@ -177,7 +177,7 @@ def test_values(name: str, text: str, field: str, value: object) -> None:
     ],
 )
 def test_values_of_yaml(file: str, field: str, value: object, folder: Path) -> None:
-    """YAML's own types are understood where they come naturally."""
+    """YAML's own types, such as dates, numbers and lists, are accepted where they suit the option."""
     (folder / "mitm_config.yaml").write_text(file)
     assert value == getattr(settings(), field)
 
@@ -187,18 +187,18 @@ def test_values_of_yaml(file: str, field: str, value: object, folder: Path) -> N
     [([], True), (["azure_openai_normalize"], True), (["azure_openai_normalize=toggle"], False), (["azure_openai_normalize=false"], False)],
 )
 def test_set_of_a_switch(arguments: list[str], value: bool) -> None:
-    """A switch is set as mitmproxy sets its own: alone, true, false or toggle."""
+    """A boolean is set as in mitmproxy: without a value, or with true, false or toggle."""
     assert value == settings(*(text for argument in arguments for text in ("--set", argument))).normalize
 
 
 def test_set_of_a_list() -> None:
-    """--set of a list is repeated, and emptied without a value, as mitmproxy does it."""
+    """--set of a list can be repeated, and empties the list without a value, as in mitmproxy."""
     two = ("--set", "azure_openai_hosts=a.example", "--set", "azure_openai_hosts=b.example")
     assert {"api.openai.com", "a.example", "b.example"} == settings(*two).hosts
     assert {"api.openai.com"} == settings("--set", "azure_openai_hosts", AZURE_OPENAI_HOSTS="a.example").hosts
 
 
-# What is refused
+# Invalid values
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_set_of_a_list() -> None:
     ],
 )
 def test_refused(name: str, text: str, right: str, folder: Path) -> None:
-    """A bad value is one line: which setting, where it was set, what would be right; wherever it was set."""
+    """An invalid value is reported in one line with the setting, its source and the valid values, for every source."""
     where: dict[str, Callable[[], Settings]] = {
         "--set": lambda: settings("--set", f"{name}={text}"),
         f"environment variable {name.upper()}": lambda: settings(**{name.upper(): text}),
@@ -245,14 +245,14 @@ def test_refused(name: str, text: str, right: str, folder: Path) -> None:
 
 
 def test_no_endpoint() -> None:
-    """Without an endpoint the line names all three places for it; in openai mode none is needed."""
+    """Without an endpoint the error names all three ways to set it, and openai mode needs none."""
     with pytest.raises(SettingsError, match=r"AZURE_OPENAI_ENDPOINT=https://RESOURCE\.openai\.azure\.com, --set .* mitm_config\.yaml"):
         values.resolve({})
     assert values.resolve({"azure_openai_proxy_mode": Found("openai", "--set")}).backend is None
 
 
 def test_key_in_the_wrong_place() -> None:
-    """A key that was pasted into another setting as well does not show in that setting's error."""
+    """A key that was also pasted into another setting is masked in that setting's error."""
     with pytest.raises(SettingsError) as caught:
         settings(AZURE_OPENAI_TOKEN=KEY, AZURE_OPENAI_MODEL_MAPPER=KEY)
     assert KEY not in str(caught.value)
@@ -261,7 +261,7 @@ def test_key_in_the_wrong_place() -> None:
 
 @pytest.mark.parametrize("given", [["azure_openai_proxy_mode"], ["azure_openai_proxy_mode=azure", "azure_openai_proxy_mode=openai"]])
 def test_set_without_one_value(given: list[str]) -> None:
-    """--set of a text takes one value."""
+    """--set of a string needs exactly one value."""
     with pytest.raises(SettingsError, match=r"azure_openai_proxy_mode \(--set\): write it once"):
         settings(*(text for one in given for text in ("--set", one)))
 
@@ -281,7 +281,7 @@ def test_set_without_one_value(given: list[str]) -> None:
     ],
 )
 def test_file_refused(text: str, right: str, folder: Path) -> None:
-    """A file that is no YAML mapping is refused in one line that names it and shows nothing of it."""
+    """A file that is not a YAML mapping is rejected in one line that names it and quotes none of it."""
     (folder / "mitm_config.yaml").write_text(text)
     with pytest.raises(SettingsError) as caught:
         gather()
@@ -292,7 +292,7 @@ def test_file_refused(text: str, right: str, folder: Path) -> None:
 
 
 def test_file_of_wrong_types(folder: Path) -> None:
-    """A list or a mapping where text belongs is refused."""
+    """A list or a mapping in the place of a string is rejected."""
     for text in ("azure_openai_proxy_mode: {a: b}", "azure_openai_hosts: [1]", "azure_openai_token: true"):
         (folder / "mitm_config.yaml").write_text(f"azure_openai_endpoint: {ENDPOINT}\n{text}")
         with pytest.raises(SettingsError, match=r"\(mitm_config.yaml\): write text"):
@@ -300,7 +300,7 @@ def test_file_of_wrong_types(folder: Path) -> None:
 
 
 def test_file_unreadable(folder: Path) -> None:
-    """A file that is not UTF-8, or none at all, is refused with the reason."""
+    """A file that is not UTF-8, or cannot be opened, is rejected with the reason."""
     (folder / "mitm_config.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match=r"mitm_config.yaml cannot be read: it is not UTF-8"):
         gather()
@@ -309,7 +309,7 @@ def test_file_unreadable(folder: Path) -> None:
 
 
 def test_file_named(folder: Path) -> None:
-    """A named file is read in the other's place; a named file that is missing is an error; an empty one is none."""
+    """A file named by the option replaces the default one, a missing one is an error, and an empty name is ignored."""
     (folder / "mitm_config.yaml").write_text("azure_openai_proxy_mode: azure")
     (folder / "other.yaml").write_text("azure_openai_proxy_mode: openai")
     assert "openai" == settings(AZURE_OPENAI_CONFIG="other.yaml").mode
@@ -333,7 +333,7 @@ def test_file_named(folder: Path) -> None:
     ],
 )
 def test_unknown_name(name: str, hint: str) -> None:
-    """A name that no option has is refused with the nearest one that is; what may be a key is not shown."""
+    """An unknown name is rejected with the most similar option, and a name that may be a key is not quoted."""
     with pytest.raises(SettingsError) as caught:
         sources.check_names(ConfigFile(Path("f.yaml"), {name: 1}), Options().keys())
     assert str(caught.value).startswith("f.yaml: ")
@@ -353,7 +353,7 @@ def test_unknown_name(name: str, hint: str) -> None:
     ],
 )
 def test_unknown_name_of_set(name: str, hint: str, folder: Path) -> None:
-    """mitmproxy ignores it; it is refused, on the command line and in mitmproxy's own file alike."""
+    """A misspelled option, which mitmproxy would ignore, is rejected on the command line and in mitmproxy's own file."""
     for where in ("--set", "conf/config.yaml"):
         (folder / "conf" / "config.yaml").write_text("" if where == "--set" else f"{json.dumps(name)}: x")
         with pytest.raises(SettingsError) as caught:
@@ -364,12 +364,12 @@ def test_unknown_name_of_set(name: str, hint: str, folder: Path) -> None:
 
 
 def test_names_of_other_scripts_are_left_alone() -> None:
-    """Their options are declared when they are loaded, after this one perhaps."""
+    """Options of other scripts are accepted, because they may be declared later."""
     assert "azure" == settings("--set", "my_script_mode=x", "--set", "modify_headers=a").mode
 
 
 def test_a_file_of_somebody_else(mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It ends the start; while running, the previous settings stay in force until it is put right."""
+    """An untrusted file ends the start, and while running the previous settings stay in force until it is corrected."""
     caplog.set_level(logging.INFO)
     file = folder / "mitm_config.yaml"
     file.write_text("azure_openai_max_body: 1k")
@@ -393,7 +393,7 @@ def test_a_file_of_somebody_else(mitmproxy: Mitmproxy, folder: Path, caplog: pyt
 
 
 def test_known_names() -> None:
-    """Ours, mitmproxy's, and those of its three tools may all stand in one file."""
+    """One file may contain the addon's options, mitmproxy's, and those of its three tools."""
     sources.check_names(
         ConfigFile(Path("f"), dict.fromkeys(["azure_openai_token", "listen_port", "web_port", "flow_detail"])), Options().keys()
     )
@@ -415,8 +415,8 @@ asyncio.run(main())
 
 
 def test_names_of_the_tools() -> None:
-    """What is known as an option of one tool only is what the three tools do not share, in this version and in newer ones."""
-    # a process of its own: mitmproxy's console brings modules that warn at whoever looks at them
+    """The list of options of single tools equals the options that the three tools do not share, in each supported version."""
+    # in a separate process, because modules of mitmproxy's console raise warnings on access
     done = subprocess.run([sys.executable, "-c", TOOLS_OPTIONS], capture_output=True, text=True, check=True, timeout=60)
     assert set() == set(done.stdout.split()) - sources.TOOLS
 
@@ -442,7 +442,7 @@ def test_names_of_the_tools() -> None:
     ],
 )
 def test_command_line(arguments: list[str], names: set[str], listens: bool) -> None:
-    """mitmproxy's own flags are read as mitmproxy reads them; what is no command line of its own is nothing."""
+    """mitmproxy's own flags are parsed as mitmproxy does, and other command lines yield nothing."""
     given = sources.command_line(arguments, Options())
     assert names == given.names
     assert listens == given.listens
@@ -460,21 +460,21 @@ def test_command_line(arguments: list[str], names: set[str], listens: bool) -> N
     ],
 )
 def test_listen_modes(modes: list[str], address: Address, result: list[str]) -> None:
-    """The first mode that has no address of its own, and is a way for OpenAI clients to come, gets the address."""
+    """The first mode that OpenAI clients can use and that has no address gets the configured address."""
     assert result == runtime.listen_modes(modes, address)
 
 
 @pytest.mark.parametrize("modes, result", [(["regular"], True), (["regular", "socks5"], False), (["wireguard"], False)])
 def test_movable(modes: list[str], result: bool) -> None:
-    """--listen-port does what is meant only when there is one mode, and that listens."""
+    """--listen-port is used only with a single mode that listens."""
     assert result == runtime.movable(modes)
 
 
-# The table and what is told of it
+# The option table and its documents
 
 
 def test_table() -> None:
-    """Every option has a type that mitmproxy can handle everywhere, a default that parses, and help in sentences."""
+    """Every option has a type that all of mitmproxy supports, a default that parses, and help in full sentences."""
     for option in OPTIONS:
         assert option.type in (str, bool) or get_args(option.type) == (str,)
         option.parse(option.default)
@@ -482,7 +482,7 @@ def test_table() -> None:
 
 
 def test_sample_file() -> None:
-    """mitm_config.yaml names every option, all commented out, and with the # taken away it is valid and in force."""
+    """mitm_config.yaml contains every option, commented out, and is valid and effective once the # are removed."""
     text = (ROOT / "mitm_config.yaml").read_text()
     assert YAML(typ="safe").load(text) is None
     for option in OPTIONS:
@@ -528,12 +528,12 @@ def test_sample_file() -> None:
     ],
 )
 def test_summary(environ: dict[str, str], line: str) -> None:
-    """One line says what is in force, never the key."""
+    """The effective configuration is logged in one line without the key."""
     assert line == values.summary(settings(**environ))
 
 
 def test_settings_hide_the_key() -> None:
-    """The key is not in the settings' repr."""
+    """The repr of the settings does not contain the key."""
     assert KEY not in repr(settings(AZURE_OPENAI_TOKEN=KEY))
 
 
@@ -541,7 +541,7 @@ def test_settings_hide_the_key() -> None:
 
 
 class Addon:
-    """As the real one calls it."""
+    """An addon that calls `Live` as the real one does."""
 
     def __init__(self, environ: Mapping[str, str], arguments: Sequence[str]) -> None:
         self.live = Live(environ, arguments)
@@ -551,7 +551,7 @@ class Addon:
 
 
 class Mitmproxy:
-    """mitmproxy's options and addons without its servers, and our addon started in it as a script is."""
+    """mitmproxy's options and addons without its servers, with the addon loaded like a script."""
 
     def __init__(self, context: taddons.context) -> None:
         self.options = context.options
@@ -576,7 +576,7 @@ def mitmproxy() -> Iterator[Mitmproxy]:
 
 
 def test_start_shows_what_is_in_force(mitmproxy: Mitmproxy) -> None:
-    """mitmweb's options show what is in force, wherever it came from, but for the key."""
+    """mitmweb's options show the effective values from every source, with the key masked."""
     pasted = f"{ENDPOINT}/openai/v1/?subscription-key={KEY}"
     live = mitmproxy.start(
         "--set", f"azure_openai_token={KEY}", AZURE_OPENAI_ENDPOINT=pasted, AZURE_OPENAI_HOSTS="a.example", AZURE_OPENAI_NORMALIZE="no"
@@ -590,13 +590,13 @@ def test_start_shows_what_is_in_force(mitmproxy: Mitmproxy) -> None:
 
 
 def test_start_without_endpoint(mitmproxy: Mitmproxy) -> None:
-    """openai mode starts without an endpoint, and shows none."""
+    """openai mode starts without an endpoint and shows none."""
     live = mitmproxy.start(AZURE_OPENAI_ENDPOINT="", AZURE_OPENAI_PROXY_MODE="openai")
     assert ("openai", "") == (live.settings.mode, mitmproxy.options.azure_openai_endpoint)
 
 
 def test_set_beats_mitmproxys_file(mitmproxy: Mitmproxy, folder: Path) -> None:
-    """mitmproxy lets its config.yaml beat --set; for our options --set wins, and the file's other values count."""
+    """For the addon's options --set precedes config.yaml, unlike in mitmproxy, and the file's other values apply."""
     (folder / "conf" / "config.yaml").write_text("azure_openai_proxy_mode: azure\nazure_openai_max_body: 5")
     mitmproxy.options.update_defer(azure_openai_proxy_mode="azure", azure_openai_max_body=5)
     live = mitmproxy.start("--set", "azure_openai_proxy_mode=openai")
@@ -604,7 +604,7 @@ def test_set_beats_mitmproxys_file(mitmproxy: Mitmproxy, folder: Path) -> None:
 
 
 def test_values_from_elsewhere(mitmproxy: Mitmproxy) -> None:
-    """A program that embeds mitmproxy sets options before they exist: its values count, even with no command line to read."""
+    """Values that an embedding program sets before the options exist are applied, even without a command line."""
     mitmproxy.options.update_defer(azure_openai_max_body=7)
     mitmproxy.options.set("azure_openai_proxy_mode=openai", defer=True)
     live = mitmproxy.start("-p", "nonsense")
@@ -612,7 +612,7 @@ def test_values_from_elsewhere(mitmproxy: Mitmproxy) -> None:
 
 
 def test_careless_settings_are_named_at_the_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
-    """Once, and not again when something changes."""
+    """Warnings are logged once at startup and not again after a change."""
     live = mitmproxy.start("--set", f"azure_openai_token={KEY}", AZURE_OPENAI_ENDPOINT="http://10.0.0.7", AZURE_OPENAI_TOKN="x")
     live.running(mitmproxy.options)
     live.reread(mitmproxy.options)
@@ -624,13 +624,13 @@ def test_careless_settings_are_named_at_the_start(mitmproxy: Mitmproxy, caplog: 
 
 
 def test_a_slip_in_set_ends_the_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
-    """With one line."""
+    """A misspelled option of --set ends the start with one line."""
     mitmproxy.start("--set", "azure_openai_tokn=x")
     assert ["--set: azure_openai_tokn is not an option: did you mean azure_openai_token?"] == caplog.messages
 
 
 def test_bad_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
-    """A bad value at the start is one ERROR without a traceback, and nothing is in force; `running` adds nothing to it."""
+    """An invalid value at startup is logged as one ERROR without a traceback, no settings apply, and `running` logs nothing more."""
     live = mitmproxy.start(AZURE_OPENAI_APIVERSION="latest")
     live.running(mitmproxy.options)
     (record,) = caplog.records
@@ -640,7 +640,7 @@ def test_bad_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_change_while_running(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
-    """A change takes effect at once, is told, and stays when another option changes."""
+    """A change takes effect immediately, is logged, and remains when another option changes."""
     caplog.set_level(logging.INFO)
     live = mitmproxy.start(AZURE_OPENAI_TOKEN="first")
     live.running(mitmproxy.options)
@@ -656,7 +656,7 @@ def test_change_while_running(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFix
 
 
 def test_change_refused(mitmproxy: Mitmproxy) -> None:
-    """A bad change is refused and what was in force stays, in the settings and in the options."""
+    """An invalid change is rejected, and settings and options keep their previous values."""
     live = mitmproxy.start(AZURE_OPENAI_TOKEN=KEY)
     live.running(mitmproxy.options)
     before = live.settings
@@ -674,7 +674,7 @@ def test_change_refused(mitmproxy: Mitmproxy) -> None:
 
 
 def test_change_of_others(mitmproxy: Mitmproxy) -> None:
-    """A change of mitmproxy's own options reads nothing anew."""
+    """A change of mitmproxy's own options does not reread the settings."""
     live = mitmproxy.start()
     before = live.settings
     mitmproxy.options.update(showhost=True)
@@ -682,7 +682,7 @@ def test_change_of_others(mitmproxy: Mitmproxy) -> None:
 
 
 def test_reload(mitmproxy: Mitmproxy, folder: Path) -> None:
-    """A script that is loaded again reads the file anew and takes what its forerunner showed for nothing more than that."""
+    """A reloaded script reads the file again and does not take the option values shown by its predecessor as changes."""
     (folder / "mitm_config.yaml").write_text("azure_openai_max_body: 1k\nazure_openai_token: key")
     first = mitmproxy.start()
     mitmproxy.master.addons.remove(mitmproxy.master.addons.get("addon"))
@@ -695,7 +695,7 @@ def test_reload(mitmproxy: Mitmproxy, folder: Path) -> None:
 
 
 def test_mitmproxys_options(mitmproxy: Mitmproxy, folder: Path) -> None:
-    """The file's options of mitmproxy's take effect, but for those that the command line gives; once, so that later changes stay."""
+    """mitmproxy's options in the file are applied once, except those on the command line, so that later changes remain."""
     (folder / "mitm_config.yaml").write_text("showhost: true\nhttp2: false\nweb_port: 1\nlisten_host: 127.0.0.1")
     mitmproxy.options.update(listen_host="::1")
     mitmproxy.start("--listen-host", "::1")
@@ -718,21 +718,21 @@ def test_mitmproxys_options(mitmproxy: Mitmproxy, folder: Path) -> None:
     ],
 )
 def test_mitmproxys_options_refused(text: str, line: str, mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A value that mitmproxy refuses is one line that names the file and the option."""
+    """A value that mitmproxy rejects is reported in one line with the file and the option."""
     (folder / "mitm_config.yaml").write_text(text)
     mitmproxy.start()
     assert [line] == [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_confdir_comes_late(mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """confdir in the file is too late for its config.yaml, and that is said."""
+    """A confdir in the file, which comes too late for its config.yaml, is reported."""
     (folder / "mitm_config.yaml").write_text("confdir: elsewhere")
     mitmproxy.start()
     assert "confdir (mitm_config.yaml): too late" in caplog.text
 
 
 async def test_scripts_join_those_that_run(folder: Path) -> None:
-    """Scripts in the file are added, relative to it, once; those that run stay."""
+    """Scripts in the file are added once, relative to the file, and running scripts stay loaded."""
     (folder / "a.py").write_text("")
     (folder / "b.py").write_text("")
     (folder / "mitm_config.yaml").write_text("scripts: [b.py]")
@@ -748,7 +748,7 @@ async def test_scripts_join_those_that_run(folder: Path) -> None:
         mitmproxy.options.update(scripts=[])
 
 
-# Where it listens
+# The listen address
 
 
 @pytest.mark.parametrize(
@@ -775,7 +775,7 @@ def test_listening(
     mitmproxy: Mitmproxy,
     folder: Path,
 ) -> None:
-    """The command line says where to listen, else the address, else the file's options of mitmproxy's."""
+    """The listen address is that of the command line, else the addon's option, else mitmproxy's options in the file."""
     (folder / "mitm_config.yaml").write_text(file)
     if arguments:
         mitmproxy.options.update(listen_port=int(arguments[1]))
@@ -785,7 +785,7 @@ def test_listening(
 
 
 def test_address_while_running(mitmproxy: Mitmproxy) -> None:
-    """An address that is set while running moves the server, even one the command line placed; taken away, it goes back."""
+    """An address set while running moves the server, even one set on the command line, and removing it moves the server back."""
     live = mitmproxy.start("-p", "2", AZURE_OPENAI_PROXY_ADDRESS=":1")
     live.running(mitmproxy.options)
     for text, modes in [("127.0.0.1:3", ["regular@127.0.0.1:3"]), (":4", ["regular@4"]), ("", ["regular"])]:
@@ -798,11 +798,11 @@ def test_address_while_running(mitmproxy: Mitmproxy) -> None:
 
 
 def test_given_by_default() -> None:
-    """Outside of tests the process's own environment and arguments count."""
+    """By default the process's own environment and arguments are read."""
     assert Given() == Live()._given
 
 
-# Several backends, in the file
+# Several backends in the file
 
 
 def backends(text: str, *arguments: str, **environ: str) -> Settings:
@@ -814,7 +814,7 @@ TWO = "- {name: a, endpoint: https://a.example, token: '${KEY}', models: {gpt-4o
 
 
 def test_several_backends() -> None:
-    """Those of the file, with the environment's variables in them; what the settings say for all holds for those that say nothing."""
+    """The file's backends are used, with environment variables expanded, and general settings apply to backends without their own."""
     found = backends(TWO, KEY=KEY, AZURE_OPENAI_TOKEN="shared", OPENAI_API_VERSION="v1")
     assert [("a", KEY, "v1"), ("b", "shared", "v1")] == [(backend.name, backend.token, backend.apiversion) for backend in found.backends]
     assert (KEY, "shared") == found.tokens
@@ -826,7 +826,7 @@ def test_several_backends() -> None:
 
 
 def test_backends_or_an_endpoint() -> None:
-    """Both would be a guess; so is a list that cannot be read."""
+    """An endpoint beside a list of backends is rejected, and so is an invalid list."""
     with pytest.raises(SettingsError, match=r"azure_openai_backends .* is set too: write the endpoint as one of the backends"):
         backends(TWO, KEY=KEY, AZURE_OPENAI_ENDPOINT=ENDPOINT)
     with pytest.raises(SettingsError, match=r"azure_openai_backends \(mitm_config\.yaml\): a: endpoint"):
@@ -843,13 +843,13 @@ def test_backends_or_an_endpoint() -> None:
     ],
 )
 def test_resending_refused(variable: str, value: str, right: str) -> None:
-    """With what would be right."""
+    """An invalid retry setting is rejected with the valid values."""
     with pytest.raises(SettingsError, match=right):
         settings(**{variable: value})
 
 
 def test_resending() -> None:
-    """As it is set."""
+    """The retry settings are parsed."""
     found = settings(AZURE_OPENAI_MAX_ATTEMPTS="2", AZURE_OPENAI_FIRST_BYTE_TIMEOUT="0.5", AZURE_OPENAI_ENTRA="cli", AZURE_OPENAI_TOKEN=KEY)
     assert (2, 0.5, 10) == (found.max_attempts, found.timeouts.first_byte, found.timeouts.connect)
     assert ("", "cli") == (found.token, found.backends[0].entra)
@@ -857,7 +857,7 @@ def test_resending() -> None:
 
 
 async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
-    """A change takes effect by itself; one that cannot be used is told once and changes nothing; so does one that says the same."""
+    """A change of the file is applied, an invalid change is logged once and ignored, and an equal one has no effect."""
     caplog.set_level(logging.INFO)
     file, key = Path("mitm_config.yaml"), Path("key")
     key.write_text("first")
@@ -888,14 +888,14 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_offline_there_need_be_no_azure() -> None:
-    """Recorded answers are replayed; the line at the start says so."""
+    """With --server-replay no endpoint is required, and the line at startup says so."""
     found, _ = gather()
     assert "azure mode, offline: only recorded responses are served" == values.summary(values.resolve(found, offline=True))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", None), ("off", 0), ("0", 0), ("8m", 8 << 20)])
 def test_how_much_is_kept(text: str, expected: int | None) -> None:
-    """A size, nothing, or what suits who looks."""
+    """The size of the store is the configured one, zero, or the default for the tool."""
     kept = settings(AZURE_OPENAI_ENDPOINT="https://r.openai.azure.com", AZURE_OPENAI_KEEP_BODIES=text)
     assert expected == kept.keep_bodies
     for looked_at, suits in ((True, 64 << 20), (False, 0)):

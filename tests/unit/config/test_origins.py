@@ -1,4 +1,4 @@
-"""Which origins and which host names are allowed, and what is refused."""
+"""Allowed origins and host names."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_local_origins(origin: str) -> None:
     ],
 )
 def test_foreign_origins(origin: str) -> None:
-    """Everything else is foreign, an opaque origin too."""
+    """All other origins, including opaque ones, are foreign."""
     assert not LOCAL.allows(origin, "127.0.0.1:8080")
 
 
@@ -125,13 +125,13 @@ def test_listed_origins(item: str, allowed: list[str], foreign: list[str]) -> No
     ],
 )
 def test_what_is_no_origin(item: str) -> None:
-    """An item that names no origin is refused with how to write one."""
+    """An item that is not an origin is rejected with the valid form."""
     with pytest.raises(SettingsError):
         origins.parse([item])
 
 
 def test_every_origin() -> None:
-    """With * alone, and by default while no key is configured; a list holds without a key too."""
+    """Every origin is allowed with * alone and by default without a key, and a list applies without a key too."""
     for rule in (listing("*"), origins.allowed((), HOSTS, keyed=False)):
         assert rule.allows("null", "")
         assert rule.owns("evil.example")
@@ -151,14 +151,14 @@ def test_every_origin() -> None:
     ],
 )
 def test_when_a_key_is_configured(backend: str, every: bool, tmp_path: Any) -> None:
-    """If any backend has a token, a token file or Entra."""
+    """A key counts as configured if any backend has a token, a token file or Entra."""
     (tmp_path / "key").write_text("k")
     raw = YAML(typ="safe").load(f"[{backend}]".replace("FILE", str(tmp_path / "key")))
     assert every == resolve({"azure_openai_backends": Found(raw, "here")}).origins.every
 
 
 def test_the_key_is_not_used_in_openai_mode() -> None:
-    """So no page can use it."""
+    """In openai mode a configured key is not used, so every origin is allowed."""
     found = {"azure_openai_endpoint": "https://r.openai.azure.com", "azure_openai_token": "k", "azure_openai_proxy_mode": "openai"}
     assert resolve({name: Found(value, "here") for name, value in found.items()}).origins.every
 
@@ -191,7 +191,7 @@ def test_the_key_is_not_used_in_openai_mode() -> None:
     ],
 )
 def test_own_hosts(host: str, own: bool) -> None:
-    """Names that no other site can have, those that are set, and those of allowed web origins."""
+    """The proxy's own hosts are names that no other site can have, configured names, and those of allowed web origins."""
     assert own == listing("https://chat.example.com", "http://*.pages.example:*", "obsidian://md").owns(host)
 
 
@@ -208,7 +208,7 @@ def test_own_hosts(host: str, own: bool) -> None:
     ],
 )
 def test_a_host_header(authority: str, expected: tuple[str, str]) -> None:
-    """Its host and its port."""
+    """A Host header is split into host and port."""
     assert expected == origins.split(authority)
 
 
@@ -227,12 +227,12 @@ def test_a_host_header(authority: str, expected: tuple[str, str]) -> None:
     ],
 )
 def test_an_origin_that_is_the_proxy(origin: str, authority: str, allowed: bool) -> None:
-    """It is allowed if it has the Host and the port of the request, and the Host is the proxy's own."""
+    """An origin equal to the request's Host and port is allowed if the Host is the proxy's own."""
     assert allowed == LOCAL.allows(origin, authority)
 
 
 def test_the_start_up_line_names_the_origins() -> None:
-    """As they were written."""
+    """The line at startup contains the origins as written in the option."""
     assert "any origin" == str(listing("*"))
     assert "local origins and https://chat.example.com and http://*.example.com:*" == str(
         listing("https://chat.example.com/", "http://*.example.com:*")

@@ -1,4 +1,4 @@
-"""Which settings are careless with the key."""
+"""Warnings about settings that put the key at risk."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def warned(chosen: Settings, found: dict[str, Found] | None = None, file: Path |
     ],
 )
 def test_a_key_in_the_clear(endpoint: str, lines: int) -> None:
-    """To another machine, also where all goes to OpenAI unchanged."""
+    """Plain HTTP to another machine causes a warning, in openai mode too."""
     assert lines == len(warned(settings(endpoint)))
     assert lines == len(warned(Settings(mode="openai", passthrough_endpoint=parse_base(endpoint)[0])))
 
 
 def test_each_address_once() -> None:
-    """Several backends may have the same."""
+    """Several backends with the same address cause one warning."""
     chosen = settings("http://10.0.0.7")
     assert 1 == len(warned(dataclasses.replace(chosen, backends=chosen.backends * 2)))
 
 
 @pytest.mark.parametrize("where, lines", [("--set", 1), ("environment variable AZURE_OPENAI_TOKEN", 0), ("mitm_config.yaml", 0)])
 def test_a_key_on_the_command_line(where: str, lines: int) -> None:
-    """Others see it in the list of processes."""
+    """A key on the command line causes a warning, because the process list shows it."""
     (*found,) = warned(settings("https://r"), {"azure_openai_token": Found("sesame", where)})
     assert lines == len(found)
     assert "sesame" not in str(found)
@@ -58,12 +58,12 @@ def test_a_key_on_the_command_line(where: str, lines: int) -> None:
 
 @pytest.mark.parametrize("endpoint, lines", [("https://r", 1), ("http://localhost", 0)])
 def test_no_verification(endpoint: str, lines: int) -> None:
-    """Without TLS there is nothing to verify."""
+    """Disabled verification causes a warning only for HTTPS addresses."""
     assert lines == len(warned(settings(endpoint), ssl_insecure=True))
 
 
 def test_a_file_that_others_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason."""
+    """A file that other users may change causes a warning with the reason."""
     file = tmp_path / "mitm_config.yaml"
     monkeypatch.setattr(file_trust, "doubts", lambda path: "the group staff may write it" if path == file else None)
     assert [f"{file}: the group staff may write it. A user who can change it can redirect the key."] == warned(
@@ -89,6 +89,6 @@ def test_a_file_that_others_may_change(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_a_variable_that_is_nearly_one_of_ours(name: str, near: str) -> None:
-    """Other programs' variables are left alone, and no value is shown."""
+    """A probably misspelled variable causes a warning without its value, and variables of other programs do not."""
     lines = list(startup_warnings.unread({name: "sesame"}))
     assert ([f"The environment variable {name} is not read: did you mean {near}?"] if near else []) == lines
