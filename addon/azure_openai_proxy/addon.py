@@ -22,12 +22,12 @@ from .egress.tls import TlsOptions
 from .formats import quoting
 from .gateway import ingress, log_records, relay_guard
 from .gateway.exchange import Exchange
-from .gateway.registry import Exchanges
-from .gateway.shutdown import Stopping
+from .gateway.registry import Registry
+from .gateway.shutdown import Shutdown
 from .inspection import contentviews, flow_metadata, request_replay
 from .inspection.commands import Commands
-from .inspection.recorder import Seeing
-from .inspection.replay_server import Playback
+from .inspection.recorder import Recorder
+from .inspection.replay_server import ReplayServer
 from .mitmproxy_patches import connections, install
 from .routing import entra_tokens
 from .routing.deployment_discovery import Discovery
@@ -45,50 +45,57 @@ if TYPE_CHECKING:
 __all__ = ["AzureOpenAIProxy"]
 
 
-class AzureOpenAIProxy(Exchanges):
+class AzureOpenAIProxy:
     """Any OpenAI client talks to Azure OpenAI."""
 
-    def __init__(self) -> None:
-        super().__init__(runtime.Live(), Seeing())
+    def __init__(self, settings: runtime.Runtime | None = None) -> None:
+        self.runtime = settings or runtime.Runtime()
+        self.recorder = Recorder()
+        self.registry = Registry(self.runtime, self.recorder)
         self.discovery = Discovery()
-        self.guard = relay_guard.Guard()
+        self.guard = relay_guard.RelayGuard()
         self.conflicts = OptionConflicts()
-        self.stopping = Stopping(self.exchanges, lambda: self.settings.shutdown_timeout)
+        self.shutdown = Shutdown(self.registry.exchanges, lambda: self.settings.shutdown_timeout)
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
-        self.playback = Playback()
+        self.replay_server = ReplayServer()
         self.started = asyncio.Event()
         self.addons = [Commands(lambda: self.settings, self.shared)]
+
+    @property
+    def settings(self) -> settings.Settings:
+        """Those in force now; a request keeps those in force when it came."""
+        return self.runtime.settings
 
     # Its life
 
     def load(self, loader: Loader) -> None:
         log_records.install()
-        self.live.load(loader)
+        self.runtime.load(loader)
         contentviews.register(ctx.options)
         install.show_comments(ctx.master, quoting.line, shown=True)  # mitmweb's page may be opened before all runs
         ctx.options.connection_strategy = "lazy"  # eager would ask api.openai.com for a connection nobody needs
 
     def configure(self, updated: set[str]) -> None:
-        self.live.configure(ctx.options, updated)
+        self.runtime.configure(ctx.options, updated)
         looked_at = hasattr(ctx.master, "view")
         kept = settings.kept_bodies(self.settings, ctx.options, looked_at=looked_at)
-        self.seeing.keep(kept, watched=looked_at or kept > 0)
-        self.playback.configure(ctx.options, self.settings)
+        self.recorder.keep(kept, watched=looked_at or kept > 0)
+        self.replay_server.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
         local = ctx.options.connect_addr
-        self.pools.configure(TlsOptions.of(ctx.options), Limits(), local)
+        self.registry.pools.configure(TlsOptions.of(ctx.options), Limits(), local)
         self.conflicts.check({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
         install.hasten(ctx.master, on=self.settings.fast_path)
 
     def running(self) -> None:
-        self.live.running(ctx.options)
-        self.playback.running()
-        self.stopping.arm()
+        self.runtime.running(ctx.options)
+        self.replay_server.running()
+        self.shutdown.arm()
         connections.lengthen_backlog()
         relay_guard.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
-        self.watcher = asyncio.create_task(self.live.watch(ctx.options))
+        self.watcher = asyncio.create_task(self.runtime.watch(ctx.options))
         install.show_comments(ctx.master, quoting.line, shown=True)  # the console has no list before
         self.started.set()
 
@@ -96,7 +103,7 @@ class AzureOpenAIProxy(Exchanges):
         install.show_comments(ctx.master, quoting.line, shown=False)
         install.hasten(ctx.master, on=False)
         self.shared.tokens.close()
-        self.pools.close()
+        self.registry.pools.close()
         if self.watcher:
             self.watcher.cancel()
         log_records.remove()
@@ -106,11 +113,11 @@ class AzureOpenAIProxy(Exchanges):
     def client_connected(self, client: connection.Client) -> None:
         if sock := connections.client_socket(client):
             connect.keep_alive(sock)
-        install.hand_over(client, self)
+        install.hand_over(client, self.registry)
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         self.guard.note(nextlayer.context)
-        install.attach(nextlayer, self)
+        install.attach(nextlayer, self.registry)
 
     def tls_clienthello(self, hello: tls.ClientHelloData) -> None:
         if not ctx.options.allow_hosts and ingress.passes_through(hello, self.settings.hosts):
@@ -127,11 +134,11 @@ class AzureOpenAIProxy(Exchanges):
         await self.guard.asking_upstream(flow, self.settings)
 
     async def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
-        if not self.playback.plays_at(data.server.address):
+        if not self.replay_server.plays_at(data.server.address):
             await self.guard.connecting(data, self.settings)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
-        if not self.playback.plays_at(data.server.address):
+        if not self.replay_server.plays_at(data.server.address):
             self.guard.connected(data, self.settings)
 
     def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
@@ -146,7 +153,7 @@ class AzureOpenAIProxy(Exchanges):
         if not flow.live:  # from a file: nobody asks anything
             flow_metadata.repack(flow)
             return None
-        if not self.is_ours(flow):
+        if not self.registry.is_ours(flow):
             if not flow.request.host.isprintable():  # a SOCKS5 name: the dumper would print its line breaks
                 flow.request.host = quoting.line(flow.request.host)
                 flow.response = errors.response(errors.BadRequest("The host's name has control characters."))
@@ -168,7 +175,7 @@ class AzureOpenAIProxy(Exchanges):
         self.start_exchange(flow)
 
     def start_exchange(self, flow: http.HTTPFlow) -> None:
-        sent_by_mitmproxy = not self.takes_upstream(flow)
+        sent_by_mitmproxy = not self.registry.takes_upstream(flow)
         upstream = ingress.upstream(flow, ctx.options) if sent_by_mitmproxy else None
         origin = flow.request.headers.get("origin")
         settings = request_replay.prepare(flow, self.settings) if flow.is_replay else self.settings
@@ -180,64 +187,64 @@ class AzureOpenAIProxy(Exchanges):
             self._not_ready,
             self.discovery.names,
             shared=self.shared,
-            replay=self.playback.replay,
+            replay=self.replay_server.replay,
         )
-        self.exchanges[flow] = exchange
+        self.registry.exchanges[flow] = exchange
         exchange.request_head(flow.request)
-        self.hide(flow, exchange)
-        self.seeing.asked(flow)
-        if self.refuses_page(flow, exchange):
+        self.registry.hide(flow, exchange)
+        self.recorder.asked(flow)
+        if self.registry.refuses_page(flow, exchange):
             return
         if exchange.unchanged:
             flow.response = exchange.hand_over(flow.request)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        exchange = self.exchanges.get(flow)
+        exchange = self.registry.exchanges.get(flow)
         if exchange and not (exchange.unchanged or exchange.streamed or flow.response):
             if request_compression.HEADER in flow.request.headers:
-                return self.translate_compressed(flow, exchange)
+                return self.registry.translate_compressed(flow, exchange)
             if scan := exchange.to_scan(flow.request):
-                return self.translate_large(flow, exchange, *scan)
-            self.translate(flow, exchange)
+                return self.registry.translate_large(flow, exchange, *scan)
+            self.registry.translate(flow, exchange)
         return None
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if (exchange := self.exchanges.get(flow)) and flow.response:
-            self.hide_again(flow, exchange)
+        if (exchange := self.registry.exchanges.get(flow)) and flow.response:
+            self.registry.hide_again(flow, exchange)
             exchange.mask_head(flow.response)
-            self.seeing.answered(flow, flow.response)
+            self.recorder.answered(flow, flow.response)
             exchange.response_head(flow.response)
-            self.seeing.streams(flow, flow.response)
+            self.recorder.streams(flow, flow.response)
 
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if (exchange := self.exchanges.get(flow)) and flow.response:
+        if (exchange := self.registry.exchanges.get(flow)) and flow.response:
             whole = not flow.response.stream and flow.response.raw_content is not None
             azures = exchange.content(flow.response) if whole else None
             exchange.mask_trailers(flow.response)
             if scan := exchange.answer_to_scan(flow.response, azures):
-                return self.answer_large(flow, exchange, *scan)
-            self.answer_whole(flow, exchange, azures)
+                return self.registry.answer_large(flow, exchange, *scan)
+            self.registry.answer_whole(flow, exchange, azures)
         return None
 
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if (exchange := self.exchanges.get(flow)) and flow.websocket:
+        if (exchange := self.registry.exchanges.get(flow)) and flow.websocket:
             if scan := exchange.frame_to_scan(flow.websocket.messages[-1]):
-                return self.frame_large(flow, exchange, *scan)
-            self.frame(flow, exchange)
+                return self.registry.frame_large(flow, exchange, *scan)
+            self.registry.frame(flow, exchange)
         return None
 
     def error(self, flow: http.HTTPFlow) -> None:
-        if exchange := self.exchanges.get(flow):
-            self.hide_again(flow, exchange)
-            self.finish(flow, exchange)
+        if exchange := self.registry.exchanges.get(flow):
+            self.registry.hide_again(flow, exchange)
+            self.registry.finish(flow, exchange)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        if exchange := self.exchanges.get(flow):
+        if exchange := self.registry.exchanges.get(flow):
             if flow.websocket and flow.websocket.close_reason:  # the dumper prints it as it is
                 flow.websocket.close_reason = quoting.line(flow.websocket.close_reason)
-            self.seeing.talked(flow, exchange.facts())
+            self.recorder.talked(flow, exchange.facts())
 
     def _not_ready(self) -> str | None:
         if not self.started.is_set():
             return "starting"
-        return "stopping" if self.stopping.began else self.shared.unusable()
+        return "stopping" if self.shutdown.began else self.shared.unusable()

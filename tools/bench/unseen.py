@@ -6,10 +6,10 @@ from typing import Any
 
 from mitmproxy import ctx
 
-from azure_openai_proxy.inspection.recorder import Seeing
+from azure_openai_proxy.inspection.recorder import Recorder
 
 
-class Blind(Seeing):
+class Blind(Recorder):
     def asked(self, *_: Any) -> None: ...
 
     def sent(self, *_: Any) -> None: ...
@@ -27,7 +27,7 @@ class Unseen:
     def running(self) -> None:
         addon = ctx.master.addons.get("azureopenaiproxy")
         assert addon, "it is loaded before this"
-        addon.seeing = Blind()
+        addon.recorder = addon.registry.recorder = Blind()
 
 
 addons = [Unseen()]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .parsers import Address
 
 
-__all__ = ["Live", "listen_modes", "movable"]
+__all__ = ["Runtime", "listen_modes", "movable"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _port(mode: str) -> int | None:
     return None if "@" in mode or parsed.type_name in ("dns", "wireguard") else parsed.default_port
 
 
-class Live:
+class Runtime:
     """The current settings. The addon's hooks of the same names call these methods."""
 
     def __init__(self, environ: Mapping[str, str] | None = None, arguments: Sequence[str] | None = None) -> None:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.api.large_bodies import LargeBody
     from azure_openai_proxy.api.stream_probe import Peek
-    from azure_openai_proxy.config.runtime import Live
+    from azure_openai_proxy.config.runtime import Runtime
     from azure_openai_proxy.config.settings import Settings
     from azure_openai_proxy.egress.request import ClientSide, Hold
-    from azure_openai_proxy.inspection.recorder import Seeing
+    from azure_openai_proxy.inspection.recorder import Recorder
 
     from .exchange import Exchange
 
-__all__ = ["Exchanges"]
+__all__ = ["Registry"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +39,12 @@ HOLD_STREAM = 2.0
 """Seconds for which the beginning of a stream may be held back."""
 
 
-class Exchanges:
-    """Every request of ours that lives, and `http_layer.Rules` for it."""
+class Registry:
+    """Every request of ours that lives, and `interface.Rules` for it."""
 
-    def __init__(self, live: Live, seeing: Seeing) -> None:
-        self.live = live
-        self.seeing = seeing
+    def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
+        self.runtime = runtime
+        self.recorder = recorder
         self.gate = origins.Gate()
         self.turns = Turns()
         self.pools = Pools()
@@ -53,7 +53,7 @@ class Exchanges:
     @property
     def settings(self) -> Settings:
         """Those in force now; a request keeps the ones it came under."""
-        return self.live.settings
+        return self.runtime.settings
 
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         if flow.is_replay:
@@ -94,7 +94,7 @@ class Exchanges:
             flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
         if flow.response or install.mended(flow):
             self.hide(flow, exchange)
-        self.seeing.sent(flow, exchange.facts())
+        self.recorder.sent(flow, exchange.facts())
 
     async def translate_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
         """The same for a large body, which is read first, in slices between which other clients are served."""
@@ -120,7 +120,7 @@ class Exchanges:
     def frame(self, flow: http.HTTPFlow, exchange: Exchange, large: LargeBody | None = None) -> None:
         """A message of a WebSocket is about to be sent."""
         assert flow.websocket
-        exchange.frame(flow.websocket.messages, self.seeing.shelf.limit if self.seeing.shelf else 0, large)
+        exchange.frame(flow.websocket.messages, self.recorder.shelf.limit if self.recorder.shelf else 0, large)
 
     async def frame_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
         assert flow.websocket
@@ -135,7 +135,7 @@ class Exchanges:
             await request_compression.decode(flow.request, exchange.settings.max_body)
         except errors.ProxyError as error:
             flow.response = errors.response(error)
-            self.seeing.sent(flow, exchange.facts())
+            self.recorder.sent(flow, exchange.facts())
             return
         if scan := exchange.to_scan(flow.request):
             await self.translate_large(flow, exchange, *scan)
@@ -144,7 +144,7 @@ class Exchanges:
 
     def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
         exchange.finish()
-        self.seeing.ended(flow, exchange.facts(), azures)
+        self.recorder.ended(flow, exchange.facts(), azures)
         if exchange.attempts:
             flow.metadata[ATTEMPTS] = exchange.attempts.seen()
 
@@ -223,7 +223,7 @@ class Policy:
 
     hold_stream = HOLD_STREAM
 
-    def __init__(self, exchanges: Exchanges, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    def __init__(self, exchanges: Registry, flow: http.HTTPFlow, exchange: Exchange) -> None:
         self._exchanges, self._flow, self._exchange = exchanges, flow, exchange
         self.timeouts = exchange.settings.timeouts
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.config.parsers import AllowedDestinations
     from azure_openai_proxy.config.settings import Settings
 
-__all__ = ["Guard", "Refused", "exposed", "is_local", "is_public", "warn"]
+__all__ = ["Refused", "RelayGuard", "exposed", "is_local", "is_public", "warn"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ async def resolve(host: str, port: int) -> set[str]:
     return {str(sockaddr[0]) for *_, sockaddr in found}
 
 
-class Guard:
+class RelayGuard:
     def __init__(self) -> None:
         self._chosen: WeakSet[Server] = WeakSet()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mitmproxy import http
 
-__all__ = ["Stopping"]
+__all__ = ["Shutdown"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ LOOK = 0.05
 """Seconds between two looks at what still runs: no hook tells that an answer has left."""
 
 
-class Stopping:
+class Shutdown:
     def __init__(self, running: Collection[http.HTTPFlow], limit: Callable[[], float]) -> None:
         self.began = False
         self._running = running

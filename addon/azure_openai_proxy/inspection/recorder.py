@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.routing.attempts import Attempt
 
-__all__ = ["RequestFacts", "Seeing", "facts", "tokens"]
+__all__ = ["Recorder", "RequestFacts", "facts", "tokens"]
 
 FAILED = ":red_circle:"
 CHANGED = ":wrench:"
@@ -49,7 +49,7 @@ class RequestFacts(NamedTuple):
     secrets: tuple[str, ...] = ()
 
 
-class Seeing:
+class Recorder:
     """Called from the addon's hooks. Its methods must neither fail nor delay a request."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .response_text import Chunk
 
-__all__ = ["Playback", "Player", "Replay"]
+__all__ = ["Player", "Replay", "ReplayServer"]
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Player:
             writer.close()
 
 
-class Playback:
+class ReplayServer:
     """`--server-replay` for OpenAI flows. All others stay with mitmproxy's own replay, which compares bytes."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from azure_openai_proxy.config import options, runtime, sources
 from azure_openai_proxy.config import settings as values
 from azure_openai_proxy.config.options import OPTIONS
 from azure_openai_proxy.config.parsers import Address
-from azure_openai_proxy.config.runtime import Live
+from azure_openai_proxy.config.runtime import Runtime
 from azure_openai_proxy.config.settings import Found, Settings
 from azure_openai_proxy.config.sources import ConfigFile, Given
 from azure_openai_proxy.errors import SettingsError
@@ -541,10 +541,10 @@ def test_settings_hide_the_key() -> None:
 
 
 class Addon:
-    """An addon that calls `Live` as the real one does."""
+    """An addon that calls `Runtime` as the real one does."""
 
     def __init__(self, environ: Mapping[str, str], arguments: Sequence[str]) -> None:
-        self.live = Live(environ, arguments)
+        self.live = Runtime(environ, arguments)
 
     def load(self, loader: Any) -> None:
         self.live.load(loader)
@@ -559,7 +559,7 @@ class Mitmproxy:
         self.options.update(confdir="conf")
         self.master.addons.add(Proxyserver(), ProxyAuth(), ScriptLoader())
 
-    def start(self, *arguments: str, **environ: str) -> Live:
+    def start(self, *arguments: str, **environ: str) -> Runtime:
         given = sources.command_line(arguments, self.options)
         self.options.set(*(f"{name}={value}" for name, values in given.sets.items() for value in values), defer=True)
         addon = Addon({"AZURE_OPENAI_ENDPOINT": ENDPOINT, **environ}, arguments)
@@ -799,7 +799,7 @@ def test_address_while_running(mitmproxy: Mitmproxy) -> None:
 
 def test_given_by_default() -> None:
     """By default the process's own environment and arguments are read."""
-    assert Given() == Live()._given
+    assert Given() == Runtime()._given
 
 
 # Several backends in the file
@@ -862,7 +862,7 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
     file, key = Path("mitm_config.yaml"), Path("key")
     key.write_text("first")
     file.write_text(f"azure_openai_backends: [{{name: a, endpoint: https://a.example, token_file: {key}}}]")
-    live = Live({}, [])
+    live = Runtime({}, [])
     with taddons.context() as context:
         live.load(SimpleNamespace(master=context.master, add_option=context.options.add_option))  # type: ignore[arg-type]
         context.options.update(confdir="conf")

@@ -190,11 +190,11 @@ def test_what_is_read_first(content: bytes, path: str, content_type: str, places
 async def test_a_large_request_is_translated_after_others_had_their_turn() -> None:
     """Its hook is to be awaited, and a small one's is not."""
     addon = AzureOpenAIProxy()
-    addon.live = runtime.Live(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
+    addon.runtime = runtime.Runtime(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[])
     flows = [tflow.tflow(req=asking(json.dumps({"model": "gpt-4o", "text": text}).encode())) for text in (IMAGE, "small")]
     exchanges = [Exchange(Settings(backends=(BACKEND,)), None) for _ in flows]
     for flow, exchange in zip(flows, exchanges, strict=True):
-        addon.exchanges[flow] = exchange
+        addon.registry.exchanges[flow] = exchange
     waiting = [addon.request(flow) for flow in flows]
     assert waiting[1] is None
     assert [None, "gpt-4o"] == [exchange.call and exchange.call.model for exchange in exchanges]
@@ -219,7 +219,7 @@ async def test_a_large_request_that_cannot_be_read_does_not_leave(
 
     monkeypatch.setattr(large_bodies, "read", fails)
     addon, flow = AzureOpenAIProxy(), tflow.tflow(req=asking(b"{" + b" " * LARGE))
-    addon.exchanges[flow] = Exchange(Settings(backends=(BACKEND,)), None)
+    addon.registry.exchanges[flow] = Exchange(Settings(backends=(BACKEND,)), None)
     waiting = addon.request(flow)
     assert waiting
     await waiting
@@ -282,7 +282,7 @@ async def test_which_answers_are_read_first() -> None:
 async def test_a_large_answer_is_shaped_after_others_had_their_turn() -> None:
     """Its hook is to be awaited."""
     addon, flow = AzureOpenAIProxy(), tflow.tflow(req=asking(b'{"model":"m"}'), resp=True)
-    addon.exchanges[flow] = exchange_of()
+    addon.registry.exchanges[flow] = exchange_of()
     content = json.dumps(ANSWERS[0]).encode()
     flow.response = http.Response.make(200, content, {"content-type": "application/json"})
     waiting = addon.response(flow)
@@ -319,7 +319,7 @@ async def test_the_same_frame(from_client: bool, frame: object, normalize: bool)
         addon, flow = AzureOpenAIProxy(), tflow.twebsocketflow()
         assert flow.websocket
         flow.websocket.messages = [WebSocketMessage(Opcode.TEXT, from_client, content)]
-        addon.exchanges[flow] = asked
+        addon.registry.exchanges[flow] = asked
         assert asked.frame_to_scan(flow.websocket.messages[0])
         if in_slices:
             await addon.websocket_message(flow)  # type: ignore[misc]

@@ -15,7 +15,7 @@ from azure_openai_proxy.api.backend import Backend, parse_base
 from azure_openai_proxy.config.parsers import AllowedDestinations
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.gateway import relay_guard
-from azure_openai_proxy.gateway.relay_guard import Guard, exposed, is_local, is_public
+from azure_openai_proxy.gateway.relay_guard import RelayGuard, exposed, is_local, is_public
 from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ async def test_connecting(allowed: AllowedDestinations, who: str, host: str, ref
     """What a destination's addresses are decides, and who asks."""
     data = connecting((host, 80), client(who))
 
-    await Guard().connecting(data, settings(allowed))
+    await RelayGuard().connecting(data, settings(allowed))
 
     assert refused == bool(data.server.error)
 
@@ -138,7 +138,7 @@ async def test_connecting(allowed: AllowedDestinations, who: str, host: str, ref
 )
 async def test_the_owner_s_destinations(address: tuple[str, int] | None, mode: str, chosen: bool, refused: bool) -> None:
     """A backend, a reverse proxy's target and the proxy we are behind are not judged, unless it was the client who named them."""
-    guard, data = Guard(), connecting(address, client(mode=mode))
+    guard, data = RelayGuard(), connecting(address, client(mode=mode))
     if chosen:
         guard.note(cast("Context", SimpleNamespace(server=data.server)))
 
@@ -149,7 +149,7 @@ async def test_the_owner_s_destinations(address: tuple[str, int] | None, mode: s
 
 def test_a_connection_without_a_destination_is_nobody_s_choice() -> None:
     """Straight to the proxy: there is no destination yet."""
-    guard = Guard()
+    guard = RelayGuard()
     guard.note(cast("Context", SimpleNamespace(server=Server(address=None))))
     assert 0 == len(guard._chosen)
 
@@ -163,7 +163,7 @@ async def test_a_check_that_fails_refuses(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(relay_guard, "resolve", broken)
     data = connecting(("public.example", 80))
 
-    await Guard().connecting(data, settings())
+    await RelayGuard().connecting(data, settings())
 
     assert "could not be checked" in str(data.server.error)
     assert "broken resolver" in caplog.text
@@ -223,7 +223,7 @@ def test_connected(
     data.server.peername = (peer, 80) if peer else None
     data.server.sockname = (sock, 50000) if sock else None
 
-    Guard().connected(data, settings(allowed))
+    RelayGuard().connected(data, settings(allowed))
 
     assert cut == bool(seen)
 
@@ -239,7 +239,7 @@ def test_a_connection_that_cannot_be_closed_is_abandoned(monkeypatch: pytest.Mon
     data.server.peername = ("127.0.0.1", 80)
 
     with pytest.raises(asyncio.CancelledError):
-        Guard().connected(data, settings())
+        RelayGuard().connected(data, settings())
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ async def test_asking_upstream(host: str, port: int, allowed: AllowedDestination
     flow.client_conn = client(mode="upstream:http://10.0.0.8:3128")
     flow.request.host, flow.request.port = host, port
 
-    await Guard().asking_upstream(flow, settings(allowed))
+    await RelayGuard().asking_upstream(flow, settings(allowed))
 
     assert cut == bool(seen)
 
@@ -277,18 +277,18 @@ async def test_request() -> None:
     flow = tflow.tflow()
     flow.client_conn = client()
     flow.request.host = "127.0.0.1"
-    await Guard().request(flow, settings(), Options())
+    await RelayGuard().request(flow, settings(), Options())
     assert flow.response
     assert 403 == flow.response.status_code
     assert b"destination_refused" in (flow.response.content or b"")
 
     flow.response = None
     flow.request.host = "8.8.8.8"
-    await Guard().request(flow, settings(), Options())
+    await RelayGuard().request(flow, settings(), Options())
     assert flow.response is None
 
     flow.request.host, flow.is_replay = "127.0.0.1", "request"
-    await Guard().request(flow, settings(), Options())
+    await RelayGuard().request(flow, settings(), Options())
     assert flow.response is None
 
 
@@ -311,7 +311,7 @@ async def test_the_ca_s_own_host(host: str, header: str, mode: str, onboarding: 
     flow.request.host = host
     flow.request.headers["host"] = header
 
-    await Guard().request(flow, settings("off"), options(onboarding=onboarding))
+    await RelayGuard().request(flow, settings("off"), options(onboarding=onboarding))
 
     assert refused == bool(flow.response)
 

@@ -11,7 +11,7 @@ from mitmproxy import ctx, http
 from mitmproxy.test import tflow
 
 from azure_openai_proxy.gateway import shutdown as shutdown_module
-from azure_openai_proxy.gateway.shutdown import Stopping
+from azure_openai_proxy.gateway.shutdown import Shutdown
 from azure_openai_proxy.mitmproxy_patches import connections
 
 
@@ -46,7 +46,7 @@ def running(*, live: bool) -> http.HTTPFlow:
 
 async def test_nothing_runs(master: Master) -> None:
     """The ports are closed, and that was all."""
-    ending = Stopping([running(live=False)], lambda: 30.0)
+    ending = Shutdown([running(live=False)], lambda: 30.0)
     ending.begin()
     await master.ended.wait()
     assert (True, {"server": False}) == (ending.began, master.options)
@@ -55,7 +55,7 @@ async def test_nothing_runs(master: Master) -> None:
 async def test_what_runs_may_finish(master: Master) -> None:
     """mitmproxy goes on until the last answer has left."""
     flow = running(live=True)
-    Stopping([flow], lambda: 30.0).begin()
+    Shutdown([flow], lambda: 30.0).begin()
     await asyncio.sleep(0)
     assert not master.ended.is_set()
     flow.live = False
@@ -65,7 +65,7 @@ async def test_what_runs_may_finish(master: Master) -> None:
 async def test_ports_are_closed_first(master: Master) -> None:
     """What they run on may take a moment."""
     master.closing = True
-    Stopping([], lambda: 30.0).begin()
+    Shutdown([], lambda: 30.0).begin()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(master.ended.wait(), 10 * shutdown_module.LOOK)
     master.closing = False
@@ -74,14 +74,14 @@ async def test_ports_are_closed_first(master: Master) -> None:
 
 async def test_within_a_limit(master: Master, caplog: pytest.LogCaptureFixture) -> None:
     """What takes too long is cut off, and that is said."""
-    Stopping([running(live=True)], lambda: 0.0).begin()
+    Shutdown([running(live=True)], lambda: 0.0).begin()
     await master.ended.wait()
     assert "1 cut off" in caplog.text
 
 
 async def test_a_second_time_is_at_once(master: Master) -> None:
     """Who insists is obeyed."""
-    ending = Stopping([running(live=True)], lambda: 30.0)
+    ending = Shutdown([running(live=True)], lambda: 30.0)
     ending.begin()
     ending.begin()
     assert master.ended.is_set()
@@ -100,7 +100,7 @@ async def test_arm(master: Master) -> None:
     others: list[int] = []
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, others.append, 1)
     flow = running(live=True)
-    ending = Stopping([flow], lambda: 30.0)
+    ending = Shutdown([flow], lambda: 30.0)
     ending.arm()
     signal.raise_signal(signal.SIGTERM)
     while not ending.began:
@@ -118,7 +118,7 @@ async def test_in_the_moment_before(master: Master) -> None:
     """A signal that came to mitmproxy a moment ago is not lost on its way."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, int)
     signal.raise_signal(signal.SIGTERM)
-    Stopping([], lambda: 0.0).arm()
+    Shutdown([], lambda: 0.0).arm()
     async with asyncio.timeout(10):
         await master.ended.wait()
 
@@ -128,7 +128,7 @@ async def test_in_the_moment_before(master: Master) -> None:
 async def test_in_a_busy_moment(master: Master) -> None:
     """A signal is not lost among hundreds of other calls that the loop has not yet seen."""
     loop = asyncio.get_running_loop()
-    Stopping([], lambda: 0.0).arm()
+    Shutdown([], lambda: 0.0).arm()
     for _ in range(10_000):
         loop.call_soon_threadsafe(int)
     signal.raise_signal(signal.SIGTERM)
@@ -148,5 +148,5 @@ async def test_no_signals(error: type[Exception], monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", add)
     before = signal.getsignal(signal.SIGTERM)
-    Stopping([], lambda: 0.0).arm()
+    Shutdown([], lambda: 0.0).arm()
     assert ([signal.SIGTERM], before) == (asked, signal.getsignal(signal.SIGTERM))

@@ -18,14 +18,14 @@ from azure_openai_proxy.config import settings
 from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.inspection import recorder
 from azure_openai_proxy.inspection.body_store import Tap
-from azure_openai_proxy.inspection.recorder import Seeing
+from azure_openai_proxy.inspection.recorder import Recorder
 
 KEY = "azure-key-0123456789"
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"content_filter_results":{}}]}\n\n'
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":23,"completion_tokens":11}}\n\ndata: [DONE]\n\n'
 
 
-def began(see: Seeing, body: bytes = b'{"model":"gpt-4o","stream":true}', apiversion: str = "v1") -> tuple[http.HTTPFlow, Exchange]:
+def began(see: Recorder, body: bytes = b'{"model":"gpt-4o","stream":true}', apiversion: str = "v1") -> tuple[http.HTTPFlow, Exchange]:
     """The flow of an OpenAI request that was sent to Azure."""
     backend = Backend(name="west", base=Base("https", "r.openai.azure.com", 443), token=KEY, apiversion=apiversion)
     exchange = Exchange(settings.Settings(backends=(backend,), mapper=Mapper.parse("gpt-4o=prod")), None)
@@ -38,7 +38,7 @@ def began(see: Seeing, body: bytes = b'{"model":"gpt-4o","stream":true}', apiver
     return flow, exchange
 
 
-def answered(see: Seeing, flow: http.HTTPFlow, exchange: Exchange, *pieces: bytes, encoding: str = "", ends: bool = True) -> None:
+def answered(see: Recorder, flow: http.HTTPFlow, exchange: Exchange, *pieces: bytes, encoding: str = "", ends: bool = True) -> None:
     """Let Azure respond with a stream."""
     response = flow.response = http.Response.make(200, b"", http.Headers(content_type="text/event-stream"))
     response.raw_content = None
@@ -56,14 +56,14 @@ def answered(see: Seeing, flow: http.HTTPFlow, exchange: Exchange, *pieces: byte
 
 
 @pytest.fixture
-def see() -> Seeing:
+def see() -> Recorder:
     """A recorder that stores bodies."""
-    made = Seeing()
+    made = Recorder()
     made.keep(1_000_000)
     return made
 
 
-def test_a_stream_is_kept(see: Seeing) -> None:
+def test_a_stream_is_kept(see: Recorder) -> None:
     """A stream is stored as sent to the client and as received from Azure, with the times of its chunks and its facts."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)
@@ -77,7 +77,7 @@ def test_a_stream_is_kept(see: Seeing) -> None:
     assert ["200 OK", ((b"content-type", b"text/event-stream"), (b"content-length", b"0"))] == flow.metadata["azure_openai_answered"]
 
 
-def test_a_compressed_stream_is_kept_readable(see: Seeing) -> None:
+def test_a_compressed_stream_is_kept_readable(see: Recorder) -> None:
     """Azure's compressed stream is stored decoded, or empty if it cannot be decoded."""
     for sent, kept in ((zlib.compress(CHUNK + LAST), CHUNK + LAST), (b"no zlib", b"")):
         flow, exchange = began(see)
@@ -88,7 +88,7 @@ def test_a_compressed_stream_is_kept_readable(see: Seeing) -> None:
 
 def test_where_nobody_looks_nothing_is_kept() -> None:
     """Without a store only the comment and the facts are recorded."""
-    see = Seeing()
+    see = Recorder()
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)
     see.ended(flow, exchange.facts())
@@ -96,7 +96,7 @@ def test_where_nobody_looks_nothing_is_kept() -> None:
     assert (None, set(), [23, 11]) == (flow.response and flow.response.raw_content, kept, flow.metadata["azure_openai_tokens"])
 
 
-def test_a_whole_answer(see: Seeing) -> None:
+def test_a_whole_answer(see: Recorder) -> None:
     """Azure's body is stored with masked keys if it differs from the client's, and its tokens are counted."""
     azures = b'{"error":{"message":"no %s"},"usage":{"input_tokens":5}}' % KEY.encode()
     flow, exchange = began(see)
@@ -108,7 +108,7 @@ def test_a_whole_answer(see: Seeing) -> None:
     assert ("gpt-4o → prod · at west · 401 · 5+0 tokens · 1.50 s", ":red_circle:") == (flow.comment, flow.marked)
 
 
-def test_an_answer_that_was_not_changed(see: Seeing) -> None:
+def test_an_answer_that_was_not_changed(see: Recorder) -> None:
     """An unchanged response is stored once."""
     flow, exchange = began(see)
     flow.response = http.Response.make(200, b"{}")
@@ -116,7 +116,7 @@ def test_an_answer_that_was_not_changed(see: Seeing) -> None:
     assert "azure_openai_azures" not in flow.metadata
 
 
-def test_a_stream_that_broke_off(see: Seeing) -> None:
+def test_a_stream_that_broke_off(see: Recorder) -> None:
     """The received part of an interrupted stream is stored, and the comment reports the interruption."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, ends=False)
@@ -127,7 +127,7 @@ def test_a_stream_that_broke_off(see: Seeing) -> None:
     assert ("broke off", ":red_circle:") == (flow.comment.rpartition(" · ")[2], flow.marked)
 
 
-def test_a_client_that_leaves_at_the_end(see: Seeing) -> None:
+def test_a_client_that_leaves_at_the_end(see: Recorder) -> None:
     """A client that disconnects at the [DONE], as OpenAI's SDK does, is no interruption, and the recording can be replayed."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST, ends=False)
@@ -138,7 +138,7 @@ def test_a_client_that_leaves_at_the_end(see: Seeing) -> None:
     assert "broke off" not in flow.comment
 
 
-def test_a_failure_is_told_once(see: Seeing) -> None:
+def test_a_failure_is_told_once(see: Recorder) -> None:
     """The comment has the status of the last attempt once, and the causes of the earlier attempts."""
     flow, exchange = began(see)
     assert exchange.attempts
@@ -152,7 +152,7 @@ def test_a_failure_is_told_once(see: Seeing) -> None:
     assert ["gpt-4o → prod · at west · 400", "gpt-4o → prod · at west · 502 · west: 400"] == told
 
 
-def test_a_request_without_an_answer(see: Seeing) -> None:
+def test_a_request_without_an_answer(see: Recorder) -> None:
     """A request without a response has the error as its comment."""
     flow, exchange = began(see)
     flow.response, flow.error = None, flows.Error("refused")
@@ -160,7 +160,7 @@ def test_a_request_without_an_answer(see: Seeing) -> None:
     assert "gpt-4o → prod · at west · refused" == flow.comment
 
 
-def test_what_a_person_wrote_stays(see: Seeing) -> None:
+def test_what_a_person_wrote_stays(see: Recorder) -> None:
     """A comment and a mark set by the user are kept."""
     flow, exchange = began(see)
     flow.comment, flow.marked = "mine", ":star:"
@@ -174,7 +174,7 @@ def test_what_a_person_wrote_stays(see: Seeing) -> None:
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_a_secret_made_for_the_client(mode: Literal["azure", "openai"], kept: bool, encoding: str) -> None:
     """A secret that Azure issues reaches the client but is not stored, with this store or with mitmproxy's option to store streams."""
-    see = Seeing()
+    see = Recorder()
     see.keep(1_000_000 if kept else 0)
     backend = Backend(name="west", base=Base("https", "r.openai.azure.com", 443), token=KEY, apiversion="v1")
     exchange = Exchange(settings.Settings(backends=(backend,), mode=mode), None)
@@ -197,7 +197,7 @@ def test_a_secret_made_for_the_client(mode: Literal["azure", "openai"], kept: bo
     assert "ek_123" not in str({name: bytes(value) if isinstance(value, bytes) else value for name, value in flow.metadata.items()})
 
 
-def test_a_realtime_session(see: Seeing) -> None:
+def test_a_realtime_session(see: Recorder) -> None:
     """The comment of a realtime session has the number of its messages and the sum of its tokens."""
     flow, exchange = began(see)
     done = b'{"type":"response.done","response":{"usage":{"input_tokens":2,"output_tokens":3}}}'
@@ -209,7 +209,7 @@ def test_a_realtime_session(see: Seeing) -> None:
     assert ("gpt-4o → prod · at west · 4+6 tokens · 3 messages", True) == (flow.comment, flow.marked in ("", ":wrench:"))
 
 
-def test_a_full_shelf_forgets(see: Seeing) -> None:
+def test_a_full_shelf_forgets(see: Recorder) -> None:
     """A full store evicts the oldest body, and its flow stays."""
     see.keep(4 * len(CHUNK + LAST) * 4)
     made = [began(see, apiversion="2024-10-21") for _ in range(12)]
@@ -221,7 +221,7 @@ def test_a_full_shelf_forgets(see: Seeing) -> None:
     assert "azure_openai_azures" not in made[0][0].metadata
 
 
-def test_what_finds_no_room_is_not_kept(see: Seeing) -> None:
+def test_what_finds_no_room_is_not_kept(see: Recorder) -> None:
     """A body that does not fit is not stored in part."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)
@@ -237,7 +237,7 @@ def test_what_finds_no_room_is_not_kept(see: Seeing) -> None:
     assert None is other.metadata["azure_openai_asked"][3] or see.shelf.limit
 
 
-def test_the_shelf_changes_with_its_limit(see: Seeing) -> None:
+def test_the_shelf_changes_with_its_limit(see: Recorder) -> None:
     """The same limit keeps the store, another replaces it, and 0 removes it."""
     before = see.shelf
     see.keep(1_000_000)

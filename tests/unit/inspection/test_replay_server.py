@@ -22,7 +22,7 @@ from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.inspection import flow_metadata
 from azure_openai_proxy.inspection.flow_metadata import Asked
 from azure_openai_proxy.inspection.recording_index import Recordings
-from azure_openai_proxy.inspection.replay_server import Playback, Player, Replay, pieces
+from azure_openai_proxy.inspection.replay_server import Player, Replay, ReplayServer, pieces
 from azure_openai_proxy.inspection.response_text import Chunk
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def test_what_is_ours_is_taken_from_mitmproxys_own_replay(tmp_path: Path) -> Non
         writer = io.FlowWriter(opened)
         for flow in (recorded(), tflow.tflow(resp=True)):
             writer.add(flow)
-    playback, theirs = Playback(), ServerPlayback()
+    playback, theirs = ReplayServer(), ServerPlayback()
     with taddons.context(theirs, KeepServing()) as context:
         context.options.update(server_replay=[str(file)])
         settings = Settings()
@@ -212,7 +212,7 @@ def test_what_is_ours_is_taken_from_mitmproxys_own_replay(tmp_path: Path) -> Non
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """An unreadable file is left to mitmproxy to report, and tools without the options replay nothing."""
-    playback = Playback()
+    playback = ReplayServer()
     with taddons.context(ServerPlayback()) as context:
         context.options.deferred.clear()
         file = tmp_path / "flows"
