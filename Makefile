@@ -3,6 +3,10 @@
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 BIN := .venv/bin
 ARGS ?=
+# What is given to this make is not for one that a test starts.
+MAKEOVERRIDES =
+unexport ARGS N
+
 CLIENTS := .venv-openai-1.0/.ready .venv-openai-0.28/.ready .venv-node/.ready
 
 # A Python that is there already is taken before one is downloaded.
@@ -11,7 +15,7 @@ make_venv = export UV_VENV_CLEAR=1; \
 	|| UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.12 $(1) 2>/dev/null \
 	|| $(UV) venv --quiet --python 3.13 $(1)
 
-.PHONY: help demo run scale doctor web test image-test check lint oldest soak bench format lock clean
+.PHONY: help demo run scale doctor web test quick image-test check lint oldest soak bench format lock clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +37,9 @@ web: .venv/.ready ## the demo in mitmweb: look at every request in a browser
 
 test: .venv/.ready $(CLIENTS) ## all tests, unit and end to end, on the newest mitmproxy (ARGS="-k name" for some)
 	@$(BIN)/pytest $(if $(ARGS),$(ARGS),--cov)
+
+quick: .venv/.ready ## the unit tests alone, with fewer generated examples
+	@HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q -n auto tests/unit $(ARGS)
 
 image-test: .venv/.ready ## build the image on Debian's own packages, run it, stop it (root; debootstrap, buildah, podman, runc)
 	@AZURE_OPENAI_PROXY_IMAGE_TEST=yes $(BIN)/pytest tests/e2e/test_image.py $(ARGS)

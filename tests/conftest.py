@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING, Protocol
 
+import hypothesis
 import pytest
 from mitmproxy.certs import CertStore
 
@@ -14,6 +16,10 @@ from support.processes import Decoy, Mitmdump
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+
+hypothesis.settings.register_profile("quick", max_examples=20)  # `make quick`
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 class Proxies(Protocol):

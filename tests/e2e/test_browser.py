@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.browser import CHROMIUM, Browser, browser
+from support.marks import BROWSER, second_try
 from support.processes import PATIENCE
 from support.shell import installed
 
@@ -105,6 +106,7 @@ def chromium(confdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield started
 
 
+@second_try(BROWSER)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_page_of_another_origin(scheme: str, page: str, chromium: Browser, azure: Simulator, proxy: Proxies) -> None:
     """Every answer may be read by the page, its headers and errors included."""
@@ -116,6 +118,7 @@ def test_a_page_of_another_origin(scheme: str, page: str, chromium: Browser, azu
     assert SEEN == seen
 
 
+@second_try(BROWSER)
 def test_a_page_that_asks_openai_itself(page: str, confdir: Path, tmp_path: Path, azure: Simulator, decoy: Decoy, proxy: Proxies) -> None:
     """A browser with a proxy set: its requests and its WebSocket come by CONNECT, and api.openai.com is asked for nothing."""
     through = proxy("--mode", "regular")
@@ -132,6 +135,7 @@ printed="$(azure-openai-proxy env --proxy "$0")" && eval "$printed" && eval "$(e
 """
 
 
+@second_try(BROWSER)
 @pytest.mark.skipif(not shutil.which("certutil"), reason="certutil is not installed (libnss3-tools)")
 def test_a_browser_with_what_env_prints(page: str, tmp_path: Path, azure: Simulator, decoy: Decoy, proxy: Proxies) -> None:
     """The command puts the CA where Chromium looks for it, and the variables lead it to the proxy: no argument is needed."""

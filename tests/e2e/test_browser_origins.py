@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.browser import CHROMIUM, Browser, browser
+from support.marks import BROWSER, second_try
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +138,7 @@ def attempts(azure: Simulator) -> set[str]:
     return {name for name in SERVED if any(f"try={name}" in request.path for request in azure.requests)}
 
 
+@second_try(BROWSER)
 @pytest.mark.parametrize("space", ["chromium", "public"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_page_of_a_foreign_origin_reaches_nothing(
@@ -153,6 +155,7 @@ def test_a_page_of_a_foreign_origin_reaches_nothing(
     assert [] == azure.requests
 
 
+@second_try(BROWSER)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_page_of_an_allowed_origin_is_served(scheme: str, pages: int, azure: Simulator, proxy: Proxies, chromium: Browser) -> None:
     """But for what it sends without its origin: an image, and the form of a sandboxed frame."""
@@ -181,6 +184,7 @@ REBOUND = """
 """
 
 
+@second_try(BROWSER)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_page_whose_name_is_rebound_reaches_nothing(scheme: str, azure: Simulator, proxy: Proxies, pages: int, chromium: Browser) -> None:
     """Its name resolves to the proxy now, which is of its own origin for the browser: it can read answers, and all are refusals."""
@@ -190,6 +194,7 @@ def test_a_page_whose_name_is_rebound_reaches_nothing(scheme: str, azure: Simula
     assert [] == azure.requests
 
 
+@second_try(BROWSER)
 def test_the_proxy_s_own_page_is_not_foreign(azure: Simulator, proxy: Proxies, pages: int, chromium: Browser) -> None:
     """The same from the proxy's own address is served: what is refused above is the name."""
     through = keyed(azure, proxy, pages)

@@ -16,6 +16,7 @@ import openai
 import pytest
 from flows import of_each_kind
 
+from support.marks import BROWSER, second_try
 from support.mitmweb import mitmweb
 from support.processes import PATIENCE
 
@@ -112,6 +113,7 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
+@second_try(BROWSER)
 def test_a_person_sees_what_happened(page: Page, azure: Simulator) -> None:
     """The list tells what each was; the views that choose themselves, and those that are chosen, have the text that is looked for."""
     comments = page.locator(".flow-table tbody tr .col-comment")
@@ -142,6 +144,7 @@ def test_a_person_sees_what_happened(page: Page, azure: Simulator) -> None:
     assert azure.key not in page.content()
 
 
+@second_try(BROWSER)
 def test_a_person_changes_what_is_asked_and_answered(page: Page, web: Web, azure: Simulator) -> None:
     """Both wait until they are let go; Azure gets the one and the client the other as they were changed, and Azure the key."""
     page.get_by_placeholder("Intercept").fill("~u chat/completions & ~q")

@@ -19,6 +19,7 @@ import pytest
 from azure_simulator import Gate
 from support.asking import H1, H2, serves
 from support.curl import Curl, events
+from support.marks import THREADS, second_try
 from support.processes import PATIENCE, ROOT
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def ready(port: int) -> None:
     pytest.fail("nobody is ready")
 
 
+@second_try(THREADS)
 def test_one_port(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
     """Chats, streams and WebSockets pass, by base URL and as a proxy, with TLS and HTTP/2."""
     with scaled(azure, confdir, tmp_path) as (process, port):
@@ -87,6 +89,7 @@ def test_one_port(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
         assert 0 == process.wait(PATIENCE)
 
 
+@second_try(THREADS)
 def test_a_stop_lets_streams_finish(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
     """Through the balancer too."""
     gate = Gate(before=3)

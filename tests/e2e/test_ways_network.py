@@ -13,6 +13,7 @@ import pytest
 from azure_simulator import Simulator
 from support.asking import H1, H2, OPENAI, keeps_its_certificate, serves
 from support.curl import Curl
+from support.marks import KERNEL, second_try
 from support.network import Family, Network, needs, run
 from support.processes import MITMDUMP, ROOT, Mitmdump
 from support.world import World, captured, confined, no_cgroup, no_tun, world
@@ -120,6 +121,7 @@ def wireguard(network: Network, config: Path) -> Iterator[None]:
         subprocess.run([*network.command(network.client), "ip", "link", "delete", "wg0"], check=False)
 
 
+@second_try(KERNEL)
 @needs("curl", "sudo", but=no_cgroup())
 def test_local_capture(upstream: Upstream, tmp_path: Path, confdir: Path) -> None:
     """One program of this machine, which knows of nothing: its connections are taken over in the kernel."""

@@ -12,6 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from support.marks import THREADS, second_try
 from support.processes import PATIENCE
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def heard(connection: ClientConnection) -> dict[str, Any]:
     return frame
 
 
+@second_try(THREADS)
 @pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")  # the SDK does not
 @pytest.mark.parametrize("way", WAYS)
 def test_openai_s_realtime_client_has_a_session(way: str, azure: Simulator, proxy: Proxies) -> None:
@@ -85,6 +87,7 @@ def test_the_model_that_transcribes_is_mapped(azure: Simulator, proxy: Proxies) 
     assert ("gpt-realtime", "stt") == (made["model"], made["audio"]["input"]["transcription"]["model"])
 
 
+@second_try(THREADS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_browser_s_key_among_the_subprotocols_reaches_azure_as_a_header(way: str, azure: Simulator, proxy: Proxies) -> None:
     """Of the two subprotocols that a browser offers Azure sees `realtime`, and `realtime` is the answer."""
@@ -170,6 +173,7 @@ def test_live_sessions_name_their_model_in_the_frame(path: str, azure: Simulator
     assert "rt" == created["session"]["model"]
 
 
+@second_try(THREADS)
 @pytest.mark.parametrize("way", WAYS)
 def test_frames_of_every_kind_pass(way: str, azure: Simulator, proxy: Proxies) -> None:
     """Text beyond ASCII, binary, megabytes, pings, a closing code and its reason."""
