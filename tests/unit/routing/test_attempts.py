@@ -66,14 +66,28 @@ def asked(route: object) -> str:
     return route.backend.name
 
 
-@pytest.mark.parametrize(
-    "what", [REFUSED, CLOSED, *map(failing, (401, 403, 404, 408, 429, 500, 502, 503, 504))], ids=lambda what: str(what)[:30]
-)
+@pytest.mark.parametrize("what", [REFUSED, *map(failing, (401, 403, 404, 408, 429, 500, 502, 503, 504))], ids=lambda what: str(what)[:30])
 def test_the_next_one_is_asked(what: Failure | http.Response) -> None:
     """A request fails over to the next backend after each failure that is specific to one backend."""
     asking = attempts()
     assert ("a", "b", "c") == (asked(asking.first()), asked(asking.again(what)), asked(asking.again(what)))
     assert not isinstance(asking.again(what), Route)
+
+
+@pytest.mark.parametrize("lost", [CLOSED, Failure(504, "upstream_timeout", "The answer did not come in time.")], ids=lambda lost: lost.code)
+def test_a_lost_request_is_sent_to_one_other_backend(lost: Failure) -> None:
+    """Azure may have done the work, and bill it: one repeat, none of an operation that must not be repeated."""
+    asking = attempts()
+    assert ("a", "b") == (asked(asking.first()), asked(asking.again(lost)))
+    assert None is asking.again(lost)
+
+
+def test_a_shortage_of_the_proxy_blames_no_backend() -> None:
+    """Without file descriptors no other backend can be asked either, and none is to blame."""
+    asking = attempts()
+    asking.first()
+    assert None is asking.again(Failure(503, "proxy_shortage", "The proxy could not open a connection."))
+    assert {"healthy"} == {view.state for view in asking.shared.pool.views()}
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422, 501])
@@ -100,10 +114,9 @@ def test_not_more_often_than_the_settings_say() -> None:
 
 
 def test_a_lone_backend() -> None:
-    """A sole backend gets one retry, and only after a broken connection, which may have been an expired keep-alive."""
+    """A sole backend gets each request once: whether the client asks again is the client's decision."""
     asking = attempts(A)
     asking.first()
-    assert "a" == asked(asking.again(CLOSED))
     assert None is asking.again(CLOSED)
     asking = attempts(A)
     asking.first()
