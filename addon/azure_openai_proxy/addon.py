@@ -113,7 +113,7 @@ class AzureOpenAIProxy:
     def client_connected(self, client: connection.Client) -> None:
         if sock := connections.client_socket(client):
             connect.keep_alive(sock)
-        install.hand_over(client, self.registry)
+        install.enable_direct_reads(client, self.registry)
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         self.guard.note(nextlayer.context)
@@ -196,7 +196,7 @@ class AzureOpenAIProxy:
         if self.registry.refuses_page(flow, exchange):
             return
         if exchange.unchanged:
-            flow.response = exchange.hand_over(flow.request)
+            flow.response = exchange.forward_unchanged(flow.request)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         exchange = self.registry.exchanges.get(flow)

@@ -436,8 +436,8 @@ def test_a_large_body_goes_on(addon: AzureOpenAIProxy) -> None:
     """Of an upload of ours; what is translated then is not translated again."""
     flow, other = gateways("POST", "/v1/files", b"", **{"content-type": "multipart/form-data; boundary=b"}), somebody_elses()
     addon.requestheaders(flow)
-    assert [True, False] == [addon.registry.goes_on(flow), addon.registry.goes_on(other)]
-    addon.registry.begin(flow, b"--b")
+    assert [True, False] == [addon.registry.may_stream_upload(flow), addon.registry.may_stream_upload(other)]
+    addon.registry.start_streamed_upload(flow, b"--b")
     path = flow.request.path
     addon.request(flow)
     assert ("/openai/files?api-version=2024-10-21", True, None) == (path, flow.request.stream, flow.response)
@@ -449,7 +449,7 @@ def test_what_goes_on_can_be_refused(addon: AzureOpenAIProxy) -> None:
     flow = gateways("POST", "/v1/files", b"", **{"content-type": "multipart/form-data; boundary=b"})
     flow.request.headers.pop("authorization")
     addon.requestheaders(flow)
-    addon.registry.begin(flow, b"--b")
+    addon.registry.start_streamed_upload(flow, b"--b")
     assert 401 == status(flow)
 
 
@@ -667,7 +667,7 @@ async def test_a_compressed_request_is_translated(addon: AzureOpenAIProxy, size:
     flow.request.headers["content-encoding"] = "gzip"
     flow.request.raw_content = gzip.compress(b'{"model":"gpt-4o","x":"' + b"x" * size + b'"}')
     addon.requestheaders(flow)
-    assert not addon.registry.goes_on(flow)
+    assert not addon.registry.may_stream_upload(flow)
     working = addon.request(flow)
     assert working
     await working

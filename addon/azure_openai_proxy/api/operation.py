@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .endpoints import Endpoint
     from .large_bodies import LargeBody
 
-__all__ = ["Call", "goes_on", "reaches_azure", "recognise"]
+__all__ = ["Call", "may_stream_upload", "reaches_azure", "recognise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def recognise(
     return _in_body(call, headers, body, large)
 
 
-def goes_on(method: str, path: str, headers: Mapping[str, str]) -> bool:
+def may_stream_upload(method: str, path: str, headers: Mapping[str, str]) -> bool:
     """Return whether the proxy can forward a large body before it is complete. A body that may be JSON cannot be, because the model is read
     from it.
     """

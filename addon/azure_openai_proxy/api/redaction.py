@@ -36,7 +36,7 @@ __all__ = [
     "minted",
     "path",
     "show",
-    "shown",
+    "with_secrets",
     "without_masks",
 ]
 
@@ -99,7 +99,7 @@ def show(request: http.Request, hidden: Hidden) -> http.Request:
     return request
 
 
-def shown(request: http.Request, hidden: Hidden) -> http.Request:
+def with_secrets(request: http.Request, hidden: Hidden) -> http.Request:
     """Return a copy of the head with the hidden keys and without a body. `request` keeps its masks.
 
     mitmproxy sends bodies separately, and may keep the head as long as the connection is open.

@@ -19,7 +19,7 @@ from azure_openai_proxy.errors import SettingsError
 from . import backends as backends_config
 from . import startup_warnings
 from .options import FILE, NAMES, declare
-from .settings import Found, Settings, resolve, shown, summary
+from .settings import Found, Settings, as_option_values, resolve, summary
 from .sources import ConfigFile, Given, check_names, command_line, gather
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Runtime:
             settings = dataclasses.replace(settings, address=None)  # the command line overrides the address
         self._apply(options, file)
         before, self.settings, self._changed, self._file, self._found = self.settings, settings, changed, file, found
-        self._shown = shown(found, settings, file.path)
+        self._shown = as_option_values(found, settings, file.path)
         options.update(**self._shown)
         if self._running and settings.address != before.address:
             modes = list(options.mode)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mitmproxy.optmanager import OptManager
 
 
-__all__ = ["Found", "Settings", "Timeouts", "kept_bodies", "resolve", "shown", "summary"]
+__all__ = ["Found", "Settings", "Timeouts", "as_option_values", "kept_bodies", "resolve", "summary"]
 
 KEEP = 64 << 20
 """Default size, in bytes, of the store of streamed bodies, if a user interface or a flow file shows them."""
@@ -207,7 +207,7 @@ def _key_of(backend: Backend) -> str:
     return "key configured" if backend.token else "the clients' own keys"
 
 
-def shown(found: Mapping[str, Found], settings: Settings, config: Path | None) -> dict[str, Any]:
+def as_option_values(found: Mapping[str, Found], settings: Settings, config: Path | None) -> dict[str, Any]:
     """The effective configuration as option values, which mitmweb shows; the key is masked."""
     values = {option.name: _typed(option, found) for option in OPTIONS}
     values["azure_openai_config"] = str(config.absolute()) if config else ""

@@ -89,7 +89,7 @@ class Exchange:
         """Everything goes to OpenAI as it came."""
         return self.settings.mode == "openai"
 
-    def hand_over(self, request: http.Request) -> http.Response | None:
+    def forward_unchanged(self, request: http.Request) -> http.Response | None:
         """Send `request` to OpenAI, its body as it comes. An answer: it was a question to the proxy itself."""
         if health := local_responses.health(request.path, self.not_ready):
             return health
@@ -101,7 +101,7 @@ class Exchange:
             request_syntax.check_line(request)
             path, _, query = request.path.partition("?")
             request.path = request_syntax.encoded(base.prefix + path, query)
-            self.verify(redaction.shown(request, self.hidden))
+            self.verify(redaction.with_secrets(request, self.hidden))
         except errors.BadRequest as error:
             return errors.response(error)
         request.stream = True
@@ -119,9 +119,9 @@ class Exchange:
             except errors.NoKey as error:
                 self.early = errors.response(error)
 
-    def goes_on(self, request: http.Request) -> bool:
+    def may_stream_upload(self, request: http.Request) -> bool:
         """Can a large body go on before all of it has come?"""
-        return self.replay is None and operations.goes_on(request.method, request.path.partition("?")[0], request.headers)
+        return self.replay is None and operations.may_stream_upload(request.method, request.path.partition("?")[0], request.headers)
 
     @property
     def streamed(self) -> bool:
@@ -239,7 +239,7 @@ class Exchange:
 
     # What http_layer asks while nothing of an answer has gone to the client
 
-    def holds(self, response: http.Response) -> Hold | Peek:
+    def hold_mode(self, response: http.Response) -> Hold | Peek:
         """A failure is held until it is known whether there is a better response, a stream until its first event that carries something."""
         if self.attempts is None:
             return Hold.NOTHING
@@ -251,11 +251,11 @@ class Exchange:
             return self.peek
         return Hold.WHOLE if kind == "json" else Hold.NOTHING
 
-    def again(self, request: http.Request, what: Failure | http.Response) -> bool | http.Response:
+    def next_attempt(self, request: http.Request, what: Failure | http.Response) -> bool | http.Response:
         """After a failure: make `request` the next one (True), or give an answer that says more than the failure, or neither."""
         if self.attempts is None:
             return False
-        found = self.attempts.again(what)
+        found = self.attempts.next_attempt(what)
         if not isinstance(found, Route):
             return found or False
         self.peek = None

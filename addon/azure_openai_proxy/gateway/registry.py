@@ -155,7 +155,7 @@ class Registry:
         try:
             if exchange := self.exchanges.get(flow):
                 fields, path = exchange.masked
-                shown = redaction.shown(request, exchange.hidden)
+                shown = redaction.with_secrets(request, exchange.hidden)
                 # What `send` has checked needs no second check, unless a person or another addon has changed it since.
                 if exchange.unchanged or request.headers.fields is not fields or request.data.path is not path:
                     exchange.verify(shown)
@@ -195,11 +195,11 @@ class Registry:
         exchange = self.exchanges.get(flow)
         return exchange.settings.max_body if exchange else None
 
-    def goes_on(self, flow: http.HTTPFlow) -> bool:
+    def may_stream_upload(self, flow: http.HTTPFlow) -> bool:
         exchange = self.exchanges.get(flow)
-        return exchange is not None and not exchange.unchanged and exchange.goes_on(flow.request)
+        return exchange is not None and not exchange.unchanged and exchange.may_stream_upload(flow.request)
 
-    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
+    def start_streamed_upload(self, flow: http.HTTPFlow, start: bytes) -> None:
         self.translate(flow, self.exchanges[flow], start)
 
     def answer(self, failure: errors.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
@@ -235,10 +235,10 @@ class Policy:
         return Destination(request.data.host, request.data.port, request.data.scheme == b"https", self._exchange.proxy), request
 
     def hold(self, response: http.Response) -> Hold | Peek:
-        return self._exchange.holds(response)
+        return self._exchange.hold_mode(response)
 
     def next_attempt(self, failed: errors.Failure | http.Response) -> bool | http.Response:
-        found = self._exchange.again(self._flow.request, failed)
+        found = self._exchange.next_attempt(self._flow.request, failed)
         if found is True:
             self._exchanges.hide(self._flow, self._exchange)
         return found

@@ -215,12 +215,12 @@ class Stream(Uploading, Upgrading):
             too_large = yield from super().check_body_size(request)
             self.large = request and self.flow.request.stream is True
             return too_large
-        if len(self.request_body_buf) > HELD and self.goes_on:
+        if len(self.request_body_buf) > HELD and self.may_stream_upload:
             return (yield from self.go_on())
         return (yield from self.check_max_body(len(self.request_body_buf)))
 
     def check_max_body(self, size: int) -> CommandGenerator[bool]:
-        if self.max_body is None or size <= self.max_body or self.goes_on:
+        if self.max_body is None or size <= self.max_body or self.may_stream_upload:
             return False
         yield from self.refuse(f"The request's body is larger than {self.max_body} bytes.", ErrorCode.REQUEST_TOO_LARGE)
         return True

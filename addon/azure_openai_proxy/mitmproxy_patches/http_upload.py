@@ -39,9 +39,9 @@ class Uploading(HttpStream):
     dropped = False  # the HTTP layer passes no more events to this stream
 
     @property
-    def goes_on(self) -> bool:
+    def may_stream_upload(self) -> bool:
         if self.may_go_on is None:
-            self.may_go_on = self.rules.goes_on(self.flow)
+            self.may_go_on = self.rules.may_stream_upload(self.flow)
         return self.may_go_on
 
     def go_on(self) -> CommandGenerator[bool]:
@@ -49,7 +49,7 @@ class Uploading(HttpStream):
         self.may_go_on = False
         start = bytes(self.request_body_buf)
         self.request_body_buf.clear()
-        self.rules.begin(self.flow, start)
+        self.rules.start_streamed_upload(self.flow, start)
         if self.flow.response:
             yield HttpResponseHeadersHook(self.flow)
             if not (yield from self.check_killed(True)):  # noqa: FBT003 - mitmproxy's signature

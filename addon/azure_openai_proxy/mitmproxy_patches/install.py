@@ -59,7 +59,7 @@ __all__ = [
     "attach",
     "client_host",
     "compatible",
-    "hand_over",
+    "enable_direct_reads",
     "hasten",
     "hastens",
     "mended",
@@ -80,12 +80,12 @@ def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
     http_stream.mend(nextlayer.context.layers, rules)
 
 
-def hand_over(client: connection.Client, rules: Rules) -> None:
+def enable_direct_reads(client: connection.Client, rules: Rules) -> None:
     """Take the shorter way from this client's connection; for the `client_connected` hook."""
     if rules.fast_path:
         from .fastpath import reads as fast_reads  # noqa: PLC0415 - see attach
 
-        fast_reads.hand_over(client, client)
+        fast_reads.enable_direct_reads(client, client)
 
 
 def hasten(master: Master, *, on: bool) -> None:

@@ -57,10 +57,10 @@ class Rules(Protocol):
     def max_message(self, flow: http.HTTPFlow) -> int | None:
         """Bytes that a WebSocket's message may have, from either side. None: not ours."""
 
-    def goes_on(self, flow: http.HTTPFlow) -> bool:
+    def may_stream_upload(self, flow: http.HTTPFlow) -> bool:
         """Whether a large body may be sent on before all of it has come; then `max_body` does not hold."""
 
-    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
+    def start_streamed_upload(self, flow: http.HTTPFlow, start: bytes) -> None:
         """Make the request the one for upstream, with `stream` set for its body, or give it a response. `start` is what has come so far."""
 
     def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | Failure:

@@ -199,7 +199,7 @@ class Attempts:
         if self.ticket:
             self.shared.pool.end(self.ticket)
 
-    def again(self, what: Failure | http.Response) -> repair.Route | http.Response | None:
+    def next_attempt(self, what: Failure | http.Response) -> repair.Route | http.Response | None:
         """After a failure: the next request to send, an earlier and more informative failure for the client, or None for this one."""
         assert self.backend
         assert self.ticket

@@ -2,7 +2,7 @@
 
 import pytest
 
-from azure_openai_proxy.api.operation import Call, goes_on, reaches_azure, recognise
+from azure_openai_proxy.api.operation import Call, may_stream_upload, reaches_azure, recognise
 from azure_openai_proxy.errors import BadRequest
 
 CHAT = "/v1/chat/completions"
@@ -216,7 +216,7 @@ def test_an_operation_has_a_name() -> None:
 )
 def test_goes_on(method: str, path: str, kind: str, on: bool) -> None:
     """A large body can be forwarded before it is complete, unless JSON in it names the model or the proxy answers."""
-    assert on == goes_on(method, path, {"content-type": kind})
+    assert on == may_stream_upload(method, path, {"content-type": kind})
 
 
 @pytest.mark.parametrize(

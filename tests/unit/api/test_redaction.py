@@ -60,7 +60,7 @@ def test_on_the_wire() -> None:
     plain.raw_content = None
     hidden = redaction.hide(asked)
     masked = asked.copy()
-    wire = redaction.shown(asked, hidden)
+    wire = redaction.with_secrets(asked, hidden)
     assert plain.get_state() == wire.get_state()
     assert masked.get_state() == asked.get_state()
     assert "*/*" == wire.headers["accept"]

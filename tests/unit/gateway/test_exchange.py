@@ -174,7 +174,7 @@ def test_openai_mode_hands_everything_over() -> None:
     """The request but for its server, and the answer as it comes."""
     asked = exchange(mode="openai")
     request = asking("POST", "/v1/anything?a=1", b"body")
-    asked.hand_over(request)
+    asked.forward_unchanged(request)
     assert "https://openai.example/prefix/v1/anything?a=1" == request.url
     assert (True, "Bearer client") == (request.stream, request.headers["authorization"])
     response = answering(200, FILTERED)
@@ -324,7 +324,7 @@ def test_probes(path: str, not_ready: str | None, status: int, mode: str) -> Non
     """Those who run the proxy need no key; a process that stops is alive and of no more use."""
     asked, request = exchange(mode=mode), http.Request.make("GET", f"http://localhost{path}")
     asked.not_ready = lambda: not_ready
-    answer = asked.request(request) if mode == "azure" else asked.hand_over(request)
+    answer = asked.request(request) if mode == "azure" else asked.forward_unchanged(request)
     assert answer
     assert status == answer.status_code
 
@@ -425,7 +425,7 @@ def test_behind_another_proxy_the_request_is_prepared_for_it() -> None:
     assert "azure.example" == request.authority
     handed = exchange(mode="openai")
     handed.upstream = Upstream(connects=True, authorization=None)
-    handed.hand_over(request)
+    handed.forward_unchanged(request)
     assert "" == request.authority
 
 
@@ -435,7 +435,7 @@ def uploading(length: str | None, start: bytes, *, path: str = "/v1/audio/transc
         request.headers["content-length"] = length
     asked = exchange(mapping="whisper-1=w")
     asked.settings = replace(asked.settings, backends=(replace(asked.settings.backends[0], apiversion="v1"),))
-    assert asked.goes_on(request)
+    assert asked.may_stream_upload(request)
     assert asked.request(request, start) is None
     assert asked.streamed
     return request
@@ -515,11 +515,11 @@ def test_addresses_in_the_answer_are_the_proxys() -> None:
 def test_what_is_held() -> None:
     """Failures and JSON until they are complete, streams until they have begun, other responses and those of no attempt not at all."""
     asked = exchange()
-    assert (Hold.NOTHING, False) == (asked.holds(answering(503, b"")), asked.again(asking("GET", "/"), answering(503, b"")))
+    assert (Hold.NOTHING, False) == (asked.hold_mode(answering(503, b"")), asked.next_attempt(asking("GET", "/"), answering(503, b"")))
     asked.request(asking("POST", "/v1/chat/completions", chat(stream=True)))
-    assert (Hold.FAILURE, Hold.WHOLE) == (asked.holds(answering(503, b"")), asked.holds(answering(200, b"{}")))
-    assert Hold.NOTHING is asked.holds(answering(200, b"RIFF", "audio/wav"))
-    assert isinstance(asked.holds(answering(200, b"", "text/event-stream")), Peek)
+    assert (Hold.FAILURE, Hold.WHOLE) == (asked.hold_mode(answering(503, b"")), asked.hold_mode(answering(200, b"{}")))
+    assert Hold.NOTHING is asked.hold_mode(answering(200, b"RIFF", "audio/wav"))
+    assert isinstance(asked.hold_mode(answering(200, b"", "text/event-stream")), Peek)
 
 
 def two_backends(*, keyless: bool = False) -> Exchange:
@@ -535,16 +535,16 @@ def test_a_request_sent_again() -> None:
     asked = two_backends()
     request = asking("POST", "/v1/chat/completions", chat(stream=True))
     asked.request(request)
-    assert True is asked.again(request, answering(503, b""))
+    assert True is asked.next_attempt(request, answering(503, b""))
     assert ("second.example", "second-key", "second.example") == (request.host, request.headers["api-key"], request.headers["host"])
     response = answering(200, b"", "text/event-stream")
-    peek = asked.holds(response)
+    peek = asked.hold_mode(response)
     assert isinstance(peek, Peek)
     peek.feed(b'data: {"choices":[{}],"id":"chatcmpl-1"}\n\n')
     asked.response_head(response)
     assert ("second", "2") == (response.headers["x-azure-openai-proxy-backend"], response.headers["x-azure-openai-proxy-attempts"])
     asked.finish()
-    assert False is asked.again(request, Failure(502, "upstream_error", "cut"))
+    assert False is asked.next_attempt(request, Failure(502, "upstream_error", "cut"))
 
 
 def test_a_client_without_a_key_for_the_other() -> None:
@@ -553,7 +553,7 @@ def test_a_client_without_a_key_for_the_other() -> None:
     request = asking("POST", "/v1/chat/completions", chat())
     del request.headers["authorization"]
     asked.request(request)
-    assert False is asked.again(request, answering(503, b""))
+    assert False is asked.next_attempt(request, answering(503, b""))
 
 
 def test_a_token_of_entra_id() -> None:

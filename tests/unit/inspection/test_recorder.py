@@ -180,7 +180,7 @@ def test_a_secret_made_for_the_client(mode: Literal["azure", "openai"], kept: bo
     exchange = Exchange(settings.Settings(backends=(backend,), mode=mode), None)
     flow = tflow.tflow(req=http.Request.make("POST", "http://localhost/v1/realtime/client_secrets", b"{}"))
     see.asked(flow)
-    (exchange.hand_over if exchange.unchanged else exchange.request)(flow.request)
+    (exchange.forward_unchanged if exchange.unchanged else exchange.request)(flow.request)
     response = flow.response = http.Response.make(
         200, b'{"value":"ek_123"}', {"content-type": "application/json", "content-encoding": encoding}
     )

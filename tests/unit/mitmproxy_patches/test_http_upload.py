@@ -28,8 +28,8 @@ ON = "X-Goes-On: yes"
 
 
 class OnTheWay(Rules):
-    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
-        super().begin(flow, start)
+    def start_streamed_upload(self, flow: http.HTTPFlow, start: bytes) -> None:
+        super().start_streamed_upload(flow, start)
         if flow.response and "x-silent" in flow.request.headers:
             flow.response.content = b""
 

@@ -123,10 +123,10 @@ class Rules:
     def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
         return http.Response.make(403, b"{}") if flow.request.path.startswith("/early") else None
 
-    def goes_on(self, flow: http.HTTPFlow) -> bool:
+    def may_stream_upload(self, flow: http.HTTPFlow) -> bool:
         return "x-goes-on" in flow.request.headers
 
-    def begin(self, flow: http.HTTPFlow, start: bytes) -> None:
+    def start_streamed_upload(self, flow: http.HTTPFlow, start: bytes) -> None:
         if flow.request.headers["x-goes-on"] == "refuse":
             flow.response = http.Response.make(401, b"{}", {"content-type": "application/json"})
         else:
@@ -1010,9 +1010,9 @@ def test_memory(confdir: Path, tmp_path: Path) -> None:
 def test_reading_takes_the_shorter_way_where_that_is_wanted(shortcuts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules say so."""
     told: list[object] = []
-    monkeypatch.setattr(fast_reads, "hand_over", lambda *connections: told.append(connections))
+    monkeypatch.setattr(fast_reads, "enable_direct_reads", lambda *connections: told.append(connections))
     client = cast("connection.Client", object())
-    install.hand_over(client, cast("install.Rules", SimpleNamespace(fast_path=shortcuts)))
+    install.enable_direct_reads(client, cast("install.Rules", SimpleNamespace(fast_path=shortcuts)))
     assert ([(client, client)] if shortcuts else []) == told
 
 

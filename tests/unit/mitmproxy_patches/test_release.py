@@ -43,7 +43,7 @@ class Counting(Rules):
         self.requests.clear()
 
     def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
-        return redaction.shown(flow.request, redaction.Hidden())
+        return redaction.with_secrets(flow.request, redaction.Hidden())
 
     def gone(self, flows: int = 1) -> bool:
         return all(self.freed.acquire(timeout=PATIENCE) for _ in range(2 * flows))

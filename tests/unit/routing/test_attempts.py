@@ -70,23 +70,23 @@ def asked(route: object) -> str:
 def test_the_next_one_is_asked(what: Failure | http.Response) -> None:
     """A request fails over to the next backend after each failure that is specific to one backend."""
     asking = attempts()
-    assert ("a", "b", "c") == (asked(asking.first()), asked(asking.again(what)), asked(asking.again(what)))
-    assert not isinstance(asking.again(what), Route)
+    assert ("a", "b", "c") == (asked(asking.first()), asked(asking.next_attempt(what)), asked(asking.next_attempt(what)))
+    assert not isinstance(asking.next_attempt(what), Route)
 
 
 @pytest.mark.parametrize("lost", [CLOSED, Failure(504, "upstream_timeout", "The answer did not come in time.")], ids=lambda lost: lost.code)
 def test_a_lost_request_is_sent_to_one_other_backend(lost: Failure) -> None:
     """Azure may have done the work, and bill it: one repeat, none of an operation that must not be repeated."""
     asking = attempts()
-    assert ("a", "b") == (asked(asking.first()), asked(asking.again(lost)))
-    assert None is asking.again(lost)
+    assert ("a", "b") == (asked(asking.first()), asked(asking.next_attempt(lost)))
+    assert None is asking.next_attempt(lost)
 
 
 def test_a_shortage_of_the_proxy_blames_no_backend() -> None:
     """Without file descriptors no other backend can be asked either, and none is to blame."""
     asking = attempts()
     asking.first()
-    assert None is asking.again(Failure(503, "proxy_shortage", "The proxy could not open a connection."))
+    assert None is asking.next_attempt(Failure(503, "proxy_shortage", "The proxy could not open a connection."))
     assert {"healthy"} == {view.state for view in asking.shared.pool.views()}
 
 
@@ -95,33 +95,33 @@ def test_what_is_the_clients_affair(status: int) -> None:
     """An error that the client caused is passed to the client without failover."""
     asking = attempts()
     asking.first()
-    assert None is asking.again(failing(status))
+    assert None is asking.next_attempt(failing(status))
 
 
 def test_a_clients_own_key_is_not_carried_around() -> None:
     """A client's own key that one backend rejects is not sent to another backend."""
     asking = attempts(replace(A, token=""), replace(B, token=""))
     asking.first()
-    assert None is asking.again(failing(401))
+    assert None is asking.next_attempt(failing(401))
 
 
 def test_not_more_often_than_the_settings_say() -> None:
     """`max_attempts` limits the sum of all attempts."""
     asking = attempts(max_attempts=2)
     asking.first()
-    asking.again(CLOSED)
-    assert None is asking.again(CLOSED)
+    asking.next_attempt(CLOSED)
+    assert None is asking.next_attempt(CLOSED)
 
 
 def test_a_lone_backend() -> None:
     """A sole backend gets each request once: whether the client asks again is the client's decision."""
     asking = attempts(A)
     asking.first()
-    assert None is asking.again(CLOSED)
+    assert None is asking.next_attempt(CLOSED)
     asking = attempts(A)
     asking.first()
     failed = failing(503)
-    assert None is asking.again(failed)
+    assert None is asking.next_attempt(failed)
     assert "retry-after" not in failed.headers
 
 
@@ -130,10 +130,10 @@ def test_nothing_is_sent_twice_once_it_has_begun() -> None:
     asking = attempts()
     asking.first()
     asking.answers(http.Headers(), streams=True)
-    assert None is asking.again(CLOSED)
+    assert None is asking.next_attempt(CLOSED)
     uploading = attempts(more=True)
     uploading.first()
-    assert None is uploading.again(REFUSED)
+    assert None is uploading.next_attempt(REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_is_safe_to_repeat(method: str, path: str, body: dict[str, Any], cl
     for what, again in ((REFUSED, True), (CLOSED, closed), (failing(404), missing), (failing(503), closed)):
         asking = attempts(method=method, path=path, body=body)
         asking.first()
-        assert again is isinstance(asking.again(what), Route)
+        assert again is isinstance(asking.next_attempt(what), Route)
 
 
 def test_the_most_useful_failure() -> None:
@@ -163,22 +163,22 @@ def test_the_most_useful_failure() -> None:
     asking = attempts()
     asking.first()
     limited = failing(429, retry_after="30")
-    asking.again(limited)
-    asking.again(failing(429, retry_after="20"))
-    best = asking.again(REFUSED)
+    asking.next_attempt(limited)
+    asking.next_attempt(failing(429, retry_after="20"))
+    best = asking.next_attempt(REFUSED)
     assert isinstance(best, http.Response)
     assert 429 == best.status_code
     assert 0 < int(best.headers["retry-after-ms"]) <= 1000  # of the backend that refused the connection
     asking = attempts(A, B)
     asking.first()
-    asking.again(failing(503, retry_after="9"))
+    asking.next_attempt(failing(503, retry_after="9"))
     last = failing(429, retry_after="7")
-    assert None is asking.again(last)
+    assert None is asking.next_attempt(last)
     assert ("7", "7000") == (last.headers["retry-after"], last.headers["retry-after-ms"])
     asking = attempts(A, B)
     asking.first()
-    asking.again(failing(429))
-    assert None is asking.again(failing(400))
+    asking.next_attempt(failing(429))
+    assert None is asking.next_attempt(failing(400))
 
 
 def test_when_all_said_when_to_come_back() -> None:
@@ -186,8 +186,8 @@ def test_when_all_said_when_to_come_back() -> None:
     of = shared()
     first = attempts(A, B, of=of)
     first.first()
-    first.again(failing(429, retry_after="30"))
-    first.again(failing(429, retry_after="20"))
+    first.next_attempt(failing(429, retry_after="30"))
+    first.next_attempt(failing(429, retry_after="20"))
     with pytest.raises(Unavailable) as caught:
         attempts(A, B, of=of).first()
     assert (429, 20) == (caught.value.status, caught.value.wait)
@@ -216,24 +216,24 @@ def test_repair_and_what_is_learned() -> None:
     body = CHAT | {"max_tokens": 5}
     asking = attempts(body=body, of=of)
     asking.first()
-    route = asking.again(failing(400, MAX_TOKENS))
+    route = asking.next_attempt(failing(400, MAX_TOKENS))
     assert ("a", (Rename("max_tokens", "max_completion_tokens"),)) == (asked(route), route.applied if isinstance(route, Route) else None)
     asking.answers(http.Headers(), streams=False)
     asking.end()
     again = attempts(body=body, of=of)
     assert b"max_completion_tokens" in again.first().asked.content
     assert [Attempt("a", "", ("max_tokens -> max_completion_tokens",))] == again.tried
-    elsewhere = again.again(failing(500))
+    elsewhere = again.next_attempt(failing(500))
     assert isinstance(elsewhere, Route)
     assert b'"max_tokens"' in elsewhere.asked.content
     # The same rejection of a repaired request is final.
     once = attempts(body=body)
     once.first()
-    once.again(failing(400, MAX_TOKENS))
-    assert None is once.again(failing(400, MAX_TOKENS))
+    once.next_attempt(failing(400, MAX_TOKENS))
+    assert None is once.next_attempt(failing(400, MAX_TOKENS))
     off = attempts(body=body, repair=False)
     off.first()
-    assert None is off.again(failing(400, MAX_TOKENS))
+    assert None is off.next_attempt(failing(400, MAX_TOKENS))
 
 
 def test_at_most_four_changes() -> None:
@@ -241,7 +241,7 @@ def test_at_most_four_changes() -> None:
     names = ["user", "prediction", "metadata", "seed", "top_p"]
     asking = attempts(body=CHAT | dict.fromkeys(names, 1), max_attempts=9)
     asking.first()
-    outcomes = [asking.again(failing(400, f"Unknown parameter: '{name}'.")) for name in names]
+    outcomes = [asking.next_attempt(failing(400, f"Unknown parameter: '{name}'.")) for name in names]
     assert [True, True, True, True, False] == [isinstance(outcome, Route) for outcome in outcomes]
 
 
@@ -250,15 +250,15 @@ def test_who_has_what() -> None:
     of = shared()
     making = attempts(path="/v1/responses", body={"model": "m"}, of=of)
     making.first()
-    making.again(failing(503))
+    making.next_attempt(failing(503))
     making.answers(http.Headers(), streams=False)
     making.created(b'{"id":"resp_123456"}')
     getting = attempts(method="GET", path="/v1/responses/resp_123456", body={}, of=of)
     assert "b" == asked(getting.first())
-    assert None is getting.again(failing(503))
+    assert None is getting.next_attempt(failing(503))
     finding = attempts(method="GET", path="/v1/responses/resp_777777", body={}, of=of)
     finding.first()
-    finding.again(failing(404))
+    finding.next_attempt(failing(404))
     finding.answers(http.Headers(), streams=False)
     assert "resp_777777" in of.owners._names
 
@@ -271,7 +271,7 @@ def test_whose_items_they_are() -> None:
     event = b'{"type":"response.output_item.done","item":{"id":"fc_1"}}'
     making.item(event)  # before the first attempt
     making.first()
-    making.again(failing(429))
+    making.next_attempt(failing(429))
     making.item(b'{"type":"response.output_text.delta","item":{"id":"fc_1"}}')
     assert 0 == len(of.owners)
     making.item(event)
@@ -292,8 +292,8 @@ def test_what_was_seen() -> None:
     asking.first()
     assert [{"backend": "a", "cause": "", "repaired": []}] == asking.seen()
     assert {"x-azure-openai-proxy-backend": "a", "x-azure-openai-proxy-attempts": "1"} == asking.headers()
-    asking.again(failing(429))
-    asking.again(failing(400, MAX_TOKENS))
+    asking.next_attempt(failing(429))
+    asking.next_attempt(failing(400, MAX_TOKENS))
     assert "max_tokens -> max_completion_tokens" == asking.headers()["x-azure-openai-proxy-repaired"]
     assert [
         {"backend": "a", "cause": "429", "repaired": []},
@@ -321,7 +321,7 @@ def test_what_one_operation_or_version_is_refused_for_changes_no_other() -> None
     body = CHAT | {"user": "me"}
     asking = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=body, of=of, version="2024-06-01")
     asking.first()
-    asking.again(failing(400, "Unknown parameter: 'user'."))
+    asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
     asking.answers(http.Headers(), streams=False)
     assert [["user left out"]] == learned(of)
     same = attempts(A, path="/openai/deployments/GPT-4o/chat/completions", body=body, of=of, version="2024-06-01")
@@ -337,8 +337,8 @@ def test_a_version_that_a_client_made_up_teaches_nothing() -> None:
     of = shared()
     asking = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=CHAT | {"user": "me"}, of=of, version="2024-99-99")
     asking.first()
-    asking.again(failing(400, "API version not supported"))
-    asking.again(failing(400, "Unknown parameter: 'user'."))
+    asking.next_attempt(failing(400, "API version not supported"))
+    asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
     asking.answers(http.Headers(), streams=False)
     assert [] == learned(of)
 
@@ -350,7 +350,7 @@ def test_what_is_learned_with_a_clients_own_key_is_that_keys() -> None:
     for key, sent in (("one", 2), ("one", 1), ("two", 2)):
         asking = attempts(own, body=CHAT | {"user": "me"}, of=of, key=key)
         if b'"user"' in asking.first().asked.content:
-            asking.again(failing(400, "Unknown parameter: 'user'."))
+            asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
         asking.answers(http.Headers(), streams=False)
         assert sent == len(asking.tried)
 
@@ -361,8 +361,8 @@ def test_a_limit_of_one_clients_key_is_that_keys() -> None:
     own = replace(A, token=""), replace(B, token="")
     first = attempts(*own, of=of, key="one")
     first.first()
-    first.again(failing(429, retry_after="30"))
-    first.again(failing(429, retry_after="20"))
+    first.next_attempt(failing(429, retry_after="30"))
+    first.next_attempt(failing(429, retry_after="20"))
     with pytest.raises(Unavailable):
         attempts(*own, of=of, key="one").first()
     assert "a" == asked(attempts(*own, of=of, key="two").first())
@@ -377,8 +377,8 @@ def test_a_request_beyond_the_limit_stops_no_others(more: dict[str, int]) -> Non
     of = shared()
     large = attempts(A, B, of=of, body=CHAT | more)
     large.first()
-    large.again(failing(429, retry_after="60"))
-    large.again(failing(429, retry_after="60"))
+    large.next_attempt(failing(429, retry_after="60"))
+    large.next_attempt(failing(429, retry_after="60"))
     assert "a" == asked(attempts(A, B, of=of).first())
     with pytest.raises(Unavailable) as caught:
         attempts(A, B, of=of, body=CHAT | more).first()
@@ -406,7 +406,7 @@ def test_what_one_request_names_is_not_the_deployments_absence(status: int, body
     of = shared()
     asking = attempts(A, B, of=of)
     asking.first()
-    asking.again(http.Response.make(status, body))
+    asking.next_attempt(http.Response.make(status, body))
     assert next_asked == asked(attempts(A, B, of=of).first())
 
 
@@ -415,7 +415,7 @@ def test_a_failure_of_one_model_leaves_the_others() -> None:
     of = shared()
     failed = attempts(A, B, of=of)
     failed.first()
-    failed.again(failing(500, retry_after="86400"))
+    failed.next_attempt(failing(500, retry_after="86400"))
     assert ("b", "a") == (asked(attempts(A, B, of=of).first()), asked(attempts(A, B, of=of, body={"model": "o1"}).first()))
     assert of.unusable() is None
     assert {"gpt-4o": 300} == of.pool.views()[0].failing

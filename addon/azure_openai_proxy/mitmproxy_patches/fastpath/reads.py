@@ -18,7 +18,7 @@ from azure_openai_proxy.mitmproxy_patches import connections
 if TYPE_CHECKING:
     from mitmproxy.connection import Client, Connection
 
-__all__ = ["KNOWN", "Reader", "hand_over"]
+__all__ = ["KNOWN", "Reader", "enable_direct_reads"]
 
 KNOWN: dict[type, dict[str, str | None]] = {
     ConnectionHandler: {"server_event": "self event", "handle_connection": "self connection", "drain_writers": "self"},
@@ -35,9 +35,9 @@ class Reader(asyncio.StreamReader):
         if waiter is None or waiter.done() or not data or self.full:
             super().feed_data(data)
         else:
-            self.hand_over(data)
+            self.deliver_to_layers(data)
 
-    def hand_over(self, data: bytes) -> None:
+    def deliver_to_layers(self, data: bytes) -> None:
         """To the layers. That runs to its end here, unless it must wait for what another one has begun."""
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[attr-defined]
         event = events.DataReceived(self.connection, data)
@@ -52,7 +52,7 @@ class Reader(asyncio.StreamReader):
         return False
 
 
-def hand_over(client: Client, connection: Connection) -> None:
+def enable_direct_reads(client: Client, connection: Connection) -> None:
     """From now on what comes of this connection of that client's takes the shorter way, if it can."""
     handler = connections.handler(client)
     io = handler and handler.transports.get(connection)

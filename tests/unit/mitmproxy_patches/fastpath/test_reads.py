@@ -74,7 +74,7 @@ async def between(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Between]:
     between = Between()
     await between.begin(monkeypatch)
     for connection in (between.client, between.upstream):
-        fast_reads.hand_over(between.client, connection)
+        fast_reads.enable_direct_reads(between.client, connection)
     yield between
     await between.end()
 
@@ -131,8 +131,8 @@ async def test_in_the_middle(between: Between) -> None:
 async def test_no_connection(between: Between) -> None:
     """A client of a replay has none; one inside another connection has no socket of its own."""
     inner = tflow.tserver_conn()
-    fast_reads.hand_over(tflow.tclient_conn(), between.upstream)
-    fast_reads.hand_over(between.client, inner)
+    fast_reads.enable_direct_reads(tflow.tclient_conn(), between.upstream)
+    fast_reads.enable_direct_reads(between.client, inner)
     assert inner not in between.handler.transports
 
 
@@ -140,7 +140,7 @@ async def test_virtual_network(between: Between) -> None:
     """WireGuard's and a captured process's streams are not asyncio's: only waiting tells whether they have room."""
     other = tflow.tserver_conn()
     between.handler.transports[other] = cast("Any", SimpleNamespace(reader=asyncio.StreamReader(), writer=object()))
-    fast_reads.hand_over(between.client, other)
+    fast_reads.enable_direct_reads(between.client, other)
     assert asyncio.StreamReader is type(between.handler.transports.pop(other).reader)
 
 
