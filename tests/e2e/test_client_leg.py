@@ -14,7 +14,7 @@ import h2.errors
 import h2.events
 import pytest
 
-from support.wire import HTTP2, Upstream, connect, end, post, read_head, response
+from support.wire import HTTP2, Peer, Upstream, connect, end, post, read_head, response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +48,10 @@ def reset(connection: socket.socket) -> None:
     """Close it so that the other side gets a RST."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 # -- pipelining ------------------------------------------------------------------------------------------------------------------------
@@ -278,6 +282,48 @@ def test_trailers_of_a_request_are_dropped(split: bool, fast: bool, tls: bool, a
 
 
 @SHORTCUTS
+def test_a_stream_that_is_reset_with_its_request(fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """A request that is cancelled in the write that brings it is not left running upstream."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    with HTTP2(through) as client:
+        for _ in range(20):
+            stream = client.post(CHAT)
+            client.state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+            client.send()
+        last = client.post(CHAT)
+        client.send()
+        azure = upstream.accept()
+        while b"POST" not in (azure.socket.recv(4, socket.MSG_PEEK) or b""):
+            azure = upstream.accept()
+        azure.request()
+        azure.answer()
+        assert isinstance(client.ended(last), h2.events.StreamEnded)
+
+
+@SHORTCUTS
+def test_quick_resets_leave_nothing(fast: bool, azure: Simulator, proxy: Proxies) -> None:
+    """500 requests that are reset at once reach nobody, and keep no descriptor."""
+    through = proxy(**MAPPER, azure_openai_fast_path=fast)
+    with HTTP2(through) as client:
+        first = client.post(CHAT)
+        client.send()
+        client.ended(first)
+        before = descriptors(through.pid)
+        for _ in range(500):
+            stream = client.post(CHAT)
+            client.state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        client.send()
+        last = client.post(CHAT)
+        client.send()
+        assert isinstance(client.ended(last), h2.events.StreamEnded)
+        for received in azure.requests:
+            received.done.wait()
+        assert len(azure.requests) < 50  # a request and its reset may be read apart
+        while descriptors(through.pid) > before + len(azure.requests):
+            azure.requests[-1].done.wait()
+
+
+@SHORTCUTS
 @pytest.mark.parametrize("moment", ["before the head", "in the stream"])
 def test_a_reset_stream_is_cancelled_upstream(moment: str, fast: bool, upstream: Upstream, proxy: Proxies) -> None:
     """Only that stream's connection is closed."""
@@ -313,6 +359,99 @@ def test_a_broken_stream_s_event_comes_before_its_reset(fast: bool, upstream: Up
         assert b"upstream_error" in client.body(stream)
         kinds = [type(event) for event in client.of(stream)]
         assert h2.events.DataReceived is kinds[-2] or h2.events.WindowUpdated is kinds[-2]
+
+
+def test_a_broken_stream_s_event_waits_for_the_window(upstream: Upstream, proxy: Proxies) -> None:
+    """A client without room for the event gets it when it has made room, then the reset; its other streams go on meanwhile."""
+    with HTTP2(with_upstream(proxy, upstream), window=len(EVENT), greedy=False) as client:
+        stream = client.post(STREAM)
+        client.send()
+        azure = upstream.accept()
+        azure.request()
+        azure.begin_stream()
+        azure.chunk(EVENT)
+        client.until(lambda event: isinstance(event, h2.events.DataReceived))
+        azure.chunk(EVENT)
+        azure.socket.close()
+        other = client.head(end=True, method="GET", path="/healthz")
+        client.send()
+        client.until(lambda event: isinstance(event, h2.events.ResponseReceived) and event.stream_id == other)
+        assert EVENT == client.body(stream)
+        client.state.increment_flow_control_window(10_000, stream)
+        client.send()
+        assert isinstance(client.ended(stream), h2.events.StreamReset)
+        body = client.body(stream)
+        assert body.startswith(EVENT + EVENT)
+        assert b"upstream_error" in body
+
+
+# -- back-pressure ---------------------------------------------------------------------------------------------------------------------
+
+MANY = 100_000_000
+"""Bytes that a reader who is slow does not take."""
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+
+def written(peer: Peer, piece: bytes, most: int) -> int:
+    """How much of an endless stream the proxy takes before it stops reading."""
+    total = 0
+    peer.socket.settimeout(1)
+    try:
+        while total < most:
+            peer.chunk(piece)
+            total += len(piece)
+    except TimeoutError:
+        pass
+    return total
+
+
+@SHORTCUTS
+@pytest.mark.parametrize("way", ["HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2"])
+def test_a_client_that_does_not_read_stops_upstream(way: str, fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """No more of a stream is read from Azure than a bounded amount."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    before = resident(through.pid)
+    with HTTP2(through, greedy=False) if way == "HTTP/2" else connect(through, tls="TLS" in way, receive=4096) as client:
+        if isinstance(client, HTTP2):
+            client.post(STREAM)
+            client.send()
+        else:
+            client.sendall(post(STREAM))
+        azure = upstream.accept()
+        azure.request()
+        azure.begin_stream()
+        assert written(azure, EVENT * 1000, MANY) < MANY // 4
+        assert resident(through.pid) - before < MANY // 4
+
+
+def test_an_upload_that_upstream_does_not_take_stops_only_its_stream(proxy: Proxies) -> None:
+    """The client may send no more of it than its window, and the other streams of the connection are served."""
+    with Upstream(receive=4096) as upstream, HTTP2(with_upstream(proxy, upstream)) as client:
+        stream = client.head(path="/v1/files", content_type="multipart/form-data; boundary=b")
+        client.state.send_data(stream, b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n')
+        client.send()
+        sent = 0
+        while sent < MANY:
+            if room := min(client.state.local_flow_control_window(stream), client.state.max_outbound_frame_size):
+                client.state.send_data(stream, bytes(room))
+                sent += room
+                client.send()
+            else:
+                probe = client.head(end=True, method="GET", path="/healthz")
+                client.send()
+                client.ended(probe)
+                if not client.state.local_flow_control_window(stream):
+                    break
+        assert sent < MANY // 4
+        azure = upstream.accept()
+        client.state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        client.send()
+        azure.drain()  # to the end: it is closed with the upload
 
 
 # -- TCP -------------------------------------------------------------------------------------------------------------------------------

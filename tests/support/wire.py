@@ -93,6 +93,14 @@ class Peer:
         while True:
             self.chunk(data)
 
+    def drain(self) -> int:
+        """Read until the other side closes or resets the connection; how much it was."""
+        total = 0
+        with contextlib.suppress(ConnectionError):
+            while data := self.socket.recv(1 << 20):
+                total += len(data)
+        return total
+
     def ended(self) -> bool:
         return end(self.socket)
 
@@ -197,7 +205,7 @@ class HTTP2:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def head(self, *, end: bool = False, path: str = "/v1/chat/completions", **headers: str) -> int:
+    def head(self, *, end: bool = False, path: str = "/v1/chat/completions", method: str = "POST", **headers: str) -> int:
         """Begin a request; its stream."""
         stream = self.state.get_next_available_stream_id()
         fields = {

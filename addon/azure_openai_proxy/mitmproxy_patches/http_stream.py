@@ -49,6 +49,8 @@ from .fastpath import hooks as fast_hooks
 from .fastpath import reads as fast_reads
 from .fastpath import tls as fast_tls
 from .http1_server import Server, Unreadable
+from .http2_server import KNOWN as HTTP2_KNOWN
+from .http2_server import Server2
 from .http_upload import HELD, Uploading
 from .interface import ABSOLUTE_FORM, CLIENT_HOST, Rules
 from .upstream_leg import LegServer, UpstreamFailed, leg_of
@@ -299,12 +301,22 @@ class Connection(HttpLayer):
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         client = self.context.client
-        if isinstance(event, events.Start) and client.alpn != b"h2" and not is_h3_alpn(client.alpn):
-            self.connections[client] = Server(self.context.fork(), self.rules, self.half_closed)
+        if isinstance(event, events.Start) and not is_h3_alpn(client.alpn):
+            http2 = client.alpn == b"h2"
+            context = self.context.fork()
+            self.connections[client] = Server2(context, self.withhold) if http2 else Server(context, self.rules, self.half_closed)
         doing = cast("CommandGenerator[None]", super()._handle_event(event))
         if self.leg and isinstance(event, events.DataReceived):
             doing = self.then_look_for_room(doing, self.leg)
         return fast_chunks.joined(doing) if self.fast_path else doing
+
+    def withhold(self, size: int, stream_id: int) -> bool:
+        """Whether these bytes of an upload are acknowledged only when upstream has taken more of it."""
+        response = self.leg.responses.get(stream_id) if self.leg else None
+        if response is None or not response.streamed or not response.behind:
+            return False
+        response.owed += size
+        return True
 
     def half_closed(self) -> bool:
         """Whether an HTTP/1 client that has ended its sending is to be answered. If so, whether it leaves is watched from now on."""
@@ -396,6 +408,7 @@ KNOWN: dict[type, dict[str, str | None]] = {
         "state_stream_response_body": None,
         "state_errored": None,
     },
+    **HTTP2_KNOWN,
     ClientTLSLayer: {"send_close": "self command", "tls_interact": "self", "tls": None, "tunnel_state": None},
     GetHttpConnectionCompleted: {"__init__": "self command reply"},
     WebsocketConnection: {"send2": "self event", "events": "self"},

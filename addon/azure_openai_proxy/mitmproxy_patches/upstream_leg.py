@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import select
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
+import h2.exceptions
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, events
@@ -168,10 +170,10 @@ class Response:
     def body_taken(self) -> None:
         if self._taken and not self._taken.done() and self.request.backlog <= BACKLOG:
             self._taken.set_result(None)
-        if self.owed and self.request.backlog <= BACKLOG:
+        if self.owed and not self.behind:
             owed, self.owed = self.owed, 0
             server = cast("Any", self.leg.home.connections[self.leg.context.client])
-            if not server.is_closed(self.id):
+            with suppress(h2.exceptions.ProtocolError):  # the connection is closed
                 server.h2_conn.acknowledge_received_data(owed, self.id)
                 self.leg.inject([], [commands.SendData(self.leg.context.client, server.h2_conn.data_to_send())])
 
