@@ -80,7 +80,7 @@ async def connect_any(addresses: Sequence[str], port: int, local: str | None = N
     """
     if len(addresses) == 1:
         return await _connect(addresses[0], port, local)
-    error: BaseException = OSError("the host has no address")
+    error = OSError("the host has no address")
     left = list(addresses)
     running: set[asyncio.Task[socket.socket]] = set()
     connected: list[socket.socket] = []
@@ -91,7 +91,7 @@ async def connect_any(addresses: Sequence[str], port: int, local: str | None = N
             done, running = await asyncio.wait(running, timeout=HEAD_START if left else None, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if failure := task.exception():
-                    error = failure
+                    error = OSError(*failure.args)  # without its frames, which would be in a reference cycle with this one
                 else:
                     connected.append(task.result())
     finally:

@@ -154,8 +154,7 @@ class Response:
 
     def sent(self, event: events.Event) -> None:
         if isinstance(event, RequestProtocolError):
-            self.end()
-            self.request.cancel()
+            self.leave()
         elif self.upgraded:
             if isinstance(event, RequestData):
                 self.request.send_upgraded(event.data)
@@ -188,8 +187,7 @@ class Response:
             self._taken = asyncio.get_running_loop().create_future()
             done, _ = await asyncio.wait([self._taken], timeout=HANGUP_LOOK)
             if not done and self.hung_up():
-                self.end()
-                self.request.cancel()
+                self.leave()
                 return
 
     def hung_up(self) -> bool:
@@ -227,16 +225,23 @@ class Response:
         if ended:
             self.end()
         self.leg.inject(out)
-        if not ended and not self.flow.live:  # refused by a hook, or killed
-            self.end()
-            self.request.cancel()
+        if not self.over and not self.flow.live:  # refused by a hook, or killed
+            self.leave()
 
     def failed(self, failure: Failure) -> None:
         self.end()
         self.leg.inject([UpstreamFailed(self.id, failure)])
 
+    def leave(self) -> None:
+        """The client is gone, or wants no more."""
+        request = self.request
+        self.end()
+        request.cancel()
+
     def end(self) -> None:
         """Nothing more of this request goes either way."""
+        if self.over:
+            return
         self.over = True
         self.leg.responses.pop(self.id, None)
         if self._gate:
@@ -246,6 +251,7 @@ class Response:
             self._taken.set_result(None)
         self.body_taken()
         self.look_for_room()
+        del self.flow, self.stream, self.request  # they refer to this one, and hold bodies
 
     def full(self) -> bool:
         io = self.leg.handler.transports.get(self.leg.context.client)

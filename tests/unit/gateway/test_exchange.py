@@ -518,8 +518,14 @@ def test_what_is_held() -> None:
     assert (Hold.NOTHING, False) == (asked.hold_mode(answering(503, b"")), asked.next_attempt(asking("GET", "/"), answering(503, b"")))
     asked.request(asking("POST", "/v1/chat/completions", chat(stream=True)))
     assert (Hold.FAILURE, Hold.WHOLE) == (asked.hold_mode(answering(503, b"")), asked.hold_mode(answering(200, b"{}")))
-    assert Hold.NOTHING is asked.hold_mode(answering(200, b"RIFF", "audio/wav"))
     assert isinstance(asked.hold_mode(answering(200, b"", "text/event-stream")), Peek)
+
+
+def test_sound_is_not_held() -> None:
+    """A response that is neither JSON nor a stream of events passes as it comes."""
+    asked = exchange()
+    asked.request(asking("POST", "/v1/audio/speech", chat(input="hello", voice="alloy")))
+    assert Hold.NOTHING is asked.hold_mode(answering(200, b"RIFF", "audio/wav"))
 
 
 def two_backends(*, keyless: bool = False) -> Exchange:

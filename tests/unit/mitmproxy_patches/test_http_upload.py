@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -55,6 +56,7 @@ class Server:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._run)
+        self._connections: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -63,6 +65,9 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        for connection in self._connections:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # the proxy keeps it for another request
         self._thread.join()
 
     def _run(self) -> None:
@@ -71,6 +76,7 @@ class Server:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
+            self._connections.append(connection)
             with connection:
                 self.serve(connection)
 
@@ -93,6 +99,7 @@ class TLSServer(Server):
 
     def serve(self, connection: socket.socket) -> None:
         with self.context.wrap_socket(connection, server_side=True) as secure:
+            self._connections.append(secure)
             self.spoken.append(secure.selected_alpn_protocol())
             self.talk(secure)
 
