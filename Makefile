@@ -1,15 +1,15 @@
-# `make` alone lists the targets. What they need is set up once, in folders beside this file; uv is used where there is one.
+# `make` lists the targets. Their environments are created once, in directories beside this file, with uv (installed if missing).
 
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 BIN := .venv/bin
 ARGS ?=
-# What is given to this make is not for one that a test starts.
+# Variables of this make must not reach a make that a test starts.
 MAKEOVERRIDES =
 unexport ARGS N
 
 CLIENTS := .venv-openai-1.0/.ready .venv-openai-0.28/.ready .venv-node/.ready
 
-# A Python that is there already is taken before one is downloaded.
+# An installed Python is preferred to a download.
 make_venv = export UV_VENV_CLEAR=1; \
 	UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.13 $(1) 2>/dev/null \
 	|| UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --python 3.12 $(1) 2>/dev/null \
@@ -20,7 +20,7 @@ make_venv = export UV_VENV_CLEAR=1; \
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.ready ## watch a chat and a stream go through the proxy to a simulated Azure
+demo: .venv/.ready ## show a chat and a stream through the proxy to a simulated Azure
 	@$(BIN)/python tools/demo.py $(ARGS)
 
 run: .venv/.ready ## start the proxy (set AZURE_OPENAI_ENDPOINT; ARGS="..." for mitmdump's options)
@@ -29,24 +29,24 @@ run: .venv/.ready ## start the proxy (set AZURE_OPENAI_ENDPOINT; ARGS="..." for 
 scale: .venv/.ready ## N=4: four processes of the proxy behind one port, with HAProxy (one process uses one core)
 	@$(BIN)/python tools/scale.py $(if $(N),-n $(N)) $(ARGS)
 
-doctor: .venv/.ready ## try a client's way through the proxy, as OPENAI_BASE_URL, HTTPS_PROXY, OPENAI_API_KEY say (ARGS="--model NAME")
+doctor: .venv/.ready ## test a client's connection through the proxy, with OPENAI_BASE_URL, HTTPS_PROXY and OPENAI_API_KEY (ARGS="--model NAME")
 	@$(BIN)/azure-openai-proxy doctor $(ARGS)
 
-web: .venv/.ready ## the demo in mitmweb: look at every request in a browser
+web: .venv/.ready ## run the demo in mitmweb, which shows every request in a browser
 	@$(BIN)/python tools/demo.py --web $(ARGS)
 
-test: .venv/.ready $(CLIENTS) ## all tests, unit and end to end, on the newest mitmproxy (ARGS="-k name" for some)
+test: .venv/.ready $(CLIENTS) ## run all tests, unit and end to end, on the newest mitmproxy (ARGS="-k name" selects some)
 	@$(BIN)/pytest $(if $(ARGS),$(ARGS),--cov)
 
-quick: .venv/.ready ## the unit tests alone, with fewer generated examples
+quick: .venv/.ready ## run the unit tests only, with fewer generated examples
 	@HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q -n auto tests/unit $(ARGS)
 
-image-test: .venv/.ready ## build the image on Debian's own packages, run it, stop it (root; debootstrap, buildah, podman, runc)
+image-test: .venv/.ready ## build the image from Debian packages, run it and stop it (needs root, debootstrap, buildah, podman, runc)
 	@AZURE_OPENAI_PROXY_IMAGE_TEST=yes $(BIN)/pytest tests/e2e/test_image.py $(ARGS)
 
-check: lint oldest test ## everything: lint, and all tests on the oldest and the newest mitmproxy
+check: lint oldest test ## run lint and all tests, on the oldest and the newest mitmproxy
 
-lint: .venv/.ready ## lint, formatting, types, documents made from code, plain English
+lint: .venv/.ready ## check style, formatting, types, import rules, generated documents and language
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
@@ -56,21 +56,21 @@ lint: .venv/.ready ## lint, formatting, types, documents made from code, plain E
 	@$(BIN)/python tools/options_table.py
 	@$(BIN)/python tools/check_prose.py
 
-# Its test helpers leave event loops unclosed, which is not ours to mend: no warning of those ends a test there.
-oldest: .venv-oldest/.ready $(CLIENTS) ## all tests on the oldest mitmproxy that is supported
+# The test helpers of the oldest mitmproxy leave event loops unclosed, so that warning must not fail a test.
+oldest: .venv-oldest/.ready $(CLIENTS) ## run all tests on the oldest supported mitmproxy
 	@.venv-oldest/bin/pytest -q -W ignore::pytest.PytestUnraisableExceptionWarning $(ARGS)
 
-soak: .venv/.ready ## ten minutes of load on three backends that are killed, throttled and cut (ARGS="--steady": requests of every kind, without trouble)
+soak: .venv/.ready ## ten minutes of load on three backends with faults (ARGS="--steady": every kind of request, without faults)
 	@$(BIN)/python tools/soak.py $(ARGS)
 
-bench: .venv/.ready ## this proxy beside bare mitmdump: speed, delay, CPU time, memory (ARGS="--quick" for a minute)
+bench: .venv/.ready ## compare this proxy with bare mitmdump: speed, delay, CPU time, memory (ARGS="--quick" takes a minute)
 	@PYTHONPATH=tools $(BIN)/python -m bench $(ARGS)
 
 format: .venv/.ready
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 
-# Locks hold for every platform and Python from 3.12, and name no index: pip and uv take the one they are set up with.
+# The locks are valid for every platform and Python from 3.12. They name no index; pip and uv use the configured one.
 lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
 lock: compile = $(UV) pip compile --quiet --upgrade --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-emit-find-links
 lock: | $(filter .venv-uv/%,$(UV))
@@ -80,7 +80,7 @@ lock: | $(filter .venv-uv/%,$(UV))
 	@$(compile) tests/clients/openai-1.0.in --output-file tests/clients/openai-1.0.lock
 	@$(compile) tests/clients/openai-0.28.in --output-file tests/clients/openai-0.28.lock
 
-clean: ## remove everything that was set up or built
+clean: ## remove all environments, caches and builds
 	@rm -rf .venv .venv-* .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find addon tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -109,7 +109,7 @@ clean: ## remove everything that was set up or built
 	@$(UV) pip sync --quiet --require-hashes --python .venv-openai-$* $<
 	@touch $@
 
-# The SDK for Node.js, where there is one; its tests are skipped where there is none, or no registry.
+# The SDK for Node.js. Without npm or a registry its tests are skipped.
 .venv-node/.ready: tests/clients/package.json
 	@mkdir -p .venv-node && cp $< .venv-node/
 	@if command -v npm >/dev/null; then echo "Setting up .venv-node ..."; \

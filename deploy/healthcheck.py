@@ -1,4 +1,4 @@
-"""For a container's health check: does the proxy answer, where its environment says it listens?"""
+"""A container's health check: exit with 0 if the proxy responds at the port in AZURE_OPENAI_PROXY_ADDRESS."""
 
 import os
 import sys

@@ -48,7 +48,7 @@ LIMITS = {
     "addon/azure_openai_proxy/routing": Limit(),
     "docs": Limit(5, 3, 2),
     "README.md": Limit(9, 1, 3),
-    "tools": Limit(12, 3, 0),
+    "tools": Limit(),
     "tests/unit/api": Limit(),
     "tests/unit/formats": Limit(),
     "tests/unit/routing": Limit(),

@@ -1,6 +1,6 @@
-"""A chat and a stream, from an OpenAI client through the proxy to a simulated Azure: `make demo`.
+"""Demonstration: a chat completion and a stream from an OpenAI client through the proxy to a simulated Azure (`make demo`).
 
-With `--web` the proxy is mitmweb, and stays.
+With `--web` the proxy runs in mitmweb until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import openai  # noqa: E402 - for the simulator the tests must be on the path; the rest comes in one block
+import openai  # noqa: E402 - after sys.path has the tests, for the simulator
 from flows import of_each_kind  # noqa: E402
 
 from azure_simulator import Delay, Simulator  # noqa: E402
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 STARTED_WITHIN = 30.0  # seconds
-BETWEEN_CHUNKS = 0.12  # seconds, as a model takes them
+BETWEEN_CHUNKS = 0.12  # seconds, as long as a model takes
 INTERESTING = {"host", "api-key", "authorization", "content-type", "user-agent"}
 COLOURS = {"plain": "", "bold": "1", "dim": "2", "client": "36", "proxy": "35", "azure": "34", "good": "32"}
 
 
 def paint(text: str, colour: str) -> str:
-    """Colour for a terminal; nothing but the text for a file, and for those who set NO_COLOR."""
+    """The text in colour on a terminal; plain if the output is not a terminal or NO_COLOR is set."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or not COLOURS[colour]:
         return text
     return f"\033[{COLOURS[colour]}m{text}\033[0m"
@@ -63,7 +63,7 @@ def lane(who: str, what: str, colour: str, *, end: str = "\n") -> None:
 
 
 def body(value: Any) -> None:
-    """JSON, indented under its lane and as short as can be read."""
+    """Print JSON, wrapped and indented."""
     for line in textwrap.wrap(json.dumps(value, ensure_ascii=False), WIDTH - 8, break_on_hyphens=False):
         say(" " * 8 + line, "dim")
 
@@ -73,7 +73,7 @@ def masked(name: str, value: str) -> str:
 
 
 def show(received: Received) -> None:
-    """What reached Azure."""
+    """Print the request that Azure received."""
     lane("azure", f"{received.method} {received.bare_path}", "azure")
     if "?" in received.path:
         say(f"{'':8}?{received.path.partition('?')[2]}")
@@ -113,14 +113,18 @@ def proxy(tool: str, azure: Simulator, *args: str) -> Iterator[Proxy]:
 
 
 def for_a_browser() -> tuple[str, ...]:
-    """mitmweb's options. It takes port 0, but does not tell what became of it: take one that was free a moment ago."""
+    """mitmweb's options. It does not print the port that it gets for port 0, so a free port is chosen here."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     return ("--no-web-open-browser", "--web-port", str(port))
 
 
 def address(process: subprocess.Popen[str], printed: list[str]) -> str:
-    """Wait until the proxy listens; what it prints from then on is read too, or it would stand still."""
+    """Wait until the proxy listens. Its output is read until it ends, because a full pipe would block it.
+
+    Raises:
+        TimeoutError: the proxy ended or does not listen in time.
+    """
     found: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -168,12 +172,12 @@ def stream(client: openai.OpenAI, azure: Simulator) -> None:
         say(text, "good" if count % 2 else "plain", end="")
         column += len(text)
     say()
-    say(f"{'':8}{count} chunks, each shown as it came", "dim")
+    say(f"{'':8}{count} chunks, each shown on arrival", "dim")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    arguments.add_argument("--web", action="store_true", help="look at it in mitmweb")
+    arguments.add_argument("--web", action="store_true", help="show the requests in mitmweb")
     web = arguments.parse_args().web
     with Simulator() as azure, proxy("mitmweb" if web else "mitmdump", azure, *(for_a_browser() if web else ())) as running:
         title("Azure OpenAI Proxy")

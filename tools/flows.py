@@ -1,4 +1,4 @@
-"""A few requests of each kind, as an OpenAI client makes them: what there is to see in mitmweb after `make web`."""
+"""One or more requests of each kind from an OpenAI client, which mitmweb shows after `make web`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CALLED: Any = {"id": "call_1", "type": "function", "function": {"name": "get_wea
 
 
 def of_each_kind(client: openai.OpenAI, azure: Simulator) -> None:
-    """Make all of them; those that are meant to fail do."""
+    """Send all requests. Some are expected to fail."""
     for ask in KINDS:
         azure.faults.clear()
         with suppress(openai.APIStatusError):

@@ -1,8 +1,8 @@
-"""Load with trouble: 64 clients on a proxy with three backends, two of which are killed, throttled, cut and confused at any time.
+"""Load test with faults: 64 clients on a proxy with three backends, two of which are killed, throttled or interrupted at any time.
 
-One backend is well at each moment, and another is well for a while before it breaks in turn: so every request can be answered, and must
-be. Each carries a word of its own, which must come back. A stream that has begun and then breaks must say so. It ends with the figures, and
-with an error if one of them is not as it should be.
+One backend is healthy at each moment, and the next one becomes healthy before it fails, so every request can succeed and must. Each
+request has a unique word, which its response must contain. An interrupted stream must report an error. At the end the results are
+printed, and the exit status is 1 if one of them is wrong.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from support.processes import Mitmdump
 
 CLIENTS = 64
 PAUSE = 0.2  # seconds between two requests of one client
-WELL = 3.0  # seconds for which the next backend is well before the last one breaks
-WARM_UP = 30.0  # seconds, until Python collects as much as is left behind
-MOST_GROWTH = 64  # megabytes that the proxy may be larger at the end than after the warm-up
+WELL = 3.0  # seconds for which the next backend is healthy before the current one fails
+WARM_UP = 30.0  # seconds, until garbage collection is in balance
+MOST_GROWTH = 64  # megabytes of growth allowed after the warm-up
 
 TROUBLE: dict[str, list[Fault]] = {
     "throttled": [status(429, retry_after=1)],
@@ -48,11 +48,11 @@ TROUBLE: dict[str, list[Fault]] = {
 }
 
 
-GOOD = ("JSON", "stream", "stream that broke off and said so", "failure, and no backend was well all the while")
+GOOD = ("JSON", "stream", "interrupted stream with an error", "failure while no backend was healthy throughout")
 
 
 class Trouble:
-    """Takes care that one backend is always well."""
+    """Injects faults, and keeps one backend healthy at all times."""
 
     def __init__(self, simulators: list[Simulator], seed: int) -> None:
         self.simulators = simulators
@@ -62,7 +62,7 @@ class Trouble:
         self.well_since = dict.fromkeys(simulators, time.monotonic())
 
     def well_all_the_while(self, began: float) -> bool:
-        """Whether some backend could have taken a request since then, at any time."""
+        """Whether one backend has been healthy since `began`."""
         return any(since <= began for since in self.well_since.values())
 
     def heal(self, simulator: Simulator) -> None:
@@ -115,7 +115,7 @@ async def client(number: int, proxy: Mitmdump, trouble: Trouble, until: float, f
             outcome = await ask(http, word, stream=stream)
             figures.slowest = max(figures.slowest, time.monotonic() - began)
             if outcome[0].isdigit() and not trouble.well_all_the_while(began):
-                outcome = "failure, and no backend was well all the while"
+                outcome = "failure while no backend was healthy throughout"
             figures.counts[outcome] += 1
             if outcome not in GOOD:
                 figures.wrong.append(f"{word}: {outcome}")
@@ -131,7 +131,7 @@ async def ask(http: httpx.AsyncClient, word: str, *, stream: bool) -> str:
                 return f"{response.status_code} {(await response.aread())[:200]!r}"
             if not stream:
                 text = json.loads(await response.aread())["choices"][0]["message"]["content"]
-                return "JSON" if text == f"You said: {word}" else f"another's answer: {text}"
+                return "JSON" if text == f"You said: {word}" else f"response to another request: {text}"
             async for line in response.aiter_lines():
                 data = line.removeprefix("data: ")
                 if data == "[DONE]":
@@ -145,10 +145,10 @@ async def ask(http: httpx.AsyncClient, word: str, *, stream: bool) -> str:
             return f"{type(error).__name__}: {error}"
         told = True
     if not f"You said: {word}".startswith(text):
-        return f"another's answer: {text}"
+        return f"response to another request: {text}"
     if ended and not told:
-        return "stream" if text == f"You said: {word}" else f"half an answer: {text}"
-    return "stream that broke off and said so" if told else "half an answer, and no error"
+        return "stream" if text == f"You said: {word}" else f"incomplete response: {text}"
+    return "interrupted stream with an error" if told else "incomplete response without an error"
 
 
 async def load(proxy: Mitmdump, simulators: list[Simulator], seconds: float, seed: int) -> tuple[Figures, Trouble, float]:
@@ -168,12 +168,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--steady", action="store_true", help="without trouble, and every kind of request: does the memory grow?")
+    parser.add_argument("--steady", action="store_true", help="test for growing memory, with every kind of request and without faults")
     parser.add_argument("--rate", type=float, default=20, help="requests a second (with --steady)")
     asked = parser.parse_args()
     if asked.steady:
         return steady.main(asked.seconds, asked.rate)
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # of the simulators: connections that are gone
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # the simulators log broken connections
     seed = asked.seed if asked.seed is not None else int(time.time())
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))

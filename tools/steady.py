@@ -1,9 +1,8 @@
-"""Load without trouble, for long: does the proxy's memory grow? `make soak ARGS="--steady --seconds 3600"`.
+"""Long load test without faults, for memory leaks of the proxy: `make soak ARGS="--steady --seconds 3600"`.
 
-Every kind of request that leaves something behind in some proxies: chats, streams read to the end and streams left in the middle,
-embeddings, uploads, refusals, WebSockets; over connections that stay, and over new ones. So many begin each second, whatever the
-answers do. Memory is taken each minute; after the warm-up it may grow by no more than the bound. Ctrl-C or SIGTERM ends it with the
-figures so far.
+It sends every kind of request that leaks memory in some proxies: chats, complete streams and aborted streams, embeddings, uploads,
+errors and WebSockets, over kept and over new connections. The rate of requests is constant, regardless of the responses. Memory is
+measured each minute; after the warm-up it may grow by `MOST_GROWTH`. Ctrl-C or SIGTERM ends the test and prints the results so far.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ __all__ = ["main"]
 WARM_UP = 300.0  # seconds
 MOST_GROWTH = 16.0  # megabytes, from the highest minute of the warm-up to the last minute
 BACKENDS = 2
-STAYING = 16  # clients that keep their connections
+STAYING = 16  # clients with kept connections
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "How do you do? " * 20}]}
 UPLOAD = 2_000_000  # bytes
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpx would read all the world's certificates for each new client
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpx would load all CA certificates for each new client
 
 
 async def chat(http: httpx.AsyncClient) -> bool:
@@ -53,7 +52,7 @@ async def stream(http: httpx.AsyncClient) -> bool:
 
 
 async def left(http: httpx.AsyncClient) -> bool:
-    """Somebody closes the page while the answer comes."""
+    """A client that disconnects during a stream."""
     async with http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
         async for _ in response.aiter_raw():
             return True
@@ -100,7 +99,7 @@ MIX: tuple[tuple[Callable[[httpx.AsyncClient], Awaitable[bool]], int], ...] = (
 
 
 def kinds() -> Iterator[Callable[[httpx.AsyncClient], Awaitable[bool]]]:
-    """Each as often as the mix has it, never many of one after the other."""
+    """The kinds in the proportions of `MIX`, evenly interleaved."""
     order = sorted(((turn + 0.5) / share, number) for number, (_, share) in enumerate(MIX) for turn in range(share))
     return itertools.cycle([MIX[number][0] for _, number in order])
 
@@ -148,33 +147,33 @@ class Steady:
             self.counts[kind.__name__] += 1
             if not fine:
                 self.wrong.append(kind.__name__)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is wrong
+        except Exception as error:  # noqa: BLE001 - every error counts as wrong
             self.wrong.append(f"{kind.__name__}: {type(error).__name__}: {error}")
 
     def look(self) -> None:
         now = time.monotonic() - self.began
         self.minutes.append((now, memory(self.proxy.pid)))
-        for simulator in self.simulators:  # what they remember of an hour would be gigabytes
+        for simulator in self.simulators:  # the recorded requests of an hour would be gigabytes
             simulator.reset()
             simulator.faults.always(Delay(0.01))
         done = sum(self.counts.values())
         print(f"{now:6.0f} s  {done:8,} requests  {len(self.wrong)} wrong  {self.minutes[-1][1]:6.1f} MB", flush=True)
 
     def growth(self, warm_up: float) -> float:
-        """Megabytes, from the highest look of the warm-up to the last one."""
+        """Megabytes, from the highest measurement of the warm-up to the last one."""
         first = self.minutes[0][0]
         return self.minutes[-1][1] - max(megabytes for at, megabytes in self.minutes if at <= max(first, warm_up))
 
 
 def memory(pid: int) -> float:
-    """Megabytes that a process has in memory."""
+    """The resident memory of a process, in megabytes."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def main(seconds: float, rate: float) -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # of the simulators: connections that are gone
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # the simulators log broken connections
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         simulators = [stack.enter_context(Simulator()) for _ in range(BACKENDS)]

@@ -1,7 +1,7 @@
 #!/bin/sh
-# A transparent gateway with iptables: what comes in from the clients' side for the web goes to the proxy, IPv4 and IPv6.
-#   ./redirect-iptables.sh eth1      the interface that the clients are on
-#   ./redirect-iptables.sh eth1 -D   undo it
+# A transparent gateway with iptables: web traffic of the clients is redirected to the proxy, for IPv4 and IPv6.
+#   ./redirect-iptables.sh eth1      eth1 is the clients' interface
+#   ./redirect-iptables.sh eth1 -D   remove the rules
 set -eu
 clients=$1
 for iptables in iptables ip6tables; do

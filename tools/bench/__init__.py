@@ -1,1 +1,1 @@
-"""Measuring: `make bench`."""
+"""Benchmark: `make bench`."""

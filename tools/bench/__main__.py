@@ -1,7 +1,7 @@
-"""`make bench`: this proxy beside the bare mitmdump that it runs on, in one run and in turns.
+"""`make bench`: measures this proxy and bare mitmdump alternately in one run.
 
-The figure to steer by is the CPU time of the proxy's process for each request and each chunk: it hardly moves with what else the
-machine does. The proxy has a core of its own where there are two; upstream and load share the other.
+The main result is the CPU time of the proxy's process per request and per chunk, because it hardly depends on other load of the
+machine. The proxy has a core of its own if there are two; upstream and load generator share the other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OURS = "ours"
 
 PACED = {"kind": "stream", "clients": 50, "seconds": 0, "chunks": 200, "gap": 0.02, "spread": 0.02}
-SECONDS, WARM_UP = 1.5, 0.3  # of a turn; in shorter or longer ones paced streams have fewer or more chunks
+SECONDS, WARM_UP = 1.5, 0.3  # of a turn; the number of chunks of a paced stream is proportional to it
 CASES = (
     Case("chat, 1 client", {"kind": "chat", "clients": 1}),
     Case("chat, 32 clients", {"kind": "chat", "clients": 32}, quick=True),
@@ -47,7 +47,7 @@ CASES = (
     Case("uploads of 20 MB", {"kind": "upload", "clients": 2}),
 )
 
-# Tables of their own, by the name that `--only` knows. The first two are in every run but a quick one; the others take minutes.
+# Additional tables, by their name for `--only`. The short ones are in every run except a quick one; the long ones take minutes.
 SHORT, LONG = ("views", "large"), ("growth", "held", "scale")
 
 
@@ -92,14 +92,14 @@ def _plainly(chosen: list[Target]) -> list[Target]:
 def _side_by_side(
     args: argparse.Namespace, bench: Bench, cases: list[Case], plain: list[Running], secure: list[Running]
 ) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """In turns: what disturbs the machine meets all of them."""
+    """Measure all targets in turns, so that other load of the machine affects all of them alike."""
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
 
     def who(case: Case) -> list[Running]:
         pool = secure if case.tls else plain
         return [running for running in pool if case.quick or not running.target.option]
 
-    for case in cases:  # what is done for the first time is no measure
+    for case in cases:  # warm-up
         for running in who(case):
             seen = bench.run(_lasting(case, WARM_UP), running, WARM_UP)
             if seen["failed"] + seen["lost"]:
@@ -124,14 +124,14 @@ def _processor() -> str:
 
 
 def _middle(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Medians; but of what must not happen, the sum."""
+    """The median of each value, and the sum of failed and lost."""
     names = {name for run in runs for name in run}
     add = {"failed", "lost"}
     return {name: (sum if name in add else statistics.median)([run.get(name, 0.0) for run in runs]) for name in sorted(names)}
 
 
 def _against(target: Target, row: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """The CPU time against bare mitmdump's, turn by turn: what disturbs a turn disturbs both. What is seen, against unseen too."""
+    """The median ratio of the CPU time to bare mitmdump's in the same turn, and to that of the target's `against`."""
     runs = row[target.name]
     if not any(run["cpu"] for run in runs):
         return {}
@@ -171,7 +171,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _seen(result: dict[str, Any]) -> list[Row]:
-    """What views, comments and kept bodies cost."""
+    """The cost of views, comments and stored bodies."""
     pairs = [(name, row.get("ours in mitmweb"), row.get(UNSEEN)) for name, row in result["cases"].items()]
     return [
         {"in mitmweb": name, "CPU µs each, unseen": off["cpu"] * 1e6, "seen": on["cpu"] * 1e6, "seen, of unseen": on["of_other"]}
@@ -181,7 +181,7 @@ def _seen(result: dict[str, Any]) -> list[Row]:
 
 
 def _rows(rows: list[Row]) -> list[str]:
-    """One table; a row may lack what others have."""
+    """One table. A row may lack columns of others."""
     heads = list(dict.fromkeys(head for row in rows for head in row))
     numbers = [any(isinstance(row.get(head), int | float) for row in rows) for head in heads]
     lines = [f"| {' | '.join(heads)} |", f"|{'|'.join('--:' if number else '---' for number in numbers)}|"]
@@ -195,7 +195,7 @@ def _shown(value: str | float) -> str:
 
 
 def compared(result: dict[str, Any], earlier: dict[str, Any]) -> str:
-    """CPU time against an earlier result; what was the same then and now says how far the machine can be trusted."""
+    """The CPU time compared with an earlier result. The ratio of unchanged targets shows how comparable the two runs are."""
     lines = [
         f"against {earlier['date']}, {earlier['machine']}:",
         "",
@@ -212,19 +212,19 @@ def compared(result: dict[str, Any], earlier: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute, and only what to steer by")
-    parser.add_argument("--turns", type=int, help="how often each case is measured; the median counts")
-    parser.add_argument("--seconds", type=float, help="of each turn")
-    parser.add_argument("--only", default="", help=f"cases with this in their name; or one of {', '.join((*SHORT, *LONG))}")
-    parser.add_argument("--hold", type=float, default=20, help="seconds for which `held` keeps its streams open")
-    parser.add_argument("--targets", default="", help="these alone, `;` between them")
-    parser.add_argument("--save", type=Path, help="write the result here, as JSON")
-    parser.add_argument("--against", type=Path, help="compare with a result that was saved")
+    parser.add_argument("--quick", action="store_true", help="only the main cases, in about a minute")
+    parser.add_argument("--turns", type=int, help="number of measurements of each case; the median is reported")
+    parser.add_argument("--seconds", type=float, help="duration of each turn")
+    parser.add_argument("--only", default="", help=f"only cases whose name contains this text; or one of {', '.join((*SHORT, *LONG))}")
+    parser.add_argument("--hold", type=float, default=20, help="seconds for which the table `held` keeps its streams open")
+    parser.add_argument("--targets", default="", help="only these targets, separated by `;`")
+    parser.add_argument("--save", type=Path, help="write the result to this file, as JSON")
+    parser.add_argument("--against", type=Path, help="compare with a saved result")
     parser.add_argument("--mitmdump", default=str(Path(sys.executable).with_name("mitmdump")))
     args = parser.parse_args()
     args.turns = args.turns or (3 if args.quick else 4)
     args.seconds = args.seconds or SECONDS
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop what was started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the exit stack ends all processes
     result = measure(args)
     print(table(result))
     if args.save:

@@ -1,6 +1,6 @@
-"""What a small chat costs while many streams are open, many models are mapped, or many backends are there: flat, or not.
+"""The cost of a small chat with many open streams, mapped models or backends, which should be constant.
 
-Each is measured in turns with one that has as few as can be, and held against it: what disturbs a turn disturbs both.
+Each configuration is measured in turns with the smallest one and compared with it, because other load of the machine affects both.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["rows"]
 
 CHAT = Case("small chat", {"kind": "chat", "clients": 16})
-SPREAD = 0.004  # seconds between the beginnings of two streams
-FILES = 2  # that the process needs for each stream
-SPARE = 500  # files for all else
+SPREAD = 0.004  # seconds between the starts of two streams
+FILES = 2  # file descriptors per stream
+SPARE = 500  # file descriptors for other purposes
 
 
 def rows(
@@ -40,12 +40,12 @@ def rows(
 
 
 def _streams(bench: Bench, counts: Sequence[int], turns: int, seconds: float) -> Iterator[Row]:
-    """Open streams that say nothing for the moment, on one of two processes that are the same."""
+    """Compare two equal processes, one of them with open, silent streams."""
     idle, full = bench.start(ours()), bench.start(ours())
     _turns(bench, [idle, full], 1, seconds)
     for count in counts:
         if count * FILES + SPARE > bench.files:
-            _say(f"no {count:,} streams: this machine lets a process have {bench.files:,} files (ulimit -n)")
+            _say(f"{count:,} streams are not measured: the limit is {bench.files:,} open files (ulimit -n)")
             continue
         with bench.hold(full, count, SPREAD) as seen:
             costs = _turns(bench, [idle, full], turns, seconds)

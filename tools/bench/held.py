@@ -1,4 +1,4 @@
-"""Many paced streams at once on one process, for as long as is wanted, and then nothing: what is lost, what comes late, and the memory."""
+"""Many concurrent paced streams on one process, followed by an idle time: lost chunks, delays and memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["rows"]
 
 GAP = 0.2  # seconds between two chunks of one stream
-SPREAD = 0.01  # seconds between the beginnings of two streams
-IDLE = 10.0  # seconds, afterwards
+SPREAD = 0.01  # seconds between the starts of two streams
+IDLE = 10.0  # seconds of idle time
 BOUNDS = {"p99 ms": 500, "MB at the peak": 250}
 
 
 def rows(bench: Bench, targets: Sequence[Target], seconds: float, *, streams: int = 1000, idle: float = IDLE) -> list[Row]:
-    """`seconds`: how long all of them are open. A target has a process of its own for this."""
+    """One row for each target, with a new process. `seconds` is how long all streams are open."""
     return [_row(bench, target, seconds, streams, idle) for target in targets]
 
 

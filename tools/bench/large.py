@@ -1,4 +1,4 @@
-"""A gigabyte each way through a target that has served before: how far its process grows. Bare sockets, which hold one block."""
+"""Memory growth of a warm target during an upload and a download of 1 GB, over plain sockets that buffer one block."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FORM = b"Content-Type: multipart/form-data; boundary=bench\r\nContent-Length: %
 
 
 def rows(running: Running) -> list[Row]:
-    """By its peak, in MB, and how long it took."""
+    """The growth of the peak memory in MB and the duration, for both directions."""
     return [{"process": running.target.name, "a large body": name, **_grown(running, move)} for name, move in _MOVES.items()]
 
 
@@ -52,7 +52,7 @@ def _upload(connection: socket.socket) -> int:
 
 
 def _download(connection: socket.socket) -> int:
-    """What came of the file: its length is known, and chunks or a close would show as more or less."""
+    """The number of received bytes of the file. A changed framing would yield more or fewer than expected."""
     connection.sendall(_HEAD % (b"GET /v1/files/file-%d/content" % _SIZE, b"Connection: close\r\n"))
     received = connection.recv(1 << 16)
     while b"\r\n\r\n" not in received and (more := connection.recv(1 << 16)):

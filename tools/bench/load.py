@@ -1,6 +1,7 @@
-"""The load: bare asyncio protocols that know just enough HTTP to see where an answer ends. One job a line in, one result a line out.
+"""The load generator: asyncio protocols with just enough HTTP to find the end of a response.
 
-A job of kind `hold` opens its streams, says so with a line, and keeps them until the next line comes; then it says what it saw.
+It reads one job per line of JSON and writes one result per line. A job of kind `hold` opens its streams, writes a line, keeps the
+streams open until it reads another line, and then writes its result.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _FRAME = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
 
 
 class Job(NamedTuple):
-    """What one run does."""
+    """One run of the load generator."""
 
     port: int
     kind: str  # chat, fresh, stream, hold, embeddings, upload
     clients: int
-    seconds: float = 2.0  # how long new requests are begun; streams: 0 is one for each client
+    seconds: float = 2.0  # for which new requests are started; 0: one request per client
     chunks: int = 0
     gap: float = 0.0  # seconds between two chunks
-    spread: float = 0.0  # seconds between the beginnings of two clients
+    spread: float = 0.0  # seconds between the starts of two clients
     tls: bool = False
     host: str = "127.0.0.1"
     prefix: str = "/v1"
@@ -40,7 +41,7 @@ class Job(NamedTuple):
 
 def _request(job: Job) -> bytes:
     streams = job.kind in ("stream", "hold")
-    said = f"bench {job.chunks} {job.gap}" if streams else "Hello!"  # in the conversation: some proxies leave out what they do not know
+    said = f"bench {job.chunks} {job.gap}" if streams else "Hello!"  # in the conversation, since some proxies drop unknown parameters
     asked: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]}
     path, kind = "/chat/completions", "application/json"
     if streams:
@@ -64,20 +65,20 @@ def _request(job: Job) -> bytes:
 
 
 class Seen:
-    """What all clients of a run saw."""
+    """The results of all clients of a run."""
 
     def __init__(self) -> None:
         self.requests = 0
         self.failed = 0
         self.chunks = 0
         self.lost = 0
-        self.took: list[float] = []  # a whole answer, or to the first chunk
-        self.delays: list[float] = []  # of chunks
+        self.took: list[float] = []  # seconds to a complete response, or to the first chunk
+        self.delays: list[float] = []  # seconds that chunks were in transit
         self.news = asyncio.Event()
 
 
 class Client(asyncio.Protocol):
-    """One connection, one request after the other until the time is up."""
+    """One connection, which sends requests sequentially until the time is up."""
 
     transport: asyncio.Transport
 
@@ -111,7 +112,7 @@ class Client(asyncio.Protocol):
         now = time.monotonic()
         text = self.tail + data
         whole = text.rfind(b"\n\n") + 2
-        for stamp in STAMP.findall(_FRAME.sub(b"", text[:whole])):  # an event may go on in the next HTTP chunk
+        for stamp in STAMP.findall(_FRAME.sub(b"", text[:whole])):  # an event may continue in the next HTTP chunk
             if not self.chunks:
                 self.seen.took.append(now - self.begun)
                 self.seen.news.set()
@@ -143,7 +144,7 @@ class Client(asyncio.Protocol):
 
 
 def _whole(head: bytes, body: bytes) -> bool:
-    """Whether an answer is all there: by its length, or its last chunk."""
+    """Whether a response is complete, by its length or its last chunk."""
     _, named, length = head.lower().partition(b"content-length:")
     return len(body) >= int(length.partition(b"\r\n")[0]) if named else body.endswith(b"0\r\n\r\n")
 
@@ -154,7 +155,7 @@ async def _client(job: Job, request: bytes, seen: Seen, until: float, context: s
         done = asyncio.Event()
         try:
             transport, _ = await loop.create_connection(
-                lambda: Client(job, request, seen, until, done),  # noqa: B023 - made now
+                lambda: Client(job, request, seen, until, done),  # noqa: B023 - called at once
                 job.host,
                 job.port,
                 ssl=context,
@@ -172,7 +173,7 @@ async def _client(job: Job, request: bytes, seen: Seen, until: float, context: s
 
 
 async def run(job: Job) -> dict[str, float]:
-    """Drive one target. Times are in seconds."""
+    """Run a job against one target. All times in the result are in seconds."""
     context = None
     if job.tls:
         context = ssl.create_default_context()

@@ -1,4 +1,4 @@
-"""How long a person waits who opens a body of 20 MB: each of our content views, as mitmweb asks it."""
+"""The time that each content view of the addon needs for a body of 20 MB, called as in mitmweb."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _chunk(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flow(asked: bytes, answered: bytes, kind: str) -> http.HTTPFlow:
-    """With what the addon notes: both sides of each, and when 100,000 chunks came."""
+    """A flow with the addon's metadata: both bodies, and the times of 100,000 chunks."""
     headers = http.Headers(content_type="application/json")
     flow = tflow.tflow(req=http.Request.make("POST", "https://r.openai.azure.com/openai/x", asked, headers), resp=True)
     flow.response = http.Response.make(200, answered, {"content-type": kind})

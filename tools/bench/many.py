@@ -1,6 +1,6 @@
-"""A machine's throughput: one process of the proxy, and one for each core behind HAProxy, as `make scale` starts them.
+"""Throughput of a machine: one process of the proxy, and one for each core behind HAProxy as with `make scale`.
 
-Upstream and load are on the same cores: what is there for the proxy is what they leave.
+Upstream and load generator use the same cores, so the proxy gets only a part of the machine.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _READY_WITHIN = 30.0  # seconds
 
 
 def rows(bench: Bench, others: Sequence[Target], turns: int, seconds: float, *, processes: int = max(2, len(CORES))) -> list[Row]:
-    """`others` are measured beside them, on all cores as well."""
+    """One row for each target. `others` are measured too, on all cores."""
     if not shutil.which("haproxy"):
-        print("no haproxy: several processes are not measured", file=sys.stderr, flush=True)
+        print("haproxy is not installed: several processes are not measured", file=sys.stderr, flush=True)
         return []
     ports = free_ports(processes)
     running = [bench.start(target, everywhere=True) for target in (*others, ours("ours, 1 process"), scaled(processes, ports[0]))]
     for port in ports:
         _wait(port)
     for one in running:
-        bench.run(CHAT, one, max(1.5, seconds))  # HAProxy has looked after each process once by then
+        bench.run(CHAT, one, max(1.5, seconds))  # long enough for HAProxy's first health check of each process
     runs: dict[str, list[dict[str, float]]] = {}
     for turn in range(turns):
         for one in running if turn % 2 else reversed(running):
@@ -61,7 +61,11 @@ def _row(one: Running, runs: list[dict[str, float]], alone: list[dict[str, float
 
 
 def _wait(port: int) -> None:
-    """Until this process has somebody for a client."""
+    """Wait until the process on this port is ready.
+
+    Raises:
+        RuntimeError: it is not ready in time.
+    """
     until = time.monotonic() + _READY_WITHIN
     while time.monotonic() < until:
         try:
@@ -69,4 +73,4 @@ def _wait(port: int) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise RuntimeError(f"nobody is ready on port {port}")
+    raise RuntimeError(f"no process is ready on port {port}")

@@ -1,4 +1,4 @@
-"""The processes of a run, and one turn of a case with them."""
+"""The processes of a run, and one measurement of a case."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["CORES", "Bench", "Case", "Row"]
 
 type Row = dict[str, str | float]
-"""Of a table: the head of each column and what stands below."""
+"""A row of a table: column heading to value."""
 
 CORES = sorted(os.sched_getaffinity(0))
-PAUSE = 0.15  # seconds between two runs: what one left to do is not the next one's
+PAUSE = 0.15  # seconds between two runs, so that work left by one is not counted for the next
 
 sys.path.insert(0, str(ROOT / "tests"))
 
 
 class Case(NamedTuple):
-    """One row. `unit` is what the CPU time is divided by; with `tls` the way upstream is encrypted, or both ways are."""
+    """One case. The CPU time is divided by the number of `unit`. `tls` is the leg with TLS: upstream, or both."""
 
     name: str
     job: dict[str, Any]
@@ -45,11 +45,11 @@ class Case(NamedTuple):
 
 
 class Bench:
-    """Upstream and load have one core, what is measured has another; its `mitmdump` may be one of another version."""
+    """Upstream and load generator run on one core and the target on another. `mitmdump` may be that of another version."""
 
     def __init__(self, args: argparse.Namespace, stack: ExitStack) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for all that is started here
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # inherited by all child processes
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         self.files = hard
         self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
@@ -72,20 +72,20 @@ class Bench:
         return process
 
     def certificate(self) -> str:
-        from azure_simulator import tls  # noqa: PLC0415 - only who measures TLS needs it
+        from azure_simulator import tls  # noqa: PLC0415 - needed for TLS only
 
         tls.make(Path(self.folder), ["127.0.0.1"])
         return str(Path(self.folder, "server.pem"))
 
     def start(self, target: Target, *, tls: bool = False, everywhere: bool = False) -> Running:
-        """On its core, or on all."""
+        """Start a target on its own core, or on all cores."""
         upstream = f"https://127.0.0.1:{self.ports[1]}" if tls else f"http://127.0.0.1:{self.ports[0]}"
         running = start(target, self.mitmdump, upstream, self.log, CORES if everywhere else CORES[-1:])
         self.stack.callback(running.stop)
         return running
 
     def run(self, case: Case, running: Running, seconds: float) -> dict[str, float]:
-        """One turn: what the load saw, and what it cost the target."""
+        """One measurement: the results of the load generator and the target's CPU time and memory."""
         before = running.cost()
         encrypted = case.tls == "both" or bool(case.tls and not running.process)
         seen: dict[str, float] = _ask(self.load, _job(case.job | {"tls": encrypted}, running, seconds))
@@ -98,7 +98,10 @@ class Bench:
 
     @contextmanager
     def hold(self, running: Running, count: int, spread: float) -> Iterator[dict[str, float]]:
-        """So many streams are open meanwhile, each of which had its first chunk; afterwards `lost` are those that were not any more."""
+        """Keep `count` streams open in the context, after each has received its first chunk.
+
+        In the result, `held` is the number of opened streams and `lost`, set at the end, the number of broken ones.
+        """
         seen: dict[str, float] = {}
         job = {"kind": "hold", "clients": count, "chunks": 2, "gap": 3600.0, "spread": spread}
         with self.helper("load") as load:

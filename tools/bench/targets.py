@@ -1,4 +1,4 @@
-"""What is measured side by side: how each is started, what it cost, and how it is stopped."""
+"""The targets of the benchmark: how each is started, measured and stopped."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _VARIABLE = "BENCH_PEER_"
 
 
 class Target(NamedTuple):
-    """A command with `{port}`, `{upstream}` and `{confdir}` to be filled in; none: the load goes straight to the upstream."""
+    """A command with the placeholders `{port}`, `{upstream}` and `{confdir}`. Without a command requests go directly to the upstream."""
 
     name: str
     command: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
-    config: str = ""  # the text of a file, `{config}` in the command; filled in as well
+    config: str = ""  # content of the file `{config}`, with the same placeholders
     prefix: str = "/v1"
-    headers: tuple[str, ...] = ()  # of each request, beside the client's: "name: value", filled in
-    tls: bool = True  # it serves TLS on the same port, in front of an upstream with TLS
-    option: bool = False  # ours with something else: measured in the cases to steer by
-    against: str = PEDESTAL  # the target that its processor time is held against
+    headers: tuple[str, ...] = ()  # additional request headers, "name: value", with the same placeholders
+    tls: bool = True  # serves TLS on the same port, with TLS to the upstream
+    option: bool = False  # this proxy with another option: measured in the main cases only
+    against: str = PEDESTAL  # the target that its CPU time is compared with
 
 
 _COMMON = ("--listen-host", "127.0.0.1", "--listen-port", "{port}", "--set", "confdir={confdir}", "-k")
@@ -49,7 +49,7 @@ _OURS = (*_MITMDUMP, *_SCRIPT)
 _MITMWEB = ("{mitmweb}", "-q", *_COMMON, "--no-web-open-browser", "--web-port", "0", *_SCRIPT)
 _SETTINGS = (("AZURE_OPENAI_ENDPOINT", "{upstream}"), ("AZURE_OPENAI_TOKEN", "bench-azure-key"))
 
-# What may cost something, each alone. An option that this addon does not have is left out.
+# Options that may cost CPU time, each measured alone.
 _OPTIONS = {
     "ours, no normalising": "azure_openai_normalize=false",
     "ours, bodies stored": "store_streamed_bodies=true",
@@ -59,7 +59,7 @@ _OPTIONS = {
 
 
 def targets(*, options: bool = True) -> list[Target]:
-    """In mitmweb views, comments and kept bodies are on, as they are for whoever looks there; beside it the same without them."""
+    """All targets. mitmweb is measured with its default of views, comments and stored bodies, and without them."""
     found = [Target("direct"), Target(PEDESTAL, _BARE), ours()]
     if options:
         found += [Target(name, (*_OURS, "--set", option), _SETTINGS, option=True) for name, option in _OPTIONS.items()]
@@ -72,7 +72,7 @@ def targets(*, options: bool = True) -> list[Target]:
 
 
 def ours(name: str = "ours", *, backends: int = 0, models: int = 0, against: str = PEDESTAL) -> Target:
-    """With so many backends, every second of which names its models, or so many models mapped, half of them by patterns."""
+    """This proxy with `backends` backends, of which every second has a list of models, or `models` mappings, half of them patterns."""
     settings: dict[str, object] = {}
     if backends:
         named = {"models": {f"model-{number}": f"deployment-{number}" for number in range(4)} | {"gpt-4o": "gpt-4o"}}
@@ -91,17 +91,18 @@ def ours(name: str = "ours", *, backends: int = 0, models: int = 0, against: str
 
 
 def scaled(count: int, first_port: int) -> Target:
-    """So many processes behind HAProxy, as `make scale` starts them."""
+    """`count` processes behind HAProxy, started like `make scale`."""
     command = (sys.executable, str(ROOT / "tools" / "scale.py"), "-n", str(count), "--bind", "127.0.0.1:{port}")
     arguments = ("--first-port", str(first_port), "-q", "--set", "confdir={confdir}", "-k")
     return Target(f"ours, {count} processes", (*command, *arguments), _SETTINGS, tls=False)
 
 
 def peers(environ: Mapping[str, str]) -> Iterator[Target]:
-    """BENCH_PEER_NAME="command with {port} and {upstream}": it gets AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_PROXY_ADDRESS too.
+    """Other proxies, from variables BENCH_PEER_NAME="command with {port} and {upstream}".
 
-    What else one needs: BENCH_PEER_NAME__CONFIG is the path of a file in which they are filled in, `{config}` in the command;
-    __PREFIX stands for /v1, and __HEADERS ("name: value; name: value", filled in) are sent with each request.
+    The command also gets AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_PROXY_ADDRESS. Optional variables: BENCH_PEER_NAME__CONFIG is the path
+    of a template for the file `{config}`; __PREFIX replaces /v1; __HEADERS ("name: value; name: value", with placeholders) are sent
+    with each request.
     """
     address = ("AZURE_OPENAI_PROXY_ADDRESS", "127.0.0.1:{port}")
     for variable, command in sorted(environ.items()):
@@ -119,7 +120,7 @@ def peers(environ: Mapping[str, str]) -> Iterator[Target]:
 
 
 class Cost(NamedTuple):
-    """Of a process, so far."""
+    """The resources that a process has used so far."""
 
     cpu: float  # seconds
     peak: float  # MB of memory
@@ -127,7 +128,7 @@ class Cost(NamedTuple):
 
 
 class Running:
-    """A target that serves."""
+    """A running target."""
 
     def __init__(
         self, target: Target, process: subprocess.Popen[bytes] | None, port: int, folder: str, took: float, headers: tuple[str, ...] = ()
@@ -135,13 +136,13 @@ class Running:
         self.target, self.process, self.port, self.folder, self.started_in, self.headers = target, process, port, folder, took, headers
 
     def cost(self) -> Cost:
-        """Of the process and what it started."""
+        """The cost of the process and its children."""
         if not self.process:
             return Cost(0.0, 0.0, 0.0)
         return Cost(*map(sum, zip(*(_cost(pid) for pid in _family(self.process.pid)), strict=True)))
 
     def forget_peak(self) -> None:
-        """The peak of memory begins anew."""
+        """Reset the peak of memory."""
         for pid in _family(self.process.pid) if self.process else ():
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
@@ -165,12 +166,16 @@ def _cost(pid: int) -> tuple[float, float, float]:
 
 
 def start(target: Target, mitmdump: str, upstream: str, log: IO[bytes], cores: Collection[int]) -> Running:
-    """Start `target` on a free port, on these cores, and wait until it listens."""
+    """Start `target` on a free port and these cores, and wait until it listens.
+
+    Raises:
+        RuntimeError: it ended or does not listen in time; the message has the end of its log.
+    """
     port = free_ports(1)[0]
     folder = tempfile.mkdtemp(prefix="bench-")
     if not target.command:
         return Running(target, None, int(upstream.rpartition(":")[2]), folder, 0.0)
-    config = Path(folder, "config.yaml")  # mitmproxy would read one of this name: it is in another folder
+    config = Path(folder, "config.yaml")  # not in `confdir`, where mitmproxy would read a file of this name
     fill = {"port": str(port), "upstream": upstream, "confdir": str(Path(folder, "conf")), "config": str(config), "mitmdump": mitmdump}
     fill["mitmweb"] = str(Path(mitmdump).with_name("mitmweb"))
     config.write_text(_filled(target.config, fill), encoding="utf-8")
@@ -178,7 +183,7 @@ def start(target: Target, mitmdump: str, upstream: str, log: IO[bytes], cores: C
     environ |= {name: _filled(value, fill) for name, value in target.variables}
     command = [_filled(part, fill) for part in target.command]
     begun, mine = time.monotonic(), os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)  # what it starts at once, threads too, has them from us
+    os.sched_setaffinity(0, cores)  # inherited by the process and its threads
     try:
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=folder)
     finally:
@@ -197,14 +202,14 @@ def start(target: Target, mitmdump: str, upstream: str, log: IO[bytes], cores: C
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
-    """Not `format`: other braces stay as they are."""
+    """Replace the placeholders. `str.format` would fail on other braces."""
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     return text
 
 
 def free_ports(count: int) -> list[int]:
-    """That many next to each other."""
+    """`count` free consecutive ports."""
     while True:
         with ExitStack() as stack, suppress(OSError):
             first: int = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]

@@ -1,4 +1,4 @@
-"""For mitmproxy's `-s`, after the addon: nothing is noted on flows, and no body is kept. What seeing costs is measured against this."""
+"""A script for mitmproxy's `-s`, after the addon: disables the recorder, to measure its cost."""
 
 from __future__ import annotations
 

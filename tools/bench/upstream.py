@@ -1,8 +1,8 @@
-"""What stands in for Azure under load: bytes made once, on a bare asyncio protocol. It judges nothing; the simulator does that.
+"""The upstream of the benchmark: an asyncio protocol with prepared responses. It does not validate requests, unlike the simulator.
 
-A chat's message may ask for a stream: `"bench 200 0.02"` is 200 chunks, 20 ms between them. Each chunk carries the moment it was
-written (CLOCK_MONOTONIC, which all processes share), so that the reader knows how long it was on the way. The content of `file-1000`
-is 1000 bytes.
+A chat message can request a stream: `"bench 200 0.02"` yields 200 chunks, 20 ms apart. Each chunk contains the time at which it was
+written (CLOCK_MONOTONIC, which is the same for all processes), so that the reader can compute its delay. The content of `file-1000`
+has 1000 bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHAT = (
     b'"model":"gpt-4o-2024-11-20","object":"chat.completion","prompt_filter_results":[{"prompt_index":0,"content_filter_results":{%b}}],'
     b'"system_fingerprint":"fp_ee1d74bde0","usage":{"completion_tokens":10,"prompt_tokens":9,"total_tokens":19}}\n'
 ) % (_FILTER, _FILTER)
-_VECTOR = b",".join(b"%.9f" % (i / 1e5 - 0.007) for i in range(2400))  # some 30 KB
+_VECTOR = b",".join(b"%.9f" % (i / 1e5 - 0.007) for i in range(2400))  # about 30 KB
 _EMBEDDING = (
     b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[%b]}],"model":"text-embedding-3-small",'
     b'"usage":{"prompt_tokens":5,"total_tokens":5}}' % _VECTOR
@@ -72,16 +72,16 @@ def _framed(data: bytes) -> bytes:
 
 
 class Upstream(asyncio.Protocol):
-    """One connection. Requests on it come one after the other."""
+    """One connection with sequential requests."""
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
         self.received = b""
         self.answer = b""
-        self.missing = 0  # bytes of a long body
+        self.missing = 0  # bytes of a long request body that are not received yet
         self.gone = False
-        self.left = 0  # bytes of a file that are still to be written
+        self.left = 0  # bytes of a file that are not written yet
         self.full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -149,7 +149,7 @@ class Upstream(asyncio.Protocol):
 
 
 async def main(certificate: str | None) -> None:
-    """Serve on a free port, with TLS on another if there is a certificate; print both."""
+    """Serve on a free port, and with TLS on another if there is a certificate. Print the ports."""
     loop = asyncio.get_running_loop()
     plain = await loop.create_server(Upstream, "127.0.0.1", 0, backlog=4096)
     ports = [plain.sockets[0].getsockname()[1]]
