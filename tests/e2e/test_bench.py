@@ -126,7 +126,7 @@ def test_growth(bench: Bench) -> None:
 def test_growth_that_this_machine_cannot_have(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     """It is said and left out."""
     assert [] == growth.rows(bench, 1, 0.2, streams=(bench.files,), models=(), backends=())
-    assert f"no {bench.files:,} streams" in capsys.readouterr().err
+    assert f"{bench.files:,} streams are not measured" in capsys.readouterr().err
 
 
 def test_streams_held(bench: Bench) -> None:
