@@ -375,7 +375,7 @@ async def test_a_request_goes_to_its_backend(addon: AzureOpenAIProxy) -> None:
 def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next backend's key is on the wire alone, as the first one's was."""
     ours = ask(addon, gateways())
-    monkeypatch.setattr(Exchange, "again", lambda _, request, __: not request.headers.update({"api-key": "another"}))
+    monkeypatch.setattr(Exchange, "next_attempt", lambda _, request, __: not request.headers.update({"api-key": "another"}))
     assert Policy(addon.registry, ours, addon.registry.exchanges[ours]).next_attempt(http.Response.make(503))
     assert "[key]" == ours.request.headers["api-key"]
     assert "another" == on_the_wire(addon, ours).headers["api-key"]

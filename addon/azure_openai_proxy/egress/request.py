@@ -265,7 +265,7 @@ class UpstreamRequest:
                 if self._decide(failed):
                     return
         except asyncio.CancelledError:
-            raise
+            pass  # the task is awaited by nothing, and a cancelled one refers to its frames, and so to itself
         except _Refused as refused:
             self.client.failed(refused.failure)
         except Exception:
