@@ -41,6 +41,7 @@ PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _HIDDEN_FRAMING = re.compile(rb"(?i)\n(?:transfer-encoding|content-length)[^\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
 _METHOD_START = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
 
 
@@ -65,6 +66,9 @@ def flaw(received: bytes) -> Failure | None:
     """Why what was received so far is no head of a request, where mitmproxy would wait for more."""
     if not _METHOD_START.match(received):
         return Failure(400, "invalid_request", "This is not the beginning of an HTTP request. Was the last one's content-length too small?")
+    line = received[: received.find(b"\n") + 1].rstrip()
+    if line[-8:-3] == b"HTTP/" and line[-8:] not in _VERSIONS:  # mitmproxy would repeat it upstream and in the response
+        return Failure(400, "invalid_request", "The request's HTTP version is neither 1.0 nor 1.1.")
     end = _HEAD_END.search(received, 0, MAX_HEAD)
     if end and _HIDDEN_FRAMING.search(received, 0, end.end()):  # mitmproxy takes them for white space, others may not
         return Failure(400, "invalid_request", "A header that says where the request ends holds control characters.")
@@ -155,7 +159,10 @@ class Server(Http1Server):
             yield from self.replace(command, list(doing), received)
         elif command:
             yield command
-            yield from doing
+            if isinstance(command, ReceiveHttp) and self.request is None:
+                doing.close()  # it is answered, and the connection is left: mitmproxy would go on to read the body
+            else:
+                yield from doing
 
     def replace(self, page: commands.SendData, rest: list[commands.Command], received: bytes) -> CommandGenerator[None]:
         """`rest` is the closing, then a line for the log or the events of a request that can be read but for its framing."""
