@@ -6,9 +6,11 @@ stream of the connection. Here each stream has a window of its own, and bytes th
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import h2.events
+from h2.errors import ErrorCodes
 from mitmproxy.proxy import events as proxy_events
 from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 from mitmproxy.proxy.layers.http._http2 import Http2Server
@@ -25,9 +27,14 @@ __all__ = ["KNOWN", "WINDOW", "Server2"]
 WINDOW = 1 << 20
 """Bytes of a request's body that a client may send ahead of what upstream takes."""
 
+MAX_MESSAGE = 1000
+"""Characters of an error: it must fit into a frame."""
+
+_QUOTED = re.compile(r":? \(?b['\"]")  # h2 repeats the header that is wrong, which may be a key
+
 
 KNOWN: dict[type, dict[str, str | None]] = {
-    Http2Server: {"__init__": "self context", "_handle_event": "self event", "h2_conf": None},
+    Http2Server: {"__init__": "self context", "_handle_event": "self event", "protocol_error": "self message error_code", "h2_conf": None},
     BufferedH2Connection: {
         "initiate_connection": "self",
         "receive_data": "self data",
@@ -80,3 +87,6 @@ class Server2(Http2Server):
         if self.resets and isinstance(event, proxy_events.DataReceived):
             for stream_id in [each for each in self.resets if not self.h2_conn.stream_buffers.get(each)]:
                 yield from super()._handle_event(self.resets.pop(stream_id))
+
+    def protocol_error(self, message: str, error_code: int = ErrorCodes.PROTOCOL_ERROR) -> CommandGenerator[None]:
+        return super().protocol_error(_QUOTED.split(message, maxsplit=1)[0][:MAX_MESSAGE], error_code)

@@ -138,8 +138,10 @@ class Stream(Uploading, Upgrading):
                 yield command
 
     def dispatch(self, event: events.Event) -> CommandGenerator[None]:
-        if isinstance(event, RequestTrailers) and self.max_body is not None:
-            return _nothing()  # they would be headers that nobody has checked, and mitmproxy cannot write them to HTTP/1.1
+        if isinstance(event, RequestTrailers):
+            return (
+                _nothing()
+            )  # headers that no rule has checked; mitmproxy fails at writing them to HTTP/1.1, and the client gets no response
         return self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
 
     def free(self) -> None:

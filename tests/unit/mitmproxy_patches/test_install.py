@@ -477,6 +477,9 @@ BAD_HEADS = {
     "bare CR": head("POST /echo HTTP/1.1", "X: a\rEvil: b"),
     "folded header": head("POST /echo HTTP/1.1", "X: a\r\n b"),
     "folded first header": b"POST /echo HTTP/1.1\r\n X: a\r\n\r\n",
+    "HTTP/0.9": head("POST /echo HTTP/0.9"),
+    "HTTP/2.0": head("POST /echo HTTP/2.0"),
+    "bare CR, no body": head("GET /echo HTTP/1.1", "X: a\rEvil: b"),
     "space in a name": head("POST /echo HTTP/1.1", "X y: b"),
     "content-length is no number": head("POST /echo HTTP/1.1", "Content-Length: abc"),
     "negative content-length": head("POST /echo HTTP/1.1", "Content-Length: -5"),
@@ -488,7 +491,7 @@ BAD_HEADS = {
 
 @pytest.mark.parametrize("what", BAD_HEADS)
 @pytest.mark.parametrize("tls", [False, True])
-def test_bad_head(proxy: Proxy, what: str, tls: bool) -> None:
+def test_bad_head(proxy: Proxy, what: str, tls: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A head that cannot be trusted is answered with 400 in our shape, then the connection is closed; the proxy goes on."""
     with proxy.dial(tls=tls and what != "not text") as client:
         answer = client.ask(BAD_HEADS[what])
@@ -497,6 +500,7 @@ def test_bad_head(proxy: Proxy, what: str, tls: bool) -> None:
         assert client.closed()
     assert "request" not in proxy.rules.hooks
     assert still_works(proxy)
+    assert "crashed" not in caplog.text
 
 
 def test_connection_closed_in_head(proxy: Proxy) -> None:
@@ -772,11 +776,12 @@ def test_a_request_that_must_not_be_sent(proxy: Proxy) -> None:
 def test_trailers_of_a_request_are_left_out(proxy: Proxy) -> None:
     """They are headers that come too late to be checked; mitmproxy would fail to write them to HTTP/1.1."""
     with Upstream(lambda connection: connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")) as upstream, H2(proxy) as client:
-        stream = client.open(f"/up/{upstream.port}", end=False)
-        client.body(stream, b"{}", end=False)
-        client.conn.send_headers(stream, [("x-late", "1")], end_stream=True)
-        client.flush()
-        assert 204 == client.answer(stream)[0]
+        for path in (f"/up/{upstream.port}", f"/foreign/up/{upstream.port}"):
+            stream = client.open(path, end=False)
+            client.body(stream, b"{}", end=False)
+            client.conn.send_headers(stream, [("x-late", "1")], end_stream=True)
+            client.flush()
+            assert 204 == client.answer(stream)[0]
 
 
 def test_error_does_not_stick(proxy: Proxy) -> None:
@@ -909,6 +914,18 @@ def test_bad_http2(proxy: Proxy) -> None:
         assert 400 == client.answer(client.open("/echo\ta"))[0]
         assert 200 == client.answer(client.open("/echo"))[0]
     assert still_works(proxy)
+
+
+def test_an_error_of_http2_repeats_no_header(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a key, and longer than a frame: mitmproxy would log it, or fail and leave the client without an answer."""
+    caplog.set_level("INFO")
+    for value in ("Bearer secret ", "Bearer secret\n", "secret" * 5000 + "\n"):
+        with H2(proxy) as client:
+            assert -2 == client.answer(client.open("/echo", ("authorization", value)))[0]
+    assert still_works(proxy)
+    assert "HTTP/2 protocol error: " in caplog.text
+    assert "secret" not in caplog.text
+    assert "crashed" not in caplog.text
 
 
 # mitmproxy's own options, and a mitmproxy that differs
