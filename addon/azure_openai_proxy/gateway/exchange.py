@@ -52,6 +52,7 @@ __all__ = ["Exchange"]
 MESSAGE = 1024
 """Bytes that a kept WebSocket message counts beside its content."""
 # TRACE and TRACK repeat the key in the answer, CONNECT opens a tunnel, and WS is this proxy's own name for a WebSocket's upgrade.
+_WITH_AUTHORITY = frozenset({b"HTTP/2.0", b"HTTP/3"})
 _NOT_FORWARDED = frozenset({"TRACE", "TRACK", "CONNECT", "WS"})
 
 
@@ -229,11 +230,16 @@ class Exchange:
             request_syntax.check(request, "", "/")
 
     def _aim(self, request: http.Request, base: Base) -> None:
-        """Send `request` to `base` instead of where the client sent it. Its Host says so already."""
+        """Send `request` to `base` instead of where the client sent it. A Host says so already, if there is one."""
         data = request.data
         data.scheme, data.host, data.port = base.scheme.encode(), base.host, base.port  # through the request each would be told in full
-        if data.authority:
-            request.authority = base.netloc
+        if data.http_version in _WITH_AUTHORITY:
+            request.authority = base.netloc  # the client may have sent none, nor a Host
+        else:
+            if data.authority:
+                request.authority = ""  # of a whole URL in the request line inside a tunnel: Azure is no proxy
+            if not any(name.lower() == b"host" for name, _ in data.headers.fields):
+                request.headers["Host"] = base.netloc  # in a tunnel mitmproxy takes requests without one
         if self.upstream:
             self.upstream.prepare(request)
 

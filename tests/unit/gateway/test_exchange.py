@@ -3,7 +3,7 @@
 import gzip
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 from urllib.parse import quote
 
 import pytest
@@ -413,6 +413,25 @@ def test_of_a_long_talk_the_oldest_frames_are_forgotten() -> None:
         messages.append(WebSocketMessage(Opcode.BINARY, from_client=True, content=b"x" * 10))
         asked.frame(messages, 2 * (10 + MESSAGE) + 5)
     assert 2 == len(messages)
+
+
+@pytest.mark.parametrize(
+    ("version", "authority", "sent"), [("HTTP/2.0", "", "azure.example"), ("HTTP/1.1", "api.openai.com", ""), ("HTTP/1.1", "", "")]
+)
+@pytest.mark.parametrize("mode", ["azure", "openai"])
+def test_azure_gets_a_host_and_no_whole_url(version: str, authority: str, sent: str, mode: Literal["azure", "openai"]) -> None:
+    """An HTTP/2 client may send no authority, and one in a tunnel the whole URL or no Host."""
+    asked = exchange(mode=mode)
+    base = parse_endpoint("http://azure.example")[0]
+    asked.settings = replace(asked.settings, backends=(Backend(name="b", base=base, apiversion="v1"),), passthrough_endpoint=base)
+    request = asking("POST", "/v1/chat/completions", chat())
+    request.http_version, request.authority = version, authority
+    request.headers.pop("host", None)
+    if mode == "azure":
+        asked.request(request)
+    else:
+        asked.hand_over(request)
+    assert (sent, None if sent else "azure.example") == (request.authority, request.headers.get("host"))
 
 
 def test_behind_another_proxy_the_request_is_prepared_for_it() -> None:
