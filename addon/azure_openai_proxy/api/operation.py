@@ -180,6 +180,7 @@ def _in_body(call: Call, headers: Mapping[str, str], body: bytes, large: LargeBo
         for place in call.endpoint.models:  # the session's own model has precedence over the one for transcription
             spans = large.strings(place) if large else json_edit.json_strings(body, (place,))
             if model := next((span.text for span in spans), None):
+                model = _checked(model)
                 break
     return replace(call, model=model, stream=members.get("stream") is True)
 

@@ -124,15 +124,18 @@ def without_masks(request: http.Request) -> None:
 
 
 def headers(fields: Fields) -> Fields:
-    """Return headers with masked keys; the same object if there are none."""
-    found = [at for at, (name, _) in enumerate(fields) if name.lower() in _WITH_KEYS]
+    """Return headers with masked keys; the same object if there are none.
+
+    Whitespace around a name is ignored: such a request is refused, but its flow is kept.
+    """
+    found = [at for at, (name, _) in enumerate(fields) if name.lower().strip() in _WITH_KEYS]
     if not found:
         return fields
     masked = list(fields)
     changed = False
     for at in found:
         name, value = fields[at]
-        if (mask := _value(name.lower(), value)) != value:
+        if (mask := _value(name.lower().strip(), value)) != value:
             masked[at] = (name, mask)
             changed = True
     return tuple(masked) if changed else fields

@@ -32,6 +32,8 @@ _NOT_FOR_AZURE = frozenset(
     b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade "
     b"openai-organization openai-project openai-beta authorization api-key cookie".split()
 )
+# Where no WebSocket is opened, Azure needs no subprotocols, and one of them may be the client's key.
+_NOT_FOR_AZURE_ORDINARILY = _NOT_FOR_AZURE | {b"sec-websocket-protocol"}
 _ORDINARY = frozenset({"", "keep-alive", "close"})
 _EMPTY = re.compile(rb"\{[ \t\r\n]*+\}")
 # Dates with or without a suffix, v1, preview and latest. Azure refuses unknown versions. The proxy refuses all other text.
@@ -157,9 +159,9 @@ def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> 
 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
     """Return the headers for Azure: the client's in their order, without those that Azure must not receive, and with the credential."""
-    dropped = _NOT_FOR_AZURE
+    dropped = _NOT_FOR_AZURE if websocket else _NOT_FOR_AZURE_ORDINARILY
     if (connection := client.get("connection", "").lower()) not in _ORDINARY:
-        dropped |= {name.strip().encode(errors="surrogateescape") for name in connection.split(",")}
+        dropped |= {name.strip().encode(errors="surrogateescape") for name in connection.split(",")} - {b"host"}  # Azure needs one
     kept = []
     for field in client.fields:
         if (name := field[0].lower()) in dropped:

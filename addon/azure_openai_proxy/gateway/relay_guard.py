@@ -25,6 +25,7 @@ from weakref import WeakSet
 from mitmproxy.proxy import mode_specs
 
 from azure_openai_proxy import errors
+from azure_openai_proxy.api import redaction
 from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class RelayGuard:
             await self.check(flow.client_conn, (flow.request.host, flow.request.port), settings.allowed_destinations)
         except Refused as error:
             flow.response = errors.response(error)
+            redaction.hide(flow.request)  # it may be a client's key for OpenAI, and the flow is kept
 
     async def check(self, client: Client, address: Address, allowed: AllowedDestinations) -> None:
         """Raises Refused for a destination that this client is not led to, and if that cannot be decided."""

@@ -32,6 +32,13 @@ def test_the_model_is_read_from_the_body(body: bytes, model: str, stream: bool) 
     assert (model, stream) == (call.model, call.stream)
 
 
+def test_a_model_elsewhere_in_the_body_is_checked() -> None:
+    """It may be written into a path, like any other."""
+    for name in ("\\ud800", "\\r\\n", "../a"):
+        with pytest.raises(BadRequest, match="`model`"):
+            recognised("POST", "/v1/evals", b'{"testing_criteria": [{"model": "%b"}]}' % name.encode(), JSON)
+
+
 FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b--\r\n'
 
 

@@ -26,6 +26,7 @@ CASES = {
     "Bearer": (request(authorization=f"Bearer {KEY}"), "authorization", "Bearer [key]"),
     "a key alone": (request(Authorization=KEY), "authorization", "[key]"),
     "api-key": (request(api_key=KEY), "api-key", "[key]"),
+    "a blank in the name": (http.Request.make("GET", "http://a/", headers=[(b"Authorization ", KEY.encode())]), "authorization ", "[key]"),
     "a front's": (request(Ocp_Apim_Subscription_Key=KEY), "ocp-apim-subscription-key", "[key]"),
     "subprotocol": (
         request(sec_websocket_protocol=f"realtime, openai-insecure-api-key.{KEY}, openai-beta.realtime-v1"),

@@ -157,6 +157,18 @@ def test_a_key_among_the_subprotocols_stays_behind(offered: bytes, sent: list[st
     assert sent == azure_request.headers(client, KEY, "r", websocket=True).get_all("sec-websocket-protocol")
 
 
+def test_a_key_among_the_subprotocols_of_an_ordinary_request_stays_behind() -> None:
+    """Azure gets it in api-key alone."""
+    client = Headers([(b"Host", b"localhost"), (b"Sec-WebSocket-Protocol", b"realtime, openai-insecure-api-key.key")])
+    assert [(b"Host", b"r"), (b"api-key", b"key")] == list(azure_request.headers(client, KEY, "r").fields)
+
+
+def test_a_host_that_belongs_to_the_connection_goes_on() -> None:
+    """A client may not take Azure's Host away."""
+    client = Headers([(b"Host", b"localhost"), (b"Connection", b"Host, x-mine"), (b"X-Mine", b"1")])
+    assert [(b"Host", b"r"), (b"api-key", b"key")] == list(azure_request.headers(client, KEY, "r").fields)
+
+
 def test_headers_without_a_host() -> None:
     """A request without a host header, as in HTTP/2, gets none."""
     assert "host" not in azure_request.headers(Headers(), KEY, "r.openai.azure.com")

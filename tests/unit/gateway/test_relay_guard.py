@@ -273,14 +273,16 @@ def options(*, onboarding: bool = True) -> Options:
 
 
 async def test_request() -> None:
-    """A request is answered; a replayed one is the owner's own."""
+    """A request is answered, and kept without its key; a replayed one is the owner's own."""
     flow = tflow.tflow()
+    flow.request.headers["authorization"] = "Bearer a-key-for-openai"
     flow.client_conn = client()
     flow.request.host = "127.0.0.1"
     await RelayGuard().request(flow, settings(), Options())
     assert flow.response
     assert 403 == flow.response.status_code
     assert b"destination_refused" in (flow.response.content or b"")
+    assert "Bearer [key]" == flow.request.headers["authorization"]
 
     flow.response = None
     flow.request.host = "8.8.8.8"
