@@ -234,6 +234,8 @@ class AzureOpenAIProxy:
         return None
 
     def error(self, flow: http.HTTPFlow) -> None:
+        if flow.error:
+            flow.error.msg = quoting.line(flow.error.msg)  # it repeats what the client sent, and is printed and saved
         if exchange := self.registry.exchanges.get(flow):
             self.registry.hide_again(flow, exchange)
             self.registry.finish(flow, exchange)

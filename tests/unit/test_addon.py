@@ -17,6 +17,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.connection import Server
+from mitmproxy.flow import Error
 from mitmproxy.proxy import mode_specs, server_hooks
 from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
@@ -92,6 +93,14 @@ def test_a_request_of_ours_goes_to_azure(addon: AzureOpenAIProxy) -> None:
     """It is translated in place and not answered."""
     flow = ask(addon, gateways())
     assert ("r.openai.azure.com", None) == (flow.request.host, flow.response)
+
+
+def test_an_error_is_kept_as_plain_text(addon: AzureOpenAIProxy) -> None:
+    """mitmproxy repeats what the client sent, prints it and saves it."""
+    flow = somebody_elses()
+    flow.error = Error("Invalid request scheme: \udcff\x1b[2J\n")
+    addon.error(flow)
+    assert "Invalid request scheme: \\udcff\\x1b[2J\\n" == flow.error.msg
 
 
 def test_a_request_of_somebody_elses_passes(addon: AzureOpenAIProxy) -> None:

@@ -86,9 +86,10 @@ def metadata(facts: Facts) -> dict[str, Any]:
         "stream": facts.stream or None,
         "tokens": list(facts.tokens) if facts.tokens else None,
         "first_chunk": round(facts.first, 4) if facts.first is not None else None,
-        "changed": list(facts.changed) or None,
+        "changed": [quoting.line(change) for change in facts.changed] or None,
     }
-    return {PREFIX + name: value for name, value in values.items() if value is not None}
+    # Bytes that are not UTF-8 cannot be saved.
+    return {PREFIX + name: quoting.line(value) if isinstance(value, str) else value for name, value in values.items() if value is not None}
 
 
 # The client's request and Azure's response

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from azure_openai_proxy.api import error_translation, redaction
 from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.api import response as openai_response
-from azure_openai_proxy.formats import compression
+from azure_openai_proxy.formats import compression, quoting
 
 from . import flow_metadata
 from .body_store import Shelf, Tap
@@ -66,6 +66,8 @@ class Recorder:
         """Record the head of the client's request, whose keys are already masked."""
         request = flow.request
         method, path = request.method, request.path
+        if not (method.isascii() and path.isascii()):
+            method, path = quoting.line(method), quoting.line(path)  # bytes that are not UTF-8 cannot be saved
         flow.metadata[f"{PREFIX}asked"] = flow_metadata.pack_head(method, path, request.headers.fields)
         flow.metadata[f"{PREFIX}operation"] = f"{method} {path.partition('?')[0]}"
 
@@ -183,7 +185,7 @@ def _forget(flow: http.HTTPFlow) -> None:
 
 def _masked(azures: bytes, secrets: Sequence[str]) -> bytes:
     """Mask keys in Azure's body, since Azure may repeat the key in an error. The client's body is already masked."""
-    if b'"error"' not in azures and not any(secret.encode() in azures for secret in secrets):
+    if b'"error"' not in azures and not any(secret.encode(errors="surrogateescape") in azures for secret in secrets):
         return azures
     return error_translation.mask(azures.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
 

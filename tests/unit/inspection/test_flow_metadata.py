@@ -30,6 +30,15 @@ def test_a_comment_is_one_line(expected: str, facts: Facts) -> None:
     assert expected == flow_metadata.comment(facts)
 
 
+def test_text_that_is_not_utf8_can_be_saved() -> None:
+    """A client can put any bytes into a path or a model."""
+    told = flow_metadata.metadata(Facts("GET /\udcff", model="\ud800", changed=("\udcff",)))
+    assert {"operation": "GET /\\udcff", "model": "\\ud800", "changed": ["\\udcff"]} == {
+        name.removeprefix("azure_openai_"): value for name, value in told.items()
+    }
+    tnetstring.dumps(told)
+
+
 def test_metadata_can_be_saved() -> None:
     """The metadata survives mitmproxy's flow file format unchanged."""
     told = flow_metadata.metadata(Facts(operation="POST /v1/x", model="m", tokens=(1, 2), first=0.12345, changed=("a",)))

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from mitmproxy import flow as flows
 from mitmproxy import http
+from mitmproxy.io import tnetstring
 from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
@@ -61,6 +62,17 @@ def see() -> Recorder:
     made = Recorder()
     made.keep(1_000_000)
     return made
+
+
+def test_a_request_that_is_not_utf8_can_be_saved(see: Recorder) -> None:
+    """In its method, its path or its key."""
+    flow = tflow.tflow(resp=True)
+    flow.request.data.path, flow.request.data.method = b"/v1/\xff", b"G\xff"
+    see.asked(flow)
+    assert ["G\\udcff", "/v1/\\udcff"] == flow.metadata["azure_openai_asked"][:2]
+    see.ended(flow, recorder.RequestFacts(secrets=("a-long-key-\udcff",)), b"the key is a-long-key-\xff")
+    assert b"the key is [key]" == flow.metadata["azure_openai_azures"]
+    tnetstring.dumps(flow.get_state())
 
 
 def test_a_stream_is_kept(see: Recorder) -> None:
