@@ -141,12 +141,15 @@ class Mitmdump:
     def start(self) -> Self:
         """Start the process and wait until it listens and its scripts are running."""
         self.launch()
+        self.wait_until_ready()
+        return self
+
+    def wait_until_ready(self) -> None:
         self._wait(lambda: self._ready or not self._open, "does not start")
         if not self._ready:
             self.stop()
             self._fail("ended at its start")
         self.started = self.log()
-        return self
 
     def wait(self) -> int:
         """Wait until the process has ended by itself; its exit code."""
@@ -216,6 +219,13 @@ class Mitmdump:
         if found is None:
             self._fail(f"ended and never printed {pattern!r}")
         return found
+
+    def take(self) -> tuple[list[str], list[str], list[str]]:
+        """What was printed and logged, what was looked up and what was connected to since this was asked last."""
+        with self._news:
+            taken = [*self.output, *self.records], [*self.lookups], [*self.connections]
+            self.forget()
+        return taken
 
     def forget(self) -> None:
         """What was said and done so far is no matter of the coming test."""

@@ -1,0 +1,1 @@
+"""Hostile requests through a real mitmdump: `make fuzz`."""
