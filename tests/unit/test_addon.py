@@ -33,6 +33,7 @@ from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.gateway.registry import Policy
 from azure_openai_proxy.mitmproxy_patches import install, interface
 from azure_openai_proxy.routing import entra_tokens
+from azure_openai_proxy.routing.attempts import GIVE_UP, Retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layer import NextLayer
 
     from azure_openai_proxy.egress.request import ClientSide
+    from azure_openai_proxy.routing.repair import Route
 
 CHAT = b'{"model":"gpt-4o"}'
 
@@ -360,7 +362,7 @@ def test_what_the_upstream_leg_asks(addon: AzureOpenAIProxy) -> None:
     assert (True, False) == (addon.registry.takes(ours), addon.registry.takes(other))
     policy = Policy(addon.registry, ours, addon.registry.exchanges[ours])
     failed = http.Response.make(503)
-    assert (addon.settings.timeouts, Hold.FAILURE, False) == (policy.timeouts, policy.hold(failed), policy.next_attempt(failed))
+    assert (addon.settings.timeouts, Hold.FAILURE, GIVE_UP) == (policy.timeouts, policy.hold(failed), policy.next_attempt(failed))
     answer = addon.registry.answer(errors.Failure(502, "upstream_error", "cut"), ours)
     assert answer
     assert "retry-after" not in answer.headers  # there is only one backend
@@ -384,7 +386,12 @@ async def test_a_request_goes_to_its_backend(addon: AzureOpenAIProxy) -> None:
 def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next backend's key is on the wire alone, as the first one's was."""
     ours = ask(addon, gateways())
-    monkeypatch.setattr(Exchange, "next_attempt", lambda _, request, __: not request.headers.update({"api-key": "another"}))
+
+    def resend(_: Exchange, request: http.Request, __: object) -> Retry:
+        request.headers["api-key"] = "another"
+        return Retry(cast("Route", None))
+
+    monkeypatch.setattr(Exchange, "next_attempt", resend)
     assert Policy(addon.registry, ours, addon.registry.exchanges[ours]).next_attempt(http.Response.make(503))
     assert "[key]" == ours.request.headers["api-key"]
     assert "another" == on_the_wire(addon, ours).headers["api-key"]

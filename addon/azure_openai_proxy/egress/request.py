@@ -23,6 +23,7 @@ from mitmproxy import http
 
 from azure_openai_proxy.api.stream_probe import error_response
 from azure_openai_proxy.errors import Failure
+from azure_openai_proxy.routing.attempts import Respond, Retry
 
 from .connection import ConnectionFailed
 from .http1 import END
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.api.stream_probe import Peek
     from azure_openai_proxy.config.settings import Timeouts
+    from azure_openai_proxy.routing.attempts import Decision
 
     from .connect import Destination
     from .connection import Connection
@@ -67,8 +69,11 @@ class Policy(Protocol):
     def hold(self, response: http.Response) -> Hold | Peek:
         """How much of this response is kept from the client, and until when."""
 
-    def next_attempt(self, failed: Failure | http.Response) -> bool | http.Response:
-        """True: `upstream_request` has the next one. A response: it is the client's. False: the failure itself is."""
+    def next_attempt(self, failed: Failure | http.Response) -> Decision:
+        """What follows an attempt that failed before the client received anything. `Retry`: `upstream_request` has the next request."""
+
+    def broke_off(self, failure: Failure) -> None:
+        """The client has received a part of the response, and no more comes."""
 
 
 class ClientSide(Protocol):
@@ -279,18 +284,19 @@ class UpstreamRequest:
     def _decide(self, failed: Failure | http.Response) -> bool:
         """After an attempt. True: the client has its answer."""
         self._release(whole=False)
-        decision = self.policy.next_attempt(failed)
         if self.began:
             assert isinstance(failed, Failure)
+            self.policy.broke_off(failed)
             self.client.failed(failed)
-        elif decision is True:
+            return True
+        decision = self.policy.next_attempt(failed)
+        if isinstance(decision, Retry):
             return False
-        elif isinstance(decision, http.Response):
-            self._give(decision)
-        elif isinstance(failed, http.Response):
-            self._give(failed)
+        outcome = decision.response if isinstance(decision, Respond) else failed
+        if isinstance(outcome, http.Response):
+            self._give(outcome)
         else:
-            self.client.failed(failed)
+            self.client.failed(outcome)
         return True
 
     async def _attempt(self) -> Failure | http.Response | None:

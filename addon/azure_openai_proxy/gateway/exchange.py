@@ -25,9 +25,8 @@ from azure_openai_proxy.egress.request import Hold
 from azure_openai_proxy.formats import compression
 from azure_openai_proxy.formats.json_scan import LARGE
 from azure_openai_proxy.inspection.recorder import RequestFacts
-from azure_openai_proxy.routing.attempts import Attempts
+from azure_openai_proxy.routing.attempts import GIVE_UP, Attempts, Retry
 from azure_openai_proxy.routing.pool import Pool
-from azure_openai_proxy.routing.repair import Route
 from azure_openai_proxy.routing.state import Shared
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from azure_openai_proxy.egress.connect import Proxy
     from azure_openai_proxy.errors import Failure
     from azure_openai_proxy.inspection.replay_server import Replay
+    from azure_openai_proxy.routing.attempts import Decision
+    from azure_openai_proxy.routing.repair import Route
 
     from .ingress import Upstream
 
@@ -257,20 +258,25 @@ class Exchange:
             return self.peek
         return Hold.WHOLE if kind == "json" else Hold.NOTHING
 
-    def next_attempt(self, request: http.Request, what: Failure | http.Response) -> bool | http.Response:
-        """After a failure: make `request` the next one (True), or give an answer that says more than the failure, or neither."""
+    def next_attempt(self, request: http.Request, what: Failure | http.Response) -> Decision:
+        """Decide what follows a failed attempt. For a `Retry` make `request` the next one."""
         if self.attempts is None:
-            return False
-        found = self.attempts.next_attempt(what)
-        if not isinstance(found, Route):
-            return found or False
+            return GIVE_UP
+        decision = self.attempts.next_attempt(what)
+        if not isinstance(decision, Retry):
+            return decision
         self.peek = None
         try:
-            self.send(request, found)
+            self.send(request, decision.route)
         except errors.ProxyError:  # the client's own key is not there for this backend
             self.attempts.end()
-            return False
-        return True
+            return GIVE_UP
+        return decision
+
+    def broke_off(self, failure: Failure) -> None:
+        """The client has received a part of the response, and no more comes."""
+        if self.attempts:
+            self.attempts.broke_off(failure)
 
     def facts(self) -> RequestFacts:
         """What is recorded of the request on its flow."""
@@ -313,7 +319,7 @@ class Exchange:
             kind = self._kind(response)
             encoding = response.headers.get("content-encoding")
             if self.attempts and response.status_code < 400:
-                self.attempts.answers(response.headers, streams=kind != "json")
+                self.attempts.answers(response.headers)
                 if self.peek and self.peek.verdict:
                     self.attempts.created(self.peek.verdict.first)
             openai_response.headers(response.headers, stream=kind == "events", http1=response.is_http11)

@@ -14,7 +14,7 @@ from azure_openai_proxy.egress.request import Body, UpstreamRequest
 from azure_openai_proxy.formats.json_scan import Turns
 from azure_openai_proxy.inspection import request_replay
 from azure_openai_proxy.mitmproxy_patches import install
-from azure_openai_proxy.routing.attempts import ATTEMPTS
+from azure_openai_proxy.routing.attempts import ATTEMPTS, Retry
 
 from . import ingress, origins
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.config.settings import Settings
     from azure_openai_proxy.egress.request import ClientSide, Hold
     from azure_openai_proxy.inspection.recorder import Recorder
+    from azure_openai_proxy.routing.attempts import Decision
 
     from .exchange import Exchange
 
@@ -237,8 +238,11 @@ class Policy:
     def hold(self, response: http.Response) -> Hold | Peek:
         return self._exchange.hold_mode(response)
 
-    def next_attempt(self, failed: errors.Failure | http.Response) -> bool | http.Response:
-        found = self._exchange.next_attempt(self._flow.request, failed)
-        if found is True:
+    def next_attempt(self, failed: errors.Failure | http.Response) -> Decision:
+        decision = self._exchange.next_attempt(self._flow.request, failed)
+        if isinstance(decision, Retry):
             self._exchanges.hide(self._flow, self._exchange)
-        return found
+        return decision
+
+    def broke_off(self, failure: errors.Failure) -> None:
+        self._exchange.broke_off(failure)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .pool import Ticket
     from .state import Shared
 
-__all__ = ["ATTEMPTS", "Attempt", "Attempts"]
+__all__ = ["ATTEMPTS", "GIVE_UP", "Attempt", "Attempts", "Decision", "GiveUp", "Respond", "Retry"]
 
 ATTEMPTS = "azure_openai_attempts"
 """Key of the attempts in a flow's metadata, which saved flows contain."""
@@ -55,6 +55,27 @@ class Attempt(NamedTuple):
     repaired: tuple[str, ...] = ()
 
 
+class Retry(NamedTuple):
+    """Send the request again, by this route."""
+
+    route: repair.Route
+
+
+class Respond(NamedTuple):
+    """Give the client this earlier failure, which is more informative than the last one."""
+
+    response: http.Response
+
+
+class GiveUp(NamedTuple):
+    """Give the client the failure itself."""
+
+
+type Decision = Retry | Respond | GiveUp
+"""What follows a failed attempt."""
+GIVE_UP = GiveUp()
+
+
 @dataclass(slots=True)
 class Attempts:
     settings: Settings
@@ -65,7 +86,6 @@ class Attempts:
     backend: Backend | None = None  # of the current attempt
     ticket: Ticket | None = None
     route: repair.Route | None = None
-    began: bool = False  # the client has received a part of the response
     _changes: list[repair.Change] = field(default_factory=list)  # repairs of this request at this backend
     _changed: int = 0
     _dead: set[str] = field(default_factory=set)  # backends that are not used again
@@ -165,9 +185,8 @@ class Attempts:
 
     # -- the result of an attempt
 
-    def answers(self, headers: http.Headers, *, streams: bool) -> None:
-        """Record the head of a successful response. If it `streams`, the client receives it and no retry is possible."""
-        self.began = streams
+    def answers(self, headers: http.Headers) -> None:
+        """Record the head of a successful response."""
         if self.ticket and self.backend:
             self.shared.pool.answers(self.ticket, headers)
             if self._changes:
@@ -199,28 +218,32 @@ class Attempts:
         if self.ticket:
             self.shared.pool.end(self.ticket)
 
-    def next_attempt(self, what: Failure | http.Response) -> repair.Route | http.Response | None:
-        """After a failure: the next request to send, an earlier and more informative failure for the client, or None for this one."""
+    def next_attempt(self, what: Failure | http.Response) -> Decision:
+        """Decide what follows a failure before the client has received anything."""
         assert self.backend
-        assert self.ticket
-        assert self.route
-        cause = str(what.status_code) if isinstance(what, http.Response) else what.code
-        self.tried[-1] = self.tried[-1]._replace(cause=cause)
-        if self.began:
-            self.shared.pool.failed(self.ticket)
-            return None
+        self._note(what)
         self._tell_pool(what)
         if self.asked.more or len(self.tried) >= self.settings.max_attempts:  # (a streamed request body is not kept)
             return self._most_useful(what)
         if isinstance(what, http.Response) and (changes := self._repairs(what)):
             self._changes += changes
             self._changed += len(changes)
-            return self._ask(self.backend)
+            return Retry(self._ask(self.backend))
         self._dead.add(self.backend.name)
         if self._movable(what) and (chosen := self._choose()):
             self._keep(what)
-            return self._ask(chosen)
+            return Retry(self._ask(chosen))
         return self._most_useful(what)
+
+    def broke_off(self, failure: Failure) -> None:
+        """Record the failure of an attempt of whose response the client has received something: nothing is sent again."""
+        assert self.ticket
+        self._note(failure)
+        self.shared.pool.failed(self.ticket)
+
+    def _note(self, what: Failure | http.Response) -> None:
+        cause = str(what.status_code) if isinstance(what, http.Response) else what.code
+        self.tried[-1] = self.tried[-1]._replace(cause=cause)
 
     def _tell_pool(self, what: Failure | http.Response) -> None:
         assert self.ticket
@@ -290,14 +313,14 @@ class Attempts:
         if isinstance(what, http.Response) and (self._best is None or _use(what) >= _use(self._best)):
             self._best = what
 
-    def _most_useful(self, what: Failure | http.Response) -> http.Response | None:
+    def _most_useful(self, what: Failure | http.Response) -> Respond | GiveUp:
         best = self._best
         if best is None or (isinstance(what, http.Response) and _use(what) >= _use(best)):
             if isinstance(what, http.Response):
                 self.say_when(what.headers, what.status_code)
-            return None
+            return GIVE_UP
         self.say_when(best.headers, best.status_code)
-        return best
+        return Respond(best)
 
     def wait(self) -> float | None:
         """Seconds until the first candidate leaves its cool-down; None if one is available."""

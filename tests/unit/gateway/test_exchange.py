@@ -21,6 +21,7 @@ from azure_openai_proxy.egress.request import Hold
 from azure_openai_proxy.errors import BadRequest, Failed, Failure, NoKey, NotFound
 from azure_openai_proxy.gateway.exchange import MESSAGE, Exchange
 from azure_openai_proxy.gateway.ingress import Upstream
+from azure_openai_proxy.routing.attempts import GIVE_UP, Retry
 
 if TYPE_CHECKING:
     from azure_openai_proxy.inspection.replay_server import Replay
@@ -534,7 +535,7 @@ def test_addresses_in_the_answer_are_the_proxys() -> None:
 def test_what_is_held() -> None:
     """Failures and JSON until they are complete, streams until they have begun, other responses and those of no attempt not at all."""
     asked = exchange()
-    assert (Hold.NOTHING, False) == (asked.hold_mode(answering(503, b"")), asked.next_attempt(asking("GET", "/"), answering(503, b"")))
+    assert (Hold.NOTHING, GIVE_UP) == (asked.hold_mode(answering(503, b"")), asked.next_attempt(asking("GET", "/"), answering(503, b"")))
     asked.request(asking("POST", "/v1/chat/completions", chat(stream=True)))
     assert (Hold.FAILURE, Hold.WHOLE) == (asked.hold_mode(answering(503, b"")), asked.hold_mode(answering(200, b"{}")))
     assert isinstance(asked.hold_mode(answering(200, b"", "text/event-stream")), Peek)
@@ -560,7 +561,7 @@ def test_a_request_sent_again() -> None:
     asked = two_backends()
     request = asking("POST", "/v1/chat/completions", chat(stream=True))
     asked.request(request)
-    assert True is asked.next_attempt(request, answering(503, b""))
+    assert isinstance(asked.next_attempt(request, answering(503, b"")), Retry)
     assert ("second.example", "second-key", "second.example") == (request.host, request.headers["api-key"], request.headers["host"])
     response = answering(200, b"", "text/event-stream")
     peek = asked.hold_mode(response)
@@ -569,7 +570,10 @@ def test_a_request_sent_again() -> None:
     asked.response_head(response)
     assert ("second", "2") == (response.headers["x-azure-openai-proxy-backend"], response.headers["x-azure-openai-proxy-attempts"])
     asked.finish()
-    assert False is asked.next_attempt(request, Failure(502, "upstream_error", "cut"))
+    asked.broke_off(Failure(502, "upstream_error", "cut"))
+    exchange().broke_off(Failure(502, "upstream_error", "cut"))
+    assert asked.attempts
+    assert ["503", "upstream_error"] == [attempt.cause for attempt in asked.attempts.tried]
 
 
 def test_a_client_without_a_key_for_the_other() -> None:
@@ -578,7 +582,7 @@ def test_a_client_without_a_key_for_the_other() -> None:
     request = asking("POST", "/v1/chat/completions", chat())
     del request.headers["authorization"]
     asked.request(request)
-    assert False is asked.next_attempt(request, answering(503, b""))
+    assert GIVE_UP is asked.next_attempt(request, answering(503, b""))
 
 
 def test_a_token_of_entra_id() -> None:

@@ -33,6 +33,7 @@ from azure_openai_proxy.egress.tls import TlsOptions
 from azure_openai_proxy.errors import Failure
 from azure_openai_proxy.mitmproxy_patches import http1_server, http_stream, install
 from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
+from azure_openai_proxy.routing.attempts import GIVE_UP, Decision
 from support.processes import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
@@ -141,8 +142,8 @@ class Rules:
     def hold(self, flow: http.HTTPFlow, response: http.Response) -> Hold | Peek:
         return Hold.NOTHING
 
-    def next_attempt(self, flow: http.HTTPFlow, failed: Failure | http.Response) -> bool | http.Response:
-        return False
+    def next_attempt(self, flow: http.HTTPFlow, failed: Failure | http.Response) -> Decision:
+        return GIVE_UP
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         return LIMIT if flow.metadata.get("ours") else None
@@ -176,8 +177,11 @@ class Policy:
     def hold(self, response: http.Response) -> Hold | Peek:
         return self._rules.hold(self._flow, response)
 
-    def next_attempt(self, failed: Failure | http.Response) -> bool | http.Response:
+    def next_attempt(self, failed: Failure | http.Response) -> Decision:
         return self._rules.next_attempt(self._flow, failed)
+
+    def broke_off(self, failure: Failure) -> None:
+        """Nothing is counted here."""
 
 
 class Proxy:

@@ -16,7 +16,7 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request import Asked, Query
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import Failure, NotFound, Unavailable
-from azure_openai_proxy.routing.attempts import Attempt, Attempts
+from azure_openai_proxy.routing.attempts import GIVE_UP, Attempt, Attempts, Respond, Retry
 from azure_openai_proxy.routing.pool import Pool
 from azure_openai_proxy.routing.repair import Rename, Route
 from azure_openai_proxy.routing.state import Shared
@@ -61,7 +61,8 @@ def failing(status: int, message: str = "no", **headers: str) -> http.Response:
     )
 
 
-def asked(route: object) -> str:
+def asked(decision: object) -> str:
+    route = decision.route if isinstance(decision, Retry) else decision
     assert isinstance(route, Route)
     return route.backend.name
 
@@ -71,7 +72,7 @@ def test_the_next_one_is_asked(what: Failure | http.Response) -> None:
     """A request fails over to the next backend after each failure that is specific to one backend."""
     asking = attempts()
     assert ("a", "b", "c") == (asked(asking.first()), asked(asking.next_attempt(what)), asked(asking.next_attempt(what)))
-    assert not isinstance(asking.next_attempt(what), Route)
+    assert not isinstance(asking.next_attempt(what), Retry)
 
 
 @pytest.mark.parametrize("lost", [CLOSED, Failure(504, "upstream_timeout", "The answer did not come in time.")], ids=lambda lost: lost.code)
@@ -79,14 +80,14 @@ def test_a_lost_request_is_sent_to_one_other_backend(lost: Failure) -> None:
     """Azure may have done the work, and bill it: one repeat, none of an operation that must not be repeated."""
     asking = attempts()
     assert ("a", "b") == (asked(asking.first()), asked(asking.next_attempt(lost)))
-    assert None is asking.next_attempt(lost)
+    assert GIVE_UP is asking.next_attempt(lost)
 
 
 def test_a_shortage_of_the_proxy_blames_no_backend() -> None:
     """Without file descriptors no other backend can be asked either, and none is to blame."""
     asking = attempts()
     asking.first()
-    assert None is asking.next_attempt(Failure(503, "proxy_shortage", "The proxy could not open a connection."))
+    assert GIVE_UP is asking.next_attempt(Failure(503, "proxy_shortage", "The proxy could not open a connection."))
     assert {"healthy"} == {view.state for view in asking.shared.pool.views()}
 
 
@@ -95,14 +96,14 @@ def test_what_is_the_clients_affair(status: int) -> None:
     """An error that the client caused is passed to the client without failover."""
     asking = attempts()
     asking.first()
-    assert None is asking.next_attempt(failing(status))
+    assert GIVE_UP is asking.next_attempt(failing(status))
 
 
 def test_a_clients_own_key_is_not_carried_around() -> None:
     """A client's own key that one backend rejects is not sent to another backend."""
     asking = attempts(replace(A, token=""), replace(B, token=""))
     asking.first()
-    assert None is asking.next_attempt(failing(401))
+    assert GIVE_UP is asking.next_attempt(failing(401))
 
 
 def test_not_more_often_than_the_settings_say() -> None:
@@ -110,18 +111,18 @@ def test_not_more_often_than_the_settings_say() -> None:
     asking = attempts(max_attempts=2)
     asking.first()
     asking.next_attempt(CLOSED)
-    assert None is asking.next_attempt(CLOSED)
+    assert GIVE_UP is asking.next_attempt(CLOSED)
 
 
 def test_a_lone_backend() -> None:
     """A sole backend gets each request once: whether the client asks again is the client's decision."""
     asking = attempts(A)
     asking.first()
-    assert None is asking.next_attempt(CLOSED)
+    assert GIVE_UP is asking.next_attempt(CLOSED)
     asking = attempts(A)
     asking.first()
     failed = failing(503)
-    assert None is asking.next_attempt(failed)
+    assert GIVE_UP is asking.next_attempt(failed)
     assert "retry-after" not in failed.headers
 
 
@@ -129,11 +130,12 @@ def test_nothing_is_sent_twice_once_it_has_begun() -> None:
     """There is no retry after the response began, or if the request body was streamed."""
     asking = attempts()
     asking.first()
-    asking.answers(http.Headers(), streams=True)
-    assert None is asking.next_attempt(CLOSED)
+    asking.answers(http.Headers())
+    asking.broke_off(CLOSED)
+    assert [("a", "upstream_error")] == [(attempt.backend, attempt.cause) for attempt in asking.tried]
     uploading = attempts(more=True)
     uploading.first()
-    assert None is uploading.next_attempt(REFUSED)
+    assert GIVE_UP is uploading.next_attempt(REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_what_is_safe_to_repeat(method: str, path: str, body: dict[str, Any], cl
     for what, again in ((REFUSED, True), (CLOSED, closed), (failing(404), missing), (failing(503), closed)):
         asking = attempts(method=method, path=path, body=body)
         asking.first()
-        assert again is isinstance(asking.next_attempt(what), Route)
+        assert again is isinstance(asking.next_attempt(what), Retry)
 
 
 def test_the_most_useful_failure() -> None:
@@ -166,19 +168,19 @@ def test_the_most_useful_failure() -> None:
     asking.next_attempt(limited)
     asking.next_attempt(failing(429, retry_after="20"))
     best = asking.next_attempt(REFUSED)
-    assert isinstance(best, http.Response)
-    assert 429 == best.status_code
-    assert 0 < int(best.headers["retry-after-ms"]) <= 1000  # of the backend that refused the connection
+    assert isinstance(best, Respond)
+    assert 429 == best.response.status_code
+    assert 0 < int(best.response.headers["retry-after-ms"]) <= 1000  # of the backend that refused the connection
     asking = attempts(A, B)
     asking.first()
     asking.next_attempt(failing(503, retry_after="9"))
     last = failing(429, retry_after="7")
-    assert None is asking.next_attempt(last)
+    assert GIVE_UP is asking.next_attempt(last)
     assert ("7", "7000") == (last.headers["retry-after"], last.headers["retry-after-ms"])
     asking = attempts(A, B)
     asking.first()
     asking.next_attempt(failing(429))
-    assert None is asking.next_attempt(failing(400))
+    assert GIVE_UP is asking.next_attempt(failing(400))
 
 
 def test_when_all_said_when_to_come_back() -> None:
@@ -216,24 +218,25 @@ def test_repair_and_what_is_learned() -> None:
     body = CHAT | {"max_tokens": 5}
     asking = attempts(body=body, of=of)
     asking.first()
-    route = asking.next_attempt(failing(400, MAX_TOKENS))
-    assert ("a", (Rename("max_tokens", "max_completion_tokens"),)) == (asked(route), route.applied if isinstance(route, Route) else None)
-    asking.answers(http.Headers(), streams=False)
+    decision = asking.next_attempt(failing(400, MAX_TOKENS))
+    assert isinstance(decision, Retry)
+    assert ("a", (Rename("max_tokens", "max_completion_tokens"),)) == (asked(decision), decision.route.applied)
+    asking.answers(http.Headers())
     asking.end()
     again = attempts(body=body, of=of)
     assert b"max_completion_tokens" in again.first().asked.content
     assert [Attempt("a", "", ("max_tokens -> max_completion_tokens",))] == again.tried
     elsewhere = again.next_attempt(failing(500))
-    assert isinstance(elsewhere, Route)
-    assert b'"max_tokens"' in elsewhere.asked.content
+    assert isinstance(elsewhere, Retry)
+    assert b'"max_tokens"' in elsewhere.route.asked.content
     # The same rejection of a repaired request is final.
     once = attempts(body=body)
     once.first()
     once.next_attempt(failing(400, MAX_TOKENS))
-    assert None is once.next_attempt(failing(400, MAX_TOKENS))
+    assert GIVE_UP is once.next_attempt(failing(400, MAX_TOKENS))
     off = attempts(body=body, repair=False)
     off.first()
-    assert None is off.next_attempt(failing(400, MAX_TOKENS))
+    assert GIVE_UP is off.next_attempt(failing(400, MAX_TOKENS))
 
 
 def test_at_most_four_changes() -> None:
@@ -242,7 +245,7 @@ def test_at_most_four_changes() -> None:
     asking = attempts(body=CHAT | dict.fromkeys(names, 1), max_attempts=9)
     asking.first()
     outcomes = [asking.next_attempt(failing(400, f"Unknown parameter: '{name}'.")) for name in names]
-    assert [True, True, True, True, False] == [isinstance(outcome, Route) for outcome in outcomes]
+    assert [True, True, True, True, False] == [isinstance(outcome, Retry) for outcome in outcomes]
 
 
 def test_who_has_what() -> None:
@@ -251,15 +254,15 @@ def test_who_has_what() -> None:
     making = attempts(path="/v1/responses", body={"model": "m"}, of=of)
     making.first()
     making.next_attempt(failing(503))
-    making.answers(http.Headers(), streams=False)
+    making.answers(http.Headers())
     making.created(b'{"id":"resp_123456"}')
     getting = attempts(method="GET", path="/v1/responses/resp_123456", body={}, of=of)
     assert "b" == asked(getting.first())
-    assert None is getting.next_attempt(failing(503))
+    assert GIVE_UP is getting.next_attempt(failing(503))
     finding = attempts(method="GET", path="/v1/responses/resp_777777", body={}, of=of)
     finding.first()
     finding.next_attempt(failing(404))
-    finding.answers(http.Headers(), streams=False)
+    finding.answers(http.Headers())
     assert "resp_777777" in of.owners._names
 
 
@@ -281,7 +284,7 @@ def test_whose_items_they_are() -> None:
     assert not attempts(A, B).makes_items
     alone = attempts(A, path="/v1/responses", body={"model": "m"})
     alone.first()
-    alone.answers(http.Headers(), streams=False)
+    alone.answers(http.Headers())
     alone.created(b'{"id":"resp_1"}')
     assert 0 == len(alone.shared.owners)
 
@@ -307,7 +310,7 @@ def test_before_anybody_was_asked() -> None:
     asking = attempts()
     asking.end()
     asking.created(b"{}")
-    asking.answers(http.Headers(), streams=False)
+    asking.answers(http.Headers())
     assert (None, []) == (asking.wait(), asking.seen())
 
 
@@ -322,7 +325,7 @@ def test_what_one_operation_or_version_is_refused_for_changes_no_other() -> None
     asking = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=body, of=of, version="2024-06-01")
     asking.first()
     asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
-    asking.answers(http.Headers(), streams=False)
+    asking.answers(http.Headers())
     assert [["user left out"]] == learned(of)
     same = attempts(A, path="/openai/deployments/GPT-4o/chat/completions", body=body, of=of, version="2024-06-01")
     assert b'"user"' not in same.first().asked.content
@@ -339,7 +342,7 @@ def test_a_version_that_a_client_made_up_teaches_nothing() -> None:
     asking.first()
     asking.next_attempt(failing(400, "API version not supported"))
     asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
-    asking.answers(http.Headers(), streams=False)
+    asking.answers(http.Headers())
     assert [] == learned(of)
 
 
@@ -351,7 +354,7 @@ def test_what_is_learned_with_a_clients_own_key_is_that_keys() -> None:
         asking = attempts(own, body=CHAT | {"user": "me"}, of=of, key=key)
         if b'"user"' in asking.first().asked.content:
             asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
-        asking.answers(http.Headers(), streams=False)
+        asking.answers(http.Headers())
         assert sent == len(asking.tried)
 
 
