@@ -477,13 +477,14 @@ class UpstreamRequest:
         response = self._held[0]
         assert isinstance(response, http.Response)
         content = b"".join(item for item in self._held if isinstance(item, bytes))
+        trailers = [item for item in self._held if isinstance(item, http.Headers)]
         self._held = []
         if self._how is Hold.FAILURE:
             response.data.content = content
             self._release(whole=self._sent is not None)
             self._over(response)
         else:
-            self._pass_from_here([response, content, END] if content else [response, END])
+            self._pass_from_here([response, *([content] if content else []), *trailers, END])
 
     def _look(self, items: list[Item]) -> None:
         """A stream begins."""
