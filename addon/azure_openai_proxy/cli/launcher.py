@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "azure_openai.py"
 """The script that mitmproxy loads. It is beside the package, in the repository and in site-packages."""
 
 TOOLS = {"--web": "mitmweb", "--console": "mitmproxy"}
-ONLY_TELLS = frozenset({"-h", "--help", "--version", "--options", "--commands"})
+INFORMATION_ONLY = frozenset({"-h", "--help", "--version", "--options", "--commands"})
 LISTENING = {"mode": list, "listen_host": str, "listen_port": int}
 
 
@@ -60,7 +60,7 @@ def main(user: Sequence[str]) -> int | None:
     """Start mitmdump, mitmweb or mitmproxy with the addon. `user` are the arguments of the command line."""
     tool = next((TOOLS[argument] for argument in user if argument in TOOLS), "mitmdump")
     user = [argument for argument in user if argument not in TOOLS]
-    if ONLY_TELLS.isdisjoint(user):
+    if INFORMATION_ONLY.isdisjoint(user):
         try:
             user = arguments(user, os.environ)
         except SettingsError as error:

@@ -72,7 +72,7 @@ def parse(raw: object, *, apiversion: str | None, default_version: str, token: s
         try:
             backends[name] = _backend(name, entry, apiversion, default_version, token)
         except SettingsError as error:
-            raise SettingsError(f"{name}: {_unsaid(str(error), entry.get('token'))}") from None
+            raise SettingsError(f"{name}: {_without_token(str(error), entry.get('token'))}") from None
     return tuple(backends.values())
 
 
@@ -172,6 +172,6 @@ def _models(raw: object) -> Mapper | None:
     return Mapper.parse("\n".join(f"{model}={deployment}" for model, deployment in pairs.items()))
 
 
-def _unsaid(text: str, token: object) -> str:
+def _without_token(text: str, token: object) -> str:
     """Remove the backend's key from an error message, in case it was pasted into another field."""
     return text.replace(token, "...") if isinstance(token, str) and len(token) > 3 else text

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ConfigFile", "Given", "check_names", "command_line", "gather"]
 
 
-SLIP = 0.85
+MIN_SIMILARITY = 0.85
 """Least similarity of an unknown name to one of `NAMES` to be reported. Other scripts also have options."""
 
 
@@ -196,7 +196,7 @@ def _check_set(names: Iterable[str], where: str) -> None:
     """
     for name in names:
         plain = name.lower().replace("-", "_")
-        if name in NAMES or not (plain.startswith("azure_openai") or difflib.get_close_matches(plain, NAMES, 1, SLIP)):
+        if name in NAMES or not (plain.startswith("azure_openai") or difflib.get_close_matches(plain, NAMES, 1, MIN_SIMILARITY)):
             continue
         if name == backends_config.NAME:
             raise SettingsError(f"{name} ({where}): a list of backends can be set in {FILE} only")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["careless", "unread"]
 
-NEAR = 0.95
+MIN_SIMILARITY = 0.95
 """Least similarity of a variable's name to an option's for a warning. Other programs also have AZURE_OPENAI_ variables."""
 
 
@@ -51,5 +51,5 @@ def unread(environ: Mapping[str, str]) -> Iterator[str]:
     for name in environ:
         if name in known or not name.upper().startswith("AZURE_OPENAI_") or name[-1:].isdigit():
             continue
-        if near := difflib.get_close_matches(name.upper(), known, 1, NEAR):
+        if near := difflib.get_close_matches(name.upper(), known, 1, MIN_SIMILARITY):
             yield f"The environment variable {name} is not read: did you mean {near[0]}?"

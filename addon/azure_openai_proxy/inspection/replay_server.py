@@ -135,7 +135,7 @@ class Player:
                 if recorded is None:
                     return
                 if recorded.websocket:
-                    await _talk(recorded.websocket, head, reader, writer)
+                    await _replay_websocket(recorded.websocket, head, reader, writer)
                     return
                 await reader.readexactly(int(headers.get("content-length", 0)))
                 await _stream(recorded, writer)
@@ -199,19 +199,21 @@ async def _stream(recorded: http.HTTPFlow, writer: asyncio.StreamWriter) -> None
     await writer.drain()
 
 
-async def _talk(recorded: websocket.WebSocketData, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _replay_websocket(
+    recorded: websocket.WebSocketData, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Replay a WebSocket: send each recorded server message once the client has sent the messages recorded before it."""
     connection = WSConnection(ConnectionType.SERVER)
     connection.receive_data(head)
     request = next(connection.events())
     assert isinstance(request, Request)
     writer.write(connection.send(AcceptConnection(subprotocol=next(iter(request.subprotocols), None))))
-    heard = _messages(connection, reader, writer)
+    incoming = _messages(connection, reader, writer)
     for message in recorded.messages:
         if not message.from_client:
             writer.write(connection.send(TextMessage(message.content.decode()) if message.is_text else BytesMessage(message.content)))
             continue
-        said = await anext(heard, None)
+        said = await anext(incoming, None)
         if said is None:
             return
         if not _same(said, message.content):
@@ -221,7 +223,7 @@ async def _talk(recorded: websocket.WebSocketData, head: bytes, reader: asyncio.
             return
     if not recorded.closed_by_client:
         writer.write(connection.send(CloseConnection(code=recorded.close_code or 1000)))
-    async for _ in heard:
+    async for _ in incoming:
         pass
 
 

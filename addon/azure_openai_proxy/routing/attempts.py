@@ -236,7 +236,7 @@ class Attempts:
         return self._most_useful(what)
 
     def broke_off(self, failure: Failure) -> None:
-        """Record the failure of an attempt of whose response the client has received something: nothing is sent again."""
+        """Record the failure of an attempt after the client received a part of its response. There is no retry."""
         assert self.ticket
         self._note(failure)
         self.shared.pool.failed(self.ticket)

@@ -62,9 +62,9 @@ class Discovery:
             context = ssl.create_default_context(cafile=options.ssl_verify_upstream_trusted_ca or certifi.where())
             if options.ssl_insecure:
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            self._task = asyncio.get_running_loop().create_task(self._keep_asking(wanted, context))
+            self._task = asyncio.get_running_loop().create_task(self._poll(wanted, context))
 
-    async def _keep_asking(self, backend: Backend, context: ssl.SSLContext) -> None:
+    async def _poll(self, backend: Backend, context: ssl.SSLContext) -> None:
         failed = False
         while True:
             try:
@@ -101,6 +101,6 @@ def parse(content: bytes) -> tuple[str, ...]:
     answer = json.loads(content)
     items = answer.get("data") if isinstance(answer, dict) else None
     if items is None:
-        raise ValueError("the answer is no list")
+        raise ValueError("the response is not a list")
     usable = (item for item in items if isinstance(item, dict) and item.get("status") in (None, "succeeded"))
     return tuple(name for item in usable if isinstance(name := item.get("id"), str))

@@ -85,13 +85,13 @@ def credential(kind: str, authority: str) -> Credential:
 
 
 @dataclass(slots=True, eq=False)
-class _Kept:
+class _RefreshedToken:
     """One token and the task that refreshes it."""
 
     token: str = field(default="", repr=False)
     ends: float = 0.0
     tried: asyncio.Event = field(default_factory=asyncio.Event)
-    told: float = 0.0
+    logged: float = 0.0
     task: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
@@ -103,7 +103,7 @@ class Tokens:
     def __init__(self, make: Callable[[str, str], Credential] = credential, clock: Callable[[], float] = time.time) -> None:
         self._make = make
         self._clock = clock
-        self._kept: dict[Key, _Kept] = {}
+        self._kept: dict[Key, _RefreshedToken] = {}
 
     def token(self, backend: Backend) -> str | None:
         """The valid token for a backend; None while there is none."""
@@ -116,7 +116,7 @@ class Tokens:
         for key in set(self._kept) - keys:
             self._kept.pop(key).stop()
         for key in keys - set(self._kept):
-            self._kept[key] = kept = _Kept()
+            self._kept[key] = kept = _RefreshedToken()
             kept.task = asyncio.create_task(self._keep(key, kept))
 
     @property
@@ -135,7 +135,7 @@ class Tokens:
     def close(self) -> None:
         self.use(())
 
-    async def _keep(self, key: Key, kept: _Kept) -> None:
+    async def _keep(self, key: Key, kept: _RefreshedToken) -> None:
         identity: Credential | None = None
         try:
             while True:
@@ -143,7 +143,7 @@ class Tokens:
                     identity = identity or self._make(key.kind, key.authority)
                     found = await identity.get_token(key.scope)
                 except Exception as error:  # noqa: BLE001 - azure-identity raises what its transports raise
-                    self._tell(key, kept, error)
+                    self._log_failure(key, kept, error)
                     pause = RETRY
                 else:
                     kept.token, kept.ends = found.token, float(found.expires_on)
@@ -155,10 +155,10 @@ class Tokens:
             if identity:
                 await identity.close()
 
-    def _tell(self, key: Key, kept: _Kept, error: Exception) -> None:
+    def _log_failure(self, key: Key, kept: _RefreshedToken, error: Exception) -> None:
         now = self._clock()
-        if now - kept.told >= LOG_EVERY:
-            kept.told = now
+        if now - kept.logged >= LOG_EVERY:
+            kept.logged = now
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             left = f", the last one is good for {kept.ends - now:.0f} s" if kept.ends > now else ""
             logger.warning("No token of Entra ID (%s, %s)%s: %s", key.kind, key.scope, left, reason)

@@ -14,7 +14,7 @@ def test_a_finding_is_a_line_and_its_remedy() -> None:
     assert "FAIL  bad\n      → mend it" == str(Finding(ok=False, what="bad", remedy="mend it"))
 
 
-def test_what_nobody_knows_is_in_the_message() -> None:
+def test_unknown_errors_refer_to_azures_message() -> None:
     """An error that is not in the table refers to Azure's message."""
     assert "the message from Azure" in doctor._remedy(418, "")
 
@@ -42,7 +42,7 @@ def test_no_answer_is_status_0() -> None:
     "url",
     ["", "localhost:8080", "ftp://host/", "http:///v1", "http://a b/", "http://h:x/", "http://h/\x1b[2J", "http://a;b/", "http://[::1/"],
 )
-def test_what_is_no_url(url: str) -> None:
+def test_invalid_urls(url: str) -> None:
     """An invalid URL, or one with control characters, is rejected before a request is sent."""
     with pytest.raises(ValueError):  # noqa: PT011 - ours or urllib's
         doctor.split(url)
@@ -56,7 +56,7 @@ def test_what_is_no_url(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://localhost:8080/v1", "https://user:word@[::1]:1", "http://b\u00fccher.example", "http://a_b-c.d/x?y"]
 )
-def test_what_is_one(url: str) -> None:
+def test_valid_urls(url: str) -> None:
     """URLs with international host names, IP addresses or a user are accepted."""
     assert doctor.split(url).hostname
 

@@ -36,7 +36,7 @@ def test_java_reads_it(tmp_path: Path) -> None:
     ]
 
 
-def test_nobody() -> None:
+def test_an_empty_store() -> None:
     """A store without certificates is a header and a digest."""
     assert 12 + 20 == len(java_truststore.jks(""))
     assert bytes.fromhex("feedfeed 00000002 00000000") == java_truststore.jks("")[:12]

@@ -22,7 +22,7 @@ def parse(*entries: Any, apiversion: str | None = None, token: str = "") -> tupl
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-def test_a_token_file_that_everybody_may_write(tmp_path: Path) -> None:
+def test_a_world_writable_token_file(tmp_path: Path) -> None:
     """A token file that all users may write is rejected, because another user could replace the key and read its requests."""
     file = tmp_path / "key"
     file.write_text("secret")
@@ -33,7 +33,7 @@ def test_a_token_file_that_everybody_may_write(tmp_path: Path) -> None:
     assert "secret" == parse(A | {"token_file": str(file)})[0].token
 
 
-def test_the_least_that_can_be_said() -> None:
+def test_minimal_backend() -> None:
     """A backend needs a name and an endpoint, and everything else has the default or the general setting."""
     (backend,) = parse(A)
     assert ("a", Base("https", "a.openai.azure.com", 443), "", "2024-10-21") == (
@@ -47,7 +47,7 @@ def test_the_least_that_can_be_said() -> None:
     assert ("v1", "shared") == (backend.apiversion, backend.token)
 
 
-def test_everything_that_can_be_said(tmp_path: Path) -> None:
+def test_full_backend(tmp_path: Path) -> None:
     """Each key has its effect, and a backend's own api-version precedes the one in its URL and the general one."""
     key = tmp_path / "key"
     key.write_text("of-the-file\n")
@@ -96,7 +96,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         ({"token": "0123456789", "endpoint": "https://x/#0123456789"}, "a: it contains a fragment"),
     ],
 )
-def test_what_is_refused(entry: dict[str, Any], right: str) -> None:
+def test_invalid_entries(entry: dict[str, Any], right: str) -> None:
     """An invalid entry is rejected in one line that names the backend and the valid values, without any key."""
     with pytest.raises(SettingsError) as caught:
         parse(A | entry)
@@ -105,7 +105,7 @@ def test_what_is_refused(entry: dict[str, Any], right: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [None, {}, [], ["a"], "a"])
-def test_what_is_no_list(raw: object) -> None:
+def test_invalid_lists(raw: object) -> None:
     """A value that is not a list of mappings is rejected."""
     with pytest.raises(SettingsError, match="write a list of backends"):
         backends_config.parse(raw, apiversion=None, default_version="v1", token="")

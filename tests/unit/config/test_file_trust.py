@@ -94,7 +94,7 @@ def test_the_owner_of_a_link_to_it(file: Path, users: Users, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("mode, used", [(0o644, True), (0o600, True), (0o664, True), (0o666, False), (0o602, False)])
-def test_everybody_may_write_it(mode: int, used: bool, file: Path) -> None:
+def test_a_world_writable_file(mode: int, used: bool, file: Path) -> None:
     """A file that all users may write is rejected regardless of its owner."""
     file.chmod(mode)
     assert used != file_trust.everybody_writes(file)
@@ -138,7 +138,7 @@ def test_its_folder(file: Path) -> None:
     assert file_trust.doubts(file) is None
 
 
-def test_elsewhere_nothing_is_known(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_check_on_windows(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows, which has no such permissions, nothing is checked."""
     file.chmod(0o666)
     monkeypatch.setattr(file_trust, "POSIX", False)

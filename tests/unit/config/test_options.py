@@ -368,7 +368,7 @@ def test_names_of_other_scripts_are_left_alone() -> None:
     assert "azure" == settings("--set", "my_script_mode=x", "--set", "modify_headers=a").mode
 
 
-def test_a_file_of_somebody_else(mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_untrusted_file(mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An untrusted file ends the start, and while running the previous settings stay in force until it is corrected."""
     caplog.set_level(logging.INFO)
     file = folder / "mitm_config.yaml"
@@ -575,7 +575,7 @@ def mitmproxy() -> Iterator[Mitmproxy]:
         yield Mitmproxy(context)
 
 
-def test_start_shows_what_is_in_force(mitmproxy: Mitmproxy) -> None:
+def test_start_shows_effective_values(mitmproxy: Mitmproxy) -> None:
     """mitmweb's options show the effective values from every source, with the key masked."""
     pasted = f"{ENDPOINT}/openai/v1/?subscription-key={KEY}"
     live = mitmproxy.start(

@@ -124,7 +124,7 @@ def test_listed_origins(item: str, allowed: list[str], foreign: list[str]) -> No
         "https://" + "a" * 300,
     ],
 )
-def test_what_is_no_origin(item: str) -> None:
+def test_invalid_origins(item: str) -> None:
     """An item that is not an origin is rejected with the valid form."""
     with pytest.raises(SettingsError):
         origins.parse([item])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mitmproxy import http
 
 
-def test_the_oldest_give_way() -> None:
+def test_the_oldest_bodies_are_evicted() -> None:
     """A full store evicts its oldest body."""
     forgotten: list[http.HTTPFlow] = []
     shelf = Shelf(10, forgotten.append)
@@ -26,14 +26,14 @@ def test_the_oldest_give_way() -> None:
     assert (flows[:1], 8) == (forgotten, shelf.used)
 
 
-def test_what_is_larger_than_the_shelf_is_not_kept() -> None:
+def test_a_body_larger_than_the_store_is_rejected() -> None:
     """A body larger than the store reserves nothing and evicts nothing."""
     shelf = Shelf(10, lambda _: None)
     assert not shelf.room(11)
     assert 0 == shelf.used
 
 
-def test_a_flow_that_goes_makes_room() -> None:
+def test_a_collected_flow_releases_its_bytes() -> None:
     """A garbage-collected flow releases its bytes, as when the user deletes it or mitmdump has finished it."""
     shelf = Shelf(10, lambda _: None)
     flow = tflow.tflow()
@@ -44,7 +44,7 @@ def test_a_flow_that_goes_makes_room() -> None:
     assert 0 == shelf.used
 
 
-def test_all_of_a_flow_makes_room() -> None:
+def test_a_flow_releases_request_and_response() -> None:
     """A flow releases the bytes of its request and of its response."""
     shelf = Shelf(10, lambda _: None)
     flow = tflow.tflow()
@@ -56,7 +56,7 @@ def test_all_of_a_flow_makes_room() -> None:
     assert 0 == shelf.used
 
 
-def test_a_flow_that_went_while_room_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eviction_skips_collected_flows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eviction skips a flow that was garbage-collected in the meantime."""
     forgotten: list[http.HTTPFlow] = []
     shelf = Shelf(10, forgotten.append)
@@ -78,7 +78,7 @@ def test_both_sides_are_kept() -> None:
     assert ((b"abc", b"abc"), [0.0, 3]) == (one.bodies(), one.chunks)
 
 
-def test_what_passes_as_it_is_is_kept_once() -> None:
+def test_an_unchanged_stream_is_stored_once() -> None:
     """A stream that is not rewritten is stored once."""
     shelf = Shelf(1000, lambda _: None)
     one = tap(inner=False, shelf=shelf)
@@ -94,7 +94,7 @@ def test_one_body_takes_a_quarter_at_most() -> None:
     assert (None, 0) == (one.bodies(), shelf.used)
 
 
-def test_where_nobody_looks_nothing_is_kept() -> None:
+def test_without_a_store_no_body_is_kept() -> None:
     """Without a store only the time of the first chunk and the bytes with the usage are recorded."""
     one = tap(inner=False, shelf=None)
     for piece in (b"a", b'"prompt_tokens":1', b',"completion', b""):

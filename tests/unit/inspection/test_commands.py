@@ -67,7 +67,7 @@ def test_models(context: taddons.context) -> None:
     assert ["gpt-4o → prod"] == call(context, "azure.models")
 
 
-def test_an_export_has_the_key_for_those_who_ask(context: taddons.context) -> None:
+def test_an_export_has_the_key_only_on_request(context: taddons.context) -> None:
     """An export contains the key only on request, otherwise the name of an environment variable."""
     assert "$AZURE_OPENAI_API_KEY" in call(context, "azure.export", "curl", [ours()])
     assert "k-0123" in call(context, "azure.export", "httpx", [ours()], True)
@@ -79,7 +79,7 @@ def test_of_several_flows_each_is_exported_that_can_be(context: taddons.context)
     assert "# POST /nothing cannot be exported in this format: /nothing is not a path of Azure OpenAI\n\nimport os" in told
 
 
-def test_what_cannot_be_done_is_said(context: taddons.context) -> None:
+def test_command_errors(context: taddons.context) -> None:
     """A command that cannot run raises CommandError, as mitmproxy's own commands do."""
     with pytest.raises(exceptions.CommandError, match="cannot be exported in this format: /nothing is not"):
         call(context, "azure.export", "openai", [ours("/nothing")])

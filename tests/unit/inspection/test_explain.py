@@ -53,7 +53,7 @@ def test_versions(path: str, version: str) -> None:
     assert f"  version  {version}\n" in explanations.explain(ours(path))
 
 
-def test_what_stayed_as_it_was() -> None:
+def test_unchanged_requests() -> None:
     """An unmapped model and an unchanged body are reported as such, with the added headers."""
     flow = ours("/x", deployment="gpt-4o", asked=flow_metadata.pack(Asked("POST", "/x", [])))
     flow.error = flows.Error("refused")
@@ -65,7 +65,7 @@ def test_what_stayed_as_it_was() -> None:
     assert "  body" not in explanations.explain(flow)
 
 
-def test_what_azure_was_not_asked() -> None:
+def test_flows_without_an_upstream_request() -> None:
     """A flow without an upstream request, a flow of another host and a flow with little metadata are explained too."""
     flow = ours(deployment=None, backend=None, asked=None, model=None)
     flow.response = http.Response.make(200, b"{}")

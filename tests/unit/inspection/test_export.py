@@ -95,7 +95,7 @@ def test_the_sdk_is_asked_as_a_person_would_ask_it() -> None:
 
 
 @pytest.mark.parametrize(("path", "body"), [("/nothing", CHAT), (DATED, b"\x00")], ids=["another path", "no JSON"])
-def test_what_the_sdk_cannot_send_is_said(path: str, body: bytes) -> None:
+def test_requests_that_the_sdk_cannot_send_are_rejected(path: str, body: bytes) -> None:
     """A request that the SDK cannot send is rejected with a reason and an alternative."""
     with pytest.raises(ValueError, match=r"not a path of Azure OpenAI|not JSON"):
         exports.openai(request("https://r.openai.azure.com", path, body))
@@ -267,7 +267,7 @@ _TEXTS = st.text(st.sampled_from(" '\"`$()[]{}\\;|&<>!#~*?=%@\n\t\r\x1b\x00abcE[
 
 @settings(max_examples=150, deadline=None)
 @given(place=st.sampled_from(list(PLACES)), text=_TEXTS, method=st.sampled_from(["POST", "GET", "PATCH"]))
-def test_whatever_a_client_writes(place: str, text: str, method: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_text_is_exported_safely(place: str, text: str, method: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Any text in any field is sent unchanged or rejected with a reason, and the export has no control characters."""
     folder = tmp_path_factory.getbasetemp() / "exported"
     folder.mkdir(exist_ok=True)
@@ -364,7 +364,7 @@ def test_the_sdk_has_no_such_method(method: str) -> None:
     [{"x": "y" * 120_000}, {"x": json.loads("[" * 300 + "]" * 300)}, {"x": float("inf")}],
     ids=["long", "nested", "infinite"],
 )
-def test_the_sdk_parses_what_python_has_no_literal_for(more: dict[str, Any], stream: bool) -> None:
+def test_values_without_a_python_literal_are_exported_as_json(more: dict[str, Any], stream: bool) -> None:
     """A long or deeply nested body, or one with non-finite numbers, is exported as JSON text and yields the same arguments."""
     body = {"model": "m", "messages": [], "stream": stream, **more}
     called = python(exports.openai(request("https://r.openai.azure.com", DATED, json.dumps(body).encode())))

@@ -60,12 +60,12 @@ def test_a_splice_gives_the_body_back(head: bytes, old: bytes, new: bytes, tail:
     assert before == (splice.undo(after) if splice else after)
 
 
-def test_a_splice_holds_only_what_differs() -> None:
+def test_a_splice_holds_only_the_difference() -> None:
     """A splice stores the range that differs, not the body."""
     assert Splice(10, 3, b"gpt-4o") == Splice.between(b'{"model":"gpt-4o"}' + b" \n", b'{"model":"prod"}' + b" \n")._replace(tail=3)  # type: ignore[union-attr]
 
 
-def test_what_is_written_is_read_again() -> None:
+def test_metadata_round_trip() -> None:
     """The client's request and Azure's response are read back from a saved flow."""
     flow = tflow.tflow()
     asked = Asked("POST", "/v1/x", [("a", "b")], Splice(1, 2, b"x"))
@@ -83,7 +83,7 @@ def test_what_is_written_is_read_again() -> None:
     assert b"same" == asked._replace(splice=None).body(b"same")
 
 
-def test_what_is_packed_is_not_written_out() -> None:
+def test_packed_values_have_a_short_repr() -> None:
     """Packed values have a short repr, since the console prints all metadata, and survive saving."""
     flow = tflow.tflow()
     flow.metadata = {
@@ -100,7 +100,7 @@ def test_what_is_packed_is_not_written_out() -> None:
 
 
 @pytest.mark.parametrize("metadata", [{}, {"azure_openai_azures": "text"}, {"azure_openai_chunks": 3}, {"azure_openai_asked": ["a"]}])
-def test_what_cannot_be_read_is_not_there(metadata: dict[str, object]) -> None:
+def test_invalid_metadata_counts_as_absent(metadata: dict[str, object]) -> None:
     """Invalid metadata, as in an untrusted flow file, counts as absent."""
     flow = tflow.tflow()
     flow.metadata = metadata

@@ -98,7 +98,7 @@ def test_a_compressed_stream_is_kept_readable(see: Recorder) -> None:
         assert kept == flow.metadata["azure_openai_azures"]
 
 
-def test_where_nobody_looks_nothing_is_kept() -> None:
+def test_without_a_store_no_body_is_kept() -> None:
     """Without a store only the comment and the facts are recorded."""
     see = Recorder()
     flow, exchange = began(see)
@@ -150,7 +150,7 @@ def test_a_client_that_leaves_at_the_end(see: Recorder) -> None:
     assert "broke off" not in flow.comment
 
 
-def test_a_failure_is_told_once(see: Recorder) -> None:
+def test_a_failure_is_reported_once(see: Recorder) -> None:
     """The comment has the status of the last attempt once, and the causes of the earlier attempts."""
     flow, exchange = began(see)
     assert exchange.attempts
@@ -172,7 +172,7 @@ def test_a_request_without_an_answer(see: Recorder) -> None:
     assert "gpt-4o → prod · at west · refused" == flow.comment
 
 
-def test_what_a_person_wrote_stays(see: Recorder) -> None:
+def test_user_comments_and_marks_stay(see: Recorder) -> None:
     """A comment and a mark set by the user are kept."""
     flow, exchange = began(see)
     flow.comment, flow.marked = "mine", ":star:"
@@ -233,7 +233,7 @@ def test_a_full_shelf_forgets(see: Recorder) -> None:
     assert "azure_openai_azures" not in made[0][0].metadata
 
 
-def test_what_finds_no_room_is_not_kept(see: Recorder) -> None:
+def test_a_body_that_does_not_fit_is_not_stored(see: Recorder) -> None:
     """A body that does not fit is not stored in part."""
     flow, exchange = began(see)
     answered(see, flow, exchange, CHUNK, LAST)

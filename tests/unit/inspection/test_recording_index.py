@@ -87,14 +87,14 @@ def test_the_next_answer_and_then_the_last() -> None:
     ],
     ids=["operation", "model", "body"],
 )
-def test_a_miss_says_what_is_different(key: Key, said: str) -> None:
+def test_a_missing_recording_is_explained(key: Key, said: str) -> None:
     """A missing recording is a 404 that says how the request differs from the recorded ones."""
     with pytest.raises(NotFound, match=said) as error:
         Recordings([recorded()]).next(key)
     assert (404, "not_recorded") == (error.value.status, error.value.code)
 
 
-def test_what_cannot_answer_is_left_to_others() -> None:
+def test_unusable_flows_are_left_to_mitmproxy() -> None:
     """Flows of other hosts, failed flows and flows without a stored body are left to mitmproxy's own replay."""
     broken, lost, plain = recorded(), recorded(), recorded()
     broken.error = flows.Error("gone")

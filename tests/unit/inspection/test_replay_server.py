@@ -186,7 +186,7 @@ async def test_connections_that_end(player: Player) -> None:
     writer.close()
 
 
-def test_what_is_ours_is_taken_from_mitmproxys_own_replay(tmp_path: Path) -> None:
+def test_openai_flows_are_removed_from_mitmproxys_own_replay(tmp_path: Path) -> None:
     """mitmproxy's own replay gets only the other flows, and mitmdump keeps running even if there are none."""
     file = tmp_path / "flows"
     with file.open("wb") as opened:

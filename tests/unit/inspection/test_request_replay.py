@@ -24,7 +24,7 @@ def replayed() -> http.HTTPFlow:
     return flow
 
 
-def test_only_what_went_to_azure_is_ours() -> None:
+def test_only_replayed_azure_requests_count() -> None:
     """A flow counts only if it was sent to Azure and is being replayed."""
     ours, live, foreign = replayed(), replayed(), replayed()
     live.is_replay = None

@@ -11,7 +11,7 @@ from support.samples import REQUESTS
 
 
 @pytest.mark.parametrize(("content_type", "body", "looked_for"), REQUESTS.values(), ids=REQUESTS)
-def test_a_person_finds_what_was_said(content_type: str, body: bytes, looked_for: list[str]) -> None:
+def test_each_request_shows_its_content(content_type: str, body: bytes, looked_for: list[str]) -> None:
     """The text of each kind of request contains its messages, tools and parameters."""
     shown = conversation(body, content_type)
     assert [] == [text for text in looked_for if text not in shown]

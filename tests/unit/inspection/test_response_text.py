@@ -14,7 +14,7 @@ from support.samples import ANSWERS, chunk, events
 
 
 @pytest.mark.parametrize(("content_type", "body", "looked_for"), ANSWERS.values(), ids=ANSWERS)
-def test_a_person_finds_what_was_answered(content_type: str, body: bytes, looked_for: list[str]) -> None:
+def test_each_response_shows_its_output(content_type: str, body: bytes, looked_for: list[str]) -> None:
     """The text of each kind of response contains its output and the members that the proxy drops."""
     shown = answer(body, content_type, azures=body)
     assert [] == [text for text in looked_for if text not in shown]
@@ -51,13 +51,13 @@ def test_the_middle_of_a_huge_stream_is_left_out() -> None:
     assert "only the first 2.1 MB were compared" in shown
 
 
-def test_what_is_the_same_was_not_dropped() -> None:
+def test_an_unchanged_response_lists_nothing() -> None:
     """An unchanged response has no list of dropped members."""
     assert [] == list(response_text.dropped(b'{"a": 1}'))
     assert [] == list(response_text.dropped(events({"choices": [{"delta": {"content": "a"}}]})))
 
 
-def test_what_changed_is_listed() -> None:
+def test_changes_are_listed() -> None:
     """A replaced model name and a chunk without its only choice are listed."""
     listed = dict(response_text.dropped(b'{"model": "gpt-35-turbo", "choices": [{"content_filter_results": {}}]}'))
     assert (

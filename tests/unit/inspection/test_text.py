@@ -28,7 +28,7 @@ def test_sizes_are_for_people(count: int, expected: str) -> None:
     assert expected == readable_text.size(count)
 
 
-def test_parameters_leave_out_what_is_off() -> None:
+def test_parameters_that_are_off_are_omitted() -> None:
     """Parameters that are false or null are omitted."""
     told = readable_text.parameters({"stream": True, "store": False, "user": None, "n": 2, "stop": "a\nb", "long": "x" * 300})
     assert f'stream, n 2, stop "a\\nb", long {"x" * 200}…' == told
@@ -49,7 +49,7 @@ def test_data_urls() -> None:
     ]
 
 
-def test_what_is_shown_is_bounded() -> None:
+def test_the_output_is_bounded() -> None:
     """Headings, names and the number of parameters are limited, because a client controls them."""
     told = readable_text.parameters({f"{'x' * 10_000}{number}": True for number in range(5000)})
     assert told.endswith(", … 4,800 more")

@@ -62,7 +62,7 @@ def test_owners() -> None:
         ("GET", "/v1/files/file-abc123", b"", []),
     ],
 )
-def test_what_azure_keeps(method: str, path: str, content: bytes, ids: list[str]) -> None:
+def test_ids_of_stored_objects(method: str, path: str, content: bytes, ids: list[str]) -> None:
     """Only the id of a stored object is recorded, whether the request created or fetched it."""
     assert ids == affinity.kept(call(method, path, content), content, b'{"id":"x"}')
 

@@ -68,7 +68,7 @@ def asked(decision: object) -> str:
 
 
 @pytest.mark.parametrize("what", [REFUSED, *map(failing, (401, 403, 404, 408, 429, 500, 502, 503, 504))], ids=lambda what: str(what)[:30])
-def test_the_next_one_is_asked(what: Failure | http.Response) -> None:
+def test_failover(what: Failure | http.Response) -> None:
     """A request fails over to the next backend after each failure that is specific to one backend."""
     asking = attempts()
     assert ("a", "b", "c") == (asked(asking.first()), asked(asking.next_attempt(what)), asked(asking.next_attempt(what)))
@@ -92,7 +92,7 @@ def test_a_shortage_of_the_proxy_blames_no_backend() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422, 501])
-def test_what_is_the_clients_affair(status: int) -> None:
+def test_client_errors_are_passed_on(status: int) -> None:
     """An error that the client caused is passed to the client without failover."""
     asking = attempts()
     asking.first()
@@ -106,7 +106,7 @@ def test_a_clients_own_key_is_not_carried_around() -> None:
     assert GIVE_UP is asking.next_attempt(failing(401))
 
 
-def test_not_more_often_than_the_settings_say() -> None:
+def test_max_attempts() -> None:
     """`max_attempts` limits the sum of all attempts."""
     asking = attempts(max_attempts=2)
     asking.first()
@@ -152,7 +152,7 @@ def test_nothing_is_sent_twice_once_it_has_begun() -> None:
         ("POST", "/v1/batches/batch_12345/cancel", {}, False, True),
     ],
 )
-def test_what_is_safe_to_repeat(method: str, path: str, body: dict[str, Any], closed: bool, missing: bool) -> None:
+def test_safe_retries(method: str, path: str, body: dict[str, Any], closed: bool, missing: bool) -> None:
     """A request that creates an object is retried only if it cannot have reached Azure, or after a 404 for an id in its path."""
     for what, again in ((REFUSED, True), (CLOSED, closed), (failing(404), missing), (failing(503), closed)):
         asking = attempts(method=method, path=path, body=body)
@@ -183,7 +183,7 @@ def test_the_most_useful_failure() -> None:
     assert GIVE_UP is asking.next_attempt(failing(400))
 
 
-def test_when_all_said_when_to_come_back() -> None:
+def test_all_backends_rate_limited() -> None:
     """While every backend is rate-limited, the client receives a 429 without an attempt."""
     of = shared()
     first = attempts(A, B, of=of)
@@ -212,7 +212,7 @@ def test_a_backend_without_a_token() -> None:
     assert "entra_token_unavailable" == caught.value.code
 
 
-def test_repair_and_what_is_learned() -> None:
+def test_repair_and_learned_repairs() -> None:
     """The same backend gets the repaired request, later requests are repaired in advance, and another backend gets the original."""
     of = shared()
     body = CHAT | {"max_tokens": 5}
@@ -248,7 +248,7 @@ def test_at_most_four_changes() -> None:
     assert [True, True, True, True, False] == [isinstance(outcome, Retry) for outcome in outcomes]
 
 
-def test_who_has_what() -> None:
+def test_stored_objects_have_an_owner() -> None:
     """A request that names a stored object goes to the backend that stores it, whichever backend comes first."""
     of = shared()
     making = attempts(path="/v1/responses", body={"model": "m"}, of=of)
@@ -266,7 +266,7 @@ def test_who_has_what() -> None:
     assert "resp_777777" in of.owners._names
 
 
-def test_whose_items_they_are() -> None:
+def test_items_have_an_owner() -> None:
     """Items belong to the backend that responded, and with a single backend no owners are recorded."""
     of = shared()
     making = attempts(A, B, path="/v1/responses", body={"model": "m"}, of=of)
@@ -289,7 +289,7 @@ def test_whose_items_they_are() -> None:
     assert 0 == len(alone.shared.owners)
 
 
-def test_what_was_seen() -> None:
+def test_reported_attempts() -> None:
     """The flow's metadata and the headers report each attempt's backend, the cause of its failure and its repairs."""
     asking = attempts(body=CHAT | {"max_tokens": 5})
     asking.first()
@@ -305,7 +305,7 @@ def test_what_was_seen() -> None:
     ] == asking.seen()
 
 
-def test_before_anybody_was_asked() -> None:
+def test_before_the_first_attempt() -> None:
     """Before the first attempt `end` and `wait` do nothing."""
     asking = attempts()
     asking.end()
@@ -318,7 +318,7 @@ def learned(of: Shared) -> list[list[str]]:
     return [[str(change) for change in changes] for changes in of.learned.all().values()]
 
 
-def test_what_one_operation_or_version_is_refused_for_changes_no_other() -> None:
+def test_repairs_are_learned_per_operation_and_version() -> None:
     """A learned repair applies only to the same deployment, operation and api-version."""
     of = shared()
     body = CHAT | {"user": "me"}
@@ -346,7 +346,7 @@ def test_a_version_that_a_client_made_up_teaches_nothing() -> None:
     assert [] == learned(of)
 
 
-def test_what_is_learned_with_a_clients_own_key_is_that_keys() -> None:
+def test_repairs_are_learned_per_client_key() -> None:
     """A repair learned with a client's own key applies to that key only, because a gateway may map keys to resources."""
     of = shared()
     own = replace(A, token="")
@@ -404,7 +404,7 @@ ABSENT = '{"error":{"code":"DeploymentNotFound","message":"The API deployment fo
         (404, "no", "a"),
     ],
 )
-def test_what_one_request_names_is_not_the_deployments_absence(status: int, body: str, next_asked: str) -> None:
+def test_one_clients_error_does_not_mark_a_deployment_absent(status: int, body: str, next_asked: str) -> None:
     """An error caused by one client's path, version, file or prompt does not move other requests to another backend."""
     of = shared()
     asking = attempts(A, B, of=of)
@@ -424,7 +424,7 @@ def test_a_failure_of_one_model_leaves_the_others() -> None:
     assert {"gpt-4o": 300} == of.pool.views()[0].failing
 
 
-def test_while_all_backends_have_just_failed_no_request_would_do_well() -> None:
+def test_unusable_while_all_backends_cool_down() -> None:
     """The proxy is unusable only if it has backends and all of them are in their cool-down."""
     of = shared()
     assert of.unusable() is None

@@ -33,7 +33,7 @@ def test_the_deployments_that_can_be_asked() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"error":{}}'])
-def test_what_is_no_list(content: bytes) -> None:
+def test_a_response_that_is_not_a_list(content: bytes) -> None:
     """A response that is not a list raises ValueError; Azure may retire the operation."""
     with pytest.raises(ValueError):  # noqa: PT011 - JSON's own or ours
         parse(content)
@@ -117,7 +117,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Asking], None]:
     return lambda asking: monkeypatch.setattr(deployment_discovery, "fetch", asking)
 
 
-async def test_it_asks_again_and_keeps_what_it_knows(patch: Callable[[Asking], None], caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_polls_and_keeps_the_names(patch: Callable[[Asking], None], caplog: pytest.LogCaptureFixture) -> None:
     """A failure is logged once and keeps the known names, and the next success replaces them."""
     broken = (ValueError("no list"), RecursionError("deep"), http.client.BadStatusLine("SSH-2.0"))
     asking = Asking(("a",), OSError("no way"), *broken, ("b",), OSError("again"))
@@ -149,7 +149,7 @@ async def test_it_follows_the_settings(patch: Callable[[Asking], None]) -> None:
 
 
 @pytest.mark.parametrize("unasked", [settings(discover=False), settings(token=""), settings(mode="openai"), Settings()])
-def test_who_did_not_ask_for_it_has_none(unasked: Settings) -> None:
+def test_it_is_off_without_option_or_key(unasked: Settings) -> None:
     """Without the option or without a key no deployments are queried."""
     follower = Discovery()
     follower.follow(unasked, Options())

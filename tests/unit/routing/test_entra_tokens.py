@@ -114,14 +114,14 @@ async def test_failures(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     now[0] = 1030  # within the minute: not logged again
     await credential.again.wait()
     assert ["No token of Entra ID (cli, https://ai.azure.com/.default): no identity"] == caplog.messages
-    tokens._tell(Key.of(backend()), next(iter(tokens._kept.values())), ValueError())
+    tokens._log_failure(Key.of(backend()), next(iter(tokens._kept.values())), ValueError())
     now[0] = 1100
-    tokens._tell(Key.of(backend()), next(iter(tokens._kept.values())), ValueError())
+    tokens._log_failure(Key.of(backend()), next(iter(tokens._kept.values())), ValueError())
     assert "the last one is good for 500 s: ValueError" in caplog.messages[-1]
     tokens.close()
 
 
-async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wait_for_a_token_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """A credential that never returns delays the first request by `PATIENCE` at most, and one that cannot be created is logged."""
     monkeypatch.setattr(entra_tokens, "PATIENCE", 0.01)
     tokens = Tokens(lambda *_: Credential())

@@ -30,7 +30,7 @@ def test_backoff_doubles_to_a_limit(failures: int, jitter: float) -> None:
     assert due / 2 <= health.until <= due
 
 
-def test_what_azure_says_beats_the_backoff() -> None:
+def test_retry_after_replaces_the_backoff() -> None:
     """The Retry-After of a 503 replaces the backoff."""
     assert 7 == Health().failed(0, 0.5, wait=7).until
 
@@ -55,7 +55,7 @@ def test_a_large_request_that_is_refused() -> None:
 @pytest.mark.parametrize(
     "headers", [{}, {"x-ratelimit-remaining-tokens": "-1", "x-ratelimit-reset-tokens": "0"}, {"x-ratelimit-remaining-tokens": "1"}]
 )
-def test_a_limit_that_says_nothing(headers: dict[str, str]) -> None:
+def test_a_missing_budget(headers: dict[str, str]) -> None:
     """A missing budget and Azure's -1 do not make a deployment less preferred."""
     assert Limit().answered(0, headers).covers(10**9, 0)
 
@@ -93,7 +93,7 @@ def test_a_limit_that_says_nothing(headers: dict[str, str]) -> None:
         ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "whenever"}, None),
     ],
 )
-def test_when_to_come_back(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     """`retry-after-ms` comes first, then `retry-after`, then the later reset of the exhausted limits."""
     assert seconds == wait(headers, wall=50)
 
@@ -120,7 +120,7 @@ _HOSTILE = st.text("0123456789.smh-+eEinfa \x1b٣") | st.builds(str.format, _DAT
 @example(dict.fromkeys(_HEADERS, "1h" * 12_000))
 @example({"retry-after": "Mon, 01 Jan 99999999999999 00:00:00 GMT"})
 @example({"retry-after": "Mon, 01 Jan 2026 00:00:00 +99999999999999"})
-def test_whatever_the_headers_say(headers: dict[str, str]) -> None:
+def test_hostile_headers(headers: dict[str, str]) -> None:
     """A hostile header value raises no error, and a wait that it yields is at most the longest wait."""
     found = wait(headers, wall=50)
     assert found is None or 0 <= found <= LONGEST_WAIT

@@ -39,7 +39,7 @@ def test_the_better_of_two_drawn() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 50])
-def test_what_is_drawn_is_enough(count: int) -> None:
+def test_drawn_backends(count: int) -> None:
     """A random policy draws two different backends of the lowest priority, and a deterministic one draws all."""
     backends = [candidate(str(number), priority=number >= count).backend for number in range(count + 10)]
     for _ in range(100):

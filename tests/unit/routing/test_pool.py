@@ -113,7 +113,7 @@ def test_failures_at_once_are_one(pool: Pool, clock: Clock) -> None:
     assert 1 <= pool.views()[0].cooling <= 2
 
 
-def test_of_many_only_two_are_looked_at(pool: Pool) -> None:
+def test_two_of_many_are_inspected(pool: Pool) -> None:
     """Two drawn backends are inspected while they are healthy, and otherwise the only healthy one of many is always found."""
     many = tuple(replace(A, name=str(number)) for number in range(50))
     pool.update(many)
@@ -132,7 +132,7 @@ def test_of_many_only_two_are_looked_at(pool: Pool) -> None:
     assert {"49"} == {chosen(pool, many) for _ in range(50)}
 
 
-def test_when_none_is_well(pool: Pool) -> None:
+def test_no_healthy_backend(pool: Pool) -> None:
     """Without a healthy backend a failed one is used, a rate-limited one is not, and a sole backend is used in any case."""
     pool.refused(pool.begin(A, "d"), 10)
     pool.refused(pool.begin(C, "d"), 20)
@@ -146,7 +146,7 @@ def test_when_none_is_well(pool: Pool) -> None:
     assert None is pool.soonest((), lambda _: "d")
 
 
-def test_what_one_has_not(pool: Pool, clock: Clock) -> None:
+def test_a_backend_without_the_deployment(pool: Pool, clock: Clock) -> None:
     """A backend without the deployment comes last, is not used while others are rate-limited, and is used if no backend has it."""
     pool.missed(pool.begin(A, "d"), 30)
     assert ("b", "a") == (chosen(pool), chosen(pool, (A,)))
@@ -175,7 +175,7 @@ def test_tokens(pool: Pool, clock: Clock) -> None:
     assert "a" == chosen(pool, tokens=101)
 
 
-def test_what_is_the_clients_affair(pool: Pool) -> None:
+def test_client_errors_end_the_cool_down(pool: Pool) -> None:
     """A 400 ends the cool-down of the backend."""
     pool.unreachable(pool.begin(A, "d"))
     pool.declined(pool.begin(A, "d"))

@@ -239,7 +239,7 @@ EVERYTHING = {
         ("Unknown parameter: 'store'." + " " * 5000 + "x", {}),
     ],
 )
-def test_what_a_client_wrote_is_no_sentence_of_azures(message: str, body: dict[str, Any]) -> None:
+def test_a_clients_text_in_a_message_causes_no_change(message: str, body: dict[str, Any]) -> None:
     """A client's values, names and models that Azure repeats in a message cause no change."""
     for dated in (False, True):
         content = json.dumps({"error": {"message": message}}).encode()
@@ -278,7 +278,7 @@ _PIECES = st.sampled_from(
 @given(st.sampled_from(QUOTING), st.lists(_PIECES, max_size=6).map("".join), st.booleans())
 @example(QUOTING[4], "x. API version not supported", True)
 @example("{} is not a valid JSON Schema.", "Unsupported parameter: 'temperature' is not supported with this model.", False)
-def test_whatever_a_client_wrote_and_however_it_is_quoted(quoting: str, text: str, dated: bool) -> None:
+def test_quoted_client_text_is_safe(quoting: str, text: str, dated: bool) -> None:
     """A quoted text changes only members that the request really has, and no learned repair depends on the text."""
     content = json.dumps({"error": {"message": quoting.format(text)}}).encode()
     assert [] == [change for change in repair.find(400, content, case(EVERYTHING, dated=dated)) if repair.lasts(change)]
@@ -291,14 +291,14 @@ def test_the_parameter_that_azure_names_beside_the_sentence() -> None:
         assert changes == repair.find(400, json.dumps({"error": error}).encode(), case({"user": "me"}))
 
 
-def test_what_is_remembered() -> None:
+def test_client_specific_repairs_are_not_learned() -> None:
     """A repair is not learned if it depends on a single value or on a field that a client invented."""
     changes: list[Change] = [Drop("user"), Drop("user", value="x"), Moved("verbosity"), Moved("made_up"), Version("v1"), Rename("a", "b")]
     assert [Drop("user"), Moved("verbosity"), Version("v1"), Rename("a", "b")] == list(filter(repair.lasts, changes))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"error":"x"}', b'{"error":{"message":7}}', b"\xff"])
-def test_what_says_nothing(content: bytes) -> None:
+def test_responses_without_a_message(content: bytes) -> None:
     """A response without a message or with another kind of error causes no change."""
     assert [] == repair.find(400, content, case())
     assert [] == repair.find(400, content + b" " * 70000, case())
@@ -383,12 +383,12 @@ def test_half_an_emoji_survives() -> None:
         (Renamed("gpt-4o"), "deployment gpt-4o"),
     ],
 )
-def test_told_to_people(change: Change, text: str) -> None:
+def test_each_change_has_a_text(change: Change, text: str) -> None:
     """The text of each change describes it."""
     assert text == str(change)
 
 
-def test_what_is_learned() -> None:
+def test_learned_repairs() -> None:
     """Each repair is stored once per backend, deployment and operation, and the least recently used entry is evicted."""
     learned = Learned(most=2)
     learned.add(Key("a", "d"), [Drop("user")])
