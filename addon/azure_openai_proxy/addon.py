@@ -20,7 +20,7 @@ from .egress import connect
 from .egress.pool import Limits
 from .egress.tls import TlsOptions
 from .formats import quoting
-from .gateway import ingress, log_records, relay_guard
+from .gateway import foreign_flows, ingress, log_output, log_records, relay_guard
 from .gateway.exchange import Exchange
 from .gateway.registry import Registry
 from .gateway.shutdown import Shutdown
@@ -71,6 +71,7 @@ class AzureOpenAIProxy:
 
     def load(self, loader: Loader) -> None:
         log_records.install()
+        log_output.install(ctx.master)
         self.runtime.load(loader)
         contentviews.register(ctx.options)
         install.show_comments(ctx.master, quoting.line, shown=True)  # mitmweb's page may be opened before all runs
@@ -215,6 +216,8 @@ class AzureOpenAIProxy:
             self.recorder.answered(flow, flow.response)
             exchange.response_head(flow.response)
             self.recorder.streams(flow, flow.response)
+        elif flow.live and flow.response and not exchange and not flow.response.stream:
+            flow.response.stream = foreign_flows.streams(ctx.master)
 
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if (exchange := self.registry.exchanges.get(flow)) and flow.response:

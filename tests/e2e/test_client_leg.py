@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import struct
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +20,7 @@ import h2.errors
 import h2.events
 import pytest
 
+from support.processes import MITMDUMP, ROOT, SCRIPT
 from support.wire import HTTP2, Peer, Upstream, connect, end, post, read_head, response
 
 if TYPE_CHECKING:
@@ -26,6 +33,18 @@ CHAT = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "
 STREAM = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "stream": True}).encode()
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 MAPPER: dict[str, Any] = {"azure_openai_model_mapper": "gpt-4o=gpt-4o"}
+UPGRADE = (
+    post(
+        b"",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        path=b"/v1/realtime?model=gpt-4o",
+    )
+    .replace(b"POST", b"GET")
+    .replace(b"Content-Type: application/json\r\nContent-Length: 0\r\n", b"")
+)
 SHORTCUTS = pytest.mark.parametrize("fast", [True, False], ids=["fast path", "plain path"])
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 
@@ -485,3 +504,117 @@ def subprocess_ss(port: int) -> int:
 
     done = subprocess.run(["ss", "-ltnH", f"sport = :{port}"], capture_output=True, text=True, check=True)
     return int(done.stdout.split()[2])
+
+
+@SHORTCUTS
+@pytest.mark.parametrize("way", ["from the client", "from Azure"])
+def test_a_websocket_s_slow_reader_stops_the_other_side(way: str, fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """Frames that one side does not read are not collected in the proxy."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    before = resident(through.pid)
+    with connect(through, receive=4096) as client:
+        client.sendall(UPGRADE)
+        azure = upstream.accept()
+        head, _ = azure.request()
+        key = next(line.partition(b": ")[2] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key"))
+        accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324 - RFC 6455
+        azure.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n" % accept
+        )
+        assert read_head(client).startswith(b"HTTP/1.1 101")
+        text = b'{"type":"x","delta":"' + b"a" * 60_000 + b'"}'
+        if way == "from Azure":
+            sender, frame = azure.socket, b"\x81\x7e" + len(text).to_bytes(2, "big") + text
+        else:
+            sender, frame = client, b"\x81\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text
+        sender.settimeout(1)
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < MANY:
+                sender.sendall(frame)
+                sent += len(frame)
+        assert sent < MANY // 4
+        assert resident(through.pid) - before < MANY // 2
+
+
+# -- what is not ours ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/octet-stream"])
+def test_another_host_s_response_streams(kind: str, upstream: Upstream, proxy: Proxies) -> None:
+    """Its first piece reaches the client before the rest is there."""
+    through = proxy(**MAPPER, azure_openai_allowed_destinations="any")
+    with connect(through) as client:
+        client.sendall(b"GET %b/file HTTP/1.1\r\nHost: other\r\n\r\n" % upstream.url.encode())
+        other = upstream.accept()
+        other.request()
+        other.send(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: 10\r\n\r\nhello" % kind.encode())
+        read_head(client)
+        assert b"hello" == client.recv(5)
+        other.send(b"world")
+        assert b"world" == client.recv(5)
+
+
+@pytest.mark.parametrize("option", [{"modify_body": "/~s/world/earth"}, {"flow_detail": 3}])
+def test_another_host_s_response_is_whole_for_who_needs_it(option: dict[str, Any], upstream: Upstream, proxy: Proxies) -> None:
+    """An option of mitmproxy that changes or shows bodies has them."""
+    through = proxy(**MAPPER, azure_openai_allowed_destinations="any", **option)
+    with connect(through) as client:
+        client.sendall(b"GET %b/file HTTP/1.1\r\nHost: other\r\n\r\n" % upstream.url.encode())
+        other = upstream.accept()
+        other.request()
+        other.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhello")
+        other.send(b"world")
+        assert b"helloearth" if "modify_body" in option else b"helloworld" == response(client, "GET")[1]
+
+
+# -- the process -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_that_nobody_reads_stops_nobody(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
+    """Requests are answered while the pipe of the log is full; then the dropped lines are counted, and the process ends."""
+    ours, theirs = os.pipe()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {"confdir": confdir, "listen_host": "127.0.0.1", "listen_port": port, "azure_openai_endpoint": azure.http_url} | MAPPER
+    command = [MITMDUMP, "-s", str(SCRIPT), *(part for name, value in options.items() for part in ("--set", f"{name}={value}"))]
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.STDOUT, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    os.close(theirs)
+    try:
+        with os.fdopen(ours, "rb") as log:
+            while b"azure mode" not in log.readline():
+                pass
+            answered = 0
+            with socket.create_connection(("127.0.0.1", port), 30) as client:
+                for _ in range(1500):
+                    client.sendall(post(CHAT, b"X-Long: " + b"a" * 100))
+                    answered += response(client)[0] == 200
+            assert 1500 == answered
+            process.send_signal(signal.SIGINT)
+            log.read()
+        assert 0 == process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("way", ["HOME", "confdir"])
+def test_a_folder_that_cannot_be_written(way: str, tmp_path: Path) -> None:
+    """One line says what to set."""
+    (tmp_path / "file").touch()
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from azure_openai_proxy.cli.command import main; sys.exit(main())",
+        *(["--set", f"confdir={tmp_path}/file/x"] if way == "confdir" else []),
+    ]
+    env = {
+        "HOME": str(tmp_path / "file") if way == "HOME" else str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT / "addon"),
+    }
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+    assert (1, "") == (done.returncode, done.stdout)
+    assert 1 == done.stderr.count("\n")
+    assert "confdir" in done.stderr

@@ -195,6 +195,7 @@ class HTTP2:
         self.greedy = greedy
         self.events: list[h2.events.Event] = []
         self.state.local_settings.initial_window_size = window
+        self.state.local_settings.acknowledge()  # else the old value is announced
         self.state.initiate_connection()
         self.send()
         self.until(lambda event: isinstance(event, h2.events.SettingsAcknowledged))
@@ -209,7 +210,7 @@ class HTTP2:
         """Begin a request; its stream."""
         stream = self.state.get_next_available_stream_id()
         fields = {
-            ":method": "POST",
+            ":method": method,
             ":scheme": "https",
             ":authority": "localhost",
             ":path": path,

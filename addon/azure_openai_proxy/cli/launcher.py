@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,9 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         SettingsError: a setting is invalid.
     """
     given = sources.command_line(user, Options())
-    found, file = sources.gather(given, environ, (given.sets.get("confdir") or [CONF_DIR])[-1])
+    confdir = (given.sets.get("confdir") or [CONF_DIR])[-1]
+    check_confdir(confdir)
+    found, file = sources.gather(given, environ, confdir)
     settings = resolve(found, offline="server_replay" in given.names)
     ours = ["-s", str(SCRIPT)]
     modes = given.modes
@@ -54,6 +57,26 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     if settings.address and not given.listens and runtime.movable(modes or ["regular"]):
         ours += ["--listen-host", settings.address.host, "--listen-port", str(settings.address.port)]
     return [*ours, *user]
+
+
+def check_confdir(confdir: str) -> None:
+    """Check that mitmproxy has its CA or can make one; it would fail with a traceback.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    folder = Path(confdir).expanduser()
+    try:
+        if (folder / "mitmproxy-ca.pem").is_file():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(
+            f"{folder} cannot be written ({reason}): set confdir (--set confdir=FOLDER) or HOME to a folder that can."
+        ) from None
 
 
 def main(user: Sequence[str]) -> int | None:

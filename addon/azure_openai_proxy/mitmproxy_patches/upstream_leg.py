@@ -55,6 +55,8 @@ FULL = 1 << 16
 """Bytes for the client that wait in the process before no more is read from upstream."""
 BACKLOG = 1 << 18
 """Bytes of a request's body that wait in the process before no more is read from the client."""
+HOOK_LOOK = 0.001
+"""Seconds between two looks whether the hooks of WebSocket messages have run."""
 HANGUP_LOOK = 0.025
 """Seconds between two looks whether a client has left, while nothing is read from it."""
 
@@ -146,9 +148,12 @@ class Response:
         self.owed = 0  # bytes of an HTTP/2 upload that are not acknowledged yet
         self.request: UpstreamRequest = leg.home.rules.send_upstream(self.flow, self, streamed=streamed)
         if streamed and not self.http2:
-            self._gate = ConnectionIO(handler=None, writer=cast("Any", _Gate(self)))
-            leg.handler.transports[self._gate_key] = self._gate
+            self._place_gate()
         self.request.start()
+
+    def _place_gate(self) -> None:
+        self._gate = ConnectionIO(handler=None, writer=cast("Any", _Gate(self)))
+        self.leg.handler.transports[self._gate_key] = self._gate
 
     # What mitmproxy sends
 
@@ -179,11 +184,19 @@ class Response:
     @property
     def behind(self) -> bool:
         """Whether more of the body waits here than should."""
-        return not self.over and self.request.backlog > BACKLOG
+        return not self.over and (self.request.backlog > BACKLOG or self.unhandled())
+
+    def unhandled(self) -> bool:
+        """Whether WebSocket data waits in mitmproxy for the hook of the message before: reading is faster than hooks are."""
+        child = self.stream.child_layer if self.upgraded else None
+        return child is not None and bool(child._paused_event_queue)  # noqa: SLF001 - a layer has no other name for it
 
     async def drained(self) -> None:
         """Until the upload has room. Nothing is read from the client meanwhile, so its leaving has to be looked for."""
         while self.behind:
+            if self.unhandled():
+                await asyncio.sleep(HOOK_LOOK)
+                continue
             self._taken = asyncio.get_running_loop().create_future()
             done, _ = await asyncio.wait([self._taken], timeout=HANGUP_LOOK)
             if not done and self.hung_up():
@@ -215,6 +228,8 @@ class Response:
                 self.upgraded = item.status_code == 101
                 out.append(ResponseHeaders(self.id, item, end_stream=len(items) == 2 and not isinstance(items[1], bytes | http.Headers)))
                 if self.upgraded:
+                    if not self.http2 and not self._gate:
+                        self._place_gate()
                     out.append(ResponseEndOfMessage(self.id))  # of HTTP; what comes then is another protocol's
             elif isinstance(item, http.Headers):
                 if self.http2:  # mitmproxy has no trailers for HTTP/1
@@ -258,7 +273,7 @@ class Response:
         transport = getattr(io and io.writer, "transport", None)
         if transport is not None and transport.get_write_buffer_size() > FULL:
             return True
-        return self.http2 and self.held() > FULL
+        return self.unhandled() or (self.http2 and self.held() > FULL)
 
     def held(self) -> int:
         """Bytes of this response that wait for the client's HTTP/2 window."""
@@ -267,6 +282,8 @@ class Response:
         return sum(len(piece.data) for piece in waiting) if waiting else 0
 
     async def room(self) -> None:
+        while self.unhandled():  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(HOOK_LOOK)
         io = self.leg.handler.transports.get(self.leg.context.client)
         if io and io.writer:
             await io.writer.drain()
