@@ -1,4 +1,4 @@
-"""Hold README.md's table of options and mitm_config.yaml against the table in `config/options.py`: names and defaults.
+"""Compare README.md's table of options and mitm_config.yaml with the table in `config/options.py`: names and defaults.
 
 An option whose default is empty or a list may be described in words.
 """
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
 FILE_ONLY = {"azure_openai_backends"}
-"""Settings of the file that are no option of mitmproxy's."""
+"""Settings of the file that are not options of mitmproxy."""
 _ROW = re.compile(r"^\| `(azure_openai_\w+)` \| (.*?) ?\| ", re.MULTILINE)
 _LINE = re.compile(r"^#(azure_openai_\w+): *(.*?)(?: +#.*)?$", re.MULTILINE)
 
 
 def default(option: Option) -> str | None:
-    """The default as documents write it. None: in words."""
+    """The default in the form of the documents; None if it may be described in words."""
     if isinstance(option.default, bool):
         return str(option.default).lower()
     return option.default or None if isinstance(option.default, str) else None
 
 
 def differences(text: str, pattern: re.Pattern[str], quote: str = "", without: Container[str] = ()) -> list[str]:
-    """Where a document's options are not those of the table, but for those in `without`."""
+    """The differences between a document's options and the table, except for the names in `without`."""
     rows: Sequence[tuple[str, str]] = pattern.findall(text)
     names = [name for name, _ in rows]
     known = {option.name for option in OPTIONS} | FILE_ONLY

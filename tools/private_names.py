@@ -20,7 +20,7 @@ GUARDED = ("asyncio", "h11", "mitmproxy")
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Each imported name with its line, wherever in the module it is imported."""
+    """Each imported name with its line, including imports inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

@@ -1,1 +1,1 @@
-"""Hostile requests through a real mitmdump: `make fuzz`."""
+"""Fuzzing of a real mitmdump with hostile requests: `make fuzz`."""

@@ -1,8 +1,8 @@
-"""Hostile requests through a real mitmdump, over HTTP/1.1, HTTP/2 and WebSocket: `make fuzz`.
+"""Sends hostile requests through a real mitmdump, over HTTP/1.1, HTTP/2 and WebSocket: `make fuzz`.
 
-Six proxies (dated and v1 Azure, with a key of their own and without, openai mode, and one whose upstream is the simulator) are sent
-requests with hostile text in every place where a client can write, and requests that are malformed. The upstream reads what arrives byte
-for byte. The first fault ends the run: the request is written to a file, and `--seed S --only N` sends it again. All is on loopback.
+Six proxies are tested: dated and v1 Azure, each with and without a configured key, openai mode, and one with the simulator as upstream.
+They receive malformed requests, and requests with hostile text in every field that a client controls. The upstream parses the requests
+strictly. The first fault ends the run: the request is written to a file, and `--seed S --only N` repeats it. All traffic is on loopback.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from support.processes import SCRIPT, Mitmdump
 if TYPE_CHECKING:
     from azure_simulator.received import Received as Simulated
 
-KEPT = 20_000  # requests that are over and may still arrive
+KEPT = 20_000  # finished requests that may still arrive upstream
 WORKERS = {"http1": 3, "raw1": 3, "http2": 2, "websocket": 2, "benign": 1}
-STREAMS = 4  # at once on one HTTP/2 connection
+STREAMS = 4  # concurrent streams on one HTTP/2 connection
 RESENDS = 4  # azure_openai_max_attempts
 
 
@@ -69,7 +69,7 @@ class Fuzz:
         self.proxies: dict[Config, Mitmdump] = {}
         self.done = 0
 
-    # -- what arrives
+    # -- upstream requests
 
     def fail(self, what: str, sent: Input | None = None) -> None:
         self.faults.append(Fault(what, sent))
@@ -103,7 +103,7 @@ class Fuzz:
         if broken := checks.frame_faults(data):
             self.fail(broken, self.sent.get(number or 0))
 
-    # -- what is sent
+    # -- client requests
 
     async def run(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -129,7 +129,7 @@ class Fuzz:
         for task in (*tasks, sender, failed):
             task.cancel()
         await asyncio.gather(*tasks, sender, failed, return_exceptions=True)
-        await asyncio.sleep(0.2)  # what the proxy still sends
+        await asyncio.sleep(0.2)  # for late requests of the proxy
         self.seconds = time.monotonic() - began
         await asyncio.to_thread(self.stop)
         server.close()
@@ -137,7 +137,7 @@ class Fuzz:
         self.look_at_flows()
 
     async def give(self, queues: dict[tuple[Config, str, str], asyncio.Queue[Input]]) -> None:
-        """Make the requests in their order."""
+        """Generate the requests in order."""
         only = self.arguments.only
         numbers = [only] if only is not None else range(self.arguments.first, self.arguments.first + self.arguments.requests)
         for number in numbers:
@@ -250,7 +250,7 @@ class Fuzz:
                 self.fail(f"mitmdump ended with {code}: {proxy.log()[-2000:]}")
 
     def look_at_logs(self) -> None:
-        """And forget them."""
+        """Check the log lines of the proxies and discard them."""
         for config, proxy in self.proxies.items():
             lines, lookups, connections = proxy.take()
             self.counts["lines in logs"] += len(lines)
@@ -300,19 +300,21 @@ class Fuzz:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=200_000, help="how many (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=3600, help="end after so many (%(default)s)")
-    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)), help="a number; the same one makes the same requests")
+    parser.add_argument("--requests", type=int, default=200_000, help="number of requests (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=3600, help="limit of the duration in seconds (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=int.from_bytes(os.urandom(3)), help="seed of the requests; the same seed generates the same requests"
+    )
     parser.add_argument("--first", type=int, default=0, help="the number of the first request (%(default)s)")
-    parser.add_argument("--only", type=int, help="send the request of this number alone")
-    parser.add_argument("--config", help="use only the proxies with this in their name; the requests are others then")
-    parser.add_argument("--folder", default=".", help="where to write a request that makes a fault (%(default)s)")
+    parser.add_argument("--only", type=int, help="send only the request with this number")
+    parser.add_argument("--config", help="use only proxies whose name contains this text, which changes the requests")
+    parser.add_argument("--folder", default=".", help="directory for the request that caused a fault (%(default)s)")
     parser.add_argument("--script", help="another version of addon/azure_openai.py")
     parser.add_argument("--all", action="store_true", help="go on after a fault")
     parser.add_argument("--verbose", action="store_true", help="print every request and its status")
     parser.add_argument("--quiet", action="store_true", help="print no progress")
     arguments = parser.parse_args()
-    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # the simulator's, about requests that it refuses
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # the simulator logs rejected requests
     print(f"seed {arguments.seed}", flush=True)
     with ExitStack() as stack:
         fuzz = Fuzz(arguments, stack)

@@ -1,4 +1,4 @@
-"""What must not be about a request that arrived upstream, and about what a client gets."""
+"""Checks of upstream requests, of responses to clients and of the log. Each yields descriptions of faults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEYS = re.compile(re.escape(KEY_SIGN).encode() + rb"[0-9]{8}|" + re.escape(CONF
 
 
 def sender(received: Received) -> tuple[int | None, bool]:
-    """The number of the request that caused this one, and whether the request says so itself (its hot mark alone does not)."""
+    """The number of the client request that caused this one, and whether its own mark (not only the hot mark) shows that."""
     numbers = {value for value in received.values(NUMBER) if value.isdigit()}
     if len(numbers) == 1:
         return int(numbers.pop()), True
@@ -40,7 +40,7 @@ def sender(received: Received) -> tuple[int | None, bool]:
 
 
 def request_faults(sent: Input, received: Received, host: bytes) -> Iterator[str]:
-    """What is wrong with `received`, which `sent` caused."""
+    """The faults of the upstream request `received`, which `sent` caused."""
     config = sent.config
     if received.broken:
         yield f"not HTTP: {received.broken}"
@@ -86,7 +86,7 @@ def _names(sent: Input) -> set[bytes]:
     return names | {name.lower() for name, _ in sent.case.headers} if sent.case else names | _H2_NAMES
 
 
-# HTTP/2 frames cannot be searched for names; these are in no place that matters.
+# Names that are not found by searching HTTP/2 frames, and whose place does not matter.
 _H2_NAMES = {b"x-mine", b"content-type", b"te", b"origin", b"cookie", b"access-control-request-headers", b"sec-websocket-protocol",
              b"sec-websocket-version", b"expect", b"accept-encoding", b"trailer", *(b"x-%d" % n for n in range(300))}  # fmt: skip
 
@@ -136,9 +136,9 @@ def _keys(sent: Input, received: Received, target: bytes) -> Iterator[str]:
 
 
 def frame_faults(data: bytes) -> str:
-    """Why these are not frames that a client may send."""
+    """The first fault of WebSocket frames of a client; "" if they are valid."""
     at = 0
-    message = -1  # the opcode of the message that is going on
+    message = -1  # the opcode of the current message
     text = b""
     while at < len(data):
         first, second = data[at], data[at + 1] if at + 1 < len(data) else 0
@@ -153,7 +153,7 @@ def frame_faults(data: bytes) -> str:
             at += extra
         mask, payload, at = data[at : at + 4], data[at + 4 : at + 4 + size], at + 4 + size
         if at > len(data):
-            return ""  # cut off by the end of the connection
+            return ""  # truncated by the end of the connection
         if opcode & 8:
             continue
         if (opcode == 0) == (message < 0):
@@ -193,7 +193,7 @@ def response_faults(sent: Input, status: int, fields: list[tuple[bytes, bytes]],
 
 
 def log_faults(line: str) -> Iterator[str]:
-    """What must not be in a line of the log."""
+    """The faults of a log line."""
     if "Traceback (most recent call last)" in line or "could not be translated" in line:
         yield f"in the log: {line[:1500]} ... {line[-1500:]}"
     if _KEYS.search(line.encode("utf-8", "surrogateescape")):

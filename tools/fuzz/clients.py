@@ -1,4 +1,4 @@
-"""The clients: HTTP/1.1, HTTP/2 and WebSocket by hand, which send what no library would."""
+"""Clients for HTTP/1.1, HTTP/2 and WebSocket without a library, so that they can send invalid messages."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _OPENAI = "api.openai.com"
 
 
 class Silence(Exception):
-    """Neither an answer nor an end of the connection."""
+    """There was neither a response nor an end of the connection."""
 
 
 class Answer(NamedTuple):
-    """Status 0: none, the connection or the stream was ended. `kept`: the connection is good for another request."""
+    """A response. Status 0 means that the connection or the stream ended without one. `kept`: the connection can be reused."""
 
     status: int = 0
     fields: tuple[tuple[bytes, bytes], ...] = ()
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 def _context(protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # of no matter here
+    context.verify_mode = ssl.CERT_NONE  # certificates are not tested here
     context.set_alpn_protocols([protocol])
     return context
 
@@ -66,14 +66,14 @@ async def _open(port: int, way: str, protocol: str) -> tuple[asyncio.StreamReade
 
 
 class Http1:
-    """One connection at a time, opened when it is needed."""
+    """One connection at a time, opened on demand."""
 
     def __init__(self, port: int, way: str) -> None:
         self._port, self._way = port, way
         self._opened: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, data: bytes, *, head: bool = False, fresh: bool = False, frames: bytes = b"") -> Answer:
-        """`head`: a request without a body in its answer. `fresh`: on a connection of its own."""
+        """Send a request. `head`: its response has no body. `fresh`: use a new connection."""
         if fresh:
             self.close()
         for attempt in range(2):
@@ -111,7 +111,7 @@ class Http1:
         except TimeoutError:
             if patience == PATIENCE:
                 raise Silence("no answer") from None
-        # The request may be one that goes on: say that it does not.
+        # The proxy may wait for more of the request: close the sending side.
         self._ended = True
         if self._way == "plain":
             writer.write_eof()
@@ -175,7 +175,7 @@ class Http2:
         self._opened: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, requests: list[bytes]) -> list[Answer]:
-        """Each of `requests` is frames for stream 1, which become those of the next stream."""
+        """Send requests concurrently. Each consists of frames for stream 1, which are renumbered."""
         for attempt in range(2):
             reused = self._opened is not None
             if self._opened is None:
@@ -215,7 +215,7 @@ class Http2:
     async def _frame(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: dict[int, Answer], waiting: set[int]
     ) -> bool:
-        """Read one frame; False: it was the connection's last."""
+        """Read one frame. Return False if the connection has ended."""
         frame, length = Frame.parse_frame_header(memoryview(await reader.readexactly(9)))
         frame.parse_body(memoryview(await reader.readexactly(length)))
         stream = frame.stream_id
@@ -261,7 +261,7 @@ class Http2:
 
 
 def _restreamed(frames: bytes, stream: int, writer: asyncio.StreamWriter) -> bool:
-    """Send `frames` on that stream; whether the client itself ends it with a reset."""
+    """Send `frames` on a stream. Return whether the client itself resets it."""
     at, reset, out = 0, False, []
     while at < len(frames):
         size = int.from_bytes(frames[at : at + 3], "big") + 9

@@ -1,7 +1,7 @@
-"""The hostile requests. Each is made from the seed and its number alone, so that one can be sent again by itself.
+"""Generators of hostile requests. Each depends only on the seed and its number, so that a single request can be repeated.
 
-Every request carries its number in a header, a mark that tells which request it is (`Input.mark`), and a hot mark
-(`Input.hot`) that stands in the hostile text. `Input.places` says where the hot mark may arrive.
+Every request carries its number in a header, a mark that identifies it (`Input.mark`), and a hot mark inside its hostile text
+(`Input.hot`). `Input.places` lists the places where the hot mark may arrive.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["CLIENT_KEY", "CONFIGS", "CONFIGURED_KEY", "KEY_SIGN", "NUMBER", "Con
 NUMBER = b"x-fuzz-number"
 CONFIGURED_KEY = "configured-key-27182818"
 KEY_SIGN = "clients-own-key-"
-"""How every client's key begins."""
+"""Prefix of all client keys."""
 CLIENT_KEY = KEY_SIGN + "%08d"
 ROWS = [row for row in operations.rows() if row.by == "azure"]
 SOCKETS = [row for row in ROWS if row.method == "WS"]
@@ -37,13 +37,13 @@ EVIL = hostile_requests.MARK.encode()
 
 
 class Config(NamedTuple):
-    """One mitmdump."""
+    """The configuration of one mitmdump."""
 
     name: str
     version: str
-    key: bool = False  # it has one of its own
+    key: bool = False  # a key is configured
     mode: str = "azure"
-    simulated: bool = False  # its upstream is the simulator
+    simulated: bool = False  # the upstream is the simulator
     share: int = 4
 
 
@@ -76,13 +76,13 @@ class Input:
     config: Config
     transport: str
     way: str
-    place: str  # where the hostile text is
-    places: frozenset[str]  # where it may arrive
+    place: str  # of the hostile text
+    places: frozenset[str]  # where the hostile text may arrive
     case: Case | None = None
-    data: bytes = b""  # HTTP/1.1: all that is sent; HTTP/2: frames, with stream identifiers from 1
+    data: bytes = b""  # HTTP/1.1: all sent bytes; HTTP/2: frames, with stream identifiers from 1
     frames: bytes = b""  # sent after the upgrade
-    splits: bool = False  # the client itself wrote the ends of lines: it may get several requests
-    alone: bool = False  # HTTP/2: it may end the connection, and with it the requests beside it
+    splits: bool = False  # contains the client's own line breaks: it may become several requests
+    alone: bool = False  # HTTP/2: it may end the connection and the other requests on it
 
     @property
     def mark(self) -> bytes:
@@ -98,7 +98,7 @@ class Input:
 
     @property
     def stray(self) -> bytes:
-        """A key where none belongs: that is the client's own doing, and it is nobody's duty to find it there."""
+        """A key in a wrong place. The client put it there, so the proxy need not find it."""
         return b"stray-%b" % self.hot
 
 
@@ -172,7 +172,7 @@ def make(seed: int, number: int, configs: Sequence[Config] = CONFIGS) -> Input:
 
 
 def _text(chosen: random.Random) -> bytes:
-    """Hostile text, with the hot mark in it."""
+    """Hostile text that contains the hot mark."""
     draw = chosen.random()
     if draw < 0.5:
         return chosen.choice(hostile_requests.TEXTS).replace(EVIL, HOT)
@@ -216,7 +216,7 @@ _OPENAI_MODE = {
     "account": frozenset({"header openai-beta", "header openai-organization"}),
     "key in a subprotocol": frozenset({"header sec-websocket-protocol"}),
 }
-# How many cases an operation has cannot be told without making them: this many at least.
+# The number of cases of an operation is unknown before they are generated. This is a lower bound.
 _CASES = 40
 
 
@@ -229,7 +229,7 @@ def _case(made: Input, chosen: random.Random) -> Case:
     place = case.place.removesuffix(f" {how}") if how in ("raw", "encoded", "doubly") else case.place
     made.places = _OPENAI_MODE.get(place, _PLACES[place]) if made.config.mode == "openai" else _PLACES[place]
     if how == "raw" and made.places & (TARGET | {"key"}):
-        made.places |= TARGET  # `?`, `&` and `/` in it are the client's own
+        made.places |= TARGET  # the client itself may send `?`, `&` and `/`
     if place == "segment" and b"/engines/" in case.target:
         made.places |= {"body"}
     if b"api-key" in text:
@@ -245,7 +245,7 @@ def _case(made: Input, chosen: random.Random) -> Case:
 
 
 def fields_of(case: Case) -> list[tuple[bytes, bytes]]:
-    """The headers as HTTP/1.1 has them."""
+    """The headers in the form of HTTP/1.1."""
     length = [(b"content-length", b"%d" % len(case.body))] if case.body else []
     return [(b"host", b"localhost"), *case.headers, *length]
 
@@ -268,7 +268,7 @@ def _operation(made: Input, chosen: random.Random) -> None:
 
 
 def _benign(made: Input, _: random.Random) -> None:
-    """It must arrive and be answered with 200: the proxy goes on."""
+    """A valid request, which must be answered with 200, to test that the proxy still works."""
     made.place, made.places = "nowhere", frozenset({"body"})
     body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": made.hot.decode()}]}).encode()
     headers = ((NUMBER, b"%d" % made.number), (b"authorization", b"Bearer " + made.key), (b"content-type", b"application/json"))
@@ -494,7 +494,7 @@ def _hosts(made: Input, chosen: random.Random) -> bytes:
 
 
 def _framing(made: Input, chosen: random.Random) -> bytes:
-    """Where one request ends is what the proxy and Azure must never see in two ways."""
+    """Ambiguous framing: the proxy and Azure must not disagree about the end of a request."""
     head, body, inner = _head(made), _body(made), _smuggled(made)
     length = len(body)
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (length, body)
@@ -568,7 +568,7 @@ def _framing(made: Input, chosen: random.Random) -> bytes:
     )
     if not lines or lines == [b"Content-Length: %d" % len(both)]:
         made.places |= {"body"}
-    made.splits = not lines  # what follows a request without a body is the client's next one
+    made.splits = not lines  # bytes after a request without a body are the client's next request
     return _join([*head, *lines], sent)
 
 
@@ -696,7 +696,7 @@ def _form(made: Input, chosen: random.Random) -> bytes:
 
 
 def _bytes(made: Input, chosen: random.Random) -> bytes:
-    """A good request with a few bytes changed, none of its marks."""
+    """A valid request with a few changed bytes, outside its marks."""
     data = bytearray(_sized([*_head(made), b"X-Mine: a"], _body(made)))
     spans = re.compile(b"|".join((made.mark, b"\r\nAuthorization: Bearer " + made.key + b"\r\n", NUMBER + b": %d(?=\r\n)" % made.number)))
     for _ in range(chosen.randint(1, 4)):
@@ -736,7 +736,7 @@ def _raw1(made: Input, chosen: random.Random) -> None:
 
 
 def _encoded(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Without the dynamic table: each block stands alone."""
+    """Encode headers without the dynamic table, so that each block is independent."""
     encoder = Encoder()
     encoder.header_table_size = 0
     return encoder.encode([(name, value, True) for name, value in fields], huffman=False)
@@ -772,7 +772,7 @@ def _operation2(made: Input, chosen: random.Random) -> None:
     made.data = b"".join(frame.serialize() for frame in frames)
 
 
-def _raw2(made: Input, chosen: random.Random) -> None:  # noqa: PLR0915 - a table of what can be wrong
+def _raw2(made: Input, chosen: random.Random) -> None:  # noqa: PLR0915 - a list of cases
     hot, body = made.hot, _body(made)
     target = b"/v1/chat/completions?mark=" + made.mark
     made.places = frozenset({"headers"})

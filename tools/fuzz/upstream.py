@@ -1,4 +1,4 @@
-"""The upstream: it reads HTTP/1.1 byte for byte, keeps what it read for one call, and answers."""
+"""The upstream: a strict HTTP/1.1 server that passes each request to a callback and responds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_HEAD = 1 << 20
 
 
 class Upstream:
-    """`on_request` is called with each request at its end, `on_frames` with what came on a WebSocket at its end."""
+    """`on_request` is called with each complete request, `on_frames` with the received bytes of each closed WebSocket."""
 
     def __init__(self, on_request: Callable[[Received], None], on_frames: Callable[[Received, bytes], None]) -> None:
         self.on_request = on_request
@@ -72,7 +72,7 @@ class _Connection(asyncio.Protocol):
             self._upstream.on_frames(self._socket, bytes(self._data))
 
     def _take(self) -> tuple[Received, int] | None:
-        """A request and its size; None: there is more to come."""
+        """A request and its size; None if it is incomplete."""
         end = self._data.find(b"\r\n\r\n") + 4
         if end < 4:
             broken = "a head that is no head" if len(self._data) > _MOST_HEAD else ""

@@ -72,7 +72,7 @@ class GiveUp(NamedTuple):
 
 
 type Decision = Retry | Respond | GiveUp
-"""What follows a failed attempt."""
+"""The decision after a failed attempt."""
 GIVE_UP = GiveUp()
 
 
@@ -219,7 +219,7 @@ class Attempts:
             self.shared.pool.end(self.ticket)
 
     def next_attempt(self, what: Failure | http.Response) -> Decision:
-        """Decide what follows a failure before the client has received anything."""
+        """Decide how to continue after a failure that occurred before the client received anything."""
         assert self.backend
         self._note(what)
         self._tell_pool(what)
