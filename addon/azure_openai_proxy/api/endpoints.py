@@ -22,10 +22,10 @@ _NEVER = "9"  # later than any date
 _SAME = "{path}"
 _DEPLOYED = "/deployments/{deployment}{path}"
 _RUN = "/evals/{eval_id}/runs/{run_id}"
-_HEARD = "/realtimeapi/transcription_sessions"
+_TRANSCRIPTIONS = "/realtimeapi/transcription_sessions"
 # A session also names the model that transcribes the user's audio. The path differs between GA and the previews.
-_HEARING = ("audio.input.transcription.model", "input_audio_transcription.model")
-IN_SESSION = tuple(f"session.{place}" for place in ("model", *_HEARING))
+_TRANSCRIBERS = ("audio.input.transcription.model", "input_audio_transcription.model")
+IN_SESSION = tuple(f"session.{place}" for place in ("model", *_TRANSCRIBERS))
 """The places of models in a session, inside a frame or a body."""
 
 
@@ -142,12 +142,12 @@ ENDPOINTS = (
     *_rows("WS /realtime/translations", models=IN_SESSION, model_in="query", unversioned=True),
     *_rows("* /realtime/**", unversioned=True),
     *_rows("POST /realtime/calls", models=IN_SESSION, model_in="form", unversioned=True),
-    *_rows("POST /realtime/calls/{call_id}/accept", models=("model", *_HEARING), unversioned=True),
+    *_rows("POST /realtime/calls/{call_id}/accept", models=("model", *_TRANSCRIBERS), unversioned=True),
     *_rows("POST /realtime/client_secrets", "POST /realtime/translations/client_secrets", models=IN_SESSION, **_SECRET),
-    *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", models=("model", *_HEARING), **_SECRET),
-    *_rows("POST /realtime/transcription_sessions", dated=_HEARD, preview="2025-04-01", models=_HEARING, **_SECRET),
-    *_rows(f"POST {_HEARD}", models=_HEARING, answer="secret"),  # path of Azure's own clients
-    *_rows("POST /realtimeapi/sessions", models=("model", *_HEARING), answer="secret"),
+    *_rows("POST /realtime/sessions", dated="/realtimeapi/sessions", preview="2025-04-01", models=("model", *_TRANSCRIBERS), **_SECRET),
+    *_rows("POST /realtime/transcription_sessions", dated=_TRANSCRIPTIONS, preview="2025-04-01", models=_TRANSCRIBERS, **_SECRET),
+    *_rows(f"POST {_TRANSCRIPTIONS}", models=_TRANSCRIBERS, answer="secret"),  # path of Azure's own clients
+    *_rows("POST /realtimeapi/sessions", models=("model", *_TRANSCRIBERS), answer="secret"),
     *_rows("WS /live/sessions", "WS /live/sessions/{id}/attach", "WS /live/sessions/{id}/fork", models=IN_SESSION, model_in="frames"),
     *_rows("POST /live/sessions", "POST /live/sessions/{id}/accept", models=IN_SESSION),
     *_rows("GET /live/sessions/{id}/content", answer="binary"),

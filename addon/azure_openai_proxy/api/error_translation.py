@@ -24,7 +24,7 @@ __all__ = ["error_body", "in_event", "mask", "shape"]
 
 _JSON_AT_MOST = 256 << 10  # larger bodies are read as text
 _READ_AT_MOST = 16384  # bytes of a text body that are read
-_SAID_AT_MOST = 500  # characters of a text body in the message
+_TEXT_AT_MOST = 500  # characters of a text body in the message
 _LONGEST_MESSAGE = 16384  # characters of the message in a JSON body
 _LONGEST_NAME = 256  # characters of its type, param and code
 _LARGEST = 65536  # bytes of an error with additional members
@@ -75,7 +75,7 @@ def error_body(
     configured `models`. The `secrets` are masked even if Azure repeats them.
     """
     try:
-        error = shape(_said(status, body, secrets), status, secrets)
+        error = shape(_parsed_error(status, body, secrets), status, secrets)
     except RecursionError:
         error = shape(_text(status, body, secrets), status, secrets)
     if error["code"] == "model_not_found":
@@ -187,7 +187,7 @@ def _no_such_model(said: str, asked: str | None, deployment: str | None, models:
     return f"{model} does not exist: Azure has {named}.{listed} Azure said: {said}"
 
 
-def _said(status: int, body: bytes, secrets: Sequence[str]) -> object:
+def _parsed_error(status: int, body: bytes, secrets: Sequence[str]) -> object:
     """Return the error in `body`: an object that may have a `code` and a `message`, or a text."""
     if len(body) > _JSON_AT_MOST:
         return _text(status, body, secrets)
@@ -215,8 +215,8 @@ def _text(status: int, body: bytes, secrets: Sequence[str]) -> str:
     if text.lstrip("\ufeff \t\r\n").startswith("<"):
         text = html.unescape(re.sub(r"<[^<>]*>", " ", _visible(text)))
     text = mask(" ".join(text.split()), secrets)
-    if len(text) > _SAID_AT_MOST:
-        text = text[:_SAID_AT_MOST].rstrip() + " …"
+    if len(text) > _TEXT_AT_MOST:
+        text = text[:_TEXT_AT_MOST].rstrip() + " …"
     return f"Azure answered {_phrase(status)}: {text}" if text else ""
 
 

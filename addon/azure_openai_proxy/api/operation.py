@@ -56,7 +56,7 @@ def recognise(
     """
     if fault := request_syntax.path_fault(path):
         raise BadRequest(fault)
-    native, parts, deployment = _place(endpoints.segments(path))
+    native, parts, deployment = _split_path(endpoints.segments(path))
     if len(parts) > 2 and parts[0] == "models" and method != "POST":
         parts = ("models", "%2F".join(parts[1:]))  # ORG/NAME, which some clients send without percent-encoding
     endpoint = endpoints.find(method, parts)
@@ -67,16 +67,16 @@ def recognise(
     if endpoint.by not in ("azure", "models", "engines"):
         return call
     if deployment:
-        return _named(replace(call, deployed=True), unquote(deployment), headers, body, large)
+        return _with_model(replace(call, deployed=True), unquote(deployment), headers, body, large)
     match endpoint.model_in:
         case "path":
-            return _named(call, unquote(next(iter(values.values()))) if values else None, headers, body, large)
+            return _with_model(call, unquote(next(iter(values.values()))) if values else None, headers, body, large)
         case "query":
             asked = dict(parse_qsl(query))
             beta = bool(endpoint.beta and not native and realtime.speaks_beta(headers))
-            return _named(replace(call, beta=beta), asked.get("model") or asked.get("deployment"))
+            return _with_model(replace(call, beta=beta), asked.get("model") or asked.get("deployment"))
         case "form" if headers.get("content-type", "").lower().startswith("multipart/") and not json_edit.is_object(body):
-            return _named(call, multipart.field(body, headers["content-type"], "model"))
+            return _with_model(call, multipart.field(body, headers["content-type"], "model"))
         case "frames":
             return call
     return _in_body(call, headers, body, large)
@@ -100,14 +100,14 @@ def reaches_azure(method: str, path: str) -> bool:
     Azure lacks.
     """
     parts = endpoints.segments(path)
-    native, operation, _ = _place(parts)
+    native, operation, _ = _split_path(parts)
     endpoint = endpoints.find(method, operation)
     return method != "OPTIONS" and endpoint.by == "azure" and bool(operation) and _in_api(endpoint, native, parts)
 
 
 def row(method: str, path: str) -> Endpoint:
     """Return the table's row for a request."""
-    return endpoints.find(method, _place(endpoints.segments(path))[1])
+    return endpoints.find(method, _split_path(endpoints.segments(path))[1])
 
 
 def _in_api(endpoint: Endpoint, native: str, parts: tuple[str, ...]) -> bool:
@@ -115,7 +115,7 @@ def _in_api(endpoint: Endpoint, native: str, parts: tuple[str, ...]) -> bool:
     return endpoint is not endpoints.RULE or bool(native) or parts[0] == "v1" or parts[:2] == ("api", "v1")
 
 
-def _place(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[str, ...], str]:
+def _split_path(parts: tuple[str, ...]) -> tuple[Literal["", "v1", "dated"], tuple[str, ...], str]:
     """Return the API that the client uses, the operation's segments, and the deployment in the path.
 
     If a client repeats a prefix (`/v1/v1`) or has an operation in its base URL, the last one is used.
@@ -151,7 +151,7 @@ def _is_base(rest: Sequence[str]) -> bool:
     return bool(rest) and rest[0] in _FIRST
 
 
-def _named(
+def _with_model(
     call: Call, model: str | None, headers: Mapping[str, str] | None = None, body: bytes = b"", large: LargeBody | None = None
 ) -> Call:
     """Return `call` with a model that is not from its JSON body. The body only says whether to stream."""

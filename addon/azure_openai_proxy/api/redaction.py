@@ -47,7 +47,7 @@ _IN_PROTOCOL = re.compile(rb"(openai-insecure-api-key\.)[^,\s]+")
 _SCHEME = re.compile(rb"(?i)^((?:bearer|basic)[ \t]+).*$", re.DOTALL)
 _IN_QUERY = frozenset({"api-key", "api_key", "key", "subscription-key", "token"})
 
-_MINTED = ("value", "client_secret", "client_secret.value", "session.client_secret.value", "signing_secret", "api_key.value")
+_CREATED_SECRETS = ("value", "client_secret", "client_secret.value", "session.client_secret.value", "signing_secret", "api_key.value")
 
 type Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -166,7 +166,7 @@ def minted(answer: bytes) -> bytes:
         json.loads(answer)
     except (ValueError, RecursionError):
         return b""
-    return json_edit.rename(answer, _MINTED, lambda _: MASK)
+    return json_edit.rename(answer, _CREATED_SECRETS, lambda _: MASK)
 
 
 # Secrets in responses

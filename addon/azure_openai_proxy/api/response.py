@@ -27,7 +27,7 @@ __all__ = ["Stream", "error_body", "frame", "headers", "json_body", "large_frame
 
 # Members that Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. At deeper levels such names
 # only occur in strings of the user or the model. `obfuscation` stays, because OpenAI sends it too.
-_AZURES_OWN = frozenset(
+_AZURE_MEMBERS = frozenset(
     {
         "content_filter_offsets",
         "content_filter_raw",
@@ -43,7 +43,7 @@ _TRACES = (b"_filter", b"latency_checkpoint", b"prompt_annotations", b"gpt-35-tu
 
 # Members of OpenAI's chunks without choices. A chunk with only these is dropped: LangChain, simonw/llm and others index its choices[0].
 # OpenAI also sends usage and moderation results in chunks without choices.
-_PLAIN = frozenset({"choices", "created", "id", "model", "object", "obfuscation", "service_tier", "system_fingerprint"})
+_PLAIN_MEMBERS = frozenset({"choices", "created", "id", "model", "object", "obfuscation", "service_tier", "system_fingerprint"})
 
 # Null is treated as absent where OpenAI always sends a value. One expression takes a tenth of the time of six searches.
 _NO_CONTENT = {"delta": re.compile(rb'"delta"\s*+:\s*+null'), "text": re.compile(rb'"text"\s*+:\s*+null')}
@@ -213,7 +213,7 @@ class Stream:
         if chunk is None:
             return event.raw
         self._content = self._content or _content(chunk)
-        changed = _chunk(chunk, self._content or "delta") if self._done else _without_azures(chunk)
+        changed = _chunk(chunk, self._content or "delta") if self._done else _without_azure_members(chunk)
         if changed is chunk:
             return event.raw
         return b"" if changed is None else sse.encode(_json(changed), of=event)
@@ -234,24 +234,24 @@ def _chunk(chunk: dict[str, Any], content: Literal["delta", "text"]) -> dict[str
     """Remove Azure's additions from `chunk` and add OpenAI's required members. Return `chunk` itself if nothing changes, and None to drop
     it.
     """
-    clean = _without_azures(chunk)
+    clean = _without_azure_members(chunk)
     choices: Any = clean.get("choices")
     if choices is None and ("choices" in clean or clean.get("usage") is not None):
         choices = []
     if not isinstance(choices, list):
         return clean
     kept = [choice for choice in (_choice(choice, content) for choice in choices) if choice is not None]
-    if not kept and not _counts(clean, pruned=clean is not chunk or bool(choices)):
+    if not kept and not _has_information(clean, pruned=clean is not chunk or bool(choices)):
         return None
     same = len(kept) == len(choices) and all(new is old for new, old in zip(kept, choices, strict=True))
     return clean if same and choices is clean.get("choices") else {**clean, "choices": kept}
 
 
-def _counts(chunk: dict[str, Any], *, pruned: bool) -> bool:
+def _has_information(chunk: dict[str, Any], *, pruned: bool) -> bool:
     """Return whether a chunk without choices has information for the client. `pruned`: Azure's members were removed from it."""
     if chunk.get("usage") is not None or chunk.get("moderation") is not None:
         return True
-    return not pruned and any(value is not None and name not in _PLAIN for name, value in chunk.items())
+    return not pruned and any(value is not None and name not in _PLAIN_MEMBERS for name, value in chunk.items())
 
 
 def _choice(choice: Any, content: Literal["delta", "text"]) -> Any:
@@ -267,17 +267,17 @@ def _choice(choice: Any, content: Literal["delta", "text"]) -> Any:
     return {**choice, content: {} if content == "delta" else ""}
 
 
-def _without_azures(value: dict[str, Any]) -> dict[str, Any]:
+def _without_azure_members(value: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of a response or a chunk without Azure's members; the same object if there are none."""
-    clean = {name: item for name, item in value.items() if name not in _AZURES_OWN}
+    clean = {name: item for name, item in value.items() if name not in _AZURE_MEMBERS}
     changed = len(clean) < len(value)
     for name in ("choices", "data"):
         items = clean.get(name)
-        if isinstance(items, list) and any(not _AZURES_OWN.isdisjoint(item) for item in _dicts(items)):
+        if isinstance(items, list) and any(not _AZURE_MEMBERS.isdisjoint(item) for item in _dicts(items)):
             clean[name] = [_pruned(item) for item in items]
             changed = True
     inner = clean.get("response")  # an event's complete response
-    if isinstance(inner, dict) and not _AZURES_OWN.isdisjoint(inner):
+    if isinstance(inner, dict) and not _AZURE_MEMBERS.isdisjoint(inner):
         clean["response"] = _pruned(inner)
         changed = True
     model = clean.get("model")
@@ -292,7 +292,7 @@ def _dicts(items: Any) -> list[dict[str, Any]]:
 
 
 def _pruned(item: Any) -> Any:
-    return {name: value for name, value in item.items() if name not in _AZURES_OWN} if isinstance(item, dict) else item
+    return {name: value for name, value in item.items() if name not in _AZURE_MEMBERS} if isinstance(item, dict) else item
 
 
 def json_body(body: bytes) -> bytes:
@@ -318,7 +318,7 @@ def _clean(value: dict[str, Any] | None) -> bytes | None:
     """Return a response without Azure's additions; None if there are none, or if it cannot be serialized."""
     if not value:
         return None
-    clean = _with_messages(_without_azures(value))
+    clean = _with_messages(_without_azure_members(value))
     try:
         return None if clean is value else _json(clean)
     except (ValueError, RecursionError):
@@ -343,7 +343,7 @@ def large_frame(text: LargeBody, secrets: Sequence[str] = ()) -> LargeBody:
 def _clean_frame(value: dict[str, Any] | None, secrets: Sequence[str]) -> bytes | None:
     status = value.get("status") if value else None
     failed = in_event(value, named=False, typed=True, secrets=secrets, status=status if isinstance(status, int) else None)
-    changed = _without_azures(failed or value or {})
+    changed = _without_azure_members(failed or value or {})
     try:
         return None if not changed or changed == value else _json(changed)
     except (ValueError, RecursionError):

@@ -17,7 +17,7 @@ __all__ = ["drop_origin_headers", "headers"]
 _HOP_BY_HOP = b"connection keep-alive proxy-authenticate proxy-connection te trailer upgrade"
 # A browser applies these headers to the origin of the response, which is the proxy's. It would refuse plain HTTP to all of localhost,
 # delete the stored data of pages there, or let other pages read the response. The proxy sets its own CORS headers.
-_OF_THE_ORIGIN = frozenset(
+_ORIGIN_HEADERS = frozenset(
     b"""
     accept-ch access-control-allow-credentials access-control-allow-headers access-control-allow-methods access-control-allow-origin
     access-control-allow-private-network access-control-expose-headers access-control-max-age activate-storage-access alt-svc
@@ -30,7 +30,7 @@ _OF_THE_ORIGIN = frozenset(
     """.split()
 )
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
-_DROPPED = frozenset(_HOP_BY_HOP.split()) | _OF_THE_ORIGIN
+_DROPPED = frozenset(_HOP_BY_HOP.split()) | _ORIGIN_HEADERS
 # Types that a browser renders as a page, with scripts of the proxy's origin. If one header has several types, a browser may use any of
 # them.
 _PAGE = re.compile(rb"(?i)html|[+/]xml|/xsl|x-mixed-replace")
@@ -76,7 +76,7 @@ def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None
 
 def drop_origin_headers(headers: http.Headers) -> None:
     """Remove the headers that a browser applies to the proxy's origin, for a 101 or a recorded response."""
-    headers.fields = tuple(field for field in headers.fields if field[0].lower() not in _OF_THE_ORIGIN)
+    headers.fields = tuple(field for field in headers.fields if field[0].lower() not in _ORIGIN_HEADERS)
 
 
 def _rewritten(headers: http.Headers, *, http1: bool) -> None:

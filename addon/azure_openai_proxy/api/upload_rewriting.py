@@ -75,12 +75,12 @@ class _BatchFile:
 
     def __call__(self, part: Part) -> Edit | None:
         if part.name == "purpose":
-            return Field(self._noted)
+            return Field(self._keep_purpose)
         if part.name == "file" and self._purpose == "batch":
             return Lines(lambda line: batch_line(line, self._deployment), self._limit)
         return None
 
-    def _noted(self, purpose: str) -> str:
+    def _keep_purpose(self, purpose: str) -> str:
         self._purpose = purpose
         return purpose
 

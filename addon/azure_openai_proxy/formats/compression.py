@@ -194,14 +194,14 @@ class _Deflate:
         self._members: _Members | None = None
 
     def feed(self, data: bytes, most: int = MOST_AT_ONCE) -> bytes:
-        data = self._begun(data)
+        data = self._with_format(data)
         return self._members.feed(data, most) if self._members else b""
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        data = self._begun(data)
+        data = self._with_format(data)
         return self._members.pieces(data) if self._members else iter(())
 
-    def _begun(self, data: bytes) -> bytes:
+    def _with_format(self, data: bytes) -> bytes:
         """Create `_members` once two bytes have arrived. Return the input for it."""
         if self._members is None:
             self._head += data

@@ -248,7 +248,7 @@ class Scanner:
             return False
         first = content[self.position]
         if awaits is _Awaits.COMMA:
-            self._behind(first)
+            self._after_value(first)
         elif awaits is _Awaits.COLON:
             self._expect(first == _COLON, "':'")
             self.position += 1
@@ -280,7 +280,7 @@ class Scanner:
 
     def _value(self, content: bytes | bytearray, first: int, end: int, *, final: bool) -> bool:
         open_ = self._open[-1] if self._open else None
-        place = self._begin(open_) if self._stack else self._tree
+        place = self._begin_value(open_) if self._stack else self._tree
         if not self._stack:
             self._kind, self._root = first, self.position
         if first == _QUOTE:
@@ -301,10 +301,10 @@ class Scanner:
                 return False
             self._expect(_PLAIN.fullmatch(content, self.position, word) is not None, "a value")
             self.position = word
-            self._ended()
+            self._end_value()
         return True
 
-    def _begin(self, open_: _Open | None) -> _Place | None:
+    def _begin_value(self, open_: _Open | None) -> _Place | None:
         """Begin a value inside `open_`. Return its node in the tree of requested places; None if it is not requested."""
         if open_ is None:
             return None
@@ -318,7 +318,7 @@ class Scanner:
             open_.reading = place, Member(path, open_.at, self.position, before=open_.before)
         return place
 
-    def _ended(self) -> None:
+    def _end_value(self) -> None:
         """Record the value that ends here."""
         self._awaits = _Awaits.COMMA
         open_ = self._open[-1] if self._open else None
@@ -350,7 +350,7 @@ class Scanner:
         self._expect(first == _QUOTE, "a valid character of a string")
         self.position += 1
         if self._awaits is _Awaits.VALUE_TEXT:
-            self._ended()
+            self._end_value()
             return True
         self._awaits = _Awaits.COLON
         if open_ := self._open[-1]:
@@ -366,7 +366,7 @@ class Scanner:
         self.position += 1
         self._awaits = awaits
 
-    def _behind(self, first: int) -> None:
+    def _after_value(self, first: int) -> None:
         """Read the token after a value."""
         if not self._stack:
             raise InvalidError(f"data follows its end, at byte {self.position}")
@@ -382,7 +382,7 @@ class Scanner:
         self._stack.pop()
         self._open.pop()
         self.position += 1
-        self._ended()
+        self._end_value()
 
     def _expect(self, right: bool, what: str) -> None:  # noqa: FBT001 - the condition comes first, as in an assertion
         if not right:

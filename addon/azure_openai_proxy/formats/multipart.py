@@ -25,7 +25,7 @@ _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^";,\s]+))', re.IGNORECASE)
 _DISPOSITION = b"\ncontent-disposition:"
 _NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
 _AFTER_DELIMITER = re.compile(rb"--|[ \t]{0,64}(?=\r\n)")
-_PERHAPS = re.compile(rb"-?|[ \t]{0,64}\r?")  # an incomplete match of _AFTER_DELIMITER
+_INCOMPLETE_AFTER_DELIMITER = re.compile(rb"-?|[ \t]{0,64}\r?")  # an incomplete match of _AFTER_DELIMITER
 
 
 class Part(NamedTuple):
@@ -187,7 +187,7 @@ class Rewriter:
             return self._pass(self._cut(at if perhaps else len(self._held))) or None
         end = at + len(self._delimiter)
         after = _AFTER_DELIMITER.match(self._held, end)
-        if not after and _PERHAPS.fullmatch(self._held, end):
+        if not after and _INCOMPLETE_AFTER_DELIMITER.fullmatch(self._held, end):
             return self._pass(self._cut(at)) or None
         self._left -= 1
         if self._left < 0:

@@ -579,7 +579,7 @@ def test_normalising_twice_changes_nothing(body: bytes, done: bool) -> None:
 
 
 NAMES = st.sampled_from(
-    [*openai_response._AZURES_OWN, "choices", "delta", "text", "finish_reason", "usage", "model", "error", "object", "data"]
+    [*openai_response._AZURE_MEMBERS, "choices", "delta", "text", "finish_reason", "usage", "model", "error", "object", "data"]
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])) | st.just("gpt-35-turbo"),
@@ -597,7 +597,7 @@ def test_any_json_is_survived(value: Any) -> None:
     for data in out.split(b"data: ")[1:]:
         chunk = json.loads(data) if b"[DONE]" not in data and b"NaN" not in data and b"Infinity" not in data else {}
         if isinstance(value, dict):
-            assert "error" in chunk or openai_response._AZURES_OWN.isdisjoint(chunk)
+            assert "error" in chunk or openai_response._AZURE_MEMBERS.isdisjoint(chunk)
 
 
 @pytest.mark.parametrize(
