@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layer import NextLayer
 
     from azure_openai_proxy.egress.request import ClientSide
-    from azure_openai_proxy.routing.repair import Route
+    from azure_openai_proxy.routing.attempts import Plan
 
 CHAT = b'{"model":"gpt-4o"}'
 
@@ -389,7 +389,7 @@ def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monk
 
     def resend(_: Exchange, request: http.Request, __: object) -> Retry:
         request.headers["api-key"] = "another"
-        return Retry(cast("Route", None))
+        return Retry(cast("Plan", None))
 
     monkeypatch.setattr(Exchange, "next_attempt", resend)
     assert Policy(addon.registry, ours, addon.registry.exchanges[ours]).next_attempt(http.Response.make(503))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .large_bodies import LargeBody
     from .operation import Call
 
-__all__ = ["Asked", "Query", "Sent", "body", "form", "headers", "path", "translate"]
+__all__ = ["Asked", "Query", "Sent", "Target", "body", "form", "headers", "path", "translate"]
 
 # Headers of this connection (RFC 9110 7.6.1), and the SDKs' headers for OpenAI accounts, which Azure refuses or ignores.
 _NOT_FOR_AZURE = frozenset(
@@ -90,6 +90,24 @@ class Query(NamedTuple):
         )
 
 
+class Target(NamedTuple):
+    """Where one attempt of a request goes."""
+
+    backend: Backend
+    deployment: str | None  # for the model that the request names; None if it names none
+    form: Form
+
+    @classmethod
+    def of(cls, call: Call, backend: Backend, deployment: str | None, asked_version: str = "") -> Target:
+        """`asked_version`: the api-version in the client's query."""
+        return cls(backend, deployment, form(call, deployment, backend, asked_version))
+
+    @property
+    def in_path(self) -> bool:
+        """Whether the path names the deployment."""
+        return "{deployment}" in self.form.path
+
+
 class Sent(NamedTuple):
     """A request for Azure."""
 
@@ -111,21 +129,21 @@ class Sent(NamedTuple):
 
 
 def translate(
-    call: Call, asked: Asked, backend: Backend, deployment: Callable[[str], str], credential: Credential, *, batch_lines: int = 0
+    call: Call, asked: Asked, target: Target, deployment: Callable[[str], str], credential: Credential, *, batch_lines: int = 0
 ) -> Sent:
-    """Translate a request for `backend`. `deployment` maps a model's name.
+    """Translate a request for `target`. `deployment` maps the names of models in the body.
 
     `batch_lines`: the maximum length in bytes of lines in a batch file whose models are mapped too; 0 for none.
     """
-    name = deployment(call.model) if call.model is not None else None
+    backend, name = target.backend, target.deployment
     rewriter = None
     if not json_edit.is_object(asked.content):
-        rewriter = upload_rewriting.rewriter(call, asked.headers, deployment, in_path=_in_path(call, backend), batch_lines=batch_lines)
+        rewriter = upload_rewriting.rewriter(call, asked.headers, deployment, in_path=target.in_path, batch_lines=batch_lines)
     return Sent(
         backend.base,
-        path(call, name, backend, asked.query),
+        path(call, target, asked.query),
         headers(asked.headers, credential, backend.base.netloc, websocket=call.method == "WS"),
-        b"" if asked.more else body(call, deployment, backend, asked, rewriter),
+        b"" if asked.more else body(call, deployment, target, asked, rewriter),
         name,
         rewriter if asked.more else None,
         _growth(call.model, name) if rewriter else 0,
@@ -148,13 +166,13 @@ def form(call: Call, deployment: str | None, backend: Backend, asked_version: st
     return call.endpoint.form(backend.apiversion, model=deployment is not None, beta=call.beta)
 
 
-def path(call: Call, deployment: str | None, backend: Backend, query: Query) -> str:
+def path(call: Call, target: Target, query: Query) -> str:
     """Return path and query for Azure."""
-    template, version = form(call, deployment, backend, query.api_version)
+    (template, version), deployment = target.form, target.deployment
     below = template.replace("{path}", "\0").format(deployment=quote(deployment or "", safe=""), **call.values).replace("\0", call.path)
     rest = query.with_model(deployment, "deployment" if call.beta else "") if call.endpoint.model_in == "query" else query.rest
     joined = "&".join(filter(None, [rest, f"api-version={quote(version)}" if version else ""]))
-    return request_syntax.encoded(backend.base.prefix + below, joined)
+    return request_syntax.encoded(target.backend.base.prefix + below, joined)
 
 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
@@ -180,23 +198,19 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
     return result
 
 
-def body(call: Call, deployment: Callable[[str], str], backend: Backend, asked: Asked, rewriter: Rewriter | None = None) -> bytes:
+def body(call: Call, deployment: Callable[[str], str], target: Target, asked: Asked, rewriter: Rewriter | None = None) -> bytes:
     """Return the body for Azure. For v1 it has the deployment as its model; in the dated API the path has the deployment."""
     content = asked.content
     if rewriter:
         return rewriter.feed(content) + rewriter.end()
     is_form = asked.headers.get("content-type", "").lower().startswith("multipart/") and not json_edit.is_object(content)
-    if call.model is None or _in_path(call, backend) or call.endpoint.model_in == "query" or is_form:
+    if call.model is None or target.in_path or call.endpoint.model_in == "query" or is_form:
         return content
     if call.endpoint.model_in == "path":
         return _with_model(content, deployment(call.model), asked.large)
     if asked.large:
         return json_edit.renamed(content, asked.large.strings(*call.endpoint.models), deployment)
     return json_edit.rename(content, call.endpoint.models, deployment)
-
-
-def _in_path(call: Call, backend: Backend) -> bool:
-    return "{deployment}" in form(call, call.model, backend).path
 
 
 def _with_model(content: bytes, deployment: str, large: LargeBody | None) -> bytes:

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.egress.connect import Proxy
     from azure_openai_proxy.errors import Failure
     from azure_openai_proxy.inspection.replay_server import Replay
-    from azure_openai_proxy.routing.attempts import Decision
-    from azure_openai_proxy.routing.repair import Route
+    from azure_openai_proxy.routing.attempts import Decision, Plan
 
     from .ingress import Upstream
 
@@ -182,14 +181,17 @@ class Exchange:
             raise
         return None
 
-    def send(self, request: http.Request, route: Route) -> None:
-        """Make `request` the one for a backend: as the client asked, changed as the route says."""
+    def send(self, request: http.Request, plan: Plan) -> None:
+        """Make `request` the one for a backend: as the client asked, changed as the plan says."""
         assert self.call, "only what was recognised is sent"
         assert self.asked
-        backend, call = route.backend, self.call
+        target, call = plan.target, self.call
+        backend = target.backend
 
         def deployment(model: str) -> str:
-            return route.deployment or backend.deployment(model, self.settings.mapper, native=bool(call.native))
+            if model == call.model and target.deployment is not None:
+                return target.deployment
+            return plan.renamed or backend.deployment(model, self.settings.mapper, native=bool(call.native))
 
         entra = self.shared.tokens.token(backend) if backend.entra else None
         credential = credentials.choose(backend.token, self.asked.headers, self.asked.query.api_key, entra=entra)
@@ -198,8 +200,10 @@ class Exchange:
         if call.method == "WS":
             self.frames = realtime.Frames(call.endpoint.models, deployment)
             named = self.frames.asked
+            if call.model is not None:
+                self.frames.asked(call.model)
         batch_lines = self.settings.max_body if self.settings.map_batch_files else 0
-        self.sent = sent = azure_request.translate(call, route.asked, backend, named, credential, batch_lines=batch_lines)
+        self.sent = sent = azure_request.translate(call, plan.asked, target, named, credential, batch_lines=batch_lines)
         request.path, request.headers = sent.path, sent.headers
         if self.asked.more:
             request.stream = sent.stream
@@ -267,7 +271,7 @@ class Exchange:
             return decision
         self.peek = None
         try:
-            self.send(request, decision.route)
+            self.send(request, decision.plan)
         except errors.ProxyError:  # the client's own key is not there for this backend
             self.attempts.end()
             return GIVE_UP

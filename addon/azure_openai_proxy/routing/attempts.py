@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mitmproxy import http
 
 from azure_openai_proxy.api import credentials
-from azure_openai_proxy.api import request as azure_request
+from azure_openai_proxy.api.request import Target
 from azure_openai_proxy.errors import NotFound, Unavailable, when
 from azure_openai_proxy.formats import compression
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .pool import Ticket
     from .state import Shared
 
-__all__ = ["ATTEMPTS", "GIVE_UP", "Attempt", "Attempts", "Decision", "GiveUp", "Respond", "Retry"]
+__all__ = ["ATTEMPTS", "GIVE_UP", "Attempt", "Attempts", "Decision", "GiveUp", "Plan", "Respond", "Retry"]
 
 ATTEMPTS = "azure_openai_attempts"
 """Key of the attempts in a flow's metadata, which saved flows contain."""
@@ -55,10 +55,19 @@ class Attempt(NamedTuple):
     repaired: tuple[str, ...] = ()
 
 
-class Retry(NamedTuple):
-    """Send the request again, by this route."""
+class Plan(NamedTuple):
+    """One attempt: the client's request with the repairs that were applied to it, and where it goes."""
 
-    route: repair.Route
+    asked: Asked
+    target: Target
+    renamed: str | None  # replaces the deployment of every model that the request names
+    applied: tuple[repair.Change, ...]
+
+
+class Retry(NamedTuple):
+    """Send the request again."""
+
+    plan: Plan
 
 
 class Respond(NamedTuple):
@@ -85,18 +94,19 @@ class Attempts:
     tried: list[Attempt] = field(default_factory=list)
     backend: Backend | None = None  # of the current attempt
     ticket: Ticket | None = None
-    route: repair.Route | None = None
+    plan: Plan | None = None
     _changes: list[repair.Change] = field(default_factory=list)  # repairs of this request at this backend
     _changed: int = 0
     _dead: set[str] = field(default_factory=set)  # backends that are not used again
     _lost: bool = False  # one attempt ended without a response after Azure may have received the whole request
     _best: http.Response | None = None  # the most informative failure so far
     _candidates: tuple[Backend, ...] = ()
+    _deployments: dict[str, str] = field(default_factory=dict)  # by the name of the backend
     _scope: bytes | None = None  # of the client's own key; computed on first use
 
     # -- the first attempt
 
-    def first(self) -> repair.Route:
+    def first(self) -> Plan:
         """Choose the first backend and make the request for it.
 
         Raises:
@@ -130,7 +140,7 @@ class Attempts:
         tokens, scope = (self._tokens(), self._key_scope(*backends)) if len(backends) > 1 else (0, b"")
         return self.shared.pool.choose(backends, self._entry, tokens=tokens, tried=self._dead, scope=scope)
 
-    def _ask(self, backend: Backend) -> repair.Route:
+    def _ask(self, backend: Backend) -> Plan:
         if backend is not self.backend:
             self._changes = []  # another backend may refuse these repairs
         known = self.shared.learned.get(self._learned(backend)) if self.shared.learned and self.settings.repair else ()
@@ -138,14 +148,20 @@ class Attempts:
         self.backend = backend
         scope = self._key_scope(backend) if len(self.settings.backends) > 1 else b""  # a single backend needs no scope
         self.ticket = self.shared.pool.begin(backend, self._entry(backend), scope=scope)
-        self.route = repair.route(self.asked, backend, changes)
-        self.tried.append(Attempt(backend.name, repaired=tuple(map(str, self.route.applied))))
-        return self.route
+        route = repair.route(self.asked, backend, changes)
+        deployment = None if self.call.model is None else route.deployment or self._deployment(backend)
+        target = Target.of(self.call, route.backend, deployment, route.asked.query.api_version)
+        self.plan = Plan(route.asked, target, route.deployment, route.applied)
+        self.tried.append(Attempt(backend.name, repaired=tuple(map(str, route.applied))))
+        return self.plan
 
     def _deployment(self, backend: Backend) -> str:
         if self.call.model is None:
             return ""
-        return backend.deployment(self.call.model, self.settings.mapper, native=bool(self.call.native))
+        if (known := self._deployments.get(backend.name)) is None:
+            known = backend.deployment(self.call.model, self.settings.mapper, native=bool(self.call.native))
+            self._deployments[backend.name] = known
+        return known
 
     def _entry(self, backend: Backend) -> str:
         """The deployment's key in the pool's tables. Azure compares deployment names without regard to case (`GPT-4o`, `gpt-4o`)."""
@@ -162,8 +178,8 @@ class Attempts:
     def _learned(self, backend: Backend) -> repair.Key:
         version = ""
         if self.call.native:
-            form = azure_request.form(self.call, self._deployment(backend), backend, self.asked.query.api_version)
-            version = f"{self.call.native} {form.version}"
+            target = Target.of(self.call, backend, self._deployment(backend), self.asked.query.api_version)
+            version = f"{self.call.native} {target.form.version}"
         return repair.Key(backend.name, self._entry(backend), self.call.endpoint.path, version, self._key_scope(backend))
 
     def _learn(self, backend: Backend) -> None:
@@ -294,18 +310,17 @@ class Attempts:
 
     def _repairs(self, response: http.Response) -> list[repair.Change]:
         assert self.backend
-        assert self.route
+        assert self.plan
         if not self.settings.repair or self._changed >= repair.MOST:
             return []
-        deployment = self.route.deployment or self._deployment(self.backend)
         mapped = self.call.model is not None and (
             self.backend.models is not None or self.settings.mapper.mapped(self.call.model) is not None
         )
-        form = azure_request.form(self.call, deployment, self.route.backend, self.asked.query.api_version)
-        dated = not form.path.startswith("/openai/v1")
-        case = repair.Case(self.call, self.route.asked, dated, deployment, mapped)
+        target = self.plan.target
+        dated = not target.form.path.startswith("/openai/v1")
+        case = repair.Case(self.call, self.plan.asked, dated, target.deployment or "", mapped)
         found = repair.find(response.status_code, compression.content_or_nothing(response), case)
-        return [] if any(change in self._changes or change in self.route.applied for change in found) else found
+        return [] if any(change in self._changes or change in self.plan.applied for change in found) else found
 
     # -- when no backend is left
 

@@ -7,7 +7,7 @@ from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api.backend import Backend, parse_endpoint
 from azure_openai_proxy.api.credentials import Credential
 from azure_openai_proxy.api.operation import recognise
-from azure_openai_proxy.api.request import Asked, Query, Sent
+from azure_openai_proxy.api.request import Asked, Query, Sent, Target
 
 KEY = Credential("api-key", "key")
 
@@ -29,7 +29,8 @@ def translated(
     assert call is not None
     asked = Asked(Headers([(b"Host", b"localhost"), (b"Content-Type", content_type.encode())]), query, body)
     backend = Backend(name="default", base=parse_endpoint(endpoint)[0], token="", apiversion=apiversion)
-    return azure_request.translate(call, asked, backend, lambda model: deployment or model, KEY)
+    target = Target.of(call, backend, call.model and (deployment or call.model), query.api_version)
+    return azure_request.translate(call, asked, target, lambda model: deployment or model, KEY)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,9 @@ def test_a_streamed_form_is_rewritten(start: bytes, stream: bytes, growth: int |
     call = recognise("POST", "/v1/audio/transcriptions", headers, start)
     assert call is not None
     backend = Backend(name="default", base=parse_endpoint("https://r.openai.azure.com")[0], token="", apiversion="v1")
-    sent = azure_request.translate(call, Asked(headers, Query(""), start, more=True), backend, lambda _: "w", KEY)
+    sent = azure_request.translate(
+        call, Asked(headers, Query(""), start, more=True), Target.of(call, backend, call.model and "w"), lambda _: "w", KEY
+    )
     assert (b"", growth) == (sent.content, sent.growth)
     assert callable(sent.stream)
     assert stream == b"".join([*sent.stream(FORM), *sent.stream(b"")])

@@ -22,7 +22,7 @@ from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.credentials import Credential
 from azure_openai_proxy.api.model_mapping import Mapper
-from azure_openai_proxy.api.request import Asked, Query
+from azure_openai_proxy.api.request import Asked, Query, Target
 from azure_openai_proxy.config import runtime
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import BadRequest
@@ -58,7 +58,8 @@ def sent(path: str, content: bytes, large: LargeBody | None, headers: dict[str, 
     except BadRequest as error:
         return error.message.partition(":")[0], b""
     asked = Asked(http.Headers(), Query(""), content, large)
-    return call, azure_request.translate(call, asked, BACKEND, lambda model: f"my-{model}", Credential("api-key", "k")).content
+    target = Target.of(call, BACKEND, call.model and f"my-{call.model}")
+    return call, azure_request.translate(call, asked, target, lambda model: f"my-{model}", Credential("api-key", "k")).content
 
 
 def meaning(content: bytes) -> object:

@@ -16,9 +16,9 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request import Asked, Query
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import Failure, NotFound, Unavailable
-from azure_openai_proxy.routing.attempts import GIVE_UP, Attempt, Attempts, Respond, Retry
+from azure_openai_proxy.routing.attempts import GIVE_UP, Attempt, Attempts, Plan, Respond, Retry
 from azure_openai_proxy.routing.pool import Pool
-from azure_openai_proxy.routing.repair import Rename, Route
+from azure_openai_proxy.routing.repair import Rename
 from azure_openai_proxy.routing.state import Shared
 
 A, B, C = (
@@ -62,9 +62,9 @@ def failing(status: int, message: str = "no", **headers: str) -> http.Response:
 
 
 def asked(decision: object) -> str:
-    route = decision.route if isinstance(decision, Retry) else decision
-    assert isinstance(route, Route)
-    return route.backend.name
+    plan = decision.plan if isinstance(decision, Retry) else decision
+    assert isinstance(plan, Plan)
+    return plan.target.backend.name
 
 
 @pytest.mark.parametrize("what", [REFUSED, *map(failing, (401, 403, 404, 408, 429, 500, 502, 503, 504))], ids=lambda what: str(what)[:30])
@@ -220,7 +220,7 @@ def test_repair_and_learned_repairs() -> None:
     asking.first()
     decision = asking.next_attempt(failing(400, MAX_TOKENS))
     assert isinstance(decision, Retry)
-    assert ("a", (Rename("max_tokens", "max_completion_tokens"),)) == (asked(decision), decision.route.applied)
+    assert ("a", (Rename("max_tokens", "max_completion_tokens"),)) == (asked(decision), decision.plan.applied)
     asking.answers(http.Headers())
     asking.end()
     again = attempts(body=body, of=of)
@@ -228,7 +228,7 @@ def test_repair_and_learned_repairs() -> None:
     assert [Attempt("a", "", ("max_tokens -> max_completion_tokens",))] == again.tried
     elsewhere = again.next_attempt(failing(500))
     assert isinstance(elsewhere, Retry)
-    assert b'"max_tokens"' in elsewhere.route.asked.content
+    assert b'"max_tokens"' in elsewhere.plan.asked.content
     # The same rejection of a repaired request is final.
     once = attempts(body=body)
     once.first()
