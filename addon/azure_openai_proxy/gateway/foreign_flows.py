@@ -21,7 +21,7 @@ BODIES_SHOWN = 3
 
 
 def streams(master: Master) -> bool:
-    """Whether nobody looks at bodies: no interface, no option and no other script."""
+    """Return whether no interface, option or other script needs the bodies."""
     options = master.options
     if hasattr(master, "view") or (options.flow_detail >= BODIES_SHOWN and master.addons.get("dumper")):
         return False

@@ -1,4 +1,4 @@
-"""Terminal output that never blocks the event loop: a thread writes it, and lines are dropped while nobody reads.
+"""Terminal output that never blocks the event loop: a thread writes it, and lines are dropped while the reader is too slow.
 
 mitmproxy prints log lines and flows with `print`. When the reader of that pipe stops reading, the pipe fills up and `print` waits for
 ever, and with it every client. Here `print` puts its text into a bounded queue.
@@ -48,7 +48,7 @@ class Output:
         """Queue a text.
 
         Raises:
-            OSError: nobody can read it any more, as `print` would find out.
+            OSError: the pipe is closed, as `print` would raise it.
         """
         with self._changed:
             if self._error:
@@ -65,7 +65,7 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing: whoever prints must not wait."""
+        """Do nothing, because the caller must not wait."""
 
     def drain(self, seconds: float = PATIENCE) -> bool:
         """Wait until everything is written. False: the reader does not read."""
