@@ -58,7 +58,7 @@ def test_what_is_printed_works(way: str, azure: Simulator, proxy: Proxies) -> No
     found = run("doctor", **env, OPENAI_API_KEY=azure.key)
 
     assert (0, 0) == (printed.returncode, found.returncode), found.stdout
-    assert "gpt-4o: answers" in found.stdout
+    assert "gpt-4o: works" in found.stdout
     assert azure.key not in found.stdout
 
 
