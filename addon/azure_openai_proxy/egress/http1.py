@@ -26,6 +26,8 @@ __all__ = ["END", "MAX_HEAD", "BadResponse", "H11Reader", "Http11Reader", "Item"
 
 MAX_HEAD = 256 * 1024
 """Bytes of a status line with its headers."""
+CLOSED = "the connection was closed"
+AFTER_THE_END = "bytes came after the end of the response"
 
 
 class _End:
@@ -48,21 +50,19 @@ def _response(version: bytes, status: int, reason: bytes, fields: tuple[tuple[by
 
 
 class H11Reader:
-    """h11 in the role of the client. What it is told of our request is only what decides how the response is framed."""
+    """h11 as the client. Of the request it only gets what decides how the response is framed."""
 
     def __init__(self) -> None:
         self.reusable = False
+        self.failed: BadResponse | None = None
+        """The fault behind the items that were returned last."""
         self._connection: h11.Connection | None = None
         self._upgraded = False
-        self._pending: BadResponse | None = None  # raised by the next call, once what came before it was returned
 
     def begin(self, method: bytes, *, upgrade: bool = False) -> None:
-        if self._connection is None or not self.reusable:
-            self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-        else:
-            self._connection.start_next_cycle()
+        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self.reusable = self._upgraded = False
-        self._pending = None
+        self.failed = None
         headers = [(b"host", b"upstream")]
         if upgrade:
             headers += [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
@@ -71,12 +71,13 @@ class H11Reader:
 
     def feed(self, data: bytes) -> list[Item]:
         assert self._connection
-        if self._pending:
-            raise self._pending
+        if self.failed:
+            raise self.failed
         if self._upgraded:
             return [data] if data else [END]
         out: list[Item] = []
         body = bytearray()
+        nothing = self._connection.their_state is h11.SEND_RESPONSE and not self._connection.trailing_data[0]
         try:
             self._connection.receive_data(data)
             while (event := self._connection.next_event()) is not h11.NEED_DATA:
@@ -94,28 +95,25 @@ class H11Reader:
                     out.append(END)
                     states = self._connection.states
                     done = states[h11.CLIENT] is h11.DONE and states[h11.SERVER] is h11.DONE
-                    self.reusable = done and not self._connection.trailing_data[0]
+                    self.reusable = done and self._connection.trailing_data == (b"", False)
                     break
                 elif isinstance(event, h11.InformationalResponse):
                     if event.status_code == 101:
                         return self._upgrade(event)
                 else:
-                    self._fail(BadResponse("the connection was closed"), out, body)
+                    self.failed = BadResponse(AFTER_THE_END)
                     break
         except h11.RemoteProtocolError as error:
-            self._fail(BadResponse(str(error)), out, body)
+            self.failed = BadResponse(str(error) if data else CLOSED if nothing else f"{CLOSED} in the middle of the response")
         if body:
             out.append(bytes(body))
+        if self.failed and not out:
+            raise self.failed
         return out
 
     def eof(self) -> list[Item]:
         """The peer closed the connection."""
         return self.feed(b"")
-
-    def _fail(self, error: BadResponse, out: list[Item], body: bytearray) -> None:
-        if not out and not body:
-            raise error
-        self._pending = error
 
     def _upgrade(self, event: h11.InformationalResponse) -> list[Item]:
         assert self._connection
@@ -125,18 +123,14 @@ class H11Reader:
         head = _response(b"HTTP/" + event.http_version, 101, bytes(event.reason), fields)
         return [head, ahead] if ahead else [head]
 
-    @property
-    def failed(self) -> BadResponse | None:
-        """The fault behind what was returned last."""
-        return self._pending
-
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*\r\n")
+# Possessive, so that no line can make it start over: the work is linear in the length of the head.
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)\r\n")
 _CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 _LONGEST_CHUNK_HEAD = 10
 _FRAMING = frozenset({len(b"connection"), len(b"content-length"), len(b"transfer-encoding")})
-_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nconnection: %b\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Http11Reader:
@@ -144,6 +138,8 @@ class Http11Reader:
 
     def __init__(self) -> None:
         self.reusable = False
+        self.failed: BadResponse | None = None
+        """The fault behind the items that were returned last."""
         self._h11: H11Reader | None = None
         self._method = b""
         self._buffer = bytearray()
@@ -157,14 +153,10 @@ class Http11Reader:
         self._buffer.clear()
         self._searched = self._left = 0
         self.reusable = False
+        self.failed = None
         if upgrade:
             self._h11 = H11Reader()
             self._h11.begin(method, upgrade=True)
-
-    @property
-    def failed(self) -> BadResponse | None:
-        """The fault behind what was returned last."""
-        return self._h11.failed if self._h11 else None
 
     @property
     def between_chunks(self) -> bool:
@@ -172,8 +164,10 @@ class Http11Reader:
         return self._read == self._chunks and not self._left and not self._buffer and self._h11 is None
 
     def feed(self, data: bytes) -> list[Item]:
+        if self.failed:
+            raise self.failed
         if self._h11:
-            return self._by_h11(self._h11.feed(data))
+            return self._by_h11(self._h11.feed, data)
         if self._read == self._head:
             return self._head(data)
         if self._buffer:
@@ -183,24 +177,36 @@ class Http11Reader:
 
     def eof(self) -> list[Item]:
         """The peer closed the connection."""
+        if self.failed:
+            raise self.failed
         if self._h11:
-            return self._by_h11(self._h11.eof())
+            return self._by_h11(self._h11.feed, b"")
         whole = self._read == self._head and not self._buffer
-        raise BadResponse("the connection was closed" + ("" if whole else " in the middle of the response"))
+        raise BadResponse(CLOSED if whole else f"{CLOSED} in the middle of the response")
 
-    def _by_h11(self, items: list[Item]) -> list[Item]:
+    def _by_h11(self, feed: Callable[[bytes], list[Item]], data: bytes, before: list[Item] | None = None) -> list[Item]:
+        """`before` and what h11 makes of `data`. A fault is raised only if there is neither."""
         assert self._h11
+        items = before or []
+        try:
+            items += feed(data)
+        except BadResponse as error:
+            if not items:
+                raise
+            self.failed = error
+        else:
+            self.failed = self._h11.failed
         self.reusable = self._h11.reusable
         return items
 
-    def _hand_over(self, data: bytes, ahead: bytes = b"") -> list[Item]:
+    def _hand_over(self, data: bytes, before: list[Item] | None = None, ahead: bytes = b"") -> list[Item]:
         """h11 reads from here on; `ahead` is what it must have seen before."""
         self._h11 = H11Reader()
         self._h11.begin(self._method)
         if ahead:
             self._h11.feed(ahead)
         self._buffer.clear()
-        return self._by_h11(self._h11.feed(data))
+        return self._by_h11(self._h11.feed, data, before)
 
     def _head(self, data: bytes) -> list[Item]:
         if self._buffer:
@@ -218,8 +224,9 @@ class Http11Reader:
         return self._complete_head(data, end)
 
     def _incomplete_head(self) -> list[Item]:
-        buffer = self._buffer
-        if buffer.find(b"\n\n", max(0, self._searched - 1)) >= 0 or len(buffer) > MAX_HEAD:
+        buffer, start = self._buffer, max(0, self._searched - 2)
+        # Line ends without CR are for h11 to judge.
+        if buffer[0] <= 0x20 or len(buffer) > MAX_HEAD or buffer.find(b"\n\n", start) >= 0 or buffer.find(b"\n\r\n", start) >= 0:
             return self._hand_over(bytes(buffer))
         self._searched = len(buffer)
         return []
@@ -237,9 +244,9 @@ class Http11Reader:
             if not field:
                 return self._hand_over(data)
             at = field.end()
-            pair: tuple[bytes, bytes] = field.groups()  # type: ignore[assignment] # both groups always match
-            fields.append(pair)
-            name, value = pair
+            name, value = field.groups()
+            value = value.rstrip(b" \t")
+            fields.append((name, value))
             if len(name) in _FRAMING:
                 folded = name.lower()
                 if folded == b"content-length":
@@ -251,7 +258,7 @@ class Http11Reader:
                         return self._hand_over(data)
                     chunked = True
                 elif folded == b"connection":
-                    reuse = reuse and b"close" not in value.lower()
+                    reuse = reuse and b"close" not in [option.strip() for option in value.lower().split(b",")]
         status = int(status_line[1])
         if chunked is (length is not None) or status in (204, 304) or self._method in (b"HEAD", b"CONNECT"):
             return self._hand_over(data)
@@ -262,9 +269,13 @@ class Http11Reader:
             self._read = self._chunks
         else:
             self._left, self._read = length or 0, self._sized
-        if rest or not (chunked or length):
-            out += self._read(rest)
-        return out
+        if not rest and (chunked or length):
+            return out
+        try:
+            return out + self._read(rest)
+        except BadResponse as error:
+            self.failed = error
+            return out
 
     def _sized(self, data: bytes) -> list[Item]:
         left = self._left = self._left - len(data)
@@ -277,7 +288,7 @@ class Http11Reader:
         return [data, END] if data else [END]
 
     def _nothing(self, data: bytes) -> list[Item]:
-        raise BadResponse(f"{len(data)} bytes came after the end of the response")
+        raise BadResponse(AFTER_THE_END)
 
     def _chunks(self, data: bytes) -> list[Item]:
         pieces: list[bytes] = []
@@ -291,7 +302,7 @@ class Http11Reader:
             elif left:
                 taken = min(left, size - at)
                 if data[at : at + taken] != b"\r\n"[2 - left : 2 - left + taken]:
-                    return self._fail(pieces, data, at)
+                    return self._odd_chunk(pieces, data, at)
                 at, self._left = at + taken, left - taken
             elif chunk := _CHUNK_HEAD.match(data, at):
                 if length := int(chunk[1], 16):
@@ -301,30 +312,23 @@ class Http11Reader:
                     self.reusable = self._will_reuse and chunk.end() + 2 == size
                     self._read = self._nothing
                     return [*_joined(pieces), END]
-                if size - chunk.end() < 2 and data[chunk.end() :] in (b"", b"\r"):
+                if data[chunk.end() :] in (b"", b"\r"):
                     break
-                return [*_joined(pieces), *self._hand_over(data[at:], _CHUNKED_HEAD)]
+                return self._odd_chunk(pieces, data, at)
             elif size - at < _LONGEST_CHUNK_HEAD and b"\n" not in data[at:]:
                 break
             else:
-                return self._fail(pieces, data, at)
+                return self._odd_chunk(pieces, data, at)
         if at < size:
             self._buffer += data[at:]
         return _joined(pieces)
 
-    def _fail(self, pieces: list[bytes], data: bytes, at: int) -> list[Item]:
-        """h11 judges what comes after whole chunks: an extension, or what is no chunk at all."""
+    def _odd_chunk(self, pieces: list[bytes], data: bytes, at: int) -> list[Item]:
+        """h11 judges what comes after whole chunks: an extension, trailers, or what is no chunk at all."""
+        head = _CHUNKED_HEAD % (b"keep-alive" if self._will_reuse else b"close")
         # In the middle of a chunk's line end h11 has to see that chunk.
-        ahead = _CHUNKED_HEAD + (b"1\r\nx" + b"\r\n"[: 2 - self._left] if self._left else b"")
-        try:
-            more = self._hand_over(data[at:], ahead)
-        except BadResponse as error:
-            if not pieces:
-                raise
-            assert self._h11
-            self._h11._pending = error  # noqa: SLF001 - one class of two
-            more = []
-        return [*_joined(pieces), *more]
+        ahead = b"1\r\nx" + b"\r\n"[: 2 - self._left] if self._left else b""
+        return self._hand_over(data[at:], _joined(pieces), head + ahead)
 
 
 def _joined(pieces: list[bytes]) -> list[Any]:
