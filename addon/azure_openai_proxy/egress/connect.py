@@ -75,13 +75,16 @@ async def _connect(address: str, port: int, local: str | None) -> socket.socket:
 async def connect_any(addresses: Sequence[str], port: int, local: str | None = None) -> socket.socket:
     """A connection to the first address that takes it. Each has a head start before the next is tried beside it.
 
+    `local` is the address to connect from; only addresses of its family are tried.
+
     Raises:
-        OSError: none does; the last one's error.
+        OSError: none does; the last one's error, or that this machine lacks something.
     """
-    if len(addresses) == 1:
-        return await _connect(addresses[0], port, local)
-    error = OSError("the host has no address")
-    left = list(addresses)
+    left = [address for address in addresses if not local or (":" in address) == (":" in local)]
+    if len(left) == 1:
+        return await _connect(left[0], port, local)
+    error: tuple[object, ...] = (f"the host has no address that can be reached from {local}" if local else "the host has no address",)
+    short = False
     running: set[asyncio.Task[socket.socket]] = set()
     connected: list[socket.socket] = []
     try:
@@ -91,7 +94,8 @@ async def connect_any(addresses: Sequence[str], port: int, local: str | None = N
             done, running = await asyncio.wait(running, timeout=HEAD_START if left else None, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if failure := task.exception():
-                    error = OSError(*failure.args)  # without its frames, which would be in a reference cycle with this one
+                    if not short:  # kept without its frames: they would be in a reference cycle with this one
+                        error, short = failure.args, isinstance(failure, OSError) and is_shortage(failure)
                 else:
                     connected.append(task.result())
     finally:
@@ -102,7 +106,7 @@ async def connect_any(addresses: Sequence[str], port: int, local: str | None = N
             sock.close()
     if connected:
         return connected[0]
-    raise error
+    raise OSError(*error)
 
 
 def _discard(task: asyncio.Task[socket.socket]) -> None:

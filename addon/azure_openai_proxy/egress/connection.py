@@ -16,15 +16,27 @@ from mitmproxy import certs
 from mitmproxy.connection import ConnectionState, Server
 
 from .http1 import BadResponse, H11Reader, Http11Reader
-from .tls import Tls, reason
+from .tls import Tls, reason, refuses_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mitmproxy import http
 
     from .connect import Destination
     from .http1 import Item
 
 __all__ = ["Connection", "ConnectionFailed", "Receiver"]
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None = None) -> None:
+    """Who waits may have been cancelled, or have been told."""
+    if future.done():
+        return
+    if error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)
 
 
 class ConnectionFailed(OSError):
@@ -65,6 +77,10 @@ class Connection(asyncio.Protocol):
         """Something came since the request under way was begun."""
         self.why: str | None = None
         """Why it is not usable any more."""
+        self.refused = False
+        """The peer would not have this side's certificate: it has read nothing of a request. TLS 1.3 says so after our handshake."""
+        self.generation = 0
+        """Of the options that it was made with."""
         self.tls: Tls | None = None
         self._outer: Tls | None = None  # to a proxy that itself speaks TLS
         self._stage: Callable[[bytes], None] | None = None  # who takes what comes before the connection is established
@@ -98,24 +114,26 @@ class Connection(asyncio.Protocol):
                 made = await self._shake_hands(tls(), self._write_out)
                 self.tls = made
                 self._describe_tls(made.object)
+            self._stage = None
+            self.data_received(b"")  # what came since the handshake was complete
+            if self.why is not None:
+                raise ConnectionFailed(self.why)
         except (OSError, ValueError) as error:
             self.drop(reason(error))
-            raise ConnectionFailed(self.why or reason(error)) from error
+            raise ConnectionFailed(self.why or reason(error), local=isinstance(error, ConnectionFailed) and error.local) from error
         except BaseException:
             self.drop("given up")
             raise
-        self._stage = None
 
     async def _shake_hands(self, tls: Tls, write: Callable[[bytes], None]) -> Tls:
         done = self._established = asyncio.get_running_loop().create_future()
 
         def go_on(data: bytes = b"") -> None:
             try:
-                if tls.handshake(data) and not done.done():
-                    done.set_result(None)
+                if tls.handshake(data):
+                    _settle(done)
             except ssl.SSLError as error:
-                if not done.done():
-                    done.set_exception(error)
+                _settle(done, error)
             if out := tls.take():
                 write(out)
 
@@ -136,18 +154,11 @@ class Connection(asyncio.Protocol):
             try:
                 items = reader.feed(data)
             except BadResponse as error:
-                items = []
-                if not done.done():
-                    done.set_exception(ConnectionFailed(f"the proxy's response cannot be read: {error}"))
-            for item in items:
-                if done.done():
-                    return
-                status = getattr(item, "status_code", None)
-                if status is not None:
-                    if 200 <= status < 300:
-                        done.set_result(None)
-                    else:
-                        done.set_exception(ConnectionFailed(f"the proxy refused the connection with {status}"))
+                _settle(done, ConnectionFailed(f"the proxy's response cannot be read: {error}"))
+                return
+            if items:
+                status = cast("http.Response", items[0]).status_code
+                _settle(done, None if 200 <= status < 300 else ConnectionFailed(f"the proxy refused the connection with {status}"))
 
         self._stage = answered
         target = self.destination.netloc.encode()
@@ -160,35 +171,36 @@ class Connection(asyncio.Protocol):
         server.timestamp_tls_setup = time.time()
         server.sni = self.destination.host
         server.tls_version = cast("Any", tls.version())
-        if cipher := tls.cipher():
-            server.cipher = cipher[0]
+        server.cipher = (tls.cipher() or (None,))[0]
         server.alpn = (tls.selected_alpn_protocol() or "").encode() or None
         server.alpn_offers = (b"http/1.1",)
-        if certificate := tls.getpeercert(binary_form=True):
-            with suppress(ValueError):
-                server.certificate_list = (certs.Cert(x509.load_der_x509_certificate(certificate)),)
+        with suppress(ValueError):
+            server.certificate_list = (certs.Cert(x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")),)
 
     # What comes
 
     def data_received(self, data: bytes) -> None:
-        if self._outer:
-            data = self._outer.receive(data)
-            if out := self._outer.take():
-                self.transport.write(out)
-        if self._stage:
-            self._stage(data)
-            return
         ended: str | None = None
         closed = False
-        if tls := self.tls:
-            data = tls.receive(data)
-            if out := tls.take():
-                self._write_out(out)
-            closed = tls.closed
-            if tls.error:
-                ended = f"TLS failed: {reason(tls.error)}"
-        if data:
-            self._deliver(data)
+        if outer := self._outer:
+            data = outer.receive(data)
+            self.transport.write(outer.take())
+            closed = outer.closed
+            if outer.error:
+                ended = f"TLS to the proxy failed: {reason(outer.error)}"
+        if self._stage:
+            if data:
+                self._stage(data)
+        else:
+            if tls := self.tls:
+                data = tls.receive(data)
+                self._write_out(tls.take())
+                closed = closed or tls.closed
+                if tls.error:
+                    self.refused = not self.answered and self.requests <= 1 and refuses_client(tls.error)
+                    ended = f"TLS failed: {reason(tls.error)}"
+            if data:
+                self._deliver(data)
         if ended:
             self.drop(ended)
         elif closed:
@@ -231,8 +243,7 @@ class Connection(asyncio.Protocol):
             except BadResponse as error:
                 self.drop(str(error))
                 return
-            if items:
-                receiver.received(items)
+            receiver.received(items)
         self.drop("the connection was closed")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -249,8 +260,9 @@ class Connection(asyncio.Protocol):
             with suppress(OSError, ValueError):
                 self._write_out(self.tls.close())
         self.transport.close() if not self.transport.get_write_buffer_size() else self.transport.abort()
-        if self._established and not self._established.done():
-            self._established.set_exception(ConnectionFailed(why))
+        if self._established:
+            _settle(self._established, ConnectionFailed(why))
+        self._stage = self._established = None
         self.resume_writing()
         receiver, self.receiver = self.receiver, None
         if receiver:

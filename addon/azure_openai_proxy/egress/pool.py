@@ -6,6 +6,7 @@ import asyncio
 import collections
 import select
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from .connect import Destination
 
 __all__ = ["Limits", "Pool", "Pools"]
-
-SWEEPS = 4
-"""How often idle connections are looked through within the time that they may be idle."""
-
 
 class Limits(NamedTuple):
     """How many connections to one destination may be idle, and for how many seconds."""
@@ -53,7 +50,7 @@ class Pool:
         """An idle connection that is still open; None: there is none."""
         while self.idle:
             connection = self.idle.pop()
-            if connection.why is None and not _readable(connection):
+            if not connection.transport.is_closing() and not _readable(connection):
                 return connection
             connection.drop("closed while idle")
         return None
@@ -63,9 +60,7 @@ class Pool:
         if len(self.idle) >= self.pools.limits.size:
             connection.drop("too many idle connections")
             return
-        if session := connection.session:
-            self._session = session
-        connection.idle_since = time.monotonic()
+        connection.idle_since = self.pools.now()
         self.idle.append(connection)
         if not self._sweeper:
             self._sweep_later()
@@ -79,13 +74,14 @@ class Pool:
         destination, pools = self.destination, self.pools
         proxy = destination.proxy
         host, port = (proxy.host, proxy.port) if proxy else (destination.host, destination.port)
-        connection = Connection(destination, self._forget)
+        connection = Connection(destination, self._gone)
+        connection.generation = pools.generation
         starting(connection.server)
         try:
             addresses = await pools.resolver.resolve(host, port)
             try:
                 sock = await connect_any(addresses, port, pools.local_address)
-            except OSError:
+            except (OSError, asyncio.CancelledError):  # the latter for addresses that say nothing until the time is over
                 pools.resolver.forget(host, port)
                 raise
         except OSError as error:
@@ -97,7 +93,11 @@ class Pool:
             sock.close()
             raise
         proxy_tls = partial(self._tls, proxy.host, resume=False) if proxy and proxy.tls else None
-        await connection.establish(tls=partial(self._tls, destination.host) if destination.tls else None, proxy_tls=proxy_tls)
+        try:
+            await connection.establish(tls=partial(self._tls, destination.host) if destination.tls else None, proxy_tls=proxy_tls)
+        except ConnectionFailed:
+            self._session = None  # it may be the cause
+            raise
         self.opened += 1
         return connection
 
@@ -113,16 +113,23 @@ class Pool:
             session = self._session
         return Tls(made, host, session)
 
-    def _forget(self, connection: Connection) -> None:
-        if connection.receiver is None and connection in self.idle:
+    def keep_session(self, connection: Connection) -> None:
+        """The next connection resumes what this one had; TLS 1.3 knows it only after a while."""
+        if connection.answered and connection.tls and connection.tls.object.context is self._session_of:
+            self._session = connection.session
+
+    def _gone(self, connection: Connection) -> None:
+        if connection in self.idle:
             self.idle.remove(connection)
+        self.keep_session(connection)
 
     def _sweep_later(self) -> None:
-        self._sweeper = asyncio.get_running_loop().call_later(self.pools.limits.idle / SWEEPS, self._sweep)
+        due = self.idle[0].idle_since + self.pools.limits.idle - self.pools.now()
+        self._sweeper = asyncio.get_running_loop().call_later(max(0.0, due), self._sweep)
 
     def _sweep(self) -> None:
         self._sweeper = None
-        oldest = time.monotonic() - self.pools.limits.idle
+        oldest = self.pools.now() - self.pools.limits.idle
         while self.idle and self.idle[0].idle_since <= oldest:
             self.idle.popleft().drop("idle for too long")
         if self.idle:
@@ -145,12 +152,16 @@ class Pools:
     limits: Limits = field(default_factory=Limits)
     local_address: str | None = None
     resolver: Resolver = field(default_factory=Resolver)
+    now: Callable[[], float] = time.monotonic
+    generation: int = 0
+    """Of the options. Connections of an older one are not used again."""
     _pools: dict[Destination, Pool] = field(default_factory=dict)
 
     def configure(self, tls: TlsOptions, limits: Limits, local_address: str | None) -> None:
         """Options that changed hold for new connections; idle ones are closed."""
         if (tls, limits, local_address) != (self.tls, self.limits, self.local_address):
             self.tls, self.limits, self.local_address = tls, limits, local_address
+            self.generation += 1
             self.close()
 
     def of(self, destination: Destination) -> Pool:
@@ -158,6 +169,24 @@ class Pools:
         if pool is None:
             pool = self._pools[destination] = Pool(destination, self)
         return pool
+
+    def give(self, connection: Connection) -> None:
+        """One whose request is done with. It is kept for the next one, unless the options or the destinations have changed since."""
+        pool = self._pools.get(connection.destination)
+        if pool is None or connection.generation != self.generation:
+            connection.drop("made for other settings")
+            return
+        pool.keep_session(connection)
+        pool.give(connection)
+
+    async def warm(self, destination: Destination, seconds: float) -> None:
+        """Open a connection ahead, unless there is one that waits. A failure is no matter: the first request will see for itself."""
+        pool = self.of(destination)
+        if pool.idle or not self.limits.size:
+            return
+        with suppress(OSError):  # a TimeoutError, too
+            async with asyncio.timeout(seconds):
+                self.give(await pool.connect())
 
     def keep(self, destinations: Callable[[Destination], bool]) -> None:
         """Close the pools of destinations that are none any more."""

@@ -146,9 +146,10 @@ class Body:
         self._changed: asyncio.Future[None] | None = None
 
     def add(self, data: bytes) -> None:
-        self.pieces.append(data)
-        self.size += len(data)
-        self._wake()
+        if not self.complete:
+            self.pieces.append(data)
+            self.size += len(data)
+            self._wake()
 
     def take(self) -> bytes:
         piece = self.pieces.popleft()
@@ -158,6 +159,12 @@ class Body:
     def end(self) -> None:
         self.complete = True
         self._wake()
+
+    def discard(self) -> None:
+        """Nobody takes it any more."""
+        self.pieces.clear()
+        self.size = 0
+        self.end()
 
     def _wake(self) -> None:
         if self._changed and not self._changed.done():
@@ -265,9 +272,7 @@ class UpstreamRequest:
             DEADLINES.watch(self, min(self.policy.timeouts))
             while True:
                 failed = await self._attempt()
-                if failed is None:
-                    return
-                if self._decide(failed):
+                if failed is None or self._decide(failed):
                     return
         except asyncio.CancelledError:
             pass  # the task is awaited by nothing, and a cancelled one refers to its frames, and so to itself
@@ -275,11 +280,19 @@ class UpstreamRequest:
             self.client.failed(refused.failure)
         except Exception:
             logger.exception("A request upstream failed in the proxy")
-            self._release(whole=False)
             self.client.failed(Failure(502, "upstream_error", "The proxy failed to send this request: its log says why."))
         finally:
             self._release(whole=False)
             DEADLINES.forget(self)
+            self._let_everything_go()
+
+    def _let_everything_go(self) -> None:
+        """The client's side and this one know each other: without this, bodies would stay until the garbage collector comes."""
+        self.body.discard()
+        self._held = []
+        self._probe = self._outcome = self._task = None
+        self._state = _State.OVER
+        del self.policy, self.client
 
     def _decide(self, failed: Failure | http.Response) -> bool:
         """After an attempt. True: the client has its answer."""
@@ -306,7 +319,8 @@ class UpstreamRequest:
         destination, request = planned
         head = self._head(request, destination)
         pool = self.pools.of(destination)
-        connection = pool.take()
+        # A body that comes piece by piece cannot be sent again if the connection was closed meanwhile.
+        connection = None if self.body.streamed else pool.take()
         self._reused = connection is not None
         while True:
             if connection is None:
@@ -323,9 +337,7 @@ class UpstreamRequest:
             outcome = await self._exchange(connection, head, request)
             if not isinstance(outcome, _Stale):
                 return outcome
-            self._release(whole=False)
-            connection = pool.take() if self._reused and pool.idle else None
-            self._reused = connection is not None
+            connection = None  # one that is new: at most twice in all
 
     def _not_connected(self, error: ConnectionFailed) -> Failure:
         if error.local:
@@ -358,6 +370,7 @@ class UpstreamRequest:
         host: bytes | None = None
         cookies: list[bytes] = []
         self._chunked = False
+        whole = False
         for name, value in data.headers.fields:
             folded = name.lower()
             if folded == b"host":
@@ -367,8 +380,14 @@ class UpstreamRequest:
                 cookies.append(value)
                 continue
             if folded == b"transfer-encoding":
+                if not self.body.streamed:
+                    whole = True
+                    continue
                 self._chunked = True
             lines.append(b"%b: %b\r\n" % (name, value))
+        if whole:  # it came in chunks, and leaves in one piece
+            lines = [line for line in lines if not line.lower().startswith(b"content-length:")]
+            lines.append(b"content-length: %d\r\n" % len(request.raw_content or b""))
         if host is None:
             host = data.authority or destination.netloc.encode()
         if cookies:
@@ -437,23 +456,31 @@ class UpstreamRequest:
     # The response
 
     def received(self, items: list[Item]) -> None:
-        match self._state:
-            case _State.PASSING:
-                self._pass(items)
-            case _State.WAITING:
-                self._first(items)
-            case _State.HOLDING:
-                self._collect(items)
-            case _State.PROBING:
-                self._look(items)
-            case _State.OVER:
-                pass
+        try:
+            match self._state:
+                case _State.PASSING:
+                    self._pass(items)
+                case _State.WAITING:
+                    self._first(items)
+                case _State.HOLDING:
+                    self._collect(items)
+                case _State.PROBING:
+                    self._look(items)
+                case _State.OVER:
+                    pass
+        except Exception as error:  # noqa: BLE001 - `_run` logs it
+            self._crash(error)
+
+    def _crash(self, error: Exception) -> None:
+        """Something failed in the turn of the event loop in which the response was read."""
+        self._release(whole=False)
+        self._state = _State.OVER
+        if self._outcome and not self._outcome.done():
+            self._outcome.set_exception(error)
 
     def _first(self, items: list[Item]) -> None:
         response = items[0]
         assert isinstance(response, http.Response)
-        if self._sent is None and not self.body.streamed:
-            self._sent = asyncio.get_running_loop().time()
         self.progress()
         whole = not self.body.streamed or (self.body.complete and not self.body.pieces)
         how = self.policy.hold(response) if whole and response.status_code != 101 else Hold.NOTHING
@@ -501,7 +528,7 @@ class UpstreamRequest:
         if items[-1] is END:
             self._let_go()
         elif self._probe_timer is None:
-            self._probe_timer = asyncio.get_running_loop().call_later(self.policy.hold_stream, self._let_go)
+            self._probe_timer = asyncio.get_running_loop().call_later(self.policy.hold_stream, self._held_long_enough)
 
     def _refused(self, error: dict[str, object]) -> None:
         """A stream whose first event is an error: the response that Azure would have given, had it known in time."""
@@ -524,6 +551,12 @@ class UpstreamRequest:
         """Pass on what was held."""
         held, self._held = self._held, []
         self._pass_from_here(held)
+
+    def _held_long_enough(self) -> None:
+        try:
+            self._let_go()
+        except Exception as error:  # noqa: BLE001 - as in `received`
+            self._crash(error)
 
     def _pass_from_here(self, items: list[Item]) -> None:
         self._stop_probing()
@@ -613,7 +646,7 @@ class UpstreamRequest:
     # The end of an attempt
 
     def lost(self, why: str) -> None:
-        self._connection = None
+        connection, self._connection = self._connection, None
         self._stop_probing()
         if self._outcome is None or self._outcome.done():
             return
@@ -622,11 +655,14 @@ class UpstreamRequest:
         fresh = self._state is _State.WAITING
         if fresh and self._reused and whole and (self._sent is None or now - self._sent < STALE_WITHIN):
             self._over(_Stale())
-            return
-        self._over(Failure(502, "upstream_error", f"The connection upstream failed: {why}"))
+        elif connection and connection.refused:
+            self._over(Failure(502, "upstream_unreachable", f"Could not connect upstream: {why}"))
+        else:
+            self._over(Failure(502, "upstream_error", f"The connection upstream failed: {why}"))
 
     def _over(self, outcome: Failure | http.Response | _Stale | None) -> None:
         self._state = _State.OVER
+        self._held = []
         self.straight = None
         if self._outcome and not self._outcome.done():
             self._outcome.set_result(outcome)
@@ -639,7 +675,7 @@ class UpstreamRequest:
             self._resuming = None
         connection, self._connection = self._connection, None
         if connection and connection.finish(whole=whole):
-            self.pools.of(connection.destination).give(connection)
+            self.pools.give(connection)
 
     def _stop_probing(self) -> None:
         if self._probe_timer:

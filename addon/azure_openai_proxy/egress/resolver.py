@@ -7,6 +7,7 @@ one; here a host has at most one look-up under way, and all who wait for it shar
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import threading
@@ -24,12 +25,21 @@ FRESH = 30.0
 """Seconds for which addresses are used without another look-up."""
 STALE = 600.0
 """Seconds for which they are used while look-ups fail."""
+AGAIN = 5.0
+"""Seconds between two look-ups while they fail and there are stale addresses to use."""
+PATIENCE = 1.0
+"""Seconds until stale addresses are used because a look-up takes so long; it goes on."""
 
 type Lookup = Callable[[str, int], list[str]]
 
 
 def _lookup(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        # Without file descriptors this fails like any name that does not resolve; a socket says what is missing.
+        socket.socket().close()
+        raise
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
@@ -47,6 +57,9 @@ def interleaved(addresses: list[str]) -> list[str]:
 class _Known:
     addresses: list[str]
     at: float
+    fresh_until: float
+    in_doubt: bool = False
+    """None of them could be connected to: they are for when DNS fails, and not for when it is slow."""
 
 
 @dataclass
@@ -69,19 +82,24 @@ class Resolver:
         except ValueError:
             pass
         known = self._known.get((host, port))
-        if known and self.now() - known.at < FRESH:
+        now = self.now()
+        if known and now < known.fresh_until:
             return known.addresses
+        usable = known if known and now - known.at < STALE else None
+        under_way = asyncio.shield(self._look_up(host, port))
         try:
-            addresses = await asyncio.shield(self._look_up(host, port))
-        except OSError:
-            if known and self.now() - known.at < STALE and (host, port) in self._known:
-                return known.addresses
-            raise
-        return addresses
+            async with asyncio.timeout(PATIENCE if usable and not usable.in_doubt else None):
+                return await under_way
+        except OSError:  # a TimeoutError, too
+            if usable is None:
+                raise
+            usable.fresh_until = max(usable.fresh_until, self.now() + AGAIN)
+            return usable.addresses
 
     def forget(self, host: str, port: int) -> None:
-        """None of its addresses could be connected to."""
-        self._known.pop((host, port), None)
+        """None of its addresses could be connected to: the next request looks them up again."""
+        if known := self._known.get((host, port)):
+            known.in_doubt, known.fresh_until = True, 0.0
 
     def _look_up(self, host: str, port: int) -> asyncio.Future[list[str]]:
         key = host, port
@@ -95,21 +113,28 @@ class Resolver:
             del self._under_way[key]
             if error is not None:
                 future.set_exception(error)
-                future.exception()  # whoever waited may be gone
+                future.exception()  # all who waited may be gone
             else:
-                self._known[key] = _Known(addresses, self.now())
+                now = self.now()
+                self._known[key] = _Known(addresses, now, now + FRESH)
                 future.set_result(addresses)
 
         def run() -> None:
+            found: list[str] = []
+            failure: OSError | None = None
             try:
-                found: list[str] = interleaved(self.lookup(host, port))
-                failure: OSError | None = None
-            except (OSError, UnicodeError) as error:
-                found, failure = [], error if isinstance(error, OSError) else OSError(f"{host!r} is no host name")
+                found = interleaved(self.lookup(host, port))
+            except OSError as error:
+                failure = error
+            except Exception:  # noqa: BLE001 - such a name cannot even be asked for; whoever waits must get something
+                failure = OSError(f"{host!r} is not a host name")
             if not found and failure is None:
                 failure = OSError(f"{host} has no address")
             with suppress(RuntimeError):  # the loop ended meanwhile
                 loop.call_soon_threadsafe(done, found, failure)
 
-        threading.Thread(target=run, daemon=True, name=f"resolve {host}").start()
+        try:
+            threading.Thread(target=run, daemon=True, name=f"resolve {host}").start()
+        except RuntimeError as error:  # no more threads
+            done([], OSError(errno.ENOMEM, str(error)))
         return future

@@ -18,7 +18,7 @@ import certifi
 if TYPE_CHECKING:
     from mitmproxy.options import Options
 
-__all__ = ["Tls", "TlsOptions", "context", "reason"]
+__all__ = ["Tls", "TlsOptions", "context", "reason", "refuses_client"]
 
 _MOST = 1 << 18
 """Bytes asked of the decrypted side at once; a record has at most 16 kB."""
@@ -30,8 +30,10 @@ _VERSIONS = {
     "TLS1_2": ssl.TLSVersion.TLSv1_2,
     "TLS1_3": ssl.TLSVersion.TLSv1_3,
 }
-_CURVES = {"SECP256R1": "prime256v1", "SECP192R1": "prime192v1"}
+_CURVES = {"secp256r1": "prime256v1", "secp192r1": "prime192v1"}
 """Where OpenSSL's name is another one."""
+_REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
+"""In the names of alerts that refuse a client's certificate, or that it has none."""
 
 
 class TlsOptions(NamedTuple):
@@ -60,16 +62,22 @@ class TlsOptions(NamedTuple):
         )
 
 
-@lru_cache(64)
 def context(options: TlsOptions, host: str) -> ssl.SSLContext:
-    """The context for a host. Made once: reading the trusted certificates takes 20 ms.
+    """The context for a host.
 
     Raises:
         OSError: a file cannot be read, or a name is none that OpenSSL knows (ssl.SSLError).
     """
+    return _context(options, _client_certificate(options.client_certs, host))
+
+
+@lru_cache(64)
+def _context(options: TlsOptions, certificate: Path | None) -> ssl.SSLContext:
+    """Made once: reading the trusted certificates takes 20 ms."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = _VERSIONS.get(options.minimum, ssl.TLSVersion.MINIMUM_SUPPORTED)
     made.maximum_version = _VERSIONS.get(options.maximum, ssl.TLSVersion.MAXIMUM_SUPPORTED)
+    made.options |= ssl.OP_NO_RENEGOTIATION  # it would let a write wait for a read
     if options.insecure:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
@@ -82,14 +90,21 @@ def context(options: TlsOptions, host: str) -> ssl.SSLContext:
     elif made.minimum_version < ssl.TLSVersion.TLSv1_2:
         made.set_ciphers("DEFAULT:@SECLEVEL=0")
     if options.curve:
-        made.set_ecdh_curve(_CURVES.get(options.curve.upper(), options.curve))
-    if certificate := _client_certificate(options.client_certs, host):
+        _set_curve(made, options.curve)
+    if certificate:
         made.load_cert_chain(certificate)
         made.post_handshake_auth = True
     made.set_alpn_protocols(["http/1.1"])
     if key_log := os.environ.get("MITMPROXY_SSLKEYLOGFILE") or os.environ.get("SSLKEYLOGFILE"):
         made.keylog_filename = key_log
     return made
+
+
+def _set_curve(made: ssl.SSLContext, name: str) -> None:
+    try:
+        made.set_ecdh_curve(_CURVES.get(name.lower(), name))
+    except ValueError as error:
+        raise ssl.SSLError(str(error)) from error
 
 
 def _client_certificate(configured: str | None, host: str) -> Path | None:
@@ -103,12 +118,18 @@ def _client_certificate(configured: str | None, host: str) -> Path | None:
     return own if own.is_file() else None
 
 
+def refuses_client(error: ssl.SSLError) -> bool:
+    """Whether the peer has refused this side's certificate, or that there is none. In TLS 1.3 it does so after our handshake."""
+    name: str = getattr(error, "reason", None) or ""
+    return "ALERT" in name and any(refusal in name for refusal in _REFUSALS)
+
+
 def reason(error: Exception) -> str:
     """What a TLS error says, without OpenSSL's file and line: `certificate verify failed: self-signed certificate`."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
+    if isinstance(error, ssl.SSLError) and (name := getattr(error, "reason", None)):  # only OpenSSL's own have one
+        return str(name).replace("_", " ").lower()
     return str(error) or type(error).__name__
 
 
