@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import time
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
@@ -45,8 +46,16 @@ class BadResponse(ValueError):
     """What upstream sent cannot be read as a response, or ended too early."""
 
 
+_TEMPLATE = http.Response(b"HTTP/1.1", 200, b"", http.Headers(), None, None, 0.0, None)
+
+
 def _response(version: bytes, status: int, reason: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> http.Response:
-    return http.Response(version, status, reason, http.Headers(fields), None, None, time.time(), None)
+    """A copy, for the type checks of a new one leave a reference cycle that keeps all frames of the call with what they have read."""
+    made = copy(_TEMPLATE)
+    data = made.data = copy(_TEMPLATE.data)
+    data.http_version, data.status_code, data.reason = version, status, reason
+    data.headers, data.timestamp_start = http.Headers(fields), time.time()
+    return made
 
 
 class H11Reader:

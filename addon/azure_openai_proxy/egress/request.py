@@ -207,11 +207,8 @@ class _Deadlines:
         for request in list(self._watched):
             if request.deadline is not None and now >= request.deadline:
                 request.too_late()
-        if self._watched:
-            soonest = min(min(request.policy.timeouts) for request in self._watched)
-            for request in self._watched:
-                self.watch(request, soonest)
-                break
+        soonest = min(min(request.policy.timeouts) for request in self._watched)
+        self.watch(next(iter(self._watched)), soonest)
 
 
 DEADLINES = _Deadlines()
@@ -426,8 +423,7 @@ class UpstreamRequest:
 
     async def _write(self, connection: Connection, data: bytes) -> bool:
         """False: the attempt is over."""
-        assert self._outcome
-        if self._outcome.done() or connection.why is not None:
+        if connection.why is not None:
             return False
         connection.write(data)
         if self._state is _State.WAITING:
@@ -457,17 +453,14 @@ class UpstreamRequest:
 
     def received(self, items: list[Item]) -> None:
         try:
-            match self._state:
-                case _State.PASSING:
-                    self._pass(items)
-                case _State.WAITING:
-                    self._first(items)
-                case _State.HOLDING:
-                    self._collect(items)
-                case _State.PROBING:
-                    self._look(items)
-                case _State.OVER:
-                    pass
+            if self._state is _State.PASSING:
+                self._pass(items)
+            elif self._state is _State.WAITING:
+                self._first(items)
+            elif self._state is _State.HOLDING:
+                self._collect(items)
+            elif self._state is _State.PROBING:
+                self._look(items)
         except Exception as error:  # noqa: BLE001 - `_run` logs it
             self._crash(error)
 
