@@ -169,6 +169,7 @@ class Runtime:
             logger.info("Configuration file: %s", self._file.path.absolute())
         for line in (
             *startup_warnings.careless(self.settings, self._found, self._file.path, ssl_insecure=options.ssl_insecure),
+            *startup_warnings.ignored_proxy(self._environ, options.mode, options.listen_port),
             *startup_warnings.unread(self._environ),
         ):
             logger.warning(line)

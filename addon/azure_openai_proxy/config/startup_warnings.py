@@ -10,12 +10,12 @@ from . import file_trust
 from .options import OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from .settings import Found, Settings
 
-__all__ = ["careless", "unread"]
+__all__ = ["careless", "ignored_proxy", "unread"]
 
 MIN_SIMILARITY = 0.95
 """Least similarity of a variable's name to an option's for a warning. Other programs also have AZURE_OPENAI_ variables."""
@@ -43,6 +43,22 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return f".{host.lower().rstrip('.')}".endswith(".localhost")
+
+
+def ignored_proxy(environ: Mapping[str, str], modes: Iterable[str], listen_port: int | None) -> Iterator[str]:
+    """A line if the environment names a proxy for what this one sends to Azure, and no mode does. This one itself is for clients."""
+    if any(mode.startswith("upstream:") for mode in modes):
+        return
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        if not (value := environ.get(name)):
+            continue
+        host, _, port = value.rpartition("@")[2].rpartition("//")[2].rstrip("/").rpartition(":")
+        if not (is_loopback(host) or host == "localhost") or port != str(listen_port or 8080):
+            yield (
+                f"{name} is set and is ignored: the proxy connects to Azure directly. "
+                "To go through that proxy, start with --mode upstream:http://HOST:PORT (and --upstream-auth USER:PASSWORD)."
+            )
+            return
 
 
 def unread(environ: Mapping[str, str]) -> Iterator[str]:

@@ -92,3 +92,23 @@ def test_a_variable_that_is_nearly_one_of_ours(name: str, near: str) -> None:
     """A probably misspelled variable causes a warning without its value, and variables of other programs do not."""
     lines = list(startup_warnings.unread({name: "sesame"}))
     assert ([f"The environment variable {name} is not read: did you mean {near}?"] if near else []) == lines
+
+
+@pytest.mark.parametrize(
+    ("environ", "modes", "lines"),
+    [
+        ({}, ["regular"], 0),
+        ({"HTTPS_PROXY": "http://user:secret@proxy.example:3128/", "ALL_PROXY": "x"}, ["regular"], 1),
+        ({"all_proxy": "socks5://127.0.0.1:1080"}, ["regular", "socks5"], 1),
+        ({"https_proxy": "http://localhost:3128"}, ["regular"], 1),
+        ({"https_proxy": "http://proxy.example:8080"}, ["regular"], 1),
+        ({"HTTPS_PROXY": ""}, ["regular"], 0),
+        ({"HTTPS_PROXY": "http://proxy.example:3128"}, ["regular", "upstream:http://proxy.example:3128"], 0),
+        ({"HTTPS_PROXY": "http://127.0.0.1:8080", "https_proxy": "http://localhost:8080"}, ["regular"], 0),
+    ],
+)
+def test_a_proxy_that_is_ignored(environ: dict[str, str], modes: list[str], lines: int) -> None:
+    """It is said once, without its password, with the way to go through it; not where that is done, and not of the proxy itself."""
+    said = list(startup_warnings.ignored_proxy(environ, modes, None))
+    assert lines == len(said)
+    assert all("--mode upstream:" in line and "secret" not in line for line in said)

@@ -1,0 +1,451 @@
+"""Connections to Azure, with real sockets: shared by all clients, and what goes wrong on them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import ssl
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import pytest
+
+from azure_simulator import tls as certificates
+from support import MITMDUMP, PATIENCE, RECORDER, SCRIPT, Mitmdump, only_http2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one two three"}]}
+ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "gpt-4o",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "fine"}}],
+    }
+).encode()
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
+EVENT = b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"fine"}}]}\n\n'
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Backend:
+    """A server in threads, on loopback: `serve` gets each connection, and how many there were before it."""
+
+    def __init__(self, serve: Callable[[socket.socket, int], None], tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        self.serve, self.tls = serve, tls
+        self.requests: list[bytes] = []
+        self.resumed: list[bool | None] = []
+        self.protocols: list[str | None] = []
+        self.accepted = 0
+        self._open: list[socket.socket] = []
+        self._listening = socket.create_server((host, 0), backlog=256)
+        self.port: int = self._listening.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in (self._listening, *self._open):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def url(self, host: str = "127.0.0.1") -> str:
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listening.accept()
+            except OSError:
+                return
+            self._open.append(sock)
+            threading.Thread(target=self._serve, args=(sock, self.accepted), daemon=True).start()
+            self.accepted += 1
+
+    def _serve(self, sock: socket.socket, before: int) -> None:
+        with suppress(OSError, ValueError):
+            if self.tls:
+                sock = self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+                self._open.append(sock)
+                try:
+                    sock.do_handshake()
+                    self.resumed.append(sock.session_reused)
+                    self.protocols.append(sock.selected_alpn_protocol())
+                    self.serve(sock, before)
+                except ssl.SSLError:  # an alert needs time to arrive
+                    socket.socket.shutdown(sock, socket.SHUT_WR)
+                    while socket.socket.recv(sock, 65536):
+                        pass
+            else:
+                self.serve(sock, before)
+        sock.close()
+
+    def read(self, sock: socket.socket) -> bytes:
+        """The next request, whole; ValueError: there is none."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += self._more(sock)
+        head, _, body = data.partition(b"\r\n\r\n")
+        if length := re.search(rb"(?i)\r\ncontent-length: (\d+)", head):
+            while len(body) < int(length[1]):
+                body += self._more(sock)
+        self.requests.append(head)
+        return head
+
+    @staticmethod
+    def _more(sock: socket.socket) -> bytes:
+        data = sock.recv(1 << 16)
+        if not data:
+            raise ValueError
+        return data
+
+
+def answering(*answers: bytes, tls: ssl.SSLContext | None = None) -> Backend:
+    """Every request on a connection gets the next of these answers, the last one for ever."""
+
+    def serve(sock: socket.socket, before: int) -> None:
+        left = list(answers)
+        while True:
+            backend.read(sock)
+            sock.sendall(left.pop(0) if len(left) > 1 else left[0])
+
+    backend = Backend(serve, tls)
+    return backend
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
+    return certificates.make(tmp_path, ["127.0.0.1", "localhost"])
+
+
+@pytest.fixture
+def proxying(tmp_path: Path, confdir: Path) -> Iterator[Callable[..., Mitmdump]]:
+    """A mitmdump in front of these backends, by priority; each may be a URL, or an entry of the configuration."""
+    with ExitStack() as stack:
+
+        def start(*backends: Backend | str | dict[str, Any], hosts: dict[str, list[str] | None] | None = None, **more: Any) -> Mitmdump:
+            entries = []
+            for number, backend in enumerate(backends):
+                given = backend if isinstance(backend, dict) else {"endpoint": backend.url() if isinstance(backend, Backend) else backend}
+                entries.append({"name": "abc"[number], "token": "key", "priority": number} | given)
+            home = tmp_path / "home"
+            home.mkdir()
+            (home / "mitm_config.yaml").write_text(json.dumps({"azure_openai_backends": entries}))  # JSON is YAML
+            scripts = (SCRIPT, RECORDER / "hosts.py") if hosts is not None else (SCRIPT,)
+            env = {"HOSTS": json.dumps(hosts)} if hosts is not None else {}
+            given = {"scripts": scripts, "env": env | more.pop("env", {}), "command": more.pop("command", (MITMDUMP,))}
+            return stack.enter_context(Mitmdump(home, confdir, options=more, **given))
+
+        yield start
+
+
+@contextmanager
+def client(proxy: Mitmdump, *, h2: bool = False) -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=PATIENCE, trust_env=False, headers={"authorization": "Bearer mine"}, **how(proxy, h2=h2)) as opened:
+        yield opened
+
+
+def how(proxy: Mitmdump, *, h2: bool) -> dict[str, Any]:
+    if h2:
+        return {"base_url": proxy.https_url, "verify": only_http2(proxy.ca), "http1": False, "http2": True}
+    return {"base_url": proxy.url}
+
+
+def ask(http: httpx.Client, **more: object) -> httpx.Response:
+    return http.post("/v1/chat/completions", json=CHAT | more)
+
+
+both = pytest.mark.parametrize("h2", [False, True], ids=["h1", "h2"])
+
+
+# Shared connections
+
+
+@both
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_clients_share_connections(h2: bool, secure: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]) -> None:
+    """Thirty new client connections, one after the other, take one connection upstream, of HTTP/1.1."""
+    ca, context = tls
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with answering(OK, tls=context if secure else None) as backend:
+        proxy = proxying(backend, ssl_verify_upstream_trusted_ca=ca)
+        for _ in range(30):
+            with client(proxy, h2=h2) as http:
+                assert 200 == ask(http).status_code
+        assert (30, 1) == (len(backend.requests), backend.accepted)
+        assert ["http/1.1"] * secure == backend.protocols
+
+
+@both
+def test_tls_sessions_are_resumed(h2: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]) -> None:
+    """An upstream that closes after each response gets a whole handshake once."""
+    ca, context = tls
+    with answering(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n", 1), tls=context) as backend:
+        proxy = proxying(backend, ssl_verify_upstream_trusted_ca=ca)
+        with client(proxy, h2=h2) as http:
+            for _ in range(5):
+                assert 200 == ask(http).status_code
+        assert [False] + [True] * 4 == backend.resumed
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the kernel's timers are shown on Linux only")
+def test_idle_connections_are_kept_alive(proxying: Callable[..., Mitmdump]) -> None:
+    """TCP asks whether an idle connection upstream is still there: Azure's balancer drops silent ones."""
+    with answering(OK) as backend:
+        with client(proxying(backend)) as http:
+            assert 200 == ask(http).status_code
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        (timer,) = {row[5][:2] for row in rows if row[2].endswith(f":{backend.port:04X}") and row[3] == "01"}
+        assert "02" == timer
+
+
+# Addresses
+
+
+@contextmanager
+def black_hole(port: int) -> Iterator[str]:
+    """An address whose listener takes no connection: its backlog is full, so that the kernel drops every SYN."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.2", port))
+        full.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        yield "127.0.0.2"
+
+
+@both
+@pytest.mark.parametrize("first", ["silent", "refused"])
+def test_the_first_address_is_dead(h2: bool, first: str, proxying: Callable[..., Mitmdump]) -> None:
+    """A backend's other address is tried beside it; the request is served."""
+    with answering(OK) as backend, black_hole(backend.port) as hole:
+        dead = hole if first == "silent" else "127.0.0.3"
+        proxy = proxying(backend.url("azure.example"), hosts={"azure.example": [dead, "127.0.0.1"]})
+        with client(proxy, h2=h2) as http:
+            assert 200 == ask(http).status_code
+        assert [f"{dead}:{backend.port}", f"127.0.0.1:{backend.port}"] == proxy.connections
+
+
+@both
+async def test_the_name_of_one_backend_holds_up_no_other(h2: bool, proxying: Callable[..., Mitmdump]) -> None:
+    """Forty requests wait for a look-up that never ends; one to a backend whose name is known is answered."""
+    with answering(OK) as backend:
+        slow = {"endpoint": "http://slow.example", "models": ["slow"]}
+        proxy = proxying(
+            slow, {"endpoint": backend.url("azure.example"), "models": ["gpt-4o"]}, hosts={"slow.example": None, "azure.example": ["127.0.0.1"]}
+        )
+        async with asyncio.timeout(PATIENCE), httpx.AsyncClient(timeout=PATIENCE, trust_env=False, **how(proxy, h2=h2)) as http:
+            waiting = [asyncio.create_task(http.post("/v1/chat/completions", json=CHAT | {"model": "slow"})) for _ in range(40)]
+            while "looks up slow.example" not in proxy.records:
+                await asyncio.sleep(0.01)
+            assert 200 == (await http.post("/v1/chat/completions", json=CHAT)).status_code
+            assert not any(task.done() for task in waiting)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+
+# HTTP/1.1 upstream
+
+
+@both
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
+def test_informational_responses(
+    status: str, secure: bool, h2: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]
+) -> None:
+    """They are dropped, before an answer and before a stream; nothing of a body is logged."""
+    informational = b"HTTP/1.1 %b\r\nLink: </a>\r\n\r\n" % status.encode()
+    stream = STREAM + chunk(EVENT) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    with answering(informational + OK, informational * 2 + stream, tls=tls[1] if secure else None) as backend:
+        proxy = proxying(backend, ssl_verify_upstream_trusted_ca=tls[0])
+        with client(proxy, h2=h2) as http:
+            assert "fine" == ask(http).json()["choices"][0]["message"]["content"]
+            assert "fine" in ask(http, stream=True).text
+        assert 1 == backend.accepted
+        assert not [line for line in proxy.records if "fine" in line]
+
+
+@both
+def test_trailers(h2: bool, proxying: Callable[..., Mitmdump]) -> None:
+    """A response with trailers ends, and its connection carries the next one."""
+    trailers = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(ANSWER) + b"0\r\nX-Check: 1\r\n\r\n"
+    stream = STREAM + chunk(EVENT) + chunk(b"data: [DONE]\n\n") + b"0\r\nX-Check: 1\r\n\r\n"
+    with answering(trailers, stream, OK) as backend, client(proxying(backend), h2=h2) as http:
+        assert 200 == ask(http).status_code
+        assert "[DONE]" in ask(http, stream=True).text
+        assert 200 == ask(http).status_code
+        assert 1 == backend.accepted
+
+
+# TLS upstream
+
+
+@both
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "of two"])
+def test_a_client_certificate_is_wanted(h2: bool, others: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]) -> None:
+    """A TLS 1.3 server says so after the handshake: the client gets 502 with the alert's name, or another backend's answer."""
+    ca, context = tls
+    context.load_verify_locations(ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with answering(OK, tls=context) as wants, answering(OK) as other:
+        proxy = proxying(wants, *([other] if others else []), ssl_verify_upstream_trusted_ca=ca)
+        with client(proxy, h2=h2) as http:
+            answer = ask(http)
+        if others:
+            assert (200, 1) == (answer.status_code, len(other.requests))
+        else:
+            assert (502, "upstream_unreachable") == (answer.status_code, answer.json()["error"]["code"])
+            assert "alert certificate required" in answer.json()["error"]["message"]
+        assert [] == wants.requests
+
+
+# Health, and sending again
+
+
+@both
+def test_a_stale_connection_blames_no_backend(h2: bool, proxying: Callable[..., Mitmdump]) -> None:
+    """A kept connection that Azure closes in the moment of the next request: the same backend answers, then and later."""
+
+    def serve(sock: socket.socket, before: int) -> None:
+        first.read(sock)
+        sock.sendall(OK)
+        if before == 0:
+            first.read(sock)
+            return
+        while True:
+            first.read(sock)
+            sock.sendall(OK)
+
+    first = Backend(serve)
+    with first, answering(OK) as second:
+        with client(proxying(first, second, azure_openai_debug_headers=True), h2=h2) as http:
+            answers = [ask(http) for _ in range(4)]
+        assert [(200, "a", "1")] * 4 == [
+            (answer.status_code, answer.headers["x-azure-openai-proxy-backend"], answer.headers["x-azure-openai-proxy-attempts"])
+            for answer in answers
+        ]
+        assert (2, []) == (first.accepted, second.requests)
+
+
+@both
+@pytest.mark.parametrize("backends", [1, 2, 3])
+def test_azure_dies_of_a_request(backends: int, h2: bool, proxying: Callable[..., Mitmdump]) -> None:
+    """A new connection that ends after the request was read: sent to one other backend if there is one, and to no third."""
+
+    def serve(sock: socket.socket, before: int) -> None:
+        Backend.read(next(each for each in dying if sock.getsockname()[1] == each.port), sock)
+
+    dying = [Backend(serve) for _ in range(min(backends, 2) if backends != 2 else 1)]
+    with ExitStack() as stack:
+        for each in dying:
+            stack.enter_context(each)
+        well = [stack.enter_context(answering(OK))] if backends > 1 else []
+        with client(proxying(*dying, *well), h2=h2) as http:
+            answer = ask(http)
+            background = http.post("/v1/files", files={"file": ("a.jsonl", b"{}")}, data={"purpose": "batch"}) if backends == 2 else None
+        if backends == 2:
+            assert 200 == answer.status_code
+            assert background is not None
+            assert 502 == background.status_code
+            assert (2, 1) == (len(dying[0].requests), len(well[0].requests))
+        else:
+            assert (502, "upstream_error") == (answer.status_code, answer.json()["error"]["code"])
+            assert [1] * len(dying) == [len(each.requests) for each in dying]
+            assert all(each.requests == [] for each in well)
+
+
+@pytest.mark.skipif(not Path("/bin/sh").exists(), reason="a limit is set by a shell")
+async def test_a_shortage_of_descriptors(proxying: Callable[..., Mitmdump]) -> None:
+    """What the proxy lacks blames no backend, is no traceback, and ends with it: open streams end well, and new requests are served."""
+    release = threading.Event()
+
+    def serve(sock: socket.socket, before: int) -> None:
+        while True:
+            backend.read(sock)
+            sock.sendall(STREAM + chunk(EVENT))
+            release.wait()
+            sock.sendall(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    backend, other = Backend(serve), answering(OK)
+    command = ("/bin/sh", "-c", 'ulimit -n 100; exec "$0" "$@"', MITMDUMP)
+    with backend, other:
+        proxy = proxying(backend, other, command=command)
+        async with asyncio.timeout(PATIENCE), httpx.AsyncClient(timeout=PATIENCE, trust_env=False, **how(proxy, h2=True)) as http:
+            opened: list[httpx.Response] = []
+            refused: httpx.Response | None = None
+            while refused is None:
+                response = await http.send(http.build_request("POST", "/v1/chat/completions", json=CHAT | {"stream": True}), stream=True)
+                if response.status_code == 200:
+                    opened.append(response)
+                    assert len(opened) < 100
+                else:
+                    refused = response
+            assert (503, "proxy_shortage") == (refused.status_code, json.loads(await refused.aread())["error"]["code"])
+            release.set()
+            for response in opened:
+                assert b"[DONE]" in await response.aread()
+            assert 200 == (await http.get("/readyz")).status_code
+            text = (await http.post("/v1/chat/completions", json=CHAT | {"stream": True})).text
+            assert "[DONE]" in text
+        assert [] == other.requests
+
+
+# Uploads
+
+
+async def test_an_upload_that_stalls(proxying: Callable[..., Mitmdump]) -> None:
+    """Of one HTTP/2 connection only the stream whose body upstream does not read waits; the others are served."""
+    stalled, go_on = threading.Event(), threading.Event()
+
+    def serve(sock: socket.socket, before: int) -> None:
+        sock.recv(1)
+        stalled.set()
+        go_on.wait()
+        reading.read(sock)
+        sock.sendall(OK)
+
+    reading = Backend(serve)
+    with reading, answering(OK) as well:
+        proxy = proxying(
+            {"endpoint": reading.url(), "models": ["stalls"]},
+            {"endpoint": well.url(), "models": ["gpt-4o"]},
+        )
+        async with asyncio.timeout(PATIENCE), httpx.AsyncClient(timeout=PATIENCE, trust_env=False, **how(proxy, h2=True)) as http:
+            body = CHAT | {"model": "stalls", "messages": [{"role": "user", "content": "x" * (8 << 20)}]}
+            upload = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+            await asyncio.to_thread(stalled.wait)
+            for _ in range(5):
+                assert 200 == (await http.post("/v1/chat/completions", json=CHAT)).status_code
+            assert not upload.done()
+            go_on.set()
+            assert 200 == (await upload).status_code
+        assert 1 == reading.accepted
+
+
+# What the environment says
+
+
+def test_a_proxy_in_the_environment_is_ignored(proxying: Callable[..., Mitmdump]) -> None:
+    """It is said at the start, with the way to go through it."""
+    with answering(OK) as backend:
+        proxy = proxying(backend, env={"HTTPS_PROXY": "http://127.0.0.1:9"})
+        with client(proxy) as http:
+            assert 200 == ask(http).status_code
+        assert re.search("HTTPS_PROXY is set and is ignored: .*--mode upstream:", proxy.started)
