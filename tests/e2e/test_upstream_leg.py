@@ -248,7 +248,9 @@ async def test_the_name_of_one_backend_holds_up_no_other(h2: bool, proxying: Cal
     with answering(OK) as backend:
         slow = {"endpoint": "http://slow.example", "models": ["slow"]}
         proxy = proxying(
-            slow, {"endpoint": backend.url("azure.example"), "models": ["gpt-4o"]}, hosts={"slow.example": None, "azure.example": ["127.0.0.1"]}
+            slow,
+            {"endpoint": backend.url("azure.example"), "models": ["gpt-4o"]},
+            hosts={"slow.example": None, "azure.example": ["127.0.0.1"]},
         )
         async with asyncio.timeout(PATIENCE), httpx.AsyncClient(timeout=PATIENCE, trust_env=False, **how(proxy, h2=h2)) as http:
             waiting = [asyncio.create_task(http.post("/v1/chat/completions", json=CHAT | {"model": "slow"})) for _ in range(40)]
@@ -285,7 +287,11 @@ def test_informational_responses(
 @both
 def test_trailers(h2: bool, proxying: Callable[..., Mitmdump]) -> None:
     """A response with trailers ends, and its connection carries the next one."""
-    trailers = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(ANSWER) + b"0\r\nX-Check: 1\r\n\r\n"
+    trailers = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + chunk(ANSWER)
+        + b"0\r\nX-Check: 1\r\n\r\n"
+    )
     stream = STREAM + chunk(EVENT) + chunk(b"data: [DONE]\n\n") + b"0\r\nX-Check: 1\r\n\r\n"
     with answering(trailers, stream, OK) as backend, client(proxying(backend), h2=h2) as http:
         assert 200 == ask(http).status_code
@@ -299,7 +305,9 @@ def test_trailers(h2: bool, proxying: Callable[..., Mitmdump]) -> None:
 
 @both
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "of two"])
-def test_a_client_certificate_is_wanted(h2: bool, others: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]) -> None:
+def test_a_client_certificate_is_wanted(
+    h2: bool, others: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]
+) -> None:
     """A TLS 1.3 server says so after the handshake: the client gets 502 with the alert's name, or another backend's answer."""
     ca, context = tls
     context.load_verify_locations(ca)

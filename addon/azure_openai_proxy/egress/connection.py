@@ -116,14 +116,14 @@ class Connection(asyncio.Protocol):
                 self._describe_tls(made.object)
             self._stage = None
             self.data_received(b"")  # what came since the handshake was complete
-            if self.why is not None:
-                raise ConnectionFailed(self.why)
         except (OSError, ValueError) as error:
             self.drop(reason(error))
             raise ConnectionFailed(self.why or reason(error), local=isinstance(error, ConnectionFailed) and error.local) from error
         except BaseException:
             self.drop("given up")
             raise
+        if self.why is not None:
+            raise ConnectionFailed(self.why)
 
     async def _shake_hands(self, tls: Tls, write: Callable[[bytes], None]) -> Tls:
         done = self._established = asyncio.get_running_loop().create_future()

@@ -296,7 +296,7 @@ class Http11Reader:
             data = data[:left]
         return [data, END] if data else [END]
 
-    def _nothing(self, data: bytes) -> list[Item]:
+    def _nothing(self, _: bytes) -> list[Item]:
         raise BadResponse(AFTER_THE_END)
 
     def _chunks(self, data: bytes) -> list[Item]:

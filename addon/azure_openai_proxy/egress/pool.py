@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "Pool", "Pools"]
 
+
 class Limits(NamedTuple):
     """How many connections to one destination may be idle, and for how many seconds."""
 

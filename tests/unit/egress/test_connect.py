@@ -128,7 +128,7 @@ async def test_no_address() -> None:
 
 
 async def test_cancelling_closes_the_sockets(silent: str, port: int, tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that leaves while its connection is made leaves no socket, whether one address is tried, many are, or one of them has refused."""
+    """A client that leaves while its connection is made leaves no socket: one address, many, or one that has refused."""
     monkeypatch.setattr(connect, "HEAD_START", 0.001)
     for addresses in ([silent], [silent, silent, silent], [silent, "127.0.0.3"]):
         tried.sockets.clear()
@@ -191,7 +191,7 @@ async def test_from_a_local_address(port: int, server: socket.socket, tried: Tri
     with await connect_any(["::1", "127.0.0.1"], port, "127.0.0.5") as sock:
         assert "127.0.0.5" == sock.getsockname()[0]
     assert ["127.0.0.1"] == tried.addresses
-    with pytest.raises(OSError, match="no address that can be reached from 127.0.0.5"):
+    with pytest.raises(OSError, match=r"no address that can be reached from 127\.0\.0\.5"):
         await connect_any(["::1"], port, "127.0.0.5")
 
 

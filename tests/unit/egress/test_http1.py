@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -42,7 +43,9 @@ def read(reader: Http11Reader | H11Reader, pieces: Sequence[bytes], method: byte
             return seen._replace(failed=True)
         for item in items:
             if isinstance(item, http.Response):
-                fields = tuple((name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in item.headers.fields)
+                fields = tuple(
+                    (name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in item.headers.fields
+                )
                 seen = seen._replace(head=(item.status_code, item.data.reason, fields))
             elif isinstance(item, bytes):
                 seen = seen._replace(body=seen.body + item)
@@ -74,10 +77,14 @@ def every_split(data: bytes, method: bytes = b"GET") -> Read:
     return seen
 
 
-STATUS = st.sampled_from([b"200 OK", b"200", b"200 ", b"201 Created", b"204 No Content", b"304 Not Modified", b"429 Too many\xe9", b"503 x\ty"])
+STATUS = st.sampled_from(
+    [b"200 OK", b"200", b"200 ", b"201 Created", b"204 No Content", b"304 Not Modified", b"429 Too many\xe9", b"503 x\ty"]
+)
 NAMES = st.sampled_from([b"Content-Type", b"x-request-id", b"A", b"connection", b"Content-Length", b"Transfer-Encoding", b"Set-Cookie"])
 VALUES = st.one_of(
-    st.sampled_from([b"", b"close", b"keep-alive", b"keep-alive, Close", b"closed", b"5", b"0", b"5, 5", b"chunked", b"CHUNKED", b"gzip", b"a \t b"]),
+    st.sampled_from(
+        [b"", b"close", b"keep-alive", b"keep-alive, Close", b"closed", b"5", b"0", b"5, 5", b"chunked", b"CHUNKED", b"gzip", b"a \t b"]
+    ),
     st.binary(max_size=6).map(lambda value: re.sub(rb"[\x00-\x1f\x7f]", b"", value).strip()),
 )
 FIELD = st.tuples(NAMES, st.sampled_from([b":", b": ", b":\t ", b" :"]), VALUES, st.sampled_from([b"\r\n", b"  \r\n", b"\n", b"\r\n "]))
@@ -135,7 +142,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 def test_the_reader_and_h11_agree(data: bytes, cuts: list[int], method: bytes) -> None:
     """On every response, whole or broken, and on every way in which it is cut into pieces, both readers see the same."""
     at = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    both([data[start:end] for start, end in zip(at, at[1:], strict=False)], method)
+    both([data[start:end] for start, end in pairwise(at)], method)
 
 
 def test_a_sized_body_and_what_is_behind_it() -> None:
@@ -161,7 +168,12 @@ def test_chunks() -> None:
 
 @pytest.mark.parametrize(
     "chunks",
-    [b"5;name=value\r\nhello\r\n0\r\n\r\n", b"5\r\nhello\r\n0;last\r\n\r\n", b"0000000005\r\nhello\r\n0\r\n\r\n", b"5 \r\nhello\r\n0\r\n\r\n"],
+    [
+        b"5;name=value\r\nhello\r\n0\r\n\r\n",
+        b"5\r\nhello\r\n0;last\r\n\r\n",
+        b"0000000005\r\nhello\r\n0\r\n\r\n",
+        b"5 \r\nhello\r\n0\r\n\r\n",
+    ],
 )
 def test_unusual_chunk_heads(chunks: bytes) -> None:
     """Extensions, leading zeros and trailing spaces change nothing (RFC 9112, section 7.1.1)."""
@@ -172,7 +184,7 @@ def test_unusual_chunk_heads(chunks: bytes) -> None:
 def test_trailers() -> None:
     """Fields behind the last chunk are handed on before the end, and the connection stays usable."""
     seen = every_split(CHUNKED + b"5\r\nhello\r\n0\r\nX-Check: 1\r\nX-More: 2\r\n\r\n")
-    assert (b"hello", ((b"X-Check", b"1"), (b"X-More", b"2")), True, True) == seen[1:4] + (seen.reusable,)
+    assert (b"hello", ((b"X-Check", b"1"), (b"X-More", b"2")), True, True) == (*seen[1:4], seen.reusable)
 
 
 def test_a_connection_that_closes_is_not_reused_after_unusual_chunks() -> None:
@@ -251,7 +263,9 @@ def test_heads_that_cannot_be_read(head: bytes) -> None:
     assert Read(failed=True) == seen
 
 
-@pytest.mark.parametrize("rest", [b"zz\r\n", b"5\r\nhelloXX", b"\r\n", b"5\nhello", b"123456789012345678901\r\n", b"5\r\nhello\r\n0\r\nno trailer\r\n\r\n"])
+@pytest.mark.parametrize(
+    "rest", [b"zz\r\n", b"5\r\nhelloXX", b"\r\n", b"5\nhello", b"123456789012345678901\r\n", b"5\r\nhello\r\n0\r\nno trailer\r\n\r\n"]
+)
 def test_a_fault_between_chunks(rest: bytes) -> None:
     """What came before it is handed on; then the response is over, and the connection is not used again."""
     seen = every_split(CHUNKED + b"3\r\nabc\r\n" + rest)
@@ -262,7 +276,14 @@ def test_a_fault_between_chunks(rest: bytes) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", CHUNKED + b"5\r\nhel", CHUNKED + b"5\r\nhello\r\n", CHUNKED + b"0\r\n"],
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel",
+        CHUNKED + b"5\r\nhel",
+        CHUNKED + b"5\r\nhello\r\n",
+        CHUNKED + b"0\r\n",
+    ],
 )
 def test_the_connection_closes_too_early(data: bytes) -> None:
     """A response that is cut is no response."""
@@ -274,11 +295,11 @@ def test_what_is_said_of_a_connection_that_closes() -> None:
     """Before a response and in the middle of one are two things."""
     for reader in (Http11Reader(), H11Reader()):
         reader.begin(b"GET")
-        with pytest.raises(BadResponse, match="^the connection was closed$"):
+        with pytest.raises(BadResponse, match=r"^the connection was closed$"):
             reader.eof()
         reader.begin(b"GET")
         reader.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
-        with pytest.raises(BadResponse, match="^the connection was closed in the middle of the response$"):
+        with pytest.raises(BadResponse, match=r"^the connection was closed in the middle of the response$"):
             reader.eof()
 
 
@@ -334,7 +355,11 @@ def test_a_connection_carries_many_responses() -> None:
     """Nothing of one response is left for the next, whatever it was."""
     reader = Http11Reader()
     for _ in range(2):
-        for data in (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", CHUNKED + b"2;x\r\nok\r\n0\r\n\r\n", CHUNKED + b"2\r\nok\r\n0\r\n\r\n"):
+        for data in (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            CHUNKED + b"2;x\r\nok\r\n0\r\n\r\n",
+            CHUNKED + b"2\r\nok\r\n0\r\n\r\n",
+        ):
             reader.begin(b"GET")
             assert [b"ok", END] == reader.feed(data)[1:]
             assert reader.reusable
@@ -345,7 +370,15 @@ def test_between_chunks() -> None:
     reader = Http11Reader()
     reader.begin(b"GET")
     assert not reader.between_chunks
-    for data, between in ((CHUNKED, True), (b"5\r\nhe", False), (b"llo\r", False), (b"\n", True), (b"5", False), (b"\r\nhello\r\n", True), (b"1;a\r\nx\r\n", False)):
+    for data, between in (
+        (CHUNKED, True),
+        (b"5\r\nhe", False),
+        (b"llo\r", False),
+        (b"\n", True),
+        (b"5", False),
+        (b"\r\nhello\r\n", True),
+        (b"1;a\r\nx\r\n", False),
+    ):
         reader.feed(data)
         assert between is reader.between_chunks
 
@@ -360,7 +393,9 @@ def test_a_head_of_256_kb_in_single_bytes(monkeypatch: pytest.MonkeyPatch) -> No
             Counting.searched += len(self) - start
             return super().find(sub, start)
 
-    head = b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %b\r\n" % (number, b"v" * 1000) for number in range(250)) + b"Content-Length: 0\r\n\r\n"
+    head = (
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %b\r\n" % (number, b"v" * 1000) for number in range(250)) + b"Content-Length: 0\r\n\r\n"
+    )
     assert 250_000 < len(head) < MAX_HEAD
     reader = Http11Reader()
     reader._buffer = Counting()
@@ -373,7 +408,9 @@ def test_a_head_of_256_kb_in_single_bytes(monkeypatch: pytest.MonkeyPatch) -> No
     assert (251, END) == (len(response.headers.fields), end)
 
 
-@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nx: ", CHUNKED + b"1;", CHUNKED + b"0\r\nx: "])
+@pytest.mark.parametrize(
+    "start", [b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nx: ", CHUNKED + b"1;", CHUNKED + b"0\r\nx: "]
+)
 def test_lines_without_end(start: bytes) -> None:
     """A head, a chunk's head or a trailer that never ends is refused, and takes no more memory than that."""
     reader = Http11Reader()
@@ -398,7 +435,9 @@ def test_a_complete_head_that_is_too_long() -> None:
     assert seen.ended
 
 
-@pytest.mark.parametrize("value", [b" " * 250_000, b"\t" * 250_000 + b"x", b"a " * 125_000, b"a" + b" " * 250_000 + b"\x00", b" " * 250_000 + b"\x00"])
+@pytest.mark.parametrize(
+    "value", [b" " * 250_000, b"\t" * 250_000 + b"x", b"a " * 125_000, b"a" + b" " * 250_000 + b"\x00", b" " * 250_000 + b"\x00"]
+)
 def test_white_space_costs_no_more_than_other_bytes(value: bytes) -> None:
     """A value of white space is matched in one pass: the pattern has nothing to go back to."""
     match = http1._FIELD.match(b"x:" + value + b"\r\n")

@@ -355,9 +355,9 @@ async def test_connecting_takes_too_long() -> None:
     async with Upstream(hang) as silent, Upstream() as upstream:
         asked = Asked(Policy(silent.destination()._replace(tls=True), upstream.destination(), connect=0.05))
         assert 200 == (await asked.over()).status
-        assert [Failure(504, "upstream_connect_timeout", "Could not connect upstream in time: there was no connection for 0.05 seconds.")] == (
-            asked.policy.failures
-        )
+        assert [
+            Failure(504, "upstream_connect_timeout", "Could not connect upstream in time: there was no connection for 0.05 seconds.")
+        ] == (asked.policy.failures)
         await asyncio.wait_for(silent.peers[0].served.wait(), 10)
         asked.pools.close()
 
@@ -473,7 +473,7 @@ async def test_a_failure_is_held() -> None:
     for alone in (False, True):
         async with answering(FAILED) as busy, Upstream() as upstream:
             policy = Policy(busy.destination(), *(() if alone else [upstream.destination()]))
-            policy.holds = lambda: Hold.FAILURE if policy.at == busy.destination() else Hold.NOTHING
+            policy.holds = lambda policy=policy, busy=busy: Hold.FAILURE if policy.at == busy.destination() else Hold.NOTHING
             asked = Asked(policy)
             client = await asked.over()
             assert ((503, b"busy") if alone else (200, b"ok")) == (client.status, client.body)
@@ -523,7 +523,10 @@ async def test_a_failure_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_a_response_that_is_wanted_whole() -> None:
     """It reaches the client at once, in one piece, also if it is empty."""
-    for answer, items in ((CHUNKED + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n", [b"ab", END]), (OK.replace(b"2", b"0", 2)[:-2].replace(b"000", b"200"), [END])):
+    for answer, items in (
+        (CHUNKED + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n", [b"ab", END]),
+        (OK.replace(b"2", b"0", 2)[:-2].replace(b"000", b"200"), [END]),
+    ):
         async with answering(answer) as upstream:
             policy = Policy(upstream.destination())
             policy.holds = Hold.WHOLE
@@ -564,9 +567,10 @@ async def test_a_stream_that_begins_with_content() -> None:
         go_on.set()
         await asked.client.until(lambda: b"[{}]" in asked.client.body)
         assert (200, True) == (asked.client.status, asked.request.began)
-        assert asked.request._probe_timer is None
+        assert [None] == [asked.request._probe_timer]
         asked.request.cancel()
-        await asyncio.wait([asked.task])  # type: ignore[list-item]
+        assert asked.task
+        await asyncio.wait([asked.task])
 
 
 async def test_a_stream_that_begins_with_an_error() -> None:
@@ -608,7 +612,8 @@ async def test_a_stream_is_held_only_for_so_long() -> None:
         await asked.client.until(lambda: asked.client.items)
         assert b"choices" in asked.client.body
         asked.request.cancel()
-        await asyncio.wait([asked.task])  # type: ignore[list-item]
+        assert asked.task
+        await asyncio.wait([asked.task])
 
 
 # Connections that were closed while they were idle
@@ -764,7 +769,7 @@ async def test_nothing_is_late_while_the_client_sends(monkeypatch: pytest.Monkey
         asked.request.add(b"hello")
         await asked.client.until(lambda: asked.client.taken)
         await asyncio.sleep(0)
-        assert asked.request.deadline is None
+        assert [None] == [asked.request.deadline]
         asked.request.complete()
         while asked.request.deadline is None:
             await asyncio.sleep(0)
@@ -953,7 +958,7 @@ async def test_straight_bytes() -> None:
         await asked.client.until(lambda: asked.client.between)
         assert asked.client.between
         assert asked.client.between()
-        asked.request.deadline = None
+        vars(asked.request).update(deadline=None)
         await upstream.peers[0].send(b"1\r\na\r\n")
         await asked.client.until(lambda: straight)
         assert asked.request.deadline
@@ -1025,7 +1030,8 @@ async def test_the_client_leaves(moment: str) -> None:
         request = large(20 << 20) if stalls else streamed((b"content-length", b"9")) if moment == "uploading" else None
         destination = upstream.destination()._replace(tls=moment == "connecting")
         policy = Policy(destination, request=request)
-        policy.holds = {"holding": Hold.WHOLE, "probing": Peek(None)}.get(moment, Hold.NOTHING)
+        holds: dict[str, Hold | Peek] = {"holding": Hold.WHOLE, "probing": Peek(None)}
+        policy.holds = holds.get(moment, Hold.NOTHING)
         asked = Asked(policy, streamed=moment == "uploading")
         await reached.wait()
         if moment in ("holding", "probing"):
@@ -1051,7 +1057,7 @@ async def test_the_client_leaves_in_the_middle_of_a_delivery() -> None:
     """Nothing more is delivered, and nothing is kept."""
     async with answering(OK[:-1]) as upstream:
         asked = Asked(Policy(upstream.destination()))
-        asked.client.on_deliver = lambda: asked.request.cancel()
+        asked.client.on_deliver = asked.request.cancel
         assert asked.task
         await asyncio.wait([asked.task])
         await asyncio.wait_for(upstream.peers[0].served.wait(), 10)
@@ -1062,7 +1068,7 @@ async def test_the_client_leaves_when_a_piece_is_taken() -> None:
     """Nothing more is written to the connection that is closed for it."""
     async with Upstream() as upstream:
         asked = Asked(Policy(upstream.destination(), request=streamed((b"transfer-encoding", b"chunked"))), streamed=True)
-        asked.client.on_taken = lambda: asked.request.cancel()
+        asked.client.on_taken = asked.request.cancel
         asked.request.add(b"hello")
         asked.request.add(b"world")
         assert asked.task
@@ -1137,7 +1143,7 @@ async def test_a_crash_when_a_stream_was_held_long_enough(caplog: pytest.LogCapt
         policy = Policy(upstream.destination())
         policy.holds, policy.hold_stream = Peek(None), 0.01
         asked = Asked(policy, on_deliver=crash)
-        assert await asked.client.until(lambda: asked.client.failure) is None
+        await asked.client.until(lambda: asked.client.failure)
         assert "CrashError" in caplog.text
 
 

@@ -140,7 +140,12 @@ async def test_forgotten_addresses_serve_when_dns_fails() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "says"),
-    [(FAILS, "Temporary failure"), ([], "host has no address"), (UnicodeError("label too long"), "'host' is not a host name"), (ValueError("null"), "'host' is not a")],
+    [
+        (FAILS, "Temporary failure"),
+        ([], "host has no address"),
+        (UnicodeError("label too long"), "'host' is not a host name"),
+        (ValueError("null"), "'host' is not a"),
+    ],
 )
 async def test_names_that_do_not_resolve(answer: list[str] | Exception, says: str) -> None:
     """Whatever goes wrong in the look-up is an OSError, and the next request asks again."""
@@ -157,9 +162,10 @@ async def test_no_thread_for_a_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't start new thread")
 
     names = Names().then(["10.0.0.1"])
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="can't start new thread") as failed:
+    with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_more)
-        await names.resolve()
+        with pytest.raises(OSError, match="can't start new thread") as failed:
+            await names.resolve()
     assert errno.ENOMEM == failed.value.errno
     assert ["10.0.0.1"] == await names.resolve()
 

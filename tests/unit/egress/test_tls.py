@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import certifi
@@ -48,10 +49,8 @@ class Server:
 
     def handshake(self, data: bytes) -> bytes:
         self._incoming.write(data)
-        try:
+        with suppress(ssl.SSLWantReadError):
             self.object.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
         return self._outgoing.read()
 
     def read(self, data: bytes) -> bytes:
@@ -68,7 +67,9 @@ class Server:
         return self._outgoing.read()
 
 
-def connected(made: ssl.SSLContext, server: ssl.SSLContext, host: str = "upstream.example", session: ssl.SSLSession | None = None) -> tuple[Tls, Server]:
+def connected(
+    made: ssl.SSLContext, server: ssl.SSLContext, host: str = "upstream.example", session: ssl.SSLSession | None = None
+) -> tuple[Tls, Server]:
     """Both sides, after their handshake."""
     tls, other = Tls(made, host, session), Server(server)
     done = tls.handshake()
