@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socket
 import ssl
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
 
 from azure_simulator import tls as certificates
 from support import MITMDUMP, PATIENCE, RECORDER, SCRIPT, Mitmdump, only_http2
@@ -213,6 +217,27 @@ def test_idle_connections_are_kept_alive(proxying: Callable[..., Mitmdump]) -> N
         assert "02" == timer
 
 
+@both
+@pytest.mark.parametrize("closes", [False, True], ids=["kept", "closed each time"])
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read on Linux only")
+def test_a_long_client_connection(h2: bool, closes: bool, proxying: Callable[..., Mitmdump]) -> None:
+    """Its memory does not grow with the requests that it has carried, 100 kB each, whether upstream keeps its connections or not."""
+
+    def memory() -> int:
+        return int(Path(f"/proc/{proxy.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with answering(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n", 1) if closes else OK) as backend:
+        proxy = proxying(backend)
+        body = {"messages": [{"role": "user", "content": "x" * 100_000}]}
+        with client(proxy, h2=h2) as http:
+            for number in range(600):
+                if number == 200:
+                    before = memory()
+                assert 200 == ask(http, **body).status_code
+            assert memory() - before < 4 << 20  # kept bodies would be 40 MB
+        assert (600 if closes else 1) == backend.accepted
+
+
 # Addresses
 
 
@@ -242,25 +267,61 @@ def test_the_first_address_is_dead(h2: bool, first: str, proxying: Callable[...,
         assert [f"{dead}:{backend.port}", f"127.0.0.1:{backend.port}"] == proxy.connections
 
 
-@both
-async def test_the_name_of_one_backend_holds_up_no_other(h2: bool, proxying: Callable[..., Mitmdump]) -> None:
-    """Forty requests wait for a look-up that never ends; one to a backend whose name is known is answered."""
+class Streams:
+    """Many requests on one HTTP/2 connection; httpx waits with some until others are answered."""
+
+    def __init__(self, proxy: Mitmdump) -> None:
+        self.port, self.context = proxy.port, ssl.create_default_context(cafile=proxy.ca)
+        self.context.set_alpn_protocols(["h2"])
+        self.http = H2Connection(H2Configuration(client_side=True))
+        self.statuses: dict[int, int] = {}
+
+    async def __aenter__(self) -> Self:
+        self.reader, self.writer = await asyncio.open_connection("localhost", self.port, ssl=self.context)
+        self.http.initiate_connection()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
+
+    def ask(self, body: dict[str, Any]) -> int:
+        stream, content = self.http.get_next_available_stream_id(), json.dumps(body).encode()
+        head = {":method": "POST", ":scheme": "https", ":authority": "localhost", ":path": "/v1/chat/completions"}
+        self.http.send_headers(stream, [*head.items(), ("content-type", "application/json"), ("authorization", "Bearer mine")])
+        self.http.send_data(stream, content, end_stream=True)
+        self.writer.write(self.http.data_to_send())
+        return stream
+
+    async def until(self, there: Callable[[], bool]) -> None:
+        while not there():
+            for event in self.http.receive_data(await self.reader.read(65535)):
+                if isinstance(event, ResponseReceived):
+                    self.statuses[event.stream_id] = int(dict(event.headers)[b":status"])
+            self.writer.write(self.http.data_to_send())
+
+
+async def test_the_name_of_one_backend_holds_up_no_other(proxying: Callable[..., Mitmdump]) -> None:
+    """Forty requests wait for a look-up that never ends; one to a backend whose name is known is answered, on their connection too."""
     with answering(OK) as backend:
         slow = {"endpoint": "http://slow.example", "models": ["slow"]}
         proxy = proxying(
             slow,
             {"endpoint": backend.url("azure.example"), "models": ["gpt-4o"]},
             hosts={"slow.example": None, "azure.example": ["127.0.0.1"]},
+            azure_openai_connect_timeout=PATIENCE,
         )
-        async with asyncio.timeout(PATIENCE), httpx.AsyncClient(timeout=PATIENCE, trust_env=False, **how(proxy, h2=h2)) as http:
-            waiting = [asyncio.create_task(http.post("/v1/chat/completions", json=CHAT | {"model": "slow"})) for _ in range(40)]
+        async with asyncio.timeout(PATIENCE), Streams(proxy) as streams:
+            for _ in range(40):
+                streams.ask(CHAT | {"model": "slow"})
             while "looks up slow.example" not in proxy.records:
                 await asyncio.sleep(0.01)
-            assert 200 == (await http.post("/v1/chat/completions", json=CHAT)).status_code
-            assert not any(task.done() for task in waiting)
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            stream = streams.ask(CHAT)
+            await streams.until(lambda: bool(streams.statuses))
+            with client(proxy) as http:
+                assert 200 == (await asyncio.to_thread(ask, http)).status_code
+        assert {stream: 200} == streams.statuses
 
 
 # HTTP/1.1 upstream
