@@ -20,7 +20,7 @@ from h2.connection import H2Connection
 from h2.events import ResponseReceived
 
 from azure_simulator import tls as certificates
-from support import MITMDUMP, PATIENCE, RECORDER, SCRIPT, Mitmdump, only_http2
+from support.processes import MITMDUMP, PATIENCE, RECORDER, SCRIPT, Mitmdump, only_http2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

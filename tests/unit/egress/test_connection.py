@@ -17,7 +17,7 @@ from azure_openai_proxy.egress.http1 import END
 from azure_openai_proxy.egress.pool import Pools
 from azure_openai_proxy.egress.tls import TlsOptions
 from azure_simulator import tls as certificates
-from upstreams import OK, Peer, Upstream, alerting
+from support.upstreams import OK, Peer, Upstream, alerting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

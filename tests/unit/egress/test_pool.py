@@ -19,7 +19,7 @@ from azure_openai_proxy.egress.pool import Limits, Pool, Pools
 from azure_openai_proxy.egress.resolver import Resolver
 from azure_openai_proxy.egress.tls import TlsOptions
 from azure_simulator import tls as certificates
-from upstreams import OK, Peer, Upstream
+from support.upstreams import OK, Peer, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

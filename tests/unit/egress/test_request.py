@@ -14,16 +14,17 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test.tutils import treq
 
+from azure_openai_proxy.api.stream_probe import Peek
+from azure_openai_proxy.config.settings import Timeouts
 from azure_openai_proxy.egress import request as module
 from azure_openai_proxy.egress.connect import Destination, Proxy
 from azure_openai_proxy.egress.http1 import END
 from azure_openai_proxy.egress.pool import Limits, Pools
 from azure_openai_proxy.egress.request import DEADLINES, Body, Hold, UpstreamRequest
 from azure_openai_proxy.egress.tls import TlsOptions
-from azure_openai_proxy.http_rules import Failure, Timeouts
-from azure_openai_proxy.peek import Peek
+from azure_openai_proxy.errors import Failure
 from azure_simulator import tls as certificates
-from upstreams import OK, Peer, Received, Upstream, alerting
+from support.upstreams import OK, Peer, Received, Upstream, alerting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
