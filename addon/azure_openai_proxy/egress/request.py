@@ -274,9 +274,11 @@ class UpstreamRequest:
         except asyncio.CancelledError:
             pass  # the task is awaited by nothing, and a cancelled one refers to its frames, and so to itself
         except _Refused as refused:
+            await asyncio.sleep(0)  # `start` returns first: the client's side must know the request before it is over
             self.client.failed(refused.failure)
         except Exception:
             logger.exception("A request upstream failed in the proxy")
+            await asyncio.sleep(0)
             self.client.failed(Failure(502, "upstream_error", "The proxy failed to send this request: its log says why."))
         finally:
             self._release(whole=False)

@@ -302,6 +302,7 @@ async def test_a_request_that_must_not_leave() -> None:
     """The client has the failure, and nothing is connected to."""
     refusal = Failure(400, "invalid_request", "not this one")
     asked = Asked(Policy(refusal))
+    assert asked.client.failure is None  # before `start` has returned the client's side does not know the request
     assert refusal == (await asked.over()).failure
     assert [] == asked.client.servers
     assert [] == asked.policy.failures
