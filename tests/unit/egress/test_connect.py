@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import socket
+import weakref
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,28 @@ async def test_all_addresses_refuse(port: int, tried: Tried) -> None:
     assert tried.all_closed()
 
 
+async def test_an_error_keeps_nothing_alive(port: int) -> None:
+    """Whoever connects is freed when its error is, without the garbage collector."""
+
+    class Caller:
+        """Whoever connects."""
+
+    async def fails(caller: Caller) -> None:
+        with pytest.raises(OSError, match="Connect call failed"):
+            await connect_any(["127.0.0.3", "127.0.0.4"], port)
+
+    gc.collect()
+    gc.disable()
+    try:
+        caller = Caller()
+        freed = weakref.ref(caller)
+        await fails(caller)
+        del caller
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
 async def test_no_address() -> None:
     """A host without addresses is not connected to."""
     with pytest.raises(OSError, match="the host has no address"):
@@ -176,13 +199,13 @@ async def test_two_connect_at_once(port: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_another_failure_than_of_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no OSError is raised as it is."""
+    """What is no OSError is raised as one, so that the request fails like any other."""
 
     async def _connect(address: str, port: int, local: str | None) -> socket.socket:
         raise OverflowError("port must be 0-65535")
 
     monkeypatch.setattr(connect, "_connect", _connect)
-    with pytest.raises(OverflowError):
+    with pytest.raises(OSError, match="port must be"):
         await connect_any(["127.0.0.1", "127.0.0.2"], 70000)
 
 
