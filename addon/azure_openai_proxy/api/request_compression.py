@@ -55,7 +55,7 @@ async def decode(request: http.Request, limit: int) -> None:
                     413, "request_too_large", f"The request's body is larger than {limit} bytes when it is decompressed."
                 ) from None
             except compression.BrokenError:
-                raise BadRequest(f"The request's body is not what its content-encoding says: {coding}.") from None
+                raise BadRequest(f"The request's compressed body is not valid {coding}, which its content-encoding names.") from None
             count += 1
             if count % STEPS == 0:
                 await asyncio.sleep(0)
