@@ -192,7 +192,7 @@ class AzureOpenAIProxy:
         )
         self.registry.exchanges[flow] = exchange
         exchange.request_head(flow.request)
-        self.registry.hide(flow, exchange)
+        self.registry.show(flow, exchange, flow.request)
         self.recorder.asked(flow)
         if self.registry.refuses_page(flow, exchange):
             return
@@ -211,7 +211,7 @@ class AzureOpenAIProxy:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if (exchange := self.registry.exchanges.get(flow)) and flow.response:
-            self.registry.hide_again(flow, exchange)
+            self.registry.mask_changes(flow, exchange)
             exchange.mask_head(flow.response)
             self.recorder.answered(flow, flow.response)
             exchange.response_head(flow.response)
@@ -240,7 +240,7 @@ class AzureOpenAIProxy:
         if flow.error:
             flow.error.msg = quoting.line(flow.error.msg)  # it repeats what the client sent, and is printed and saved
         if exchange := self.registry.exchanges.get(flow):
-            self.registry.hide_again(flow, exchange)
+            self.registry.mask_changes(flow, exchange)
             self.registry.finish(flow, exchange)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:

@@ -74,27 +74,33 @@ class Registry:
         exchange.early = flow.response = errors.response(refused)
         return True
 
-    def hide(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """Mask the keys of the flow's request; the exchange has them."""
-        exchange.hidden = redaction.hide(flow.request)
-        exchange.masked = flow.request.headers.fields, flow.request.data.path
+    def show(self, flow: http.HTTPFlow, exchange: Exchange, request: http.Request) -> None:
+        """Let the flow show `request` with its keys masked. The exchange has the keys."""
+        exchange.hidden = redaction.hide(request)
+        exchange.masked = request.headers.fields, request.data.path
+        _take_over(flow.request, request)
 
-    def hide_again(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """Mask what somebody else may have put in since."""
+    def mask_changes(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Mask keys that a person or another addon has put into the request since."""
         fields, path = exchange.masked
         if flow.request.headers.fields is not fields or flow.request.data.path is not path:
             redaction.hide(flow.request)
 
     def translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
+        """Translate a copy of the request that has the keys; the flow never has them, unless mitmproxy itself sends the request."""
+        request = redaction.with_secrets(flow.request, exchange.hidden)
+        request.data.content = flow.request.data.content
         try:
-            flow.response = exchange.request(redaction.show(flow.request, exchange.hidden), start)
+            flow.response = exchange.request(request, start)
         except errors.ProxyError as error:
             flow.response = errors.response(error)
-        except Exception:  # whatever it was: a request that is not translated must not leave
+        except Exception:  # a request that is not translated is never sent
             logger.exception("A request could not be translated")
             flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
         if flow.response or install.mended(flow):
-            self.hide(flow, exchange)
+            self.show(flow, exchange, request)
+        else:
+            _take_over(flow.request, request)
         self.recorder.sent(flow, exchange.facts())
 
     async def translate_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
@@ -219,6 +225,11 @@ class Registry:
         return exchange.last_event(errors.Failed(*failure)) if exchange else None
 
 
+def _take_over(request: http.Request, other: http.Request) -> None:
+    """Give `request` everything of `other`, which may be the same."""
+    request.data, request.stream = other.data, other.stream
+
+
 class Policy:
     """What the upstream leg asks about one request."""
 
@@ -239,9 +250,11 @@ class Policy:
         return self._exchange.hold_mode(response)
 
     def next_attempt(self, failed: errors.Failure | http.Response) -> Decision:
-        decision = self._exchange.next_attempt(self._flow.request, failed)
+        request = redaction.with_secrets(self._flow.request, self._exchange.hidden)
+        request.data.content = self._flow.request.data.content
+        decision = self._exchange.next_attempt(request, failed)
         if isinstance(decision, Retry):
-            self._exchanges.hide(self._flow, self._exchange)
+            self._exchanges.show(self._flow, self._exchange, request)
         return decision
 
     def broke_off(self, failure: errors.Failure) -> None:

@@ -145,6 +145,9 @@ class Rules:
     def next_attempt(self, flow: http.HTTPFlow, failed: Failure | http.Response) -> Decision:
         return GIVE_UP
 
+    def broke_off(self, flow: http.HTTPFlow, failure: Failure) -> None:
+        """Nothing is counted here."""
+
     def max_body(self, flow: http.HTTPFlow) -> int | None:
         return LIMIT if flow.metadata.get("ours") else None
 
@@ -181,7 +184,7 @@ class Policy:
         return self._rules.next_attempt(self._flow, failed)
 
     def broke_off(self, failure: Failure) -> None:
-        """Nothing is counted here."""
+        self._rules.broke_off(self._flow, failure)
 
 
 class Proxy:

@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import h2.events
 import pytest
@@ -20,12 +20,15 @@ from azure_openai_proxy.egress import request as upstream_request
 from azure_openai_proxy.egress.request import Hold
 from azure_openai_proxy.errors import Failure
 from azure_openai_proxy.mitmproxy_patches import upstream_leg
+from azure_openai_proxy.routing.attempts import GIVE_UP, Respond, Retry
 from support.processes import PATIENCE
 from unit.mitmproxy_patches.test_install import H2, Proxy, Rules, Upstream, head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from azure_openai_proxy.routing.attempts import Decision, Plan
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
@@ -73,12 +76,16 @@ class Again(Rules):
     def last_event(self, failure: Failure, flow: http.HTTPFlow) -> bytes | None:
         return b"data: %b\n\n" % failure.code.encode()
 
-    def next_attempt(self, flow: http.HTTPFlow, failed: Failure | http.Response) -> bool | http.Response:
+    def next_attempt(self, flow: http.HTTPFlow, failed: Failure | http.Response) -> Decision:
         self.failures.append(failed if isinstance(failed, Failure) else failed.status_code)
         self.failed.set()
         if self.next(flow):
-            return True
-        return "/instead" in flow.request.path and http.Response.make(429, b"instead", {"x-from": "rules"})
+            return Retry(cast("Plan", None))
+        return Respond(http.Response.make(429, b"instead", {"x-from": "rules"})) if "/instead" in flow.request.path else GIVE_UP
+
+    def broke_off(self, flow: http.HTTPFlow, failure: Failure) -> None:
+        self.failures.append(failure)
+        self.failed.set()
 
 
 @pytest.fixture(scope="module")
