@@ -94,6 +94,7 @@ class AzureOpenAIProxy:
         self.replay_server.running()
         self.shutdown.arm()
         connections.lengthen_backlog()
+        install.check()
         relay_guard.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.runtime.watch(ctx.options))

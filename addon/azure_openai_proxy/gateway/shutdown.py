@@ -67,6 +67,15 @@ class Shutdown:
         self._task = asyncio.create_task(self._finish())
 
     async def _finish(self) -> None:
+        """Ends the process whatever fails on the way."""
+        try:
+            await self._wait()
+        except Exception:
+            logger.exception("The proxy stops at once: it cannot tell what still runs")
+        finally:
+            ctx.master.shutdown()
+
+    async def _wait(self) -> None:
         ctx.options.update(server=False)  # the ports are closed, connections stay
         limit = self._limit()
         if count := self._left():
@@ -75,11 +84,18 @@ class Shutdown:
         while True:
             # At least once: WireGuard's threads end a moment after its port is closed, and must not find Python gone.
             await asyncio.sleep(LOOK)
-            if not (self._left() or connections.unsent() or connections.closing()) or asyncio.get_running_loop().time() >= until:
+            if not (self._left() or _seen(connections.unsent) or _seen(connections.closing)) or asyncio.get_running_loop().time() >= until:
                 break
         if count := self._left():
             logger.warning("Stopping: %d cut off after %g s", count, limit)
-        ctx.master.shutdown()
 
     def _left(self) -> int:
         return sum(flow.live for flow in list(self._running))
+
+
+def _seen(look: Callable[[], bool]) -> bool:
+    """False too where mitmproxy cannot be looked into, of which `compat` warns at the start."""
+    try:
+        return look()
+    except Exception:  # noqa: BLE001 - of a mitmproxy that differs anything can fail
+        return False

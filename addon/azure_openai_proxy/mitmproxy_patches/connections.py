@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
 
+from . import compat
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,6 +32,8 @@ _watching: set[asyncio.Task[None]] = set()
 
 def handler(client: Client) -> ConnectionHandler | None:
     """Who has that client's open connections; None: they are not mitmproxy's (a replay, a test)."""
+    if not compat.CONNECTIONS.usable:
+        return None
     known: dict[object, ConnectionHandler] = getattr(ctx.master.addons.get("proxyserver"), "connections", {})
     return known.get(client.id)
 
@@ -90,6 +94,8 @@ def client_socket(client: Client) -> socket.socket | None:
 
 def lengthen_backlog() -> None:
     """Let the system take in as many connections at once as it can, on every port that is or will be open; asyncio asks for 100."""
+    if not compat.PORTS.usable:
+        return
     servers = ctx.master.addons.get("proxyserver").servers
     servers.changed.connect(_listen)
     _listen()

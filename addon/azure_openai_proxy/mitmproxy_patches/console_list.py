@@ -6,7 +6,6 @@ a console that differs keeps the list it has.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +54,9 @@ class Walker(flowlist.FlowListWalker):
 
 def comments(master: Master, one_line: Callable[[str], str], *, shown: bool) -> None:
     """In the list of this console from now on, or no longer."""
-    with suppress(AttributeError, KeyError, TypeError):  # not the console that is known
-        window: Any = master.window  # type: ignore[attr-defined]
-        for stack in window.stacks:
-            walker = stack.windows["flowlist"].body
-            walker.one_line = one_line
-            walker.__class__ = Walker if shown else flowlist.FlowListWalker
-            walker.view_changed()
+    window: Any = master.window  # type: ignore[attr-defined]
+    for stack in window.stacks:
+        walker = stack.windows["flowlist"].body
+        walker.one_line = one_line
+        walker.__class__ = Walker if shown else flowlist.FlowListWalker
+        walker.view_changed()

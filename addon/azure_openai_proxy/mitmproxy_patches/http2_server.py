@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator
 
-__all__ = ["KNOWN", "WINDOW", "Server2"]
+__all__ = ["WINDOW", "Server2"]
 
 WINDOW = 1 << 20
 """Bytes of a request's body that a client may send ahead of what upstream takes."""
@@ -31,16 +31,6 @@ MAX_MESSAGE = 1000
 """Characters of an error: it must fit into a frame."""
 
 _QUOTED = re.compile(r":? \(?b['\"]")  # h2 repeats the header that is wrong, which may be a key
-
-
-KNOWN: dict[type, dict[str, str | None]] = {
-    Http2Server: {"__init__": "self context", "_handle_event": "self event", "protocol_error": "self message error_code", "h2_conf": None},
-    BufferedH2Connection: {
-        "initiate_connection": "self",
-        "receive_data": "self data",
-        "acknowledge_received_data": "self acknowledged_size stream_id",
-    },
-}
 
 
 class FlowControlled(BufferedH2Connection):

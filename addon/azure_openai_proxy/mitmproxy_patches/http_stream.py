@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +17,6 @@ from mitmproxy.proxy.layers.http import (
     GetHttpConnectionCompleted,
     HttpLayer,
     HTTPMode,
-    HttpStream,
     SendHttp,
     is_h3_alpn,
 )
@@ -28,28 +26,18 @@ from mitmproxy.proxy.layers.http._events import (
     RequestProtocolError,
     RequestTrailers,
     ResponseData,
-    ResponseHeaders,
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
-from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
-from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.utils import human
 from OpenSSL import SSL
-from wsproto.extensions import PerMessageDeflate
 
 from azure_openai_proxy.errors import Failure
 
 from . import connections
-from .fastpath import chunks as fast_chunks
-from .fastpath import headers as fast_headers
-from .fastpath import hooks as fast_hooks
-from .fastpath import reads as fast_reads
-from .fastpath import tls as fast_tls
 from .http1_server import Server, Unreadable
-from .http2_server import KNOWN as HTTP2_KNOWN
 from .http2_server import Server2
 from .http_upload import HELD, Uploading
 from .interface import ABSOLUTE_FORM, CLIENT_HOST, Rules
@@ -57,7 +45,7 @@ from .upstream_leg import LegServer, UpstreamFailed, leg_of
 from .websocket import Upgrading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from mitmproxy import http
     from mitmproxy.proxy.context import Context
@@ -66,7 +54,7 @@ if TYPE_CHECKING:
 
     from .upstream_leg import Leg
 
-__all__ = ["Connection", "Stream", "compatible", "mend"]
+__all__ = ["Connection", "Stream", "mend"]
 
 # What each of mitmproxy's errors is to a client, and how the sentence begins. Those not here are no failure: somebody ended the request.
 FAILURES = {
@@ -97,12 +85,9 @@ class Stream(Uploading, Upgrading):
     def __init__(self, context: Context, stream_id: int, rules: Rules) -> None:
         super().__init__(context, stream_id)
         self.rules = rules
-        self.fast_path = rules.fast_path
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """All that mitmproxy does with an event, but for the errors that it would send to the client."""
-        if isinstance(event, (RequestHeaders, ResponseHeaders)) and self.fast_path:
-            fast_headers.quicken(event)
         if self.dropped:
             return  # the event waited for the end of the one before
         doing = self.dispatch(event)
@@ -117,7 +102,7 @@ class Stream(Uploading, Upgrading):
             reply = None
             if type(command) is DropStream:
                 self.dropped = True
-            if isinstance(command, StartHook) and self.fast_path and command.blocking is True and fast_hooks.in_place(command):
+            if isinstance(command, StartHook) and self.run_hook(command):
                 continue
             if (
                 isinstance(command, SendHttp)
@@ -143,6 +128,10 @@ class Stream(Uploading, Upgrading):
                 _nothing()
             )  # headers that no rule has checked; mitmproxy fails at writing them to HTTP/1.1, and the client gets no response
         return self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
+
+    def run_hook(self, hook: StartHook) -> bool:  # noqa: ARG002 - for the fast path
+        """Run a hook without mitmproxy's task for it. False: mitmproxy runs it."""
+        return False
 
     def free(self) -> None:
         """Let go of the flow: streams are in reference cycles, and a body would stay in memory until Python's collector runs."""
@@ -298,7 +287,6 @@ class Connection(HttpLayer):
     """mitmproxy's HTTP layer with our streams, and our server for HTTP/1 clients."""
 
     rules: Rules
-    fast_path: bool
     leg: Leg | None = None
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
@@ -309,8 +297,8 @@ class Connection(HttpLayer):
             self.connections[client] = Server2(context, self.withhold) if http2 else Server(context, self.rules, self.half_closed)
         doing = cast("CommandGenerator[None]", super()._handle_event(event))
         if self.leg and isinstance(event, events.DataReceived):
-            doing = self.then_look_for_room(doing, self.leg)
-        return fast_chunks.joined(doing) if self.fast_path else doing
+            return self.then_look_for_room(doing, self.leg)
+        return doing
 
     def withhold(self, size: int, stream_id: int) -> bool:
         """Whether these bytes of an upload are acknowledged only when upstream has taken more of it."""
@@ -338,10 +326,9 @@ class Connection(HttpLayer):
         yield from doing
         leg.client_data_received()
 
-    @property
-    def straight(self) -> Callable[[Stream, ConnectionHandler, Callable[[], bool]], Callable[[bytes], bool] | None] | None:
-        """Past the layers, if that is wanted."""
-        return fast_chunks.straight if self.fast_path else None
+    def straight(self, stream: Stream, handler: ConnectionHandler, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:  # noqa: ARG002 - for the fast path
+        """A function that writes chunks of a response for the client past the layers. None: there is none."""
+        return None
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
         stream = self.command_sources.get(event)
@@ -373,76 +360,10 @@ class ClientTLS(ClientTLSLayer):
         yield from super().send_close(command)
 
 
-def mend(layers: Iterable[Layer], rules: Rules) -> None:
+def mend(layers: Iterable[Layer], rules: Rules, connection: type[Connection] = Connection) -> None:
     for layer in layers:
         if type(layer) is ClientTLSLayer:
             layer.__class__ = ClientTLS
         if type(layer) is HttpLayer:
-            layer.__class__ = Connection
-            ours = cast("Connection", layer)
-            ours.rules, ours.fast_path = rules, rules.fast_path
-
-
-# Every method that is overridden or called, with its parameters, and every state that is read or set.
-KNOWN: dict[type, dict[str, str | None]] = {
-    HttpLayer: {
-        "_handle_event": "self event",
-        "make_stream": "self stream_id",
-        "get_connection": "self event reuse",
-        "event_to_child": "self child event",
-    },
-    HttpStream: {
-        "__init__": "self context stream_id",
-        "_handle_event": "self event",
-        "check_invalid": "self request",
-        "check_killed": "self emit_error_hook",
-        "check_body_size": "self request",
-        "handle_protocol_error": "self event",
-        "flow_done": "self",
-        "passthrough": "self event",
-        "start_request_stream": "self",
-        "state_stream_request_body": "self event",
-        "mode": None,
-        "state_uninitialized": None,
-        "state_wait_for_request_headers": None,
-        "state_wait_for_response_headers": None,
-        "state_consume_response_body": None,
-        "state_stream_response_body": None,
-        "state_errored": None,
-    },
-    **HTTP2_KNOWN,
-    ClientTLSLayer: {"send_close": "self command", "tls_interact": "self", "tls": None, "tunnel_state": None},
-    GetHttpConnectionCompleted: {"__init__": "self command reply"},
-    WebsocketConnection: {"send2": "self event", "events": "self"},
-    PerMessageDeflate: {
-        "frame_inbound_payload_data": "self proto data",
-        "frame_inbound_complete": "self proto fin",
-    },
-    Http1Server: {
-        "__init__": "self context",
-        "read_headers": "self event",
-        "read_body": "self event",
-        "send": "self event",
-        "done": "self event",
-        "wait": "self event",
-        "_handle_event": "self event",
-        "mark_done": "self request response",
-        "request_done": None,
-        "response_done": None,
-    },
-}
-
-
-HASTY = {**fast_hooks.KNOWN, **fast_headers.KNOWN, **fast_reads.KNOWN, **fast_chunks.KNOWN, **fast_tls.KNOWN}
-
-
-def compatible(known: Mapping[type, Mapping[str, str | None]] = KNOWN) -> str | None:
-    """What is not as it is known; None when everything is."""
-    for owner, members in known.items():
-        for name, parameters in members.items():
-            member = inspect.getattr_static(owner, name, known)
-            if member is known:
-                return f"{owner.__name__} has no {name}"
-            if parameters and parameters != " ".join(inspect.signature(member).parameters):
-                return f"{owner.__name__}.{name} takes {inspect.signature(member)}"
-    return None
+            layer.__class__ = connection
+            cast("Connection", layer).rules = rules

@@ -1,49 +1,20 @@
-"""Mends for mitmproxy's HTTP layer, one connection at a time; together with its rooms the only user of mitmproxy's internals.
+"""The patches, as the rest of the project sees them: where they are put in place, and what holds without them.
 
-mitmproxy answers what it cannot serve in HTML and closes the connection. With these mends a client is told in the shape that `Rules`
-gives, on HTTP/1.1 and HTTP/2, and its connection goes on wherever the two sides still agree on where a request ends. Nothing of
-that is patched globally: `attach` gives the HTTP layer of one connection another class.
-
-The rooms called fast_ save processor time and change nothing else. The rules' `fast_path` turns them off.
-
-    http_layer       what the rest of the project sees
-    http_rules       what the rooms ask of it
-    http_stream      one request and its answer: a body over the limit, a body cut short, no way upstream, a stream that breaks off
-    http_upload      a large body that is sent on as it comes
-    http_websocket   a WebSocket after its upgrade
-    http_resend      one request, sent until it is answered: a failed answer held back, another asked for, time-outs
-    http1_server     one HTTP/1 client connection: heads that cannot be read, connections that are left with care
-    fast_messages    headers with an index, messages whose types are not checked again
-    fast_stream      the chunks of a stream, straight from the connection upstream to the client's
-    fast_tls         the same through TLS, on either side
-    fast_reads       from a socket to the layers without a task
-    fast_hooks       an index of who has which hook, in place of asking every addon
-
-What is touched, nearly all of it in `mitmproxy.proxy.layers.http` (`http_stream.compatible` and `http_resend.compatible` check it):
-
-    HttpLayer        its class is replaced; `make_stream`, `get_connection` and the `Start` of `_handle_event` overridden, `connections`
-                     and `streams` filled
-    HttpStream       `_handle_event`, `check_invalid`, `check_killed`, `check_body_size`, `start_request_stream`, `flow_done`,
-                     `make_server_connection`, `state_stream_request_body` overridden, the states and the buffer set; to resend,
-                     `handle_event`, `handle_protocol_error` and two states overridden, `_paused` read
-    WebsocketLayer   the class of its two connections is replaced, for `send2` and `events`, and that of their compression
-    Http1Server      `read_headers`, `read_body`, `mark_done` and `send` are overridden, `buf`, `state`, `request`, `request_done` and
-                     `response_done` read and set
-    StreamReader     asyncio's, of a socket in mitmproxy's hands: its class is replaced, for `feed_data`; `ConnectionHandler.server_event`
-                     is called from there, and its `transports` and `timeout_watchdog` are read
-    TLSLayer         upstream's class is replaced, for `receive_data`; the OpenSSL connections of both sides are read from and written to
-    events           `RequestHeaders` to upstream is given the keys that the flow does not show; `ResponseProtocolError` to the client is
-                     where mitmproxy would write HTML, and is replaced
+Nothing is patched for the whole process but by the fast path: `attach` gives the HTTP layer of one connection another class. What cannot be
+patched safely is left alone (see `compat`); docs/mitmproxy-internals.md describes each patch.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx
 
+from . import compat
 from .interface import ABSOLUTE_FORM, CLIENT_HOST, Rules
 
 if TYPE_CHECKING:
@@ -57,9 +28,10 @@ __all__ = [
     "Rules",
     "absolute_form",
     "attach",
+    "check",
     "client_host",
-    "compatible",
     "enable_direct_reads",
+    "fast_path",
     "hasten",
     "hastens",
     "mended",
@@ -69,42 +41,59 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
+def check() -> None:
+    """Warn of every feature that this mitmproxy does not allow; for the start."""
+    for feature in (compat.HTTP, compat.CONNECTIONS, compat.SHUTDOWN):
+        _ = feature.usable
+
+
 def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
-    """Mend the HTTP layers of this connection; for the `next_layer` hook."""
-    if not _usable():
+    """Patch the HTTP layers of this connection; for the `next_layer` hook."""
+    if not compat.HTTP.usable:
         return
     from . import http_stream  # noqa: PLC0415 - on a mitmproxy that differs this may not even be imported
 
     # A script's hook runs before the built-in one, which leaves alone what is decided already.
     ctx.master.addons.get("nextlayer").next_layer(nextlayer)
-    http_stream.mend(nextlayer.context.layers, rules)
+    fast = fast_path() if rules.fast_path else None
+    http_stream.mend(nextlayer.context.layers, rules, fast.FastConnection if fast else http_stream.Connection)
 
 
 def enable_direct_reads(client: connection.Client, rules: Rules) -> None:
-    """Take the shorter way from this client's connection; for the `client_connected` hook."""
-    if rules.fast_path:
-        from .fastpath import reads as fast_reads  # noqa: PLC0415 - see attach
-
-        fast_reads.enable_direct_reads(client, client)
+    """Let the fast path read from this client's connection; for the `client_connected` hook."""
+    if rules.fast_path and (fast := fast_path()):
+        fast.client_connected(client, client)
 
 
 def hasten(master: Master, *, on: bool) -> None:
-    """Take the shorter ways through what all connections share, or mitmproxy's own again."""
-    if hastens():
-        from .fastpath import headers as fast_headers  # noqa: PLC0415 - see attach
-        from .fastpath import hooks as fast_hooks  # noqa: PLC0415 - see attach
+    """Let the fast path patch what all connections share, or restore it."""
+    if fast := fast_path():
+        fast.enable(master, on=on)
 
-        (fast_hooks.shorten if on else fast_hooks.restore)(master.addons)
-        fast_headers.trust(on=on)
+
+@cache
+def fast_path() -> Any:
+    """The package `fastpath`, if it is there and this mitmproxy is one that it was tested with."""
+    if not compat.HTTP.usable or not importlib.util.find_spec(f"{__package__}.fastpath"):
+        return None
+    if version := compat.untested():
+        logger.warning("The fast path is not tested with %s. %s", version, compat.FAST_PATH.lost)
+        return None
+    return importlib.import_module(f"{__package__}.fastpath") if compat.FAST_PATH.usable else None
+
+
+def hastens() -> bool:
+    """Whether the fast path can be taken."""
+    return fast_path() is not None
 
 
 def show_comments(master: Master, one_line: Callable[[str], str], *, shown: bool) -> None:
     """Show or hide the comments of flows in the lists of mitmweb and the console. `one_line` makes text safe for a terminal."""
-    if hasattr(master, "window"):
+    if hasattr(master, "window") and compat.CONSOLE.usable:
         from . import console_list  # noqa: PLC0415 - no other tool has its parts
 
         console_list.comments(master, one_line, shown=shown)
-    elif hasattr(master, "app"):
+    elif hasattr(master, "app") and compat.WEB.usable:
         from . import web_page  # noqa: PLC0415 - as above
 
         web_page.comments(master, shown=shown)
@@ -122,33 +111,4 @@ def client_host(flow: http.HTTPFlow) -> str:
 
 def mended(flow: http.HTTPFlow) -> bool:
     """Whether `Rules.send_upstream` sends this flow's request, so that the flow need not hold its keys."""
-    return flow.is_replay != "request" and _usable()
-
-
-def compatible() -> str | None:
-    """Why this mitmproxy cannot be mended; None when it can."""
-    try:
-        from . import http_stream  # noqa: PLC0415 - see attach
-    except (ImportError, AttributeError) as error:
-        return str(error)
-    return http_stream.compatible()
-
-
-@cache
-def hastens() -> bool:
-    """Whether the shorter ways can be taken. Cached, as the next ones."""
-    if not _usable():
-        return False
-    from . import http_stream  # noqa: PLC0415 - see attach
-
-    if reason := http_stream.compatible(http_stream.HASTY):
-        logger.warning("This mitmproxy is not one of those known (%s): no shortcuts are taken through it.", reason)
-    return not reason
-
-
-@cache
-def _usable() -> bool:
-    """Whether to mend at all. Cached, so that a mitmproxy that differs is mentioned once."""
-    if reason := compatible():
-        logger.warning("This mitmproxy is not one of those known (%s): it keeps its HTML error pages, and bodies have no limit.", reason)
-    return not reason
+    return flow.is_replay != "request" and compat.HTTP.usable

@@ -296,8 +296,7 @@ class Response:
             self._room.set_result(None)
 
     def straight(self, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:
-        take = self.leg.home.straight
-        return take(self.stream, self.leg.handler, between_chunks) if take else None
+        return self.leg.home.straight(self.stream, self.leg.handler, between_chunks)
 
 
 class _Gate:

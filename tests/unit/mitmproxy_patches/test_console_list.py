@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from mitmproxy import ctx
 from mitmproxy.addons.view import View
 from mitmproxy.test import taddons, tflow
 from mitmproxy.tools.console.flowlist import FlowListBox, FlowListWalker
 
 from azure_openai_proxy.formats import quoting
-from azure_openai_proxy.mitmproxy_patches import install
+from azure_openai_proxy.mitmproxy_patches import compat, install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COLUMNS = 120
 
 
 @pytest.fixture
-def master() -> Any:
+def master(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A console that is not on a terminal, with two flows; one has a comment."""
     with taddons.context(View()) as context:
         view = context.master.addons.get("view")
@@ -28,7 +32,10 @@ def master() -> Any:
         flows[1].request.timestamp_start += 1
         view.add(flows)
         master.window = SimpleNamespace(stacks=[SimpleNamespace(windows={"flowlist": FlowListBox(master)})])  # type: ignore[arg-type]
+        monkeypatch.setattr(ctx, "master", master)
+        vars(compat.CONSOLE).pop("usable", None)
         yield master
+        vars(compat.CONSOLE).pop("usable", None)
 
 
 def rows(master: Any) -> list[str]:

@@ -14,8 +14,7 @@ import threading
 import warnings
 from http.client import HTTPMessage, HTTPResponse, IncompleteRead
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import h2.config
 import h2.connection
@@ -23,7 +22,6 @@ import h2.events
 import pytest
 from mitmproxy import http
 from mitmproxy.options import Options
-from mitmproxy.proxy.layers.http import HttpStream
 
 from azure_openai_proxy.config.settings import Timeouts
 from azure_openai_proxy.egress.connect import Destination
@@ -31,15 +29,13 @@ from azure_openai_proxy.egress.pool import Pools
 from azure_openai_proxy.egress.request import Body, Hold, UpstreamRequest
 from azure_openai_proxy.egress.tls import TlsOptions
 from azure_openai_proxy.errors import Failure
-from azure_openai_proxy.mitmproxy_patches import http1_server, http_stream, install
-from azure_openai_proxy.mitmproxy_patches.fastpath import reads as fast_reads
+from azure_openai_proxy.mitmproxy_patches import compat, http1_server, install
 from azure_openai_proxy.routing.attempts import GIVE_UP, Decision
 from support.processes import PATIENCE, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mitmproxy import connection
     from mitmproxy.proxy import layer, server_hooks
 
     from azure_openai_proxy.api.stream_probe import Peek
@@ -976,29 +972,11 @@ def test_rules_that_say_nothing(confdir: Path, monkeypatch: pytest.MonkeyPatch) 
             assert (413, "text/html") == (answer.status, answer.headers["content-type"])
 
 
-def test_known_here() -> None:
-    """The mitmproxy that is installed can be mended."""
-    assert None is install.compatible()
-
-
-@pytest.mark.parametrize("change", [True, False])
-def test_another_mitmproxy(confdir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: bool) -> None:
-    """On a mitmproxy whose internals differ nothing is mended, and that is said once."""
-    install._usable.cache_clear()
-    monkeypatch.setitem(http_stream.KNOWN, HttpStream, {"check_invalid": "self", "no_such": None} if change else {"no_such": None})
-    with Proxy(confdir, Rules()) as proxy:
-        for _ in range(2):
-            with proxy.dial() as client:
-                assert b"<html>" in client.ask(BAD_HEADS["version"]).body
-    install._usable.cache_clear()
-    assert 1 == sum("not one of those known" in record.message for record in caplog.records)
-
-
-def test_without_internals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mitmproxy that lacks what is imported is no reason to fail."""
-    monkeypatch.delattr("azure_openai_proxy.mitmproxy_patches.http_stream")
-    monkeypatch.setitem(__import__("sys").modules, "azure_openai_proxy.mitmproxy_patches.http_stream", None)
-    assert "http_stream" in str(install.compatible())
+def test_another_mitmproxy(confdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a mitmproxy whose internals differ nothing is patched."""
+    monkeypatch.setitem(vars(compat.HTTP), "usable", False)
+    with Proxy(confdir, Rules()) as proxy, proxy.dial() as client:
+        assert b"<html>" in client.ask(BAD_HEADS["version"]).body
 
 
 # Memory
@@ -1033,29 +1011,3 @@ def test_memory(confdir: Path, tmp_path: Path) -> None:
                 assert 413 == client.answer().status
             assert 200 == client.ask(head()).status
             assert peak() - before < 16
-
-
-@pytest.mark.parametrize("shortcuts", [False, True])
-def test_reading_takes_the_shorter_way_where_that_is_wanted(shortcuts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rules say so."""
-    told: list[object] = []
-    monkeypatch.setattr(fast_reads, "enable_direct_reads", lambda *connections: told.append(connections))
-    client = cast("connection.Client", object())
-    install.enable_direct_reads(client, cast("install.Rules", SimpleNamespace(fast_path=shortcuts)))
-    assert ([(client, client)] if shortcuts else []) == told
-
-
-def test_no_shortcuts_through_what_differs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A mitmproxy in which only the shorter ways cannot be taken is told of once, and the mends stay; without mends there are none."""
-    monkeypatch.setattr(http_stream, "HASTY", {http.HTTPFlow: {"nonsense": None}})
-    install.hastens.cache_clear()
-    assert (False, False) == (install.hastens(), install.hastens())
-    assert [True] == ["no shortcuts" in record.message for record in caplog.records]
-    assert install._usable()
-    install.hasten(cast("DumpMaster", None), on=True)  # does nothing
-    monkeypatch.setattr(install, "_usable", lambda: False)
-    install.hastens.cache_clear()
-    assert not install.hastens()
-    monkeypatch.undo()
-    install.hastens.cache_clear()
-    assert install.hastens()

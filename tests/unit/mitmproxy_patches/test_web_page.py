@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from mitmproxy import ctx
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import Application
 
 from azure_openai_proxy.formats import quoting
-from azure_openai_proxy.mitmproxy_patches import install, web_page
+from azure_openai_proxy.mitmproxy_patches import compat, install, web_page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def served(master: Any, path: str, body: bytes) -> tuple[bytes, str]:
@@ -22,10 +26,18 @@ def served(master: Any, path: str, body: bytes) -> tuple[bytes, str]:
     return body, headers["Content-Length"]
 
 
+@pytest.fixture
+def master(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    master = SimpleNamespace(app=Application())
+    monkeypatch.setattr(ctx, "master", master, raising=False)
+    vars(compat.WEB).pop("usable", None)
+    yield master
+    vars(compat.WEB).pop("usable", None)
+
+
 @pytest.mark.parametrize("path, styled", [("/", True), ("/?token=a", True), ("/flows", False)])
-def test_the_page_has_room_for_comments(path: str, styled: bool) -> None:
+def test_the_page_has_room_for_comments(path: str, styled: bool, master: Any) -> None:
     """The page alone, and its length is right; loaded again it has it once, and afterwards no more."""
-    master: Any = SimpleNamespace(app=Application())
     body = b"<head></head>"
     install.show_comments(master, quoting.line, shown=True)
     install.show_comments(master, quoting.line, shown=True)
@@ -35,8 +47,7 @@ def test_the_page_has_room_for_comments(path: str, styled: bool) -> None:
     assert (body, str(len(body))) == served(master, path, body)
 
 
-def test_another_page_is_left_alone() -> None:
+def test_another_page_is_left_alone(master: Any) -> None:
     """One without a head."""
-    master: Any = SimpleNamespace(app=Application())
     install.show_comments(master, quoting.line, shown=True)
     assert (b"{}", "2") == served(master, "/", b"{}")

@@ -13,7 +13,6 @@ import re
 from typing import TYPE_CHECKING, cast
 
 from mitmproxy.proxy import commands
-from mitmproxy.proxy.layers.http import HttpStream
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from . import tls as fast_tls
@@ -28,14 +27,10 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.mitmproxy_patches.http_stream import Stream
 
-__all__ = ["KNOWN", "joined", "straight", "unchunked"]
+__all__ = ["joined", "straight", "unchunked"]
 
 SMALL = 1 << 16
 """Bytes of a write that are copied to save another one."""
-
-KNOWN: dict[type, dict[str, str | None]] = {
-    HttpStream: {"state_stream_response_body": None},
-}
 
 
 _CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")

@@ -12,18 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
-from mitmproxy.coretypes import multidict
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.layers.http import HttpEvent
 
-__all__ = ["KNOWN", "Headers", "quicken", "trust"]
-
-KNOWN: dict[type, dict[str, str | None]] = {
-    http.MessageData: {"__init__": None},
-    http.Headers: {"_kconv": "key", "_reduce_values": "values", "get_all": "self name"},
-    multidict._MultiDict: {"__getitem__": "self key"},  # noqa: SLF001 - what is replaced
-}
+__all__ = ["Headers", "quicken", "trust"]
 
 
 class Headers(http.Headers):

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     type Hook = Callable[[Any], Any]
     type Asking = Generator[Awaitable[Any], None, None]
 
-__all__ = ["IDLE", "KNOWN", "Indexed", "in_place", "restore", "shorten"]
+__all__ = ["IDLE", "Indexed", "in_place", "restore", "shorten"]
 
 IDLE: Mapping[type, str] = {
     anticache.AntiCache: "anticache",
@@ -72,18 +72,6 @@ IDLE: Mapping[type, str] = {
 
 BEGUN = "azure_openai_begun"
 """The name of an attribute of a hook that was asked in place, as far as that went."""
-
-KNOWN: dict[type, dict[str, str | None]] = {
-    AddonManager: {
-        "add": "self addons",
-        "clear": "self",
-        "handle_lifecycle": "self event",
-        "register": "self addon",
-        "remove": "self addon",
-        "trigger_event": "self event",
-    },
-    LegacyLogEvents: {"emit": "self record"},
-}
 
 
 class Indexed(AddonManager):

@@ -11,19 +11,14 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from mitmproxy.proxy import events
-from mitmproxy.proxy.server import ConnectionHandler
 
 from azure_openai_proxy.mitmproxy_patches import connections
 
 if TYPE_CHECKING:
     from mitmproxy.connection import Client, Connection
+    from mitmproxy.proxy.server import ConnectionHandler
 
-__all__ = ["KNOWN", "Reader", "enable_direct_reads"]
-
-KNOWN: dict[type, dict[str, str | None]] = {
-    ConnectionHandler: {"server_event": "self event", "handle_connection": "self connection", "drain_writers": "self"},
-    asyncio.StreamReader: {"feed_data": "self data", "_wait_for_data": "self func_name"},
-}
+__all__ = ["Reader", "enable_direct_reads"]
 
 
 class Reader(asyncio.StreamReader):

@@ -18,15 +18,10 @@ if TYPE_CHECKING:
     from mitmproxy.connection import Connection
     from mitmproxy.proxy.layer import Layer
 
-__all__ = ["KNOWN", "of", "sealed"]
+__all__ = ["of", "sealed"]
 
 MOST = 1 << 16
 """Bytes that are asked of OpenSSL at once; a record has a quarter of that."""
-
-KNOWN: dict[type, dict[str, str | None]] = {
-    TLSLayer: {"tls": None, "tunnel_state": None},
-    SSL.Connection: {"bio_read": None, "sendall": None},
-}
 
 
 def of(connection: Connection, layers: Iterable[Layer]) -> TLSLayer | None:

@@ -1,0 +1,226 @@
+"""The guard over private API: it checks what is used, and sees each change."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib
+import inspect
+import logging
+import re
+import select
+import socket
+import sys
+import zlib
+from collections.abc import Generator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import urwid  # type: ignore[import-untyped]
+from h2.events import DataReceived
+from h2.settings import Settings
+from mitmproxy import ctx, http
+from mitmproxy.addonmanager import AddonManager
+from mitmproxy.addons import view
+from mitmproxy.addons.view import View
+from mitmproxy.connection import Client, Server
+from mitmproxy.hooks import Hook
+from mitmproxy.log import LegacyLogEvents
+from mitmproxy.options import Options
+from mitmproxy.test import taddons, tflow
+from mitmproxy.tools.console.flowlist import FlowItem, FlowListWalker
+from tornado.httputil import HTTPServerRequest
+from wsproto.connection import ConnectionState
+from wsproto.events import CloseConnection, Message
+
+from azure_openai_proxy import errors, mitmproxy_patches
+from azure_openai_proxy.mitmproxy_patches import compat, install, interface
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER = Path(mitmproxy_patches.__file__).parent
+SOURCES = sorted(path for path in FOLDER.rglob("*.py") if path.name != "compat.py")
+CHECKED = ("HTTP", "CONNECTIONS", "PORTS", "SHUTDOWN", "FAST_PATH")
+
+PUBLIC = (
+    *(bytes, str, int, list, dict, set, type, re.Pattern, re.Match, BaseException, Generator, TracebackType, zlib.decompressobj()),
+    *(asyncio.AbstractEventLoop, asyncio.Task, asyncio.StreamWriter, asyncio.Transport, socket.socket, select, logging, logging.Logger),
+    *(http.Request, http.Response, http.Request.make("GET", "http://a/").data, tflow.tflow(), Client, Server, Options(), Options().changed),
+    *(Hook, View, view.Focus, urwid.Widget, HTTPServerRequest(uri="/"), CloseConnection, Message(""), ConnectionState.OPEN),
+    *(errors.Failure, Settings, DataReceived, interface.Rules, interface.UpstreamRequest, compat.Feature, ast),
+)
+"""What may be used without a check: Python, our own, and what mitmproxy, tornado and wsproto document."""
+
+
+@pytest.fixture
+def master(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """mitmproxy's master, of which the fast path patches something."""
+    with taddons.context() as context:
+        monkeypatch.setattr(ctx, "master", context.master, raising=False)
+        install.fast_path.cache_clear()
+        yield context.master
+        install.fast_path.cache_clear()
+
+
+@pytest.mark.usefixtures("master")
+@pytest.mark.parametrize("feature", CHECKED)
+def test_everything_is_here(feature: str) -> None:
+    """The mitmproxy that is installed has all that is used, in a tested version."""
+    assert (None, None) == (compat.FEATURES[feature].missing(), compat.untested())
+
+
+def uses() -> dict[str, set[str]]:
+    """Every attribute that any feature checks, by its sample; of events and commands, which are dataclasses, the parameters."""
+    found: dict[str, set[str]] = {}
+    for feature in compat.FEATURES.values():
+        for table in feature.uses:
+            for name, members in table.items():
+                for member, parameters in compat._MEMBER.findall(members):
+                    found.setdefault(name, set()).update({member}, parameters.strip("()").split() if member == "__init__" else ())
+    return found
+
+
+def modules() -> Iterator[ModuleType]:
+    for path in SOURCES:
+        yield importlib.import_module(
+            ".".join((mitmproxy_patches.__name__, *path.relative_to(FOLDER).with_suffix("").parts)).removesuffix(".__init__")
+        )
+
+
+def samples() -> dict[str, object]:
+    return compat.FAST_PATH.samples() | {
+        "FlowItem": FlowItem,
+        "FlowListWalker": FlowListWalker,
+        "AddonManager": AddonManager(ctx.master),
+        "LegacyLogEvents": LegacyLogEvents(ctx.master),
+    }
+
+
+@pytest.mark.usefixtures("master")
+def test_what_subclasses_use_is_checked() -> None:
+    """Whatever a subclass overrides or reads of mitmproxy's class is in the table of that class."""
+    checked = uses()
+    seen, unchecked = set(), set()
+    for module in modules():
+        tree = ast.parse(inspect.getsource(module))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            kind = getattr(module, node.name)
+            used = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute) and ast.unparse(one.value) in ("self", "super()")}
+            used |= {one.name for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
+            for name, sample in samples().items():
+                base = sample if isinstance(sample, type) else type(sample)
+                if name in checked and name != "Context" and issubclass(kind, base):
+                    seen.add(name)
+                    unchecked |= {(name, one) for one in used - checked[name] - set(dir(object)) if hasattr(sample, one)}
+    assert set() == unchecked
+    assert {"HttpLayer", "HttpStream", "Http1Server", "WebsocketConnection", "PerMessageDeflate", "AddonManager", "StreamReader"} <= seen
+
+
+@pytest.mark.usefixtures("master")
+def test_whatever_else_is_used_is_checked() -> None:
+    """Each attribute in these modules is public, our own, or in a table."""
+    own: set[str] = set()
+    used: dict[str, str] = {}
+    for module in modules():
+        tree = ast.parse(inspect.getsource(module))
+        names = {name for name, value in vars(module).items() if isinstance(value, ModuleType)}
+        names |= {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                own |= {node.name, *vars(getattr(module, node.name)).get("__annotations__", ())}
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                own.add(node.name)
+                if node.name == "__init__":
+                    own |= {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store)}
+            elif isinstance(node, ast.AnnAssign | ast.Assign):
+                own |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value).partition(".")[0] not in names:
+                used[node.attr] = f"{module.__name__}:{node.lineno} {ast.unparse(node)}"
+    options = samples()["Context"].options.keys()  # type: ignore[attr-defined]
+    known = own.union(*uses().values(), options, *(dir(one) for one in PUBLIC))
+    assert [] == [where for name, where in used.items() if name not in known]
+
+
+@pytest.mark.parametrize(
+    "members, missing",
+    [
+        ("connections", None),
+        ("nonsense", "Proxyserver has no attribute nonsense"),
+        ("register_connection(connection_id handler)", None),
+        ("register_connection(connection_id)", "Proxyserver.register_connection takes (connection_id handler) and not (connection_id)"),
+    ],
+)
+def test_what_is_missing(members: str, missing: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    """An attribute or a parameter; a warning says which, and what is lost with it, once."""
+    feature = compat.Feature("All is lost.", compat._connections, {"Proxyserver": members})
+    assert [missing is None] * 2 == [feature.usable, feature.usable]
+    assert [f"{missing}. All is lost."] * bool(missing) == [record.message.partition("known: ")[2] for record in caplog.records]
+
+
+def test_what_fails() -> None:
+    """A class that cannot be instantiated, or a module that cannot be imported, is a reason and not an error."""
+
+    def fails() -> dict[str, object]:
+        raise RuntimeError("nonsense")
+
+    assert "RuntimeError: nonsense" == compat.Feature("", fails).missing()
+    assert "No module named" in str(compat.Feature("", dict, modules="nonsense").missing())
+
+
+@pytest.mark.usefixtures("master")
+@pytest.mark.parametrize("name, version", [("mitmproxy", "12.9"), ("h11", "0.17"), ("Python", "3.99")])
+def test_untested_versions(name: str, version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A minor version that no test ran on: the fast path is off, which is said once, and all else is on."""
+    if name == "mitmproxy":
+        monkeypatch.setattr("mitmproxy.version.VERSION", f"{version}.1")
+    elif name == "h11":
+        monkeypatch.setattr(compat, "version", lambda _: f"{version}.1")
+    else:
+        monkeypatch.setattr(sys, "version_info", tuple(map(int, version.split("."))))
+    assert [False, False] == [install.hastens(), install.hastens()]
+    assert 1 == len(caplog.records)
+    assert re.search(rf"{name} {re.escape(version)}\S*\. The fast path is off", caplog.text)
+    assert compat.HTTP.usable
+
+
+@pytest.mark.parametrize("off", ["HTTP", "FAST_PATH"])
+def test_no_fast_path(master: Any, off: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the patches, and without what only the fast path needs, nothing takes it."""
+    assert install.hastens()
+    install.fast_path.cache_clear()
+    monkeypatch.setitem(vars(compat.FEATURES[off]), "usable", False)
+    install.hasten(master, on=True)
+    install.enable_direct_reads(Client(peername=("", 0), sockname=("", 0)), SimpleNamespace(fast_path=True))
+    assert (False, AddonManager) == (install.hastens(), type(master.addons))
+
+
+@pytest.mark.usefixtures("master")
+@pytest.mark.parametrize("wanted", [False, True])
+def test_direct_reads(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads are direct if the rules want the fast path."""
+    told: list[object] = []
+    monkeypatch.setattr(install.fast_path(), "client_connected", lambda *connections: told.append(connections))
+    client = Client(peername=("", 0), sockname=("", 0))
+    install.enable_direct_reads(client, SimpleNamespace(fast_path=wanted))
+    assert [(client, client)] * wanted == told
+
+
+@pytest.mark.usefixtures("master")
+def test_all_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning for each feature that is off names everything that its user loses."""
+    features = ("HTTP", "CONNECTIONS", "SHUTDOWN")
+    for name in features:
+        vars(compat.FEATURES[name]).pop("usable", None)
+        monkeypatch.setattr(compat.FEATURES[name], "missing", lambda: "nonsense")
+    install.check()
+    install.check()
+    for name in features:
+        del vars(compat.FEATURES[name])["usable"]
+    assert len(features) == len(caplog.records)
+    for lost in ("failover", "time-outs", "JSON", "request bodies", "streaming", "pooled connections", "WebSocket", "refusals", "SIGTERM"):
+        assert lost in caplog.text
