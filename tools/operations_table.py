@@ -43,6 +43,11 @@ also applies to operations without a row below, so that new operations of OpenAI
 * With a dated api-version configured, an operation goes to the dated API if that version has it.
 * An operation that v1 lacks always goes to the dated API, with the newest version that has it.
 * `{deployment}` is the deployment of the model.
+
+The last column says whether the proxy may send a request of the operation again although Azure may have processed the first one
+([retries and failover](retries-and-failover.md)): "yes" if the operation only calls a model, reads, replaces or deletes. **Azure may bill
+such a request twice.** A request of another operation is sent again only if it certainly did not reach Azure. Of an operation for all
+methods (`*`), and of operations without a row, every method but `POST` and `PATCH` is repeated.
 """
 
 _ANSWERED = """\
@@ -72,7 +77,7 @@ def document(rows: Sequence[Endpoint] = endpoints.ENDPOINTS) -> str:
         [
             _INTRODUCTION,
             _TRANSLATED,
-            *_table("Operation|`/openai/v1`…|dated: `/openai`…|from GA|from preview|model", map(_exception, exceptions)),
+            *_table("Operation|`/openai/v1`…|dated: `/openai`…|from GA|from preview|model|repeatable", map(_exception, exceptions)),
             "",
             _ANSWERED,
             *_table("Operation|Response", ((_operation(row), _BY[row.by]) for row in answered)),
@@ -97,6 +102,7 @@ def _exception(row: Endpoint) -> tuple[str, ...]:
         row.ga if row.dated and row.in_dated(endpoints.NEWEST_GA) else "",
         row.preview if row.dated else "",
         _model(row),
+        _repeatable(row),
     )
 
 
@@ -111,6 +117,13 @@ def _model(row: Endpoint) -> str:
     if row.model_in == "body":
         return inside if row.models else "a base model: not mapped"
     return ", ".join(filter(None, [_MODEL_IN[row.model_in] if row.models else "", inside]))
+
+
+def _repeatable(row: Endpoint) -> str:
+    """Whether a request may be sent twice. `background` makes a request to the Responses API a job that Azure stores."""
+    if row.method == "POST":
+        return "no" if not row.repeatable else "yes, without `background`" if row.path == "/responses" else "yes"
+    return "not `POST`, `PATCH`" if row.method == "*" else "yes"
 
 
 def summary(rows: Sequence[Endpoint] = endpoints.ENDPOINTS) -> str:

@@ -26,7 +26,7 @@ from support.world import World, captured, confined, no_cgroup, no_tun, world
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-DOCUMENTS = ("README.md", "docs/ways-in.md", "docs/deploy.md")
+DOCUMENTS = ("README.md", "docs/connecting-clients.md", "docs/deploy.md")
 # What is at the reader's: the rest of a line is run as it is written.
 RESOURCE = "https://RESOURCE.openai.azure.com"
 CERTIFICATE = "/etc/ssl/gateway.pem"
@@ -49,7 +49,7 @@ def blocks() -> dict[str, str]:
 
 
 BLOCKS = blocks()
-PROBE = BLOCKS["README: Point a client at it 1"].splitlines()[-1]  # a chat with the SDK, as the environment says
+PROBE = BLOCKS["README: Connect a client 1"].splitlines()[-1]  # a chat with the SDK, as the environment says
 
 
 class Way(NamedTuple):
@@ -61,31 +61,36 @@ class Way(NamedTuple):
     needs: Sequence[pytest.MarkDecorator] = ()
 
 
-POINT, ENDPOINT, BASE = "README: Point a client at it", "ways-in: Ways in 1", "ways-in: A base URL"
-NETWORK = ("ways-in: Nothing: a network 1", "ways-in: Nothing: a network 2")
-WIREGUARD, LOCAL = "ways-in: Nothing: a phone or a laptop 1", "ways-in: Nothing: a program on this machine"
+POINT, ENDPOINT, BASE = "README: Connect a client", "connecting-clients: Connecting clients 1", "connecting-clients: Base URL"
+NETWORK = ("connecting-clients: Transparent proxy 1", "connecting-clients: Transparent proxy 2")
+WIREGUARD, LOCAL = "connecting-clients: WireGuard 1", "connecting-clients: Local capture"
 WAYS = (
-    Way("README: Start it 1", [f"{POINT} 1"]),
-    Way("README: Start it 2", [f"{POINT} 2"], "[DONE]", [needs("curl")]),
-    Way("README: Start it 3", [f"{POINT} 3"]),
-    Way("README: Say which deployment answers for which model 1", [f"{POINT} 1"]),
+    Way("README: Start the proxy 1", [f"{POINT} 1"]),
+    Way("README: Start the proxy 2", [f"{POINT} 2"], "[DONE]", [needs("curl")]),
+    Way("README: Start the proxy 3", [f"{POINT} 3"]),
+    Way("README: Map models to deployments 1", [f"{POINT} 1"]),
     Way(f"{BASE} 1", [f"{BASE} 2"]),
     Way(f"{BASE} 3", [f"{BASE} 4"]),
     Way(f"{BASE} 5", [f"{BASE} 2"]),
-    Way("ways-in: A web page 1", ["ways-in: A web page 2"], "access-control-allow-origin: https://chat.example.com", [needs("curl")]),
-    Way("ways-in: A proxy 1", ["ways-in: A proxy 2"]),
-    Way("ways-in: A proxy 1", ["ways-in: What a client must set 1"]),
-    Way("ways-in: SOCKS5 1", ["ways-in: SOCKS5 2"], MODELS, [needs("curl")]),
-    Way("ways-in: The proxy is behind another proxy 1", [f"{BASE} 2"]),
+    Way(
+        "connecting-clients: Browser clients 1",
+        ["connecting-clients: Browser clients 2"],
+        "access-control-allow-origin: https://chat.example.com",
+        [needs("curl")],
+    ),
+    Way("connecting-clients: HTTP proxy 1", ["connecting-clients: HTTP proxy 2"]),
+    Way("connecting-clients: HTTP proxy 1", ["connecting-clients: Client environment 1"]),
+    Way("connecting-clients: SOCKS5 1", ["connecting-clients: SOCKS5 2"], MODELS, [needs("curl")]),
+    Way("connecting-clients: Upstream proxy 1", [f"{BASE} 2"]),
     Way("deploy: Several processes on one machine 1", [f"{BASE} 2"], SAID, [needs("curl", "haproxy")]),
-    Way("deploy: A front end on the same machine 1", ["deploy: A front end on the same machine 2"], SAID, [needs("curl", "haproxy")]),
+    Way("deploy: Front end on the same machine 1", ["deploy: Front end on the same machine 2"], SAID, [needs("curl", "haproxy")]),
 )
 ELSEWHERE = {
     "README: Azure OpenAI Proxy 1": "test_the_demo, and whatever runs this",
-    "deploy: A container 1": "test_image.py builds it and runs it",
-    "deploy: A container 2": "test_image.py mounts one",
-    "deploy: A container 3": "test_image.py",
-    "deploy: A container 4": "test_deploy.py reads the file: there is no daemon",
+    "deploy: Container 1": "test_image.py builds it and runs it",
+    "deploy: Container 2": "test_image.py mounts one",
+    "deploy: Container 3": "test_image.py",
+    "deploy: Container 4": "test_deploy.py reads the file: there is no daemon",
     "deploy: systemd 1": "test_deploy.py has systemd read the unit: it did not start this machine",
     "deploy: Kubernetes 1": "test_deploy.py has the schemas read the manifests: there is no cluster",
 }
@@ -252,11 +257,11 @@ def test_a_program_on_this_machine(reader: Reader) -> None:
 @needs("curl")
 def test_another_machine(reader: Reader, tmp_path: Path) -> None:
     """`env` gets the CA from the proxy."""
-    line = re.search(r'eval "\$\(azure-openai-proxy env --proxy http://PROXY:8080\)"', (ROOT / "docs/ways-in.md").read_text())
+    line = re.search(r'eval "\$\(azure-openai-proxy env --proxy http://PROXY:8080\)"', (ROOT / "docs/connecting-clients.md").read_text())
     assert line
     network = reader.there.network
     elsewhere = reader._replace(home=tmp_path)
-    with reader.starts(BLOCKS["ways-in: A proxy 1"]):
+    with reader.starts(BLOCKS["connecting-clients: HTTP proxy 1"]):
         assert SAID in elsewhere.runs(f"{line[0]}\n{PROBE}", network.command(network.client))
 
 

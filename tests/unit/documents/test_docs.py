@@ -17,7 +17,7 @@ from support.processes import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-WAYS_IN = (ROOT / "docs" / "ways-in.md").read_text()
+CLIENTS_PAGE = (ROOT / "docs" / "connecting-clients.md").read_text()
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 
 
@@ -30,8 +30,8 @@ def blocks(text: str) -> list[str]:
     ]  # for sudo, which has a path of its own
 
 
-STARTS = [line for line in blocks(WAYS_IN) if re.match(r"(sudo -E )?azure-openai-proxy\b", line)]
-CLIENTS = re.findall(r"azure-openai-proxy (?:env|doctor)[^)`\"]*", "\n".join(blocks(WAYS_IN)))
+STARTS = [line for line in blocks(CLIENTS_PAGE) if re.match(r"(sudo -E )?azure-openai-proxy\b", line)]
+CLIENTS = re.findall(r"azure-openai-proxy (?:env|doctor)[^)`\"]*", "\n".join(blocks(CLIENTS_PAGE)))
 
 
 @pytest.mark.parametrize("line", STARTS)
@@ -56,7 +56,7 @@ def test_the_client_s_command_exists(line: str) -> None:
     assert client_env._arguments(shlex.split(line)[1:]).command in ("env", "doctor")
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\bdeploy/[\w./-]*\w", WAYS_IN + DEPLOY))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\bdeploy/[\w./-]*\w", CLIENTS_PAGE + DEPLOY))))
 def test_the_file_is_there(path: str) -> None:
     """Nobody is sent to a file that is none."""
     assert (ROOT / path).exists()

@@ -40,6 +40,19 @@ def test_every_row_is_in_it_once(tool: ModuleType) -> None:
     assert [1] * (len(named) - 1) + [0] == [text.count(name) for name in named]
 
 
+def test_each_row_says_whether_it_may_be_sent_twice(tool: ModuleType) -> None:
+    """The last column follows the table: a `POST` may be sent twice if it creates nothing, and methods that read, replace or delete may."""
+    table = tool.document().partition("## Answered by the proxy")[0]
+    cells = {line.split("|")[1]: line.split("|")[-2] for line in table.splitlines() if line.startswith("|`")}
+
+    for row in ENDPOINTS:
+        if row.by == "azure" and row.path != "/**":
+            told = cells[f"`{row.method.replace('WS', 'WebSocket')} {row.path}`"]
+            assert (row.repeatable or row.method != "POST") == (not told.startswith("no") or row.method == "*"), row
+            assert (row.method == "*") == (told == "not `POST`, `PATCH`"), row
+    assert "yes, without `background`" == cells["`POST /responses`"]
+
+
 def test_check_tells_whether_it_is_current(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--check` writes nothing, and fails until the document is written."""
     assert [1, 0, 0] == [tool.main(["--check"]), tool.main([]), tool.main(["--check"])]
