@@ -134,3 +134,18 @@ def test_each_subcommand_has_a_help(name: str, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match="0"):
         command.main([name, "--help"])
     assert f"usage: azure-openai-proxy {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("way", ["new", "unwritable", "there"])
+def test_a_folder_for_the_ca(way: str, tmp_path: Path) -> None:
+    """It must be one that can be written, unless the CA is there."""
+    if way == "there":
+        (tmp_path / "mitmproxy-ca.pem").touch()
+    (tmp_path / "file").touch()
+    confdir = {"new": tmp_path / "a" / "b", "unwritable": tmp_path / "file" / "x", "there": tmp_path}[way]
+    if way == "unwritable":
+        with pytest.raises(SettingsError, match="confdir"):
+            launcher.check_confdir(str(confdir))
+    else:
+        launcher.check_confdir(str(confdir))
+        assert confdir.is_dir()

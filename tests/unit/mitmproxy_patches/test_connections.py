@@ -1,5 +1,7 @@
 """mitmproxy's open sockets."""
 
+import asyncio
+import socket
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
@@ -73,3 +75,35 @@ async def test_closing() -> None:
         assert not connections.closing()
         async with context.master.addons.get("proxyserver").servers._lock:
             assert connections.closing()
+
+
+def test_client_socket(handler: Any) -> None:
+    """A client of a virtual network has none."""
+    client = cast("Client", Mock(id="id"))
+    assert None is connections.client_socket(client)
+    handler.transports = {client: SimpleNamespace(writer=Mock(spec=asyncio.StreamWriter))}
+    assert None is not connections.client_socket(client)
+    handler.transports = {client: SimpleNamespace(writer=object())}
+    assert None is connections.client_socket(client)
+    assert not connections.watch(client, lambda: None)
+
+
+def test_watch(handler: Any) -> None:
+    """A client that is gone is noticed once; one whose connection is closed by the proxy is forgotten."""
+
+    async def run() -> None:
+        client = cast("Client", Mock(id="id"))
+        near, far = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=near)
+        left, task = asyncio.Event(), Mock()
+        handler.transports = {client: SimpleNamespace(writer=writer, handler=task)}
+        assert connections.watch(client, left.set)
+        far.close()
+        await left.wait()
+        task.cancel.assert_called_once()
+        assert not connections.watch(client, left.set)  # it is gone
+        writer.close()
+        assert not connections.watch(client, left.set)
+        await asyncio.gather(*connections._watching)
+
+    asyncio.run(run())

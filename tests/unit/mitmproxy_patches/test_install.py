@@ -336,6 +336,7 @@ class H2:
             header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False, validate_inbound_headers=False
         )
         self.conn = h2.connection.H2Connection(config)
+        self.early: list[h2.events.Event] = []  # that came while a body was sent
         self.conn.initiate_connection()
         self.flush()
 
@@ -359,7 +360,7 @@ class H2:
         for start in range(0, len(data), 16384):
             piece = data[start : start + 16384]
             while self.conn.local_flow_control_window(stream) < len(piece):
-                self.conn.receive_data(self.client.sock.recv(65536))
+                self.early += self.conn.receive_data(self.client.sock.recv(65536))
             self.conn.send_data(stream, piece)
             self.flush()
         if end:
@@ -369,8 +370,9 @@ class H2:
     def answer(self, stream: int) -> tuple[int, bytes]:
         """Status and body; -1 if the stream was reset, -2 if the connection was ended."""
         status, body = 0, b""
-        while data := self.client.sock.recv(65536):
-            for event in self.conn.receive_data(data):
+        while self.early or (data := self.client.sock.recv(65536)):
+            came, self.early = self.early or self.conn.receive_data(data), []
+            for event in came:
                 if isinstance(event, h2.events.ConnectionTerminated):
                     return -2, body
                 if getattr(event, "stream_id", None) != stream:
@@ -650,7 +652,7 @@ def test_body_cut_short(proxy: Proxy) -> None:
     assert "requestheaders error answer" in " ".join(proxy.rules.hooks)
 
 
-@pytest.mark.parametrize("body", [b"zz\r\nab\r\n", b"2\r\nabcd\r\n", b"0\r\nTrailer: x\r\n\r\n", b"2\r\nab\r\n0\r\nbad trailer\r\n\r\n"])
+@pytest.mark.parametrize("body", [b"zz\r\nab\r\n", b"2\r\nabcd\r\n", b"2\r\nab\r\n0\r\nbad trailer\r\n\r\n"])
 def test_bad_chunks(proxy: Proxy, body: bytes) -> None:
     """Chunks that make no sense get 400, in one packet with the head or after it."""
     lines = head("POST /echo HTTP/1.1", "Transfer-Encoding: chunked")
