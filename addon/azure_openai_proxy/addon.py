@@ -58,6 +58,7 @@ class AzureOpenAIProxy:
         self.shutdown = Shutdown(self.registry.exchanges, lambda: self.settings.shutdown_timeout)
         self.shared = Shared(Pool())
         self.watcher: asyncio.Task[None] | None = None
+        self.warming: list[asyncio.Task[None]] = []
         self.replay_server = ReplayServer()
         self.started = asyncio.Event()
         self.addons = [Commands(lambda: self.settings, self.shared)]
@@ -84,8 +85,9 @@ class AzureOpenAIProxy:
         self.recorder.keep(kept, watched=looked_at or kept > 0)
         self.replay_server.configure(ctx.options, self.settings)
         self.discovery.follow(self.settings, ctx.options)
-        local = ctx.options.connect_addr
-        self.registry.pools.configure(TlsOptions.of(ctx.options), Limits(), local)
+        limits = Limits(self.settings.pool_size, self.settings.pool_idle)
+        self.registry.pools.configure(TlsOptions.of(ctx.options), limits, ctx.options.connect_addr)
+        self.registry.pools.keep(lambda destination: (destination.host, destination.port) in self.settings.destinations)
         self.conflicts.check({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
         install.hasten(ctx.master, on=self.settings.fast_path)
 
@@ -100,11 +102,15 @@ class AzureOpenAIProxy:
         self.watcher = asyncio.create_task(self.runtime.watch(ctx.options))
         install.show_comments(ctx.master, quoting.line, shown=True)  # the console has no list before
         self.started.set()
+        if ctx.options.server and not ("rfile" in ctx.options and ctx.options.rfile):
+            self.warming = [asyncio.create_task(one) for one in self.registry.connections_ahead(ctx.options.mode)]
 
     def done(self) -> None:
         install.show_comments(ctx.master, quoting.line, shown=False)
         install.hasten(ctx.master, on=False)
         self.shared.tokens.close()
+        for task in self.warming:
+            task.cancel()
         self.registry.pools.close()
         if self.watcher:
             self.watcher.cancel()

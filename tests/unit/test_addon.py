@@ -8,7 +8,7 @@ import gzip
 import json
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 from mitmproxy import connection, ctx, http
@@ -29,6 +29,7 @@ from azure_openai_proxy.api.credentials import MASK
 from azure_openai_proxy.config import origins, runtime, settings
 from azure_openai_proxy.egress.connect import Destination
 from azure_openai_proxy.egress.request import Hold
+from azure_openai_proxy.egress.resolver import Resolver
 from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.gateway.registry import Policy
 from azure_openai_proxy.mitmproxy_patches import install, interface
@@ -51,6 +52,7 @@ CHAT = b'{"model":"gpt-4o"}'
 async def addon() -> AsyncIterator[AzureOpenAIProxy]:
     """The addon, loaded with an endpoint, in a mitmproxy that serves nobody."""
     addon = AzureOpenAIProxy(runtime.Runtime(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[]))
+    addon.registry.pools.resolver = Resolver(lookup=lambda *_: [])
     with taddons.context(Proxyserver(), ProxyAuth(), UpstreamAuth(), TlsConfig(), addon):
         addon.configure(set(ctx.options.keys()))
         addon.started.set()
@@ -426,6 +428,23 @@ async def test_an_owner_is_warned(addon: AzureOpenAIProxy, monkeypatch: pytest.M
     ctx.options.azure_openai_token = "key"
     addon.running()
     assert "uses the configured key" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options, opened",
+    [({}, 1), ({"server": False}, 0), ({"mode": ["upstream:http://127.0.0.1:9"]}, 0), ({"azure_openai_proxy_mode": "openai"}, 0)],
+    ids=["a proxy", "without a server", "behind another proxy", "openai mode"],
+)
+async def test_one_connection_to_each_backend_is_opened_ahead(
+    options: dict[str, Any], opened: int, addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request finds an open connection; a start that serves no requests opens none."""
+    monkeypatch.setattr(addon.shutdown, "arm", lambda: None)
+    ctx.options.update(**options)
+    addon.running()
+    assert opened == len(addon.warming)
+    await asyncio.gather(*addon.warming)  # a backend that cannot be reached is no error
+    addon.done()
 
 
 async def test_destinations_are_judged(addon: AzureOpenAIProxy) -> None:

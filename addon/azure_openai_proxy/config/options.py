@@ -201,6 +201,20 @@ OPTIONS = (
         "Timeout in seconds between two chunks of a response.",
     ),
     Option(
+        "azure_openai_pool_size",
+        str,
+        "100",
+        parsers.pool_size,
+        "How many idle connections to each backend are kept for the next requests of any client. 0: none, each request opens its own.",
+    ),
+    Option(
+        "azure_openai_pool_idle",
+        str,
+        "55",
+        parsers.timeout,
+        "How long a connection to Azure may be idle before it is closed, in seconds.",
+    ),
+    Option(
         "azure_openai_debug_headers",
         bool,
         False,  # noqa: FBT003 - the default of a row

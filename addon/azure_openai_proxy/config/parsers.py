@@ -125,6 +125,12 @@ def count(text: str) -> int:
     return int(text)
 
 
+def pool_size(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text):
+        raise SettingsError("write a whole number from 0 to 99999")
+    return int(text)
+
+
 def kept(text: str) -> int | None:
     return None if text.lower() == "auto" else 0 if text.lower() in ("off", "0") else size(text)
 

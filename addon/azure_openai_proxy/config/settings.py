@@ -69,6 +69,8 @@ class Settings:
     max_attempts: int = 4
     repair: bool = True
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
+    pool_size: int = 100  # idle connections to each backend
+    pool_idle: float = 55.0  # seconds
     debug_headers: bool = False
 
     @property
@@ -169,6 +171,8 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
         timeouts=Timeouts(
             value["azure_openai_connect_timeout"], value["azure_openai_first_byte_timeout"], value["azure_openai_chunk_timeout"]
         ),
+        pool_size=value["azure_openai_pool_size"],
+        pool_idle=value["azure_openai_pool_idle"],
         debug_headers=value["azure_openai_debug_headers"],
     )
 

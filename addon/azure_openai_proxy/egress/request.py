@@ -647,7 +647,7 @@ class UpstreamRequest:
             return
         now = asyncio.get_running_loop().time()
         whole = not self.body.streamed
-        fresh = self._state is _State.WAITING
+        fresh = self._state is _State.WAITING and not (connection and connection.answered)
         if fresh and self._reused and whole and (self._sent is None or now - self._sent < STALE_WITHIN):
             self._over(_Stale())
         elif connection and connection.refused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from azure_openai_proxy import errors
@@ -19,6 +19,8 @@ from azure_openai_proxy.routing.attempts import ATTEMPTS, Retry
 from . import ingress, origins
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Sequence
+
     from mitmproxy import http
 
     from azure_openai_proxy.api.large_bodies import LargeBody
@@ -182,6 +184,14 @@ class Registry:
     def takes_upstream(flow: http.HTTPFlow) -> bool:
         """Whether the upstream leg sends this request, and not mitmproxy."""
         return install.mended(flow)
+
+    def connections_ahead(self, modes: Sequence[str]) -> Iterator[Coroutine[Any, Any, None]]:
+        """What opens one connection to each backend before the first request; nothing in openai mode, offline, or behind another proxy."""
+        if self.settings.mode == "openai" or any(mode.startswith("upstream:") for mode in modes):
+            return
+        for base in {backend.base for backend in self.settings.backends}:
+            destination = Destination(base.host, base.port, base.scheme == "https")
+            yield self.pools.warm(destination, self.settings.timeouts.connect)
 
     def send_upstream(self, flow: http.HTTPFlow, client: ClientSide, *, streamed: bool) -> UpstreamRequest:
         return UpstreamRequest(Policy(self, flow, self.exchanges[flow]), client, self.pools, Body(streamed=streamed))

@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from mitmproxy import http
@@ -23,6 +23,7 @@ from azure_openai_proxy.egress.pool import Limits, Pools
 from azure_openai_proxy.egress.request import DEADLINES, Body, Hold, UpstreamRequest
 from azure_openai_proxy.egress.tls import TlsOptions
 from azure_openai_proxy.errors import Failure
+from azure_openai_proxy.routing.attempts import GIVE_UP, Respond, Retry
 from azure_simulator import tls as certificates
 from support.upstreams import OK, Peer, Received, Upstream, alerting
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mitmproxy.connection import Server
+
+    from azure_openai_proxy.routing.attempts import Decision
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LONG = 30.0
@@ -124,14 +127,17 @@ class Policy:
     def hold(self, response: http.Response) -> Hold | Peek:
         return self.holds() if callable(self.holds) else self.holds
 
-    def next_attempt(self, failed: Failure | http.Response) -> bool | http.Response:
+    def next_attempt(self, failed: Failure | http.Response) -> Decision:
         self.failures.append(failed)
         if self.instead:
-            return self.instead
+            return Respond(self.instead)
         if self.left:
             self.at = self.left.pop(0)
-            return True
-        return False
+            return Retry(cast("Any", None))
+        return GIVE_UP
+
+    def broke_off(self, failed: Failure) -> None:
+        self.failures.append(failed)
 
 
 class Asked:
