@@ -23,7 +23,7 @@ BODIES_SHOWN = 3
 def streams(master: Master) -> bool:
     """Return whether no interface, option or other script needs the bodies."""
     options = master.options
-    if hasattr(master, "view") or (options.flow_detail >= BODIES_SHOWN and master.addons.get("dumper")):
+    if hasattr(master, "view") or (getattr(options, "flow_detail", 0) >= BODIES_SHOWN and master.addons.get("dumper")):
         return False
     if any(name in options and getattr(options, name) for name in OPTIONS):
         return False

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from mitmproxy import ctx
@@ -107,3 +107,16 @@ def test_watch(handler: Any) -> None:
         await asyncio.gather(*connections._watching)
 
     asyncio.run(run())
+
+
+def test_lengthen_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports that are open, and those that are opened later, take as many connections as the system allows."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listening:
+        changed = Mock()
+        servers = MagicMock(changed=changed)
+        servers.__iter__.side_effect = lambda: iter([SimpleNamespace(_servers=[SimpleNamespace(sockets=[listening])]), object()])
+        monkeypatch.setattr(ctx, "master", SimpleNamespace(addons={"proxyserver": SimpleNamespace(servers=servers)}), raising=False)
+        connections.lengthen_backlog()
+        clients = [socket.create_connection(listening.getsockname(), 5) for _ in range(20)]
+        assert 20 == len([client.close() for client in clients])
+        changed.connect.assert_called_once()
