@@ -89,7 +89,7 @@ class AzureOpenAIProxy:
         self.registry.pools.configure(TlsOptions.of(ctx.options), limits, ctx.options.connect_addr)
         self.registry.pools.keep(lambda destination: (destination.host, destination.port) in self.settings.destinations)
         self.conflicts.check({name: option.current() for name, option in ctx.options.items()}, self.settings.hosts)
-        install.hasten(ctx.master, on=self.settings.fast_path)
+        install.set_fast_path(ctx.master, on=self.settings.fast_path)
 
     def running(self) -> None:
         self.runtime.running(ctx.options)
@@ -107,7 +107,7 @@ class AzureOpenAIProxy:
 
     def done(self) -> None:
         install.show_comments(ctx.master, quoting.line, shown=False)
-        install.hasten(ctx.master, on=False)
+        install.set_fast_path(ctx.master, on=False)
         self.shared.tokens.close()
         for task in self.warming:
             task.cancel()
@@ -254,7 +254,7 @@ class AzureOpenAIProxy:
         if exchange := self.registry.exchanges.get(flow):
             if flow.websocket and flow.websocket.close_reason:  # the dumper prints it as it is
                 flow.websocket.close_reason = quoting.line(flow.websocket.close_reason)
-            self.recorder.talked(flow, exchange.facts())
+            self.recorder.websocket_ended(flow, exchange.facts())
 
     def _not_ready(self) -> str | None:
         if not self.started.is_set():

@@ -580,7 +580,7 @@ def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> Non
 
 def test_a_mitmproxy_that_is_not_known_gets_the_key_on_the_flow(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as the wire needs it: there is nobody who could put it in later."""
-    monkeypatch.setattr(install, "mended", lambda _: False)
+    monkeypatch.setattr(install, "sends_upstream", lambda _: False)
     flow = ask(addon, gateways())
     before = flow.request.headers["api-key"]
     flow.response = http.Response.make(200, b"{}")

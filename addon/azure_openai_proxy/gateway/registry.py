@@ -43,7 +43,7 @@ HOLD_STREAM = 2.0
 
 
 class Registry:
-    """Every request of ours that lives, and `interface.Rules` for it."""
+    """Every request of ours that lives, and `interface.HttpPolicy` for it."""
 
     def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
         self.runtime = runtime
@@ -99,7 +99,7 @@ class Registry:
         except Exception:  # a request that is not translated is never sent
             logger.exception("A request could not be translated")
             flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
-        if flow.response or install.mended(flow):
+        if flow.response or install.sends_upstream(flow):
             self.show(flow, exchange, request)
         else:
             _take_over(flow.request, request)
@@ -183,7 +183,7 @@ class Registry:
     @staticmethod
     def takes_upstream(flow: http.HTTPFlow) -> bool:
         """Whether the upstream leg sends this request, and not mitmproxy."""
-        return install.mended(flow)
+        return install.sends_upstream(flow)
 
     def connections_ahead(self, modes: Sequence[str]) -> Iterator[Coroutine[Any, Any, None]]:
         """What opens one connection to each backend before the first request; nothing in openai mode, offline, or behind another proxy."""
@@ -198,7 +198,7 @@ class Registry:
 
     @property
     def fast_path(self) -> bool:
-        return self.settings.fast_path and install.hastens()
+        return self.settings.fast_path and install.fast_path_available()
 
     def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
         exchange = self.exchanges.get(flow)

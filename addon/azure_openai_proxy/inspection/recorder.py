@@ -117,7 +117,7 @@ class Recorder:
             flow.metadata.pop(f"{PREFIX}azures", None)  # contains the secret too
         _write(flow, facts(flow, request, tap))
 
-    def talked(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
+    def websocket_ended(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
         """Record the end of a WebSocket."""
         messages = flow.websocket.messages if flow.websocket else []
         counted = [found for message in messages if not message.from_client and (found := tokens(message.content))]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator
 
-    from .interface import Rules
+    from .interface import HttpPolicy
 
 __all__ = ["LINGER", "MAX_HEAD", "LastOfConnection", "Leave", "Server", "Unreadable", "complete", "flaw"]
 
@@ -103,9 +103,9 @@ def _unquoted(message: str) -> str:
 
 
 class Server(Http1Server):
-    rules: Rules
+    rules: HttpPolicy
 
-    def __init__(self, context: Context, rules: Rules, half_closed: Callable[[], bool] | None = None) -> None:
+    def __init__(self, context: Context, rules: HttpPolicy, half_closed: Callable[[], bool] | None = None) -> None:
         """`half_closed`: whether a client that has ended its sending still gets the answer to its request."""
         super().__init__(context)
         self.rules = rules

@@ -40,7 +40,7 @@ from . import connections
 from .http1_server import Server, Unreadable
 from .http2_server import Server2
 from .http_upload import HELD, Uploading
-from .interface import ABSOLUTE_FORM, CLIENT_HOST, Rules
+from .interface import ABSOLUTE_FORM, CLIENT_HOST, HttpPolicy
 from .upstream_leg import LegServer, UpstreamFailed, leg_of
 from .websocket import Upgrading
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from .upstream_leg import Leg
 
-__all__ = ["Connection", "Stream", "mend"]
+__all__ = ["Connection", "Stream", "patch"]
 
 # What each of mitmproxy's errors is to a client, and how the sentence begins. Those not here are no failure: somebody ended the request.
 FAILURES = {
@@ -78,11 +78,11 @@ def _nothing() -> CommandGenerator[None]:
 
 
 class Stream(Uploading, Upgrading):
-    rules: Rules
+    rules: HttpPolicy
     max_body: int | None = None
     large = False  # by mitmproxy's stream_large_bodies
 
-    def __init__(self, context: Context, stream_id: int, rules: Rules) -> None:
+    def __init__(self, context: Context, stream_id: int, rules: HttpPolicy) -> None:
         super().__init__(context, stream_id)
         self.rules = rules
 
@@ -286,7 +286,7 @@ class Stream(Uploading, Upgrading):
 class Connection(HttpLayer):
     """mitmproxy's HTTP layer with our streams, and our server for HTTP/1 clients."""
 
-    rules: Rules
+    rules: HttpPolicy
     leg: Leg | None = None
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
@@ -360,7 +360,7 @@ class ClientTLS(ClientTLSLayer):
         yield from super().send_close(command)
 
 
-def mend(layers: Iterable[Layer], rules: Rules, connection: type[Connection] = Connection) -> None:
+def patch(layers: Iterable[Layer], rules: HttpPolicy, connection: type[Connection] = Connection) -> None:
     for layer in layers:
         if type(layer) is ClientTLSLayer:
             layer.__class__ = ClientTLS

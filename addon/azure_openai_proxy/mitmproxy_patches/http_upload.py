@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mitmproxy import http
     from mitmproxy.proxy.layer import CommandGenerator
 
-    from .interface import Rules
+    from .interface import HttpPolicy
 
 __all__ = ["HELD", "Uploading"]
 
@@ -33,7 +33,7 @@ HELD = 1 << 20
 
 
 class Uploading(HttpStream):
-    rules: Rules
+    rules: HttpPolicy
     may_go_on: bool | None = False
     """None: nobody has asked yet, for the answer takes a while, and most bodies are small."""
     dropped = False  # the HTTP layer passes no more events to this stream

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import ctx
 
 from . import compat
-from .interface import ABSOLUTE_FORM, CLIENT_HOST, Rules
+from .interface import ABSOLUTE_FORM, CLIENT_HOST, HttpPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from mitmproxy.proxy import layer
 
 __all__ = [
-    "Rules",
+    "HttpPolicy",
     "absolute_form",
     "attach",
     "check",
     "client_host",
     "enable_direct_reads",
     "fast_path",
-    "hasten",
-    "hastens",
-    "mended",
+    "fast_path_available",
+    "sends_upstream",
+    "set_fast_path",
     "show_comments",
 ]
 
@@ -47,7 +47,7 @@ def check() -> None:
         _ = feature.usable
 
 
-def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
+def attach(nextlayer: layer.NextLayer, rules: HttpPolicy) -> None:
     """Patch the HTTP layers of this connection; for the `next_layer` hook."""
     if not compat.HTTP.usable:
         return
@@ -56,16 +56,16 @@ def attach(nextlayer: layer.NextLayer, rules: Rules) -> None:
     # A script's hook runs before the built-in one, which leaves alone what is decided already.
     ctx.master.addons.get("nextlayer").next_layer(nextlayer)
     fast = fast_path() if rules.fast_path else None
-    http_stream.mend(nextlayer.context.layers, rules, fast.FastConnection if fast else http_stream.Connection)
+    http_stream.patch(nextlayer.context.layers, rules, fast.FastConnection if fast else http_stream.Connection)
 
 
-def enable_direct_reads(client: connection.Client, rules: Rules) -> None:
+def enable_direct_reads(client: connection.Client, rules: HttpPolicy) -> None:
     """Let the fast path read from this client's connection; for the `client_connected` hook."""
     if rules.fast_path and (fast := fast_path()):
         fast.client_connected(client, client)
 
 
-def hasten(master: Master, *, on: bool) -> None:
+def set_fast_path(master: Master, *, on: bool) -> None:
     """Let the fast path patch what all connections share, or restore it."""
     if fast := fast_path():
         fast.enable(master, on=on)
@@ -82,7 +82,7 @@ def fast_path() -> Any:
     return importlib.import_module(f"{__package__}.fastpath") if compat.FAST_PATH.usable else None
 
 
-def hastens() -> bool:
+def fast_path_available() -> bool:
     """Whether the fast path can be taken."""
     return fast_path() is not None
 
@@ -109,6 +109,6 @@ def client_host(flow: http.HTTPFlow) -> str:
     return str(flow.metadata.get(CLIENT_HOST) or flow.request.host_header or "")
 
 
-def mended(flow: http.HTTPFlow) -> bool:
+def sends_upstream(flow: http.HTTPFlow) -> bool:
     """Whether `Rules.send_upstream` sends this flow's request, so that the flow need not hold its keys."""
     return flow.is_replay != "request" and compat.HTTP.usable

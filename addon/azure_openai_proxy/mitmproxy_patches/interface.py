@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from .upstream_leg import Response
 
-__all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "Rules", "UpstreamRequest"]
+__all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "HttpPolicy", "UpstreamRequest"]
 
 ABSOLUTE_FORM = "azure_openai_absolute_form"
 """The name in a flow's metadata, which a saved flow keeps."""
@@ -41,7 +41,7 @@ class UpstreamRequest(Protocol):
         """The client is gone, or wants no more."""
 
 
-class Rules(Protocol):
+class HttpPolicy(Protocol):
     """What the mends ask. The flow may be one that no hook has seen, and may lack a host; None is for a head that nobody can read."""
 
     @property

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layer import CommandGenerator
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
 
-    from .interface import Rules
+    from .interface import HttpPolicy
 
 __all__ = ["FRAME", "Deflate", "Upgrading"]
 
@@ -115,7 +115,7 @@ class ToServer(Limited):
 
 
 class Upgrading(HttpStream):
-    rules: Rules
+    rules: HttpPolicy
 
     def flow_done(self) -> CommandGenerator[None]:
         doing = super().flow_done()

@@ -213,11 +213,11 @@ def test_a_realtime_session(see: Recorder) -> None:
     """The comment of a realtime session has the number of its messages and the sum of its tokens."""
     flow, exchange = began(see)
     done = b'{"type":"response.done","response":{"usage":{"input_tokens":2,"output_tokens":3}}}'
-    see.talked(flow, exchange.facts())
+    see.websocket_ended(flow, exchange.facts())
     assert "gpt-4o → prod · at west · 0 messages" == flow.comment
     flow.websocket = WebSocketData(messages=[WebSocketMessage(Opcode.TEXT, who, done) for who in (True, False, False)])
     flow.response = http.Response.make(101)
-    see.talked(flow, exchange.facts())
+    see.websocket_ended(flow, exchange.facts())
     assert ("gpt-4o → prod · at west · 4+6 tokens · 3 messages", True) == (flow.comment, flow.marked in ("", ":wrench:"))
 
 

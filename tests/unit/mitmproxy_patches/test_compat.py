@@ -50,7 +50,7 @@ PUBLIC = (
     *(asyncio.AbstractEventLoop, asyncio.Task, asyncio.StreamWriter, asyncio.Transport, socket.socket, select, logging, logging.Logger),
     *(http.Request, http.Response, http.Request.make("GET", "http://a/").data, tflow.tflow(), Client, Server, Options(), Options().changed),
     *(Hook, View, view.Focus, urwid.Widget, HTTPServerRequest(uri="/"), CloseConnection, Message(""), ConnectionState.OPEN),
-    *(errors.Failure, Settings, DataReceived, interface.Rules, interface.UpstreamRequest, compat.Feature, ast),
+    *(errors.Failure, Settings, DataReceived, interface.HttpPolicy, interface.UpstreamRequest, compat.Feature, ast),
 )
 """What may be used without a check: Python, our own, and what mitmproxy, tornado and wsproto document."""
 
@@ -182,7 +182,7 @@ def test_untested_versions(name: str, version: str, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(compat, "version", lambda _: f"{version}.1")
     else:
         monkeypatch.setattr(sys, "version_info", tuple(map(int, version.split("."))))
-    assert [False, False] == [install.hastens(), install.hastens()]
+    assert [False, False] == [install.fast_path_available(), install.fast_path_available()]
     assert 1 == len(caplog.records)
     assert re.search(rf"{name} {re.escape(version)}\S*\. The fast path is off", caplog.text)
     assert compat.HTTP.usable
@@ -191,12 +191,12 @@ def test_untested_versions(name: str, version: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("off", ["HTTP", "FAST_PATH"])
 def test_no_fast_path(master: Any, off: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the patches, and without what only the fast path needs, nothing takes it."""
-    assert install.hastens()
+    assert install.fast_path_available()
     install.fast_path.cache_clear()
     monkeypatch.setitem(vars(compat.FEATURES[off]), "usable", False)
-    install.hasten(master, on=True)
+    install.set_fast_path(master, on=True)
     install.enable_direct_reads(Client(peername=("", 0), sockname=("", 0)), SimpleNamespace(fast_path=True))
-    assert (False, AddonManager) == (install.hastens(), type(master.addons))
+    assert (False, AddonManager) == (install.fast_path_available(), type(master.addons))
 
 
 @pytest.mark.usefixtures("master")

@@ -15,7 +15,7 @@ from azure_openai_proxy.egress import request as upstream_request
 from azure_openai_proxy.mitmproxy_patches.http_upload import HELD
 from azure_simulator.tls import make
 from support.processes import PATIENCE
-from unit.mitmproxy_patches.test_install import H2, Proxy, Rules, head
+from unit.mitmproxy_patches.test_install import H2, HttpPolicy, Proxy, head
 
 if TYPE_CHECKING:
     import ssl
@@ -28,7 +28,7 @@ BODY = b"0123456789abcdef" * (HELD // 16)
 ON = "X-Goes-On: yes"
 
 
-class OnTheWay(Rules):
+class OnTheWay(HttpPolicy):
     def start_streamed_upload(self, flow: http.HTTPFlow, start: bytes) -> None:
         super().start_streamed_upload(flow, start)
         if flow.response and "x-silent" in flow.request.headers:

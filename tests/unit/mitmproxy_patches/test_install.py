@@ -49,7 +49,7 @@ LIMIT = 1 << 20
 MB = b"x" * LIMIT
 
 
-class Rules:
+class HttpPolicy:
     """The throw-away addon: `/up/PORT/...` goes to that port of this machine, `/echo` is answered here, `/foreign/...` is not ours."""
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class Rules:
 class Policy:
     """What the rules say of one request."""
 
-    def __init__(self, rules: Rules, flow: http.HTTPFlow) -> None:
+    def __init__(self, rules: HttpPolicy, flow: http.HTTPFlow) -> None:
         self._rules, self._flow = rules, flow
         self.timeouts, self.hold_stream = rules.timeouts, rules.hold_stream
 
@@ -186,7 +186,7 @@ class Policy:
 class Proxy:
     """A whole mitmdump in a thread."""
 
-    def __init__(self, confdir: Path, rules: Rules, **options: object) -> None:
+    def __init__(self, confdir: Path, rules: HttpPolicy, **options: object) -> None:
         self.rules = rules
         self.ca = confdir / "mitmproxy-ca-cert.pem"
         self._options = {
@@ -397,7 +397,7 @@ def confdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(confdir: Path) -> Iterator[Proxy]:
-    with Proxy(confdir, Rules()) as proxy:
+    with Proxy(confdir, HttpPolicy()) as proxy:
         yield proxy
 
 
@@ -406,9 +406,9 @@ def proxy(shared: Proxy, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     shared.rules.hooks.clear()
     shared.rules.requests.clear()
     shared.rules.fast_path = request.param
-    install.hasten(shared._master, on=request.param)
+    install.set_fast_path(shared._master, on=request.param)
     yield shared
-    install.hasten(shared._master, on=False)
+    install.set_fast_path(shared._master, on=False)
 
 
 def head(line: str = "POST /echo HTTP/1.1", *headers: str, host: str | None = "localhost") -> bytes:
@@ -939,7 +939,7 @@ def test_an_error_of_http2_repeats_no_header(proxy: Proxy, caplog: pytest.LogCap
 @pytest.mark.parametrize("mode", ["regular@127.0.0.1:0", "reverse:http://127.0.0.1:9@127.0.0.1:0"])
 def test_the_host_that_the_client_sent(confdir: Path, mode: str) -> None:
     """In reverse mode mitmproxy writes another over it, before any hook."""
-    with Proxy(confdir, Rules(), mode=[mode]) as proxy:
+    with Proxy(confdir, HttpPolicy(), mode=[mode]) as proxy:
         with proxy.dial() as client:
             assert "page.example:1" == json.loads(client.ask(head(host="page.example:1")).body)["asked"]
         with H2(proxy) as h2:
@@ -949,7 +949,7 @@ def test_the_host_that_the_client_sent(confdir: Path, mode: str) -> None:
 
 def test_other_options(confdir: Path) -> None:
     """body_size_limit holds as before, in our shape; without mitmproxy's checks, framing that makes no sense is refused all the same."""
-    with Proxy(confdir, Rules(), body_size_limit="1k", validate_inbound_headers=False) as proxy:
+    with Proxy(confdir, HttpPolicy(), body_size_limit="1k", validate_inbound_headers=False) as proxy:
         with proxy.dial() as client:
             assert 413 == client.ask(head("POST /echo HTTP/1.1", "Content-Length: 1025"), MB[:1025]).status
             assert 200 == client.ask(head()).status
@@ -963,8 +963,8 @@ def test_other_options(confdir: Path) -> None:
 
 def test_rules_that_say_nothing(confdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an answer for a head that nobody can read, mitmproxy does what it always does."""
-    monkeypatch.setattr(Rules, "answer", lambda *_: None)
-    with Proxy(confdir, Rules()) as proxy:
+    monkeypatch.setattr(HttpPolicy, "answer", lambda *_: None)
+    with Proxy(confdir, HttpPolicy()) as proxy:
         for bad in ("no colon", "version"):
             with proxy.dial() as client:
                 assert b"<html>" in client.ask(BAD_HEADS[bad]).body
@@ -977,7 +977,7 @@ def test_rules_that_say_nothing(confdir: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_another_mitmproxy(confdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a mitmproxy whose internals differ nothing is patched."""
     monkeypatch.setitem(vars(compat.HTTP), "usable", False)
-    with Proxy(confdir, Rules()) as proxy, proxy.dial() as client:
+    with Proxy(confdir, HttpPolicy()) as proxy, proxy.dial() as client:
         assert b"<html>" in client.ask(BAD_HEADS["version"]).body
 
 

@@ -15,7 +15,7 @@ from websockets.sync.server import ServerConnection, serve
 from azure_openai_proxy.api import redaction
 from azure_openai_proxy.mitmproxy_patches.fastpath import headers as fast_headers
 from support.processes import PATIENCE
-from unit.mitmproxy_patches.test_install import H2, LIMIT, MB, Proxy, Rules, Upstream, head
+from unit.mitmproxy_patches.test_install import H2, LIMIT, MB, HttpPolicy, Proxy, Upstream, head
 
 if TYPE_CHECKING:
     import socket
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BODY = b"x" * 1000
 
 
-class Counting(Rules):
+class Counting(HttpPolicy):
     """`freed` is released for every flow that is gone, and for every request."""
 
     def __init__(self) -> None:

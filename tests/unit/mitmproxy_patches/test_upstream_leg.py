@@ -22,7 +22,7 @@ from azure_openai_proxy.errors import Failure
 from azure_openai_proxy.mitmproxy_patches import upstream_leg
 from azure_openai_proxy.routing.attempts import GIVE_UP, Respond, Retry
 from support.processes import PATIENCE
-from unit.mitmproxy_patches.test_install import H2, Proxy, Rules, Upstream, head
+from unit.mitmproxy_patches.test_install import H2, HttpPolicy, Proxy, Upstream, head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-class Again(Rules):
+class Again(HttpPolicy):
     """`/to/PORT/PORT/...` is sent to one port after the other; `/instead/...` gets another response at the end."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
 from support.processes import PATIENCE
-from unit.mitmproxy_patches.test_install import LIMIT, Proxy, Rules
+from unit.mitmproxy_patches.test_install import LIMIT, HttpPolicy, Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with Proxy(tmp_path_factory.mktemp("mitmproxy"), Rules()) as proxy:
+    with Proxy(tmp_path_factory.mktemp("mitmproxy"), HttpPolicy()) as proxy:
         yield proxy
 
 
