@@ -1,0 +1,88 @@
+"""The guard over private API: attributes are renamed in a copy of mitmproxy or h11, as a new version might."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from support.processes import PATIENCE, RECORDER, SCRIPT, Mitmdump
+
+if TYPE_CHECKING:
+    from azure_simulator import Simulator
+
+HTTP = "Requests to Azure are sent by mitmproxy itself"
+SHUTDOWN = "On SIGTERM the proxy does not see"
+CONNECTIONS = "is abandoned and not closed"
+FAST_PATH = "The fast path is off"
+
+# Package, attribute, and the warnings: none where the attribute is not used.
+RENAMED = [
+    ("h11", "_reading_trailer", ()),
+    ("mitmproxy", "waiting_for_establishment", ()),
+    ("mitmproxy", "_paused", (FAST_PATH,)),
+    ("mitmproxy", "response_body_buf", (HTTP,)),
+    ("mitmproxy", "buf", (HTTP,)),
+    ("mitmproxy", "is_updating", (SHUTDOWN,)),
+    ("mitmproxy", "transports", (HTTP, CONNECTIONS, SHUTDOWN)),
+]
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def copy_package(name: str, attribute: str, folder: Path) -> int:
+    """A copy of the package in which the attribute has another name; how many times it had the old one."""
+    spec = find_spec(name)
+    assert spec
+    assert spec.origin
+    shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__", "web"))
+    use = re.compile(rf"(?m)((?:\.|^    |def )){attribute}\b" if attribute == "buf" else rf"(\b){attribute}\b")
+    total = 0
+    for source in (folder / name).rglob("*.py"):
+        text, count = use.subn(rf"\1renamed_{attribute}", source.read_text())
+        if count:
+            source.write_text(text)
+        total += count
+    return total
+
+
+@pytest.mark.parametrize("package, attribute, warnings", RENAMED, ids=[attribute for _, attribute, _ in RENAMED])
+def test_a_renamed_attribute(
+    package: str, attribute: str, warnings: tuple[str, ...], azure: Simulator, confdir: Path, tmp_path: Path
+) -> None:
+    """One warning for each feature that needs it; chats, streams and SIGTERM work in any case."""
+    assert copy_package(package, attribute, tmp_path / "packages")
+    mitmdump = Mitmdump(
+        tmp_path / "home",
+        confdir,
+        options={"azure_openai_endpoint": azure.http_url},
+        env={"PYTHONPATH": f"{RECORDER}:{tmp_path / 'packages'}"},
+        scripts=[SCRIPT],
+    ).start()
+    try:
+        with httpx.Client(base_url=f"{mitmdump.url}/v1", timeout=PATIENCE, headers={"authorization": f"Bearer {azure.key}"}) as client:
+            for _ in range(2):
+                response = client.post("/chat/completions", json=CHAT)
+                assert (200, "chat.completion") == (response.status_code, response.json()["object"])
+                streamed = client.post("/chat/completions", json=CHAT | {"stream": True})
+                events = [line for line in streamed.text.splitlines() if line]
+                assert (200, "data: [DONE]") == (streamed.status_code, events[-1])
+                assert "chat.completion.chunk" == json.loads(events[0].removeprefix("data: "))["object"]
+        assert {azure.key} == {request.header("api-key") for request in azure.requests}
+        mitmdump.signal(signal.SIGTERM)
+        assert 0 == mitmdump.wait()
+    finally:
+        mitmdump.stop()
+    mitmdump.check()
+    said = mitmdump.log()
+    assert {each: int(each in warnings) for each in (HTTP, SHUTDOWN, CONNECTIONS)} == {
+        each: said.count(each) for each in (HTTP, SHUTDOWN, CONNECTIONS)
+    }
+    assert (FAST_PATH in warnings) == (FAST_PATH in said)
+    assert len(warnings) == said.count("differs from those known")
