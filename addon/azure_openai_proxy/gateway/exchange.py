@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import (
@@ -54,6 +54,16 @@ MESSAGE = 1024
 # TRACE and TRACK repeat the key in the answer, CONNECT opens a tunnel, and WS is this proxy's own name for a WebSocket's upgrade.
 _WITH_AUTHORITY = frozenset({b"HTTP/2.0", b"HTTP/3"})
 _NOT_FORWARDED = frozenset({"TRACE", "TRACK", "CONNECT", "WS"})
+
+
+class _Arrival(NamedTuple):
+    """A request as it came, for the responders."""
+
+    request: http.Request
+    path: str
+    query: azure_request.Query
+    content: bytes  # or the beginning of a body that is streamed
+    more: bool  # the rest of the body is streamed
 
 
 @dataclass(slots=True)
@@ -150,36 +160,61 @@ class Exchange:
         stale = query.api_version.lower() in self.settings.replace_apiversions
         query = query._replace(api_key=query.api_key or realtime.key(request.headers), api_version="" if stale else query.api_version)
         self.secrets = tuple(filter(None, {*self.settings.tokens, *credentials.seen(request.headers, query.api_key)}))
-        if request.method == "OPTIONS":
-            return local_responses.preflight(request)
-        query.check()
-        if request.method.upper() in _NOT_FORWARDED:
-            raise errors.Failed(405, "method_not_allowed", f"{request.method[:20]} is not a method of the API.")
-        if request.method in ("GET", "HEAD"):
-            if path == "/":
-                return local_responses.welcome()
-            if (health := local_responses.health(path, self.not_ready)) is not None:
-                return health
-        content = (request.raw_content or b"") if start is None else start
+        arrival = _Arrival(request, path, query, (request.raw_content or b"") if start is None else start, more=start is not None)
+        for responder in _RESPONDERS:
+            if (response := responder(self, arrival)) is not None:
+                return response
+        if self.recorded is None:  # a recording that is played at its own pace comes from a server of this process
+            self._dispatch(arrival)
+        return None
+
+    # The responders of `request`, in their order. Each returns a response, or None for a request that is not for it.
+
+    def _preflight(self, arrival: _Arrival) -> http.Response | None:
+        return local_responses.preflight(arrival.request) if arrival.request.method == "OPTIONS" else None
+
+    def _refuse(self, arrival: _Arrival) -> None:
+        arrival.query.check()
+        if arrival.request.method.upper() in _NOT_FORWARDED:
+            raise errors.Failed(405, "method_not_allowed", f"{arrival.request.method[:20]} is not a method of the API.")
+
+    def _welcome(self, arrival: _Arrival) -> http.Response | None:
+        return local_responses.welcome() if arrival.path == "/" and arrival.request.method in ("GET", "HEAD") else None
+
+    def _health(self, arrival: _Arrival) -> http.Response | None:
+        return local_responses.health(arrival.path, self.not_ready) if arrival.request.method in ("GET", "HEAD") else None
+
+    def _local(self, arrival: _Arrival) -> http.Response | None:
+        """Recognise the operation, and answer those that the proxy answers itself."""
+        request, path, query, content, _ = arrival
         self.call = operations.recognise(_method(request), path, request.headers, content, query.rest, self.large)
         if self.call is None:
             return local_responses.not_found()
-        if self.call.endpoint.by != "azure":
-            if self.call.endpoint.by == "moderations" and self.settings.moderations_unflagged:
-                return local_responses.unflagged_moderation(content, self.large)
-            return local_responses.answer(self.call, self.settings.listed, self.discovered)
-        if self.replay:
-            self.recorded = self.replay.find(self.call, request)
-            return self.replay.answer(self.recorded, request)
+        if self.call.endpoint.by == "azure":
+            return None
+        if self.call.endpoint.by == "moderations" and self.settings.moderations_unflagged:
+            return local_responses.unflagged_moderation(content, self.large)
+        return local_responses.answer(self.call, self.settings.listed, self.discovered)
+
+    def _recorded(self, arrival: _Arrival) -> http.Response | None:
+        if not self.replay:
+            return None
+        assert self.call
+        self.recorded = self.replay.find(self.call, arrival.request)
+        return self.replay.answer(self.recorded, arrival.request)
+
+    def _dispatch(self, arrival: _Arrival) -> None:
+        """Choose a backend and make the request the one for it."""
+        request = arrival.request
+        assert self.call
         self.here = f"{request.scheme}://{request.host_header or request.host}"
-        self.asked = azure_request.Asked(request.headers, query, content, self.large, more=start is not None)
+        self.asked = azure_request.Asked(request.headers, arrival.query, arrival.content, self.large, more=arrival.more)
         self.attempts = Attempts(self.settings, self.shared, self.call, self.asked)
         try:
             self.send(request, self.attempts.first())
         except BaseException:
             self.attempts.end()
             raise
-        return None
 
     def send(self, request: http.Request, plan: Plan) -> None:
         """Make `request` the one for a backend: as the client asked, changed as the plan says."""
@@ -457,6 +492,9 @@ class Exchange:
         self.talked += len(message.content) + MESSAGE
         while self.talked > keep and len(messages) > 1:
             self.talked -= len(messages.pop(0).content) + MESSAGE
+
+
+_RESPONDERS = (Exchange._preflight, Exchange._refuse, Exchange._welcome, Exchange._health, Exchange._local, Exchange._recorded)  # noqa: SLF001
 
 
 def _method(request: http.Request) -> str:
