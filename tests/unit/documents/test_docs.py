@@ -73,9 +73,27 @@ def test_every_file_that_a_document_names_exists(paper: Path) -> None:
     assert [] == sorted(path for path in named if not (ROOT / path).exists() and not (ROOT / "docs" / path).exists())
 
 
+def anchors(text: str) -> set[str]:
+    """The link targets of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"(?m)^#+ (.*)", re.sub(r"(?ms)^```.*?^```", "", text))
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("paper", [*PAPERS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_every_link_leads_to_a_file_and_a_heading(paper: Path) -> None:
+    """Relative links between documents have a file, and the fragment of one is a heading of that file."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"(?ms)^```.*?^```", "", paper.read_text())):
+        name, _, fragment = link.partition("#")
+        target = paper.parent / name if name else paper
+        if "://" not in link and not (target.exists() and (not fragment or fragment in anchors(target.read_text()))):
+            broken.append(link)
+    assert [] == broken
+
+
 def test_each_protection_names_its_tests() -> None:
     """A protection that SECURITY.md claims has a test, and what it does not cover is said."""
-    threats = (ROOT / "SECURITY.md").read_text().partition("## Threats")[2].partition("## What is not protected")[0].split("\n### ")[1:]
+    threats = (ROOT / "SECURITY.md").read_text().partition("## Threats")[2].partition("## Not protected")[0].split("\n### ")[1:]
     assert 8 <= len(threats)
     for threat in threats:
         assert "- Tests: `tests/" in threat, threat
