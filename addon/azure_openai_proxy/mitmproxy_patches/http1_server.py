@@ -226,6 +226,8 @@ class Server(Http1Server):
             if not self.response and self.request and self.request.http_version == "HTTP/1.1":
                 # To a connection that is closed altogether this brings a reset, and any client ignores it.
                 yield commands.SendData(self.conn, PROBE)
+            elif self.response and "chunked" in self.response.headers.get("transfer-encoding", "").lower():
+                yield commands.SendData(self.conn, b"0")  # the same: the size of the next chunk may begin with zeros
             return
         yield from super().wait(event)
 
