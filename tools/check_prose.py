@@ -47,6 +47,7 @@ LIMITS = {
     "addon/azure_openai_proxy/inspection": Limit(),
     "addon/azure_openai_proxy/mitmproxy_patches": Limit(9, 5, 10),
     "addon/azure_openai_proxy/routing": Limit(),
+    "CHANGELOG.md": Limit(),
     "docs": Limit(),
     "CONTRIBUTING.md": Limit(),
     "README.md": Limit(),
