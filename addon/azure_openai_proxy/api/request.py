@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .large_bodies import LargeBody
     from .operation import Call
 
-__all__ = ["Asked", "Query", "Sent", "Target", "body", "form", "headers", "path", "translate"]
+__all__ = ["AzureRequest", "ClientRequest", "Query", "Target", "body", "form", "headers", "path", "translate"]
 
 # Headers of this connection (RFC 9110 7.6.1), and the SDKs' headers for OpenAI accounts, which Azure refuses or ignores.
 _NOT_FOR_AZURE = frozenset(
@@ -40,7 +40,7 @@ _EMPTY = re.compile(rb"\{[ \t\r\n]*+\}")
 _API_VERSION = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}(?:-[a-z]{1,16})?|v1|preview|latest)?", re.IGNORECASE)
 
 
-class Asked(NamedTuple):
+class ClientRequest(NamedTuple):
     """A request as the client sent it. It is kept complete for a retry on another backend."""
 
     headers: http.Headers
@@ -108,7 +108,7 @@ class Target(NamedTuple):
         return "{deployment}" in self.form.path
 
 
-class Sent(NamedTuple):
+class AzureRequest(NamedTuple):
     """A request for Azure."""
 
     base: Base
@@ -129,8 +129,8 @@ class Sent(NamedTuple):
 
 
 def translate(
-    call: Call, asked: Asked, target: Target, deployment: Callable[[str], str], credential: Credential, *, batch_lines: int = 0
-) -> Sent:
+    call: Call, asked: ClientRequest, target: Target, deployment: Callable[[str], str], credential: Credential, *, batch_lines: int = 0
+) -> AzureRequest:
     """Translate a request for `target`. `deployment` maps the names of models in the body.
 
     `batch_lines`: the maximum length in bytes of lines in a batch file whose models are mapped too; 0 for none.
@@ -139,7 +139,7 @@ def translate(
     rewriter = None
     if not json_edit.is_object(asked.content):
         rewriter = upload_rewriting.rewriter(call, asked.headers, deployment, in_path=target.in_path, batch_lines=batch_lines)
-    return Sent(
+    return AzureRequest(
         backend.base,
         path(call, target, asked.query),
         headers(asked.headers, credential, backend.base.netloc, websocket=call.method == "WS"),
@@ -198,7 +198,7 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
     return result
 
 
-def body(call: Call, deployment: Callable[[str], str], target: Target, asked: Asked, rewriter: Rewriter | None = None) -> bytes:
+def body(call: Call, deployment: Callable[[str], str], target: Target, asked: ClientRequest, rewriter: Rewriter | None = None) -> bytes:
     """Return the body for Azure. For v1 it has the deployment as its model; in the dated API the path has the deployment."""
     content = asked.content
     if rewriter:

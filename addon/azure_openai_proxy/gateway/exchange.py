@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.backend import Base
     from azure_openai_proxy.api.large_bodies import LargeBody
     from azure_openai_proxy.api.operation import Call
-    from azure_openai_proxy.api.request import Asked, Sent
+    from azure_openai_proxy.api.request import AzureRequest, ClientRequest
     from azure_openai_proxy.config.settings import Settings
     from azure_openai_proxy.egress.connect import Proxy
     from azure_openai_proxy.errors import Failure
@@ -79,8 +79,8 @@ class Exchange:
     here: str = ""  # the proxy's address, as the client has it
     shared: Shared = field(default_factory=lambda: Shared(Pool()), repr=False)
     call: Call | None = None
-    asked: Asked | None = field(default=None, repr=False)
-    sent: Sent | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
+    client_request: ClientRequest | None = field(default=None, repr=False)
+    upstream_request: AzureRequest | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
     secrets: tuple[str, ...] = field(default=(), repr=False)
     stream: openai_response.Stream | None = field(default=None, repr=False)  # of events
     frames: realtime.Frames | None = field(default=None, repr=False)  # of a WebSocket
@@ -137,7 +137,7 @@ class Exchange:
     @property
     def streamed(self) -> bool:
         """The request's body went on as it came: nobody can send it again."""
-        return self.asked is not None and self.asked.more
+        return self.client_request is not None and self.client_request.more
 
     def to_scan(self, request: http.Request) -> tuple[bytes, tuple[str, ...]] | None:
         """A body that is to be read in slices before `request` is called, and what is to be looked for in it."""
@@ -208,8 +208,8 @@ class Exchange:
         request = arrival.request
         assert self.call
         self.here = f"{request.scheme}://{request.host_header or request.host}"
-        self.asked = azure_request.Asked(request.headers, arrival.query, arrival.content, self.large, more=arrival.more)
-        self.attempts = Attempts(self.settings, self.shared, self.call, self.asked)
+        self.client_request = azure_request.ClientRequest(request.headers, arrival.query, arrival.content, self.large, more=arrival.more)
+        self.attempts = Attempts(self.settings, self.shared, self.call, self.client_request)
         try:
             self.send(request, self.attempts.first())
         except BaseException:
@@ -219,7 +219,7 @@ class Exchange:
     def send(self, request: http.Request, plan: Plan) -> None:
         """Make `request` the one for a backend: as the client asked, changed as the plan says."""
         assert self.call, "only what was recognised is sent"
-        assert self.asked
+        assert self.client_request
         target, call = plan.target, self.call
         backend = target.backend
 
@@ -229,7 +229,7 @@ class Exchange:
             return plan.renamed or backend.deployment(model, self.settings.mapper, native=bool(call.native))
 
         entra = self.shared.tokens.token(backend) if backend.entra else None
-        credential = credentials.choose(backend.token, self.asked.headers, self.asked.query.api_key, entra=entra)
+        credential = credentials.choose(backend.token, self.client_request.headers, self.client_request.query.api_key, entra=entra)
         self.secrets = (*self.secrets, entra) if entra and entra not in self.secrets else self.secrets
         named = deployment
         if call.method == "WS":
@@ -238,14 +238,14 @@ class Exchange:
             if call.model is not None:
                 self.frames.asked(call.model)
         batch_lines = self.settings.max_body if self.settings.map_batch_files else 0
-        self.sent = sent = azure_request.translate(call, plan.asked, target, named, credential, batch_lines=batch_lines)
+        self.upstream_request = sent = azure_request.translate(call, plan.asked, target, named, credential, batch_lines=batch_lines)
         request.path, request.headers = sent.path, sent.headers
-        if self.asked.more:
+        if self.client_request.more:
             request.stream = sent.stream
             length = request.headers.pop("content-length", None)  # without one http_upload sees to the framing
             if length is not None and sent.growth is not None:
                 request.headers["content-length"] = str(int(length) + sent.growth)
-        elif sent.content or "content-length" in self.asked.headers or "transfer-encoding" in self.asked.headers:
+        elif sent.content or "content-length" in self.client_request.headers or "transfer-encoding" in self.client_request.headers:
             request.raw_content, length = sent.content, str(len(sent.content))
             if request.headers.get("content-length") != length:
                 request.headers["content-length"] = length
@@ -253,7 +253,7 @@ class Exchange:
         try:
             self.verify(request)
         except errors.BadRequest:
-            self.sent = None  # the answer to come is not Azure's
+            self.upstream_request = None  # the answer to come is not Azure's
             raise
 
     def verify(self, request: http.Request) -> None:
@@ -264,8 +264,8 @@ class Exchange:
         """
         if self.unchanged:
             request_syntax.check(request, self.settings.passthrough_endpoint.prefix, "/")
-        elif self.sent:
-            request_syntax.check(request, self.sent.base.prefix)
+        elif self.upstream_request:
+            request_syntax.check(request, self.upstream_request.base.prefix)
         else:  # a recorded answer comes from a server of this process
             request_syntax.check(request, "", "/")
 
@@ -319,11 +319,11 @@ class Exchange:
 
     def facts(self) -> RequestFacts:
         """What is recorded of the request on its flow."""
-        whole = self.sent and self.asked and not self.asked.more
+        whole = self.upstream_request and self.client_request and not self.client_request.more
         return RequestFacts(
             call=self.call,
-            deployment=self.sent.deployment if self.sent else None,
-            content=self.asked.content if self.asked and whole else None,
+            deployment=self.upstream_request.deployment if self.upstream_request else None,
+            content=self.client_request.content if self.client_request and whole else None,
             attempts=self.attempts.tried if self.attempts else (),
             secrets=self.secrets,
         )
@@ -350,11 +350,12 @@ class Exchange:
             return
         if response.status_code == 101 or self.recorded:
             response_headers.drop_origin_headers(response.headers)
-        if self.asked and response.status_code == 101 and (protocol := realtime.answered(self.asked.headers, response.headers)):
+        asked = self.client_request.headers if self.client_request else None
+        if asked is not None and response.status_code == 101 and (protocol := realtime.answered(asked, response.headers)):
             response.headers["sec-websocket-protocol"] = protocol
-        elif self.asked and response.is_http11 and "close" in self.asked.headers.get("connection", "").lower():
+        elif asked is not None and response.is_http11 and "close" in asked.get("connection", "").lower():
             response.headers["connection"] = "close"  # said to us; mitmproxy looks for it in the request, which is Azure's now
-        if self.sent and response.status_code != 101:
+        if self.upstream_request and response.status_code != 101:
             kind = self._kind(response)
             encoding = response.headers.get("content-encoding")
             if self.attempts and response.status_code < 400:
@@ -362,7 +363,7 @@ class Exchange:
                 if self.peek and self.peek.verdict:
                     self.attempts.created(self.peek.verdict.first)
             openai_response.headers(response.headers, stream=kind == "events", http1=response.is_http11)
-            url_rewriting.in_headers(response.headers, self.sent.base, native=self._native)
+            url_rewriting.in_headers(response.headers, self.upstream_request.base, native=self._native)
             if kind == "events":
                 done = self.call is not None and self.call.endpoint.answer == "chat"
                 items = self.attempts.item if self.attempts and self.attempts.makes_items else None
@@ -372,7 +373,7 @@ class Exchange:
                 response.stream = self.stream
             elif kind == "opaque":
                 response.stream = self._pass_on if self.call and self.call.endpoint.answer == "secret" else True
-        if not self.sent:
+        if not self.upstream_request:
             response.headers.setdefault("x-request-id", errors.request_id())
             response.headers.setdefault("x-content-type-options", "nosniff")
         if self.recorded and response.raw_content is None and response.status_code != 101:
@@ -425,14 +426,14 @@ class Exchange:
 
     def answer_to_scan(self, response: http.Response, content: bytes | None) -> tuple[bytes, tuple[str, ...]] | None:
         """The body of an answer that is to be read in slices before `response_body` is called, and what is to be looked for in it."""
-        if content is None or len(content) <= LARGE or not self.sent or response.status_code >= 400:
+        if content is None or len(content) <= LARGE or not self.upstream_request or response.status_code >= 400:
             return None
         shaped = self.settings.normalize and openai_response.suspect(content)
         return (content, url_rewriting.MEMBERS) if shaped or url_rewriting.suspect(content) else None
 
     def response_body(self, response: http.Response, content: bytes | None = None, large: LargeBody | None = None) -> None:
         """Shape a body that was read whole. `content`: it without its content-encoding; `large`: what was found in it."""
-        if not self.sent or response.stream or response.status_code == 101:
+        if not self.upstream_request or response.stream or response.status_code == 101:
             return
         assert self.call
         content = self.content(response) if content is None else content
@@ -441,7 +442,7 @@ class Exchange:
                 response.status_code,
                 content,
                 asked=self.call.model,
-                deployment=self.sent.deployment,
+                deployment=self.upstream_request.deployment,
                 models=self.settings.listed.names(),
                 secrets=self.secrets,
             )
@@ -456,7 +457,7 @@ class Exchange:
                 shaped = large.content
             else:
                 shaped = openai_response.json_body(content) if self.settings.normalize else content
-            shaped = url_rewriting.in_body(shaped, self.sent.base, self.here, native=self._native, large=large)
+            shaped = url_rewriting.in_body(shaped, self.upstream_request.base, self.here, native=self._native, large=large)
         if shaped is not content:
             response.content = shaped
 

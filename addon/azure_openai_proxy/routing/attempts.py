@@ -24,7 +24,7 @@ from . import affinity, health, repair
 if TYPE_CHECKING:
     from azure_openai_proxy.api.backend import Backend
     from azure_openai_proxy.api.operation import Call
-    from azure_openai_proxy.api.request import Asked
+    from azure_openai_proxy.api.request import ClientRequest
     from azure_openai_proxy.config.settings import Settings
     from azure_openai_proxy.errors import Failure
 
@@ -58,7 +58,7 @@ class Attempt(NamedTuple):
 class Plan(NamedTuple):
     """One attempt: the client's request with the repairs that were applied to it, and where it goes."""
 
-    asked: Asked
+    asked: ClientRequest
     target: Target
     renamed: str | None  # replaces the deployment of every model that the request names
     applied: tuple[repair.Change, ...]
@@ -90,7 +90,7 @@ class Attempts:
     settings: Settings
     shared: Shared
     call: Call
-    asked: Asked
+    asked: ClientRequest
     tried: list[Attempt] = field(default_factory=list)
     backend: Backend | None = None  # of the current attempt
     ticket: Ticket | None = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.api.backend import Backend
     from azure_openai_proxy.api.operation import Call
-    from azure_openai_proxy.api.request import Asked
+    from azure_openai_proxy.api.request import ClientRequest
 
 __all__ = [
     "MOST",
@@ -285,7 +285,7 @@ class Case:
     """The rejected request, as the rows of `TABLE` see it."""
 
     call: Call
-    asked: Asked  # as sent
+    asked: ClientRequest  # as sent
     dated: bool  # sent in the dated form, not v1
     deployment: str | None
     mapped: bool  # the configuration maps this model to a deployment
@@ -526,13 +526,13 @@ def find(status: int, content: bytes, case: Case) -> list[Change]:
 class Route(NamedTuple):
     """The inputs of an upstream request after the changes."""
 
-    asked: Asked
+    asked: ClientRequest
     backend: Backend
     deployment: str | None  # replaces the mapped deployment
     applied: tuple[Change, ...]
 
 
-def route(asked: Asked, backend: Backend, changes: Iterable[Change]) -> Route:
+def route(asked: ClientRequest, backend: Backend, changes: Iterable[Change]) -> Route:
     """Apply those `changes` that concern the request. The body is parsed only if there are any."""
     changes = tuple(change for change in changes if change.mark in asked.content)
     if not changes:
@@ -560,7 +560,7 @@ def route(asked: Asked, backend: Backend, changes: Iterable[Change]) -> Route:
     return Route(asked, backend, deployment, tuple(applied))
 
 
-def read(asked: Asked) -> dict[str, Any]:
+def read(asked: ClientRequest) -> dict[str, Any]:
     """The body as a JSON object; empty if it is not one. Placeholders replace the long strings of a large body."""
     if asked.large:
         return asked.large.parse()
@@ -571,7 +571,7 @@ def read(asked: Asked) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _written(asked: Asked, content: bytes) -> Asked:
+def _written(asked: ClientRequest, content: bytes) -> ClientRequest:
     if not asked.large:
         return asked._replace(content=content)
     large = asked.large.changed(content)

@@ -7,7 +7,7 @@ from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api.backend import Backend, parse_endpoint
 from azure_openai_proxy.api.credentials import Credential
 from azure_openai_proxy.api.operation import recognise
-from azure_openai_proxy.api.request import Asked, Query, Sent, Target
+from azure_openai_proxy.api.request import AzureRequest, ClientRequest, Query, Target
 
 KEY = Credential("api-key", "key")
 
@@ -21,13 +21,13 @@ def translated(
     deployment: str = "",
     endpoint: str = "https://r.openai.azure.com",
     content_type: str = "application/json",
-) -> Sent:
+) -> AzureRequest:
     """Translate the request for `url`; `deployment` replaces every model if it is given."""
     path, _, text = url.partition("?")
     query = Query.read(text)
     call = recognise(method, path, {"content-type": content_type}, body, query.rest)
     assert call is not None
-    asked = Asked(Headers([(b"Host", b"localhost"), (b"Content-Type", content_type.encode())]), query, body)
+    asked = ClientRequest(Headers([(b"Host", b"localhost"), (b"Content-Type", content_type.encode())]), query, body)
     backend = Backend(name="default", base=parse_endpoint(endpoint)[0], token="", apiversion=apiversion)
     target = Target.of(call, backend, call.model and (deployment or call.model), query.api_version)
     return azure_request.translate(call, asked, target, lambda model: deployment or model, KEY)
@@ -276,7 +276,7 @@ def test_a_streamed_form_is_rewritten(start: bytes, stream: bytes, growth: int |
     assert call is not None
     backend = Backend(name="default", base=parse_endpoint("https://r.openai.azure.com")[0], token="", apiversion="v1")
     sent = azure_request.translate(
-        call, Asked(headers, Query(""), start, more=True), Target.of(call, backend, call.model and "w"), lambda _: "w", KEY
+        call, ClientRequest(headers, Query(""), start, more=True), Target.of(call, backend, call.model and "w"), lambda _: "w", KEY
     )
     assert (b"", growth) == (sent.content, sent.growth)
     assert callable(sent.stream)

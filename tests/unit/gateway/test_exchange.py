@@ -102,7 +102,7 @@ def test_what_the_proxy_answers_itself(method: str, path: str, status: int) -> N
     asked = exchange()
     answer = asked.request(asking(method, path))
     assert answer is not None
-    assert (status, None) == (answer.status_code, asked.sent)
+    assert (status, None) == (answer.status_code, asked.upstream_request)
 
 
 def test_an_answer_of_our_own_has_an_id() -> None:
@@ -161,7 +161,7 @@ def test_a_request_that_cannot_be_sent_is_not_azures() -> None:
     asked = exchange()
     with pytest.raises(BadRequest, match="value contains control"):
         asked.request(asking("GET", "/v1/files", None, **{"ocp-apim-subscription-key": "a\x01b"}))
-    assert asked.sent is None
+    assert asked.upstream_request is None
 
 
 def test_an_upgrade_of_another_method_is_none() -> None:
@@ -625,7 +625,7 @@ def test_a_recording_answers_instead_of_azure() -> None:
     played.raw_content = None
     one.response_head(played)
     one.response_head(at_once)
-    assert (None, recorded, True, False) == (one.sent, one.recorded, played.stream, at_once.stream)
+    assert (None, recorded, True, False) == (one.upstream_request, one.recorded, played.stream, at_once.stream)
     assert {"content-type", "content-length", "x-request-id", "x-content-type-options"} == set(played.headers)
     one.verify(asking("GET", "/name"))
     with pytest.raises(BadRequest, match="spaces"):

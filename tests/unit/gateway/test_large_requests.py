@@ -22,7 +22,7 @@ from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.credentials import Credential
 from azure_openai_proxy.api.model_mapping import Mapper
-from azure_openai_proxy.api.request import Asked, Query, Target
+from azure_openai_proxy.api.request import ClientRequest, Query, Target
 from azure_openai_proxy.config import runtime
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import BadRequest
@@ -57,7 +57,7 @@ def sent(path: str, content: bytes, large: LargeBody | None, headers: dict[str, 
         assert call
     except BadRequest as error:
         return error.message.partition(":")[0], b""
-    asked = Asked(http.Headers(), Query(""), content, large)
+    asked = ClientRequest(http.Headers(), Query(""), content, large)
     target = Target.of(call, BACKEND, call.model and f"my-{call.model}")
     return call, azure_request.translate(call, asked, target, lambda model: f"my-{model}", Credential("api-key", "k")).content
 
@@ -126,7 +126,7 @@ def test_the_same_repairs(body: dict[str, Any], changes: list[Change]) -> None:
     """Whatever is long stays, and the model is renamed afterwards where it is then."""
     content = json.dumps(body).encode()
     large = read(content, "/v1/chat/completions")
-    routes = [repair.route(Asked(http.Headers(), Query(""), content, found), BACKEND, changes) for found in (None, large)]
+    routes = [repair.route(ClientRequest(http.Headers(), Query(""), content, found), BACKEND, changes) for found in (None, large)]
     assert routes[0].applied == routes[1].applied
     bodies = [json.loads(sent("/v1/chat/completions", route.asked.content, route.asked.large)[1] or b"0") for route in routes]
     assert bodies[0] == bodies[1]

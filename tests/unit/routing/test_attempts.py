@@ -13,7 +13,7 @@ from mitmproxy import http
 from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
-from azure_openai_proxy.api.request import Asked, Query
+from azure_openai_proxy.api.request import ClientRequest, Query
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import Failure, NotFound, Unavailable
 from azure_openai_proxy.routing.attempts import GIVE_UP, Attempt, Attempts, Plan, Respond, Retry
@@ -51,7 +51,7 @@ def attempts(
     of = of or shared()
     of.use(backends or (A, B, C))
     return Attempts(
-        Settings(backends=of.backends, **settings), of, call, Asked(http.Headers(), Query("", version, key), content, more=more)
+        Settings(backends=of.backends, **settings), of, call, ClientRequest(http.Headers(), Query("", version, key), content, more=more)
     )
 
 

@@ -12,7 +12,7 @@ from mitmproxy import http
 
 from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.api.backend import Backend, Base
-from azure_openai_proxy.api.request import Asked, Query
+from azure_openai_proxy.api.request import ClientRequest, Query
 from azure_openai_proxy.routing import repair
 from azure_openai_proxy.routing.repair import (
     Case,
@@ -47,8 +47,8 @@ def case(
     return Case(call, asked({} if body is None else body), dated, deployment, mapped)
 
 
-def asked(body: Any, version: str = "") -> Asked:
-    return Asked(http.Headers(), Query("", version), body if isinstance(body, bytes) else json.dumps(body).encode())
+def asked(body: Any, version: str = "") -> ClientRequest:
+    return ClientRequest(http.Headers(), Query("", version), body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 V1, RESPONSES = "/openai/v1/chat/completions", "/v1/responses"
