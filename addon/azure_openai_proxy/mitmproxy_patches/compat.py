@@ -243,7 +243,7 @@ HTTP = Feature(
         "Http1Server": "__init__(context) _handle_event(event) conn buf state stream_id request response request_done response_done"
         " wait(event) read_headers(event) read_body(event) send(event) done(event) mark_done(request response)",
         "ReceiveBuffer": "maybe_extract_at_most(count) __bytes__() __len__()",
-        "Http2Server": "__init__(context) _handle_event(event) h2_conf h2_conn is_closed(stream_id) protocol_error(message error_code)",
+        "Http2Server": "__init__(context) _handle_event(event) h2_conf h2_conn protocol_error(message error_code)",
         "BufferedH2Connection": "stream_buffers local_settings acknowledge_received_data(acknowledged_size stream_id)"
         " data_to_send(amount) initiate_connection() receive_data(data)",
         "SendH2Data": "data",
@@ -268,7 +268,7 @@ HTTP = Feature(
         "RequestWakeup": "__init__(delay)",
         "DataReceived": "__init__(connection data)",
         "TLSLayer": "tls tunnel_state send_close(command) tls_interact()",
-        "WebsocketLayer": "client_ws server_ws flow",
+        "WebsocketLayer": "client_ws server_ws flow _paused_event_queue",
         "WebsocketConnection": "_proto state frame_buf events() send2(event)",
         "FrameProtocol": "extensions",
         "PerMessageDeflate": "_inbound_compressed _inbound_is_compressible _decompressor frame_inbound_payload_data(proto data)"

@@ -37,6 +37,7 @@ from wsproto.events import CloseConnection, Message
 
 from azure_openai_proxy import errors, mitmproxy_patches
 from azure_openai_proxy.mitmproxy_patches import compat, install, interface
+from support.processes import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,6 +147,14 @@ def test_whatever_else_is_used_is_checked() -> None:
     assert [] == [where for name, where in used.items() if name not in known]
 
 
+def test_nothing_is_checked_in_vain() -> None:
+    """Each attribute in a table is used; a few are not named, for their callers or callees are replaced."""
+    replaced = {"_kconv", "_reduce_values", "_wait_for_data", "drain_writers", "get_all", "handle_connection"}
+    words = set(re.findall(r"\w+", "\n".join(path.read_text() for path in SOURCES)))
+    passed = {"delay", "replay_flow"}  # parameters of mitmproxy that are passed by position, or not at all
+    assert replaced | passed == {name for names in uses().values() for name in names if not name.startswith("__")} - words
+
+
 @pytest.mark.parametrize(
     "members, missing",
     [
@@ -224,3 +233,14 @@ def test_all_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch, caplog: pytes
     assert len(features) == len(caplog.records)
     for lost in ("failover", "time-outs", "JSON", "request bodies", "streaming", "pooled connections", "WebSocket", "refusals", "SIGTERM"):
         assert lost in caplog.text
+
+
+@pytest.mark.parametrize("name", compat.FEATURES)
+def test_the_page_lists_what_is_used(name: str) -> None:
+    """For each feature docs/mitmproxy-internals.md names what is lost without it, and every object that its table has."""
+    page = (ROOT / "docs" / "mitmproxy-internals.md").read_text()
+    section = page.partition(f"(`{name}`)\n")[2].partition("\n#")[0]
+    objects = re.findall(r"`(\w+)`", section.partition("Objects: ")[2])
+    feature = compat.FEATURES[name]
+    assert list(dict.fromkeys(sample for table in feature.uses for sample in table)) == objects
+    assert feature.lost in section
