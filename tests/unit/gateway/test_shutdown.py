@@ -87,6 +87,30 @@ async def test_a_second_time_is_at_once(master: Master) -> None:
     assert master.ended.is_set()
 
 
+@pytest.mark.parametrize("look", ["unsent", "closing"])
+async def test_a_look_that_fails(look: str, master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a mitmproxy that differs, what cannot be seen is not waited for; requests are."""
+
+    def fails() -> bool:
+        raise AttributeError
+
+    monkeypatch.setattr(connections, look, fails)
+    flow = running(live=True)
+    Shutdown([flow], lambda: 30.0).begin()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(master.ended.wait(), 10 * shutdown_module.LOOK)
+    flow.live = False
+    await master.ended.wait()
+
+
+async def test_whatever_fails(master: Master, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The process ends at once if the ports cannot be closed, and the log has the reason."""
+    monkeypatch.setattr(ctx, "options", None)
+    Shutdown([running(live=True)], lambda: 30.0).begin()
+    await master.ended.wait()
+    assert "stops at once" in caplog.text
+
+
 @pytest.fixture
 def sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)

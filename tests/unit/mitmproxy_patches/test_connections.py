@@ -12,7 +12,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Server
 from mitmproxy.test import taddons
 
-from azure_openai_proxy.mitmproxy_patches import connections
+from azure_openai_proxy.mitmproxy_patches import compat, connections
 
 
 @pytest.fixture
@@ -120,3 +120,13 @@ def test_lengthen_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
         clients = [socket.create_connection(listening.getsockname(), 5) for _ in range(20)]
         assert 20 == len([client.close() for client in clients])
         changed.connect.assert_called_once()
+
+
+@pytest.mark.usefixtures("handler")
+def test_what_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a mitmproxy that differs there is no handler and no port, and nothing fails."""
+    for feature in (compat.CONNECTIONS, compat.PORTS):
+        monkeypatch.setitem(vars(feature), "usable", False)
+    connections.lengthen_backlog()
+    connections.close_left(cast("Client", SimpleNamespace(id="id")), Server(address=("a", 1)))
+    assert None is connections.handler(cast("Client", SimpleNamespace(id="id")))
