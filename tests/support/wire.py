@@ -130,16 +130,21 @@ class Upstream:
         self._peers.append(connection)
         return Peer(connection)
 
-    def untouched(self) -> bool:
-        """Whether no connection waits to be accepted."""
-        self._socket.setblocking(False)
+    def unasked(self) -> bool:
+        """Whether no connection that waits to be accepted has brought a byte; the pool may have opened one ahead."""
+        self._socket.settimeout(0)
         try:
-            self._socket.accept()[0].close()
+            while True:
+                connection = self._socket.accept()[0]
+                self._peers.append(connection)
+                connection.settimeout(0)
+                with contextlib.suppress(BlockingIOError):
+                    if connection.recv(1):
+                        return False
         except BlockingIOError:
             return True
         finally:
             self._socket.settimeout(PATIENCE)
-        return False
 
 
 def response(connection: socket.socket, method: str = "POST") -> tuple[int, bytes]:
