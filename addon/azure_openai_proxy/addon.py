@@ -102,7 +102,7 @@ class AzureOpenAIProxy:
         self.watcher = asyncio.create_task(self.runtime.watch(ctx.options))
         install.show_comments(ctx.master, quoting.line, shown=True)  # the console has no list before
         self.started.set()
-        if ctx.options.server and not ("rfile" in ctx.options and ctx.options.rfile):
+        if ctx.options.server and not self.replay_server.replay and not ("rfile" in ctx.options and ctx.options.rfile):
             self.warming = [asyncio.create_task(one) for one in self.registry.connections_ahead(ctx.options.mode)]
 
     def done(self) -> None:

@@ -447,6 +447,17 @@ async def test_one_connection_to_each_backend_is_opened_ahead(
     addon.done()
 
 
+async def test_no_connection_is_opened_ahead_in_server_replay(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded responses need no Azure, even if an endpoint is configured."""
+    monkeypatch.setattr(addon.shutdown, "arm", lambda: None)
+    monkeypatch.setattr(addon.replay_server, "replay", object())
+    monkeypatch.setattr(addon.replay_server, "running", lambda: None)
+    addon.running()
+    assert addon.settings.backends
+    assert [] == addon.warming
+    addon.done()
+
+
 async def test_destinations_are_judged(addon: AzureOpenAIProxy) -> None:
     """Before a connection, after it, and at CONNECT."""
     client = tflow.tclient_conn()
