@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import signal
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from support.processes import PATIENCE, RECORDER, SCRIPT, Mitmdump
+from support.renamed import copy_package
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from azure_simulator import Simulator
 
 HTTP = "Requests to Azure are sent by mitmproxy itself"
@@ -34,22 +33,6 @@ RENAMED = [
     ("mitmproxy", "transports", (HTTP, CONNECTIONS, SHUTDOWN)),
 ]
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
-
-
-def copy_package(name: str, attribute: str, folder: Path) -> int:
-    """A copy of the package in which the attribute has another name; how many times it had the old one."""
-    spec = find_spec(name)
-    assert spec
-    assert spec.origin
-    shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__", "web"))
-    use = re.compile(rf"(?m)((?:\.|^    |def )){attribute}\b" if attribute == "buf" else rf"(\b){attribute}\b")
-    total = 0
-    for source in (folder / name).rglob("*.py"):
-        text, count = use.subn(rf"\1renamed_{attribute}", source.read_text())
-        if count:
-            source.write_text(text)
-        total += count
-    return total
 
 
 @pytest.mark.parametrize("package, attribute, warnings", RENAMED, ids=[attribute for _, attribute, _ in RENAMED])

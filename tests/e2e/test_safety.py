@@ -18,7 +18,8 @@ from h2.events import ConnectionTerminated, ResponseReceived, StreamReset
 from azure_simulator import Simulator, refusals
 from azure_simulator.answers import Answer
 from support.curl import Curl
-from support.processes import PATIENCE, Decoy, Mitmdump
+from support.processes import PATIENCE, RECORDER, Decoy, Mitmdump
+from support.renamed import copy_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -373,6 +374,29 @@ def test_a_name_that_changes_its_mind(way: str, proxy: Proxies) -> None:
     assert (b"", 200) != (listener.close(), answer.status)
     assert b"" == listener.received
     through.wait_for_log("was cut off")
+
+
+@remote
+def test_nor_where_mitmproxy_differs(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
+    """If the connection cannot be closed, because mitmproxy has renamed its list of them, it carries no byte either."""
+    renamed = copy_package("mitmproxy", "transports", tmp_path / "packages")
+    assert renamed
+    listener = Listener()
+    hosts = json.dumps({"rebinding.example": ["198.20.0.1", "198.20.0.1", "127.0.0.1"]})
+    through = Mitmdump(
+        tmp_path / "home",
+        confdir,
+        options={"listen_host": "0.0.0.0", "block_global": "false", "azure_openai_endpoint": azure.http_url},
+        env={"RECORDER_HOSTS": hosts, "PYTHONPATH": f"{RECORDER}:{tmp_path / 'packages'}"},
+    ).start()
+    try:
+        answer = ways(through, ADDRESS)["CONNECT"]("-k", "--max-time", "2", f"https://rebinding.example:{listener.port}/")
+        assert listener.accepted.wait(PATIENCE)
+        through.wait_for_log("was cut off")
+    finally:
+        through.stop()
+    assert (b"", True) == (listener.close(), answer.status != 200)
+    assert "is abandoned" in through.log()
 
 
 def test_a_client_of_this_machine_may(inside: Decoy, proxy: Proxies) -> None:
