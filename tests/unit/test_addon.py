@@ -730,3 +730,12 @@ async def test_a_compressed_request_that_cannot_be_read_is_refused(addon: AzureO
     assert working
     await working
     assert 400 == status(flow)
+
+
+def test_a_response_that_broke_off_is_recorded(addon: AzureOpenAIProxy) -> None:
+    """Its cause is on the last attempt."""
+    flow = ask(addon, gateways())
+    exchange = addon.registry.exchanges[flow]
+    Policy(addon.registry, flow, exchange).broke_off(errors.Failure(502, "upstream_error", "cut"))
+    assert exchange.attempts
+    assert "upstream_error" == exchange.attempts.tried[-1].cause

@@ -110,5 +110,5 @@ def client_host(flow: http.HTTPFlow) -> str:
 
 
 def sends_upstream(flow: http.HTTPFlow) -> bool:
-    """Whether `Rules.send_upstream` sends this flow's request, so that the flow need not hold its keys."""
+    """Whether `HttpPolicy.send_upstream` sends this flow's request, so that the flow need not hold its keys."""
     return flow.is_replay != "request" and compat.HTTP.usable

@@ -672,3 +672,13 @@ def test_a_configured_key_admits_every_request() -> None:
     entra = exchange()
     entra.settings = replace(entra.settings, backends=(replace(entra.settings.backends[0], entra="cli"),))
     assert [None] * 4 == [early(one) for one in (exchange(token="k"), exchange(mode="openai"), replayed, entra)]
+
+
+def test_another_model_in_the_body_is_mapped() -> None:
+    """The models that a body names beside the request's own have deployments of their own."""
+    asked = exchange(mapping="gpt-4o=prod,gpt-4o-transcribe=ears")
+    session = {"type": "realtime", "model": "gpt-4o", "audio": {"input": {"transcription": {"model": "gpt-4o-transcribe"}}}}
+    request = asking("POST", "/v1/realtime/client_secrets", json.dumps({"session": session}).encode())
+    asked.request(request)
+    assert b'"gpt-4o-transcribe"' not in (request.content or b"")
+    assert b'"ears"' in (request.content or b"")
