@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-hypothesis.settings.register_profile("quick", max_examples=20)  # `make quick`
+hypothesis.settings.register_profile("default", deadline=None)  # no test depends on how fast the machine is
+hypothesis.settings.register_profile("quick", max_examples=20, deadline=None)  # `make quick`
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
