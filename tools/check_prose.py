@@ -40,7 +40,7 @@ LIMITS = {
     "addon/azure_openai_proxy/api": Limit(),
     "addon/azure_openai_proxy/cli": Limit(),
     "addon/azure_openai_proxy/config": Limit(),
-    "addon/azure_openai_proxy/egress": Limit(14, 2, 5),
+    "addon/azure_openai_proxy/egress": Limit(),
     "addon/azure_openai_proxy/errors.py": Limit(),
     "addon/azure_openai_proxy/formats": Limit(),
     "addon/azure_openai_proxy/gateway": Limit(10, 6, 4),

@@ -1,4 +1,4 @@
-"""From a destination to a connected socket: addresses in parallel (RFC 8305), keep-alive, and which errors are this machine's own."""
+"""TCP connections to a destination: parallel attempts per address (RFC 8305), keep-alive, and local resource shortages."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 __all__ = ["Destination", "Proxy", "connect_any", "is_shortage"]
 
 HEAD_START = 0.25
-"""Seconds that an address has before the next one is tried beside it."""
+"""Seconds until the next address is tried in parallel."""
 
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-"""Seconds of silence until the first probe, between two, and how many: Azure's balancer drops silent connections after four minutes."""
+"""Idle seconds before the first probe, seconds between probes, number of probes. Azure's balancer drops idle ones after 4 minutes."""
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class Proxy(NamedTuple):
-    """An HTTP proxy on the way."""
+    """An HTTP proxy between this process and the destination."""
 
     host: str
     port: int
     tls: bool = False
-    authorization: bytes | None = None  # the value of Proxy-Authorization, a secret
+    authorization: bytes | None = None  # value of Proxy-Authorization; secret
 
     def __repr__(self) -> str:
         return f"Proxy({self.host}:{self.port})"
 
 
 class Destination(NamedTuple):
-    """Where a request goes: one pool of connections each."""
+    """The target of a request. Each destination has its own pool of connections."""
 
     host: str
     port: int
@@ -47,7 +47,7 @@ class Destination(NamedTuple):
 
 
 def is_shortage(error: OSError) -> bool:
-    """Whether this machine lacks something, which says nothing about the other side."""
+    """Whether the error is a shortage of local resources (file descriptors, memory, ports) and not a fault of the remote host."""
     return error.errno in _SHORTAGES
 
 
@@ -73,12 +73,12 @@ async def _connect(address: str, port: int, local: str | None) -> socket.socket:
 
 
 async def connect_any(addresses: Sequence[str], port: int, local: str | None = None) -> socket.socket:
-    """A connection to the first address that takes it. Each has a head start before the next is tried beside it.
+    """Connect to the first address that accepts. Attempts start `HEAD_START` seconds apart and run in parallel.
 
-    `local` is the address to connect from; only addresses of its family are tried.
+    `local` is the source address; only addresses of its family are tried.
 
     Raises:
-        OSError: none does; the last one's error, or that this machine lacks something.
+        OSError: no address accepted. The error of the last attempt, or of a local shortage if there was one.
     """
     left = [address for address in addresses if not local or (":" in address) == (":" in local)]
     if len(left) == 1:
@@ -94,7 +94,7 @@ async def connect_any(addresses: Sequence[str], port: int, local: str | None = N
             done, running = await asyncio.wait(running, timeout=HEAD_START if left else None, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if failure := task.exception():
-                    if not short:  # kept without its frames: they would be in a reference cycle with this one
+                    if not short:  # only the arguments: the exception's frames would form a reference cycle with this one
                         error, short = failure.args, isinstance(failure, OSError) and is_shortage(failure)
                 else:
                     connected.append(task.result())
@@ -110,6 +110,6 @@ async def connect_any(addresses: Sequence[str], port: int, local: str | None = N
 
 
 def _discard(task: asyncio.Task[socket.socket]) -> None:
-    """One that connected in the moment in which it was cancelled."""
+    """Close the socket of an attempt that connected while it was being cancelled."""
     if not task.cancelled() and not task.exception():
         task.result().close()

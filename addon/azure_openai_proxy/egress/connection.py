@@ -1,6 +1,6 @@
-"""One connection to a backend, of one request at a time: socket, TLS, a proxy on the way, and the reader of responses.
+"""One connection to a backend for one request at a time: socket, TLS, optional HTTP proxy, and the response reader.
 
-Bytes are handed on in the turn of the event loop in which they came. The `Receiver` is the request that uses the connection now.
+Bytes are delivered in the same iteration of the event loop in which they are read. The `Receiver` is the request in progress.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Connection", "ConnectionFailed", "Receiver"]
 
 
 def _settle(future: asyncio.Future[None], error: Exception | None = None) -> None:
-    """Who waits may have been cancelled, or have been told."""
+    """Set the result or the exception, unless the future is already done or cancelled."""
     if future.done():
         return
     if error:
@@ -40,7 +40,7 @@ def _settle(future: asyncio.Future[None], error: Exception | None = None) -> Non
 
 
 class ConnectionFailed(OSError):
-    """There is no connection. `local`: for a shortage on this machine, which says nothing about the other side."""
+    """No connection could be established. `local`: the cause is a resource shortage on this machine, not the remote host."""
 
     def __init__(self, message: str, *, local: bool = False) -> None:
         super().__init__(message)
@@ -48,15 +48,15 @@ class ConnectionFailed(OSError):
 
 
 class Receiver(Protocol):
-    """What a connection tells the request that uses it."""
+    """The callbacks of a connection to the request that uses it."""
 
     straight: Callable[[bytes], bool] | None
-    """Takes body bytes as they were read, past the reader; False: the reader must see them."""
+    """Fast path: takes raw body bytes instead of the reader. Returns False if the reader must process them."""
 
     def received(self, items: list[Item]) -> None: ...
 
     def lost(self, why: str) -> None:
-        """Nothing more comes."""
+        """The connection was closed; nothing more will be received. `why` is the reason, for error messages."""
 
 
 class Connection(asyncio.Protocol):
@@ -72,24 +72,24 @@ class Connection(asyncio.Protocol):
         self.receiver: Receiver | None = None
         self.idle_since = 0.0
         self.requests = 0
-        """How many this connection has carried, the one under way included."""
+        """Requests sent on this connection, including the one in progress."""
         self.answered = False
-        """Something came since the request under way was begun."""
+        """Response bytes were received for the request in progress."""
         self.why: str | None = None
-        """Why it is not usable any more."""
+        """The reason why the connection was closed."""
         self.refused = False
-        """The peer would not have this side's certificate: it has read nothing of a request. TLS 1.3 says so after our handshake."""
+        """The peer rejected the client certificate and processed no request. With TLS 1.3 the alert arrives after the handshake."""
         self.generation = 0
-        """Of the options that it was made with."""
+        """`Pools.generation` when the connection was opened."""
         self.tls: Tls | None = None
-        self._outer: Tls | None = None  # to a proxy that itself speaks TLS
-        self._stage: Callable[[bytes], None] | None = None  # who takes what comes before the connection is established
+        self._outer: Tls | None = None  # TLS to an HTTPS proxy
+        self._stage: Callable[[bytes], None] | None = None  # receives all bytes until the connection is established
         self._established: asyncio.Future[None] | None = None
         self._gone = gone
         self._room: asyncio.Future[None] | None = None
         self._paused = False
 
-    # Establishing it
+    # Establishing the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -99,10 +99,10 @@ class Connection(asyncio.Protocol):
         self.server.state = ConnectionState.OPEN
 
     async def establish(self, *, tls: Callable[[], Tls] | None, proxy_tls: Callable[[], Tls] | None = None) -> None:
-        """Everything behind the TCP handshake.
+        """Perform the steps after TCP: TLS to the proxy, CONNECT, and TLS to the destination, as far as needed.
 
         Raises:
-            ConnectionFailed: it is not to be had.
+            ConnectionFailed: one of the steps failed.
         """
         try:
             proxy = self.destination.proxy
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
                 self.tls = made
                 self._describe_tls(made.object)
             self._stage = None
-            self.data_received(b"")  # what came since the handshake was complete
+            self.data_received(b"")  # process bytes received after the handshake
         except (OSError, ValueError) as error:
             self.drop(reason(error))
             raise ConnectionFailed(self.why or reason(error), local=isinstance(error, ConnectionFailed) and error.local) from error
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         return tls
 
     async def _ask_proxy(self) -> None:
-        """CONNECT through the proxy."""
+        """Open a tunnel through the HTTP proxy with CONNECT."""
         proxy = self.destination.proxy
         assert proxy
         done = self._established = asyncio.get_running_loop().create_future()
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         with suppress(ValueError):
             server.certificate_list = (certs.Cert(x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")),)
 
-    # What comes
+    # Receiving
 
     def data_received(self, data: bytes) -> None:
         ended: str | None = None
@@ -228,14 +228,14 @@ class Connection(asyncio.Protocol):
             self.drop(f"the response cannot be read: {failed}")
 
     def eof_received(self) -> bool:
-        if self._outer or self.tls:  # without TLS's own end the rest may have been cut off by anybody
+        if self._outer or self.tls:  # without close_notify, the response may have been truncated by an attacker
             self.drop("the connection was closed")
         else:
             self._end()
         return False
 
     def _end(self) -> None:
-        """The peer has ended the connection in an orderly way."""
+        """The peer closed the connection properly."""
         receiver = self.receiver
         if receiver and self.answered and self.why is None:
             try:
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
         self.drop(str(exc) if exc else "the connection was closed")
 
     def drop(self, why: str) -> None:
-        """Close it at once, and tell who uses it."""
+        """Close the connection immediately and notify the receiver."""
         if self.why is not None:
             return
         self.why = why
@@ -268,10 +268,10 @@ class Connection(asyncio.Protocol):
         if receiver:
             receiver.lost(why)
 
-    # What goes
+    # Sending
 
     def begin(self, receiver: Receiver, method: bytes, *, upgrade: bool = False) -> None:
-        """The next request is `receiver`'s."""
+        """Prepare for the next request, whose response `receiver` will get."""
         self.receiver, self.answered = receiver, False
         self.requests += 1
         self.reader.begin(method, upgrade=upgrade)
@@ -294,11 +294,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def full(self) -> bool:
-        """What was written waits for the peer to read."""
+        """Whether the write buffer is above its limit because the peer does not read."""
         return self._room is not None
 
     async def room(self) -> None:
-        """Until the peer has read enough for more to be written, or is gone."""
+        """Wait until the write buffer has drained or the connection is closed."""
         if self._room is not None:
             await asyncio.shield(self._room)
 
@@ -316,7 +316,10 @@ class Connection(asyncio.Protocol):
     # Between requests
 
     def finish(self, *, whole: bool) -> bool:
-        """The request is done with. True: the connection can carry another one; else it is closed."""
+        """End the request. Return True if the connection can be reused; otherwise it is closed.
+
+        `whole`: the request was sent and its response received completely.
+        """
         self.receiver = None
         if whole and self.reader.reusable and self.why is None and not self.transport.is_closing():
             self.resume_reading()
@@ -326,5 +329,5 @@ class Connection(asyncio.Protocol):
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """For the next connection to the same destination."""
+        """The TLS session, which the next connection to this destination can resume."""
         return self.tls.object.session if self.tls else None

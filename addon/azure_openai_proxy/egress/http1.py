@@ -1,13 +1,12 @@
 """Readers of HTTP/1.1 responses, without I/O.
 
-`Http11Reader` reads the ordinary response: a complete head with one framing header, a body with Content-Length or in plain chunks. From
-the first unusual byte on (1xx, folded lines, odd framing, chunk extensions, trailers, a body that ends with the connection) it hands over
-to `H11Reader`, which is h11's public API and the authority on framing.
+`Http11Reader` reads common responses: a complete head with one framing header, and a body with Content-Length or in plain chunks. For
+anything else (1xx, folded lines, unusual framing, chunk extensions, trailers, a body that ends with the connection) it switches to
+`H11Reader`, which uses h11's public API and decides on framing.
 
-Both have one interface: `begin(method)` before each request, `feed(data)` and `eof()`, which return a list of items in order: an
-`http.Response` (the head; informational ones are dropped), `bytes` (body), `http.Headers` (trailers), `END`. `BadResponse` is raised when
-nothing more can be read, after everything before the fault was returned. `reusable` tells after `END` whether the connection can
-carry another request.
+Both have the same interface: `begin(method)` before each request, `feed(data)` and `eof()`, which return a list of items in order: an
+`http.Response` (the head; informational responses are dropped), `bytes` (body), `http.Headers` (trailers), `END`. Data before an error
+is returned first; after that, `BadResponse` is raised. After `END`, `reusable` is true if the connection can carry another request.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["END", "MAX_HEAD", "BadResponse", "H11Reader", "Http11Reader", "Item"]
 
 MAX_HEAD = 256 * 1024
-"""Bytes of a status line with its headers."""
+"""Maximum bytes of the status line and headers."""
 CLOSED = "the connection was closed"
 AFTER_THE_END = "bytes came after the end of the response"
 
@@ -43,14 +42,17 @@ type Item = http.Response | bytes | http.Headers | _End
 
 
 class BadResponse(ValueError):
-    """What upstream sent cannot be read as a response, or ended too early."""
+    """The bytes from upstream are not a valid HTTP response, or the response is incomplete."""
 
 
 _TEMPLATE = http.Response(b"HTTP/1.1", 200, b"", http.Headers(), None, None, 0.0, None)
 
 
 def _response(version: bytes, status: int, reason: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> http.Response:
-    """A copy, for the type checks of a new one leave a reference cycle that keeps all frames of the call with what they have read."""
+    """Build a response by copying a template.
+
+    The type checks in the constructor of `http.Response` create a reference cycle that keeps the calling frames and their buffers alive.
+    """
     made = copy(_TEMPLATE)
     data = made.data = copy(_TEMPLATE.data)
     data.http_version, data.status_code, data.reason = version, status, reason
@@ -59,12 +61,12 @@ def _response(version: bytes, status: int, reason: bytes, fields: tuple[tuple[by
 
 
 class H11Reader:
-    """h11 as the client. Of the request it only gets what decides how the response is framed."""
+    """h11 in the client role. It gets only those parts of the request on which the framing of the response depends."""
 
     def __init__(self) -> None:
         self.reusable = False
         self.failed: BadResponse | None = None
-        """The fault behind the items that were returned last."""
+        """The error that occurred after the items returned last."""
         self._connection: h11.Connection | None = None
         self._upgraded = False
 
@@ -121,7 +123,7 @@ class H11Reader:
         return out
 
     def eof(self) -> list[Item]:
-        """The peer closed the connection."""
+        """Process the end of the connection."""
         return self.feed(b"")
 
     def _upgrade(self, event: h11.InformationalResponse) -> list[Item]:
@@ -134,7 +136,7 @@ class H11Reader:
 
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-# Possessive, so that no line can make it start over: the work is linear in the length of the head.
+# Possessive quantifiers prevent backtracking: matching is linear in the length of the head.
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)\r\n")
 _CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 _LONGEST_CHUNK_HEAD = 10
@@ -143,17 +145,17 @@ _CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nconnection: %b\r\ntransfer-encoding: chunke
 
 
 class Http11Reader:
-    """The ordinary response, in a few microseconds; anything else by `H11Reader`."""
+    """Reads common responses in a few microseconds and delegates all others to `H11Reader`."""
 
     def __init__(self) -> None:
         self.reusable = False
         self.failed: BadResponse | None = None
-        """The fault behind the items that were returned last."""
+        """The error that occurred after the items returned last."""
         self._h11: H11Reader | None = None
         self._method = b""
         self._buffer = bytearray()
-        self._searched = 0  # bytes of the buffer without the end of the head
-        self._left = 0  # bytes to come of a sized body, or of a chunk with its line end
+        self._searched = 0  # bytes of the buffer already searched for the end of the head
+        self._left = 0  # remaining bytes of a body with Content-Length, or of a chunk including its CRLF
         self._will_reuse = False
         self._read: Callable[[bytes], list[Item]] = self._head
 
@@ -169,7 +171,7 @@ class Http11Reader:
 
     @property
     def between_chunks(self) -> bool:
-        """The body comes in chunks, and the next byte begins one."""
+        """Whether the body is chunked and the next byte starts a chunk."""
         return self._read == self._chunks and not self._left and not self._buffer and self._h11 is None
 
     def feed(self, data: bytes) -> list[Item]:
@@ -185,7 +187,7 @@ class Http11Reader:
         return self._read(data)
 
     def eof(self) -> list[Item]:
-        """The peer closed the connection."""
+        """Process the end of the connection."""
         if self.failed:
             raise self.failed
         if self._h11:
@@ -194,7 +196,7 @@ class Http11Reader:
         raise BadResponse(CLOSED if whole else f"{CLOSED} in the middle of the response")
 
     def _by_h11(self, feed: Callable[[bytes], list[Item]], data: bytes, before: list[Item] | None = None) -> list[Item]:
-        """`before` and what h11 makes of `data`. A fault is raised only if there is neither."""
+        """`before` plus h11's items for `data`. An error is raised only if there are no items, and stored in `failed` otherwise."""
         assert self._h11
         items = before or []
         try:
@@ -209,7 +211,7 @@ class Http11Reader:
         return items
 
     def _hand_over(self, data: bytes, before: list[Item] | None = None, ahead: bytes = b"") -> list[Item]:
-        """h11 reads from here on; `ahead` is what it must have seen before."""
+        """Switch to h11, which first reads `ahead` to reach the current state, and then `data`."""
         self._h11 = H11Reader()
         self._h11.begin(self._method)
         if ahead:
@@ -234,7 +236,7 @@ class Http11Reader:
 
     def _incomplete_head(self) -> list[Item]:
         buffer, start = self._buffer, max(0, self._searched - 2)
-        # Line ends without CR are for h11 to judge.
+        # h11 handles line ends without CR.
         if buffer[0] <= 0x20 or len(buffer) > MAX_HEAD or buffer.find(b"\n\n", start) >= 0 or buffer.find(b"\n\r\n", start) >= 0:
             return self._hand_over(bytes(buffer))
         self._searched = len(buffer)
@@ -333,9 +335,9 @@ class Http11Reader:
         return _joined(pieces)
 
     def _odd_chunk(self, pieces: list[bytes], data: bytes, at: int) -> list[Item]:
-        """h11 judges what comes after whole chunks: an extension, trailers, or what is no chunk at all."""
+        """Let h11 read an unusual chunk (extensions, trailers, syntax errors) after the complete chunks."""
         head = _CHUNKED_HEAD % (b"keep-alive" if self._will_reuse else b"close")
-        # In the middle of a chunk's line end h11 has to see that chunk.
+        # Within the CRLF after a chunk, h11 must have read a chunk first.
         ahead = b"1\r\nx" + b"\r\n"[: 2 - self._left] if self._left else b""
         return self._hand_over(data[at:], _joined(pieces), head + ahead)
 

@@ -1,4 +1,4 @@
-"""Connections to upstream that all clients share: one pool for each destination, of the process."""
+"""Upstream connections shared by all clients of the process: one pool per destination."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Limits", "Pool", "Pools"]
 
 
 class Limits(NamedTuple):
-    """How many connections to one destination may be idle, and for how many seconds."""
+    """Idle connections per destination: the maximum number, and the seconds after which one is closed."""
 
     size: int = 100
     idle: float = 55.0
@@ -36,19 +36,19 @@ class Limits(NamedTuple):
 
 @dataclass
 class Pool:
-    """Of one destination. The connection used last is used next, so that those too many grow old."""
+    """Connections to one destination. The most recently used one is taken first, so that surplus connections reach the idle limit."""
 
     destination: Destination
     pools: Pools
     idle: collections.deque[Connection] = field(default_factory=collections.deque)
     opened: int = 0
-    """How many connections were opened in all."""
+    """Connections established since the start."""
     _session: ssl.SSLSession | None = None
     _session_of: ssl.SSLContext | None = None
     _sweeper: asyncio.TimerHandle | None = None
 
     def take(self) -> Connection | None:
-        """An idle connection that is still open; None: there is none."""
+        """Remove and return an idle connection that is still open, or None."""
         while self.idle:
             connection = self.idle.pop()
             if not connection.transport.is_closing() and not _readable(connection):
@@ -57,7 +57,7 @@ class Pool:
         return None
 
     def give(self, connection: Connection) -> None:
-        """One whose request is done with, and that can carry another."""
+        """Return a reusable connection after its request."""
         if len(self.idle) >= self.pools.limits.size:
             connection.drop("too many idle connections")
             return
@@ -67,10 +67,10 @@ class Pool:
             self._sweep_later()
 
     async def connect(self, starting: Callable[[Server], None] = lambda _: None) -> Connection:
-        """A new connection, established. `starting` is told what it will be.
+        """Establish a new connection. `starting` is called with its description (a mitmproxy `Server`) before anything is sent.
 
         Raises:
-            ConnectionFailed: it is not to be had.
+            ConnectionFailed: name resolution, TCP, the HTTP proxy or TLS failed.
         """
         destination, pools = self.destination, self.pools
         proxy = destination.proxy
@@ -82,7 +82,7 @@ class Pool:
             addresses = await pools.resolver.resolve(host, port)
             try:
                 sock = await connect_any(addresses, port, pools.local_address)
-            except (OSError, asyncio.CancelledError):  # the latter for addresses that say nothing until the time is over
+            except (OSError, asyncio.CancelledError):  # cancelled: the addresses did not respond within the connect timeout
                 pools.resolver.forget(host, port)
                 raise
         except OSError as error:
@@ -97,7 +97,7 @@ class Pool:
         try:
             await connection.establish(tls=partial(self._tls, destination.host) if destination.tls else None, proxy_tls=proxy_tls)
         except ConnectionFailed:
-            self._session = None  # it may be the cause
+            self._session = None  # resuming it may be the cause
             raise
         self.opened += 1
         return connection
@@ -109,13 +109,13 @@ class Pool:
             raise ConnectionFailed(f"TLS cannot be set up: {reason(error)}", local=True) from error
         session = None
         if resume:
-            if made is not self._session_of:  # a session belongs to its context
+            if made is not self._session_of:  # a session can only be used with its own context
                 self._session, self._session_of = None, made
             session = self._session
         return Tls(made, host, session)
 
     def keep_session(self, connection: Connection) -> None:
-        """The next connection resumes what this one had; TLS 1.3 knows it only after a while."""
+        """Remember the TLS session for the next connection. With TLS 1.3 it is only available after the first response bytes."""
         if connection.answered and connection.tls and connection.tls.object.context is self._session_of:
             self._session = connection.session
 
@@ -137,7 +137,7 @@ class Pool:
             self._sweep_later()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close all idle connections."""
         if self._sweeper:
             self._sweeper.cancel()
             self._sweeper = None
@@ -147,7 +147,7 @@ class Pool:
 
 @dataclass
 class Pools:
-    """All of a process, with what mitmproxy's options say of connections upstream."""
+    """All pools of the process, and mitmproxy's options for upstream connections."""
 
     tls: TlsOptions = field(default_factory=TlsOptions)
     limits: Limits = field(default_factory=Limits)
@@ -155,11 +155,11 @@ class Pools:
     resolver: Resolver = field(default_factory=Resolver)
     now: Callable[[], float] = time.monotonic
     generation: int = 0
-    """Of the options. Connections of an older one are not used again."""
+    """Counts changes of the options. Connections of an earlier generation are not reused."""
     _pools: dict[Destination, Pool] = field(default_factory=dict)
 
     def configure(self, tls: TlsOptions, limits: Limits, local_address: str | None) -> None:
-        """Options that changed hold for new connections; idle ones are closed."""
+        """Set the options. A change closes idle connections and applies to new ones."""
         if (tls, limits, local_address) != (self.tls, self.limits, self.local_address):
             self.tls, self.limits, self.local_address = tls, limits, local_address
             self.generation += 1
@@ -172,7 +172,7 @@ class Pools:
         return pool
 
     def give(self, connection: Connection) -> None:
-        """One whose request is done with. It is kept for the next one, unless the options or the destinations have changed since."""
+        """Return a connection after its request. It is closed if the options or the destinations have changed meanwhile."""
         pool = self._pools.get(connection.destination)
         if pool is None or connection.generation != self.generation:
             connection.drop("made for other settings")
@@ -181,21 +181,21 @@ class Pools:
         pool.give(connection)
 
     async def warm(self, destination: Destination, seconds: float) -> None:
-        """Open a connection ahead, unless there is one that waits. A failure is no matter: the first request will see for itself."""
+        """Open a connection in advance if none is idle. Failures are ignored: the first request will report them."""
         pool = self.of(destination)
         if pool.idle or not self.limits.size:
             return
-        with suppress(OSError):  # a TimeoutError, too
+        with suppress(OSError):  # includes TimeoutError
             async with asyncio.timeout(seconds):
                 self.give(await pool.connect())
 
     def keep(self, destinations: Callable[[Destination], bool]) -> None:
-        """Close the pools of destinations that are none any more."""
+        """Close the pools of all destinations for which `destinations` is false."""
         for destination in [destination for destination in self._pools if not destinations(destination)]:
             self._pools.pop(destination).close()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close all idle connections."""
         for pool in self._pools.values():
             pool.close()
 
@@ -203,7 +203,7 @@ class Pools:
 if hasattr(select, "poll"):
 
     def _readable(connection: Connection) -> bool:
-        """Whether something came while it was idle: its end, most likely."""
+        """Whether the idle connection has unread data: usually its end."""
         poll = select.poll()
         poll.register(connection.transport.get_extra_info("socket"), select.POLLIN)
         return bool(poll.poll(0))
@@ -211,5 +211,5 @@ if hasattr(select, "poll"):
 else:  # pragma: no cover - Windows
 
     def _readable(connection: Connection) -> bool:
-        """Whether something came while it was idle: its end, most likely."""
+        """Whether the idle connection has unread data: usually its end."""
         return bool(select.select([connection.transport.get_extra_info("socket")], [], [], 0)[0])

@@ -1,14 +1,14 @@
-"""One request to upstream, sent until it is answered: connect or take from the pool, send, read the head, decide, stream.
+"""One upstream request with its retries: get a connection, send the request, read the head, decide on a retry, stream the response.
 
-A request is one task. What comes of the response is taken in the turn of the event loop in which it was read, by a small state machine:
+Each request is one task. The response is processed in the same iteration of the event loop in which it is read, by a state machine:
 
-    WAITING   nothing of a response has come
-    HOLDING   a response is collected: it is a failure, or may break off, and another attempt may do better
-    PROBING   the beginning of a stream is collected, until it shows whether it is an error
-    PASSING   everything goes to the client; from here on nothing is sent again
+    WAITING   no response bytes have been received
+    HOLDING   the response is buffered: it is a failure, or it may be truncated, and a retry may succeed
+    PROBING   the beginning of a stream is buffered until it is clear whether it is an error
+    PASSING   everything is forwarded to the client; retries are no longer possible
     OVER      the attempt has an outcome
 
-The task sleeps meanwhile, and wakes for the outcome of the attempt: nothing (the response is delivered), a failure, or a failed response.
+Meanwhile the task awaits the outcome of the attempt: None (the response was delivered), a `Failure`, or a failed response.
 """
 
 from __future__ import annotations
@@ -47,71 +47,77 @@ __all__ = ["Body", "ClientSide", "Hold", "Policy", "UpstreamRequest"]
 logger = logging.getLogger(__name__)
 
 HOLD_AT_MOST = 1 << 20
-"""Bytes of a failed response; a longer one is passed on."""
+"""Maximum bytes of a failed response to buffer; a longer one is forwarded to the client without a retry."""
 SLICE = 1 << 18
-"""Bytes of a large body that are written before the upstream has to have room for more."""
+"""Bytes of a large body to write at once, before the write buffer must have drained."""
 STALE_WITHIN = 0.5
-"""Seconds: a reused connection that ends so soon after a request, without a byte, had been closed before it."""
+"""Seconds. If a reused connection closes this soon after the request and without a response, it was already closed before the request."""
 LOOK = 5.0
-"""Seconds between two looks at the deadlines, at most."""
+"""Maximum seconds between checks of the deadlines."""
 
 
 class Policy(Protocol):
-    """What the request is, and what becomes of it after a failure."""
+    """Chooses the request of each attempt, and whether to retry after a failure."""
 
     timeouts: Timeouts
     hold_stream: float
-    """Seconds for which the beginning of a stream is held back."""
+    """Maximum seconds for which the beginning of a stream is buffered."""
 
     def upstream_request(self) -> tuple[Destination, http.Request] | Failure:
-        """Where the request of this attempt goes, and the request with the keys that the flow does not show. A failure: it must not go."""
+        """The destination and the request of this attempt, with the credentials that the flow does not contain.
+
+        Returns a `Failure` if the request must not be sent.
+        """
 
     def hold(self, response: http.Response) -> Hold | Peek:
-        """How much of this response is kept from the client, and until when."""
+        """How much of this response to buffer before the client receives it."""
 
     def next_attempt(self, failed: Failure | http.Response) -> Decision:
-        """What follows an attempt that failed before the client received anything. `Retry`: `upstream_request` has the next request."""
+        """Decide after an attempt that failed before the client received anything.
+
+        After `Retry`, `upstream_request` returns the request of the next attempt.
+        """
 
     def broke_off(self, failure: Failure) -> None:
-        """The client has received a part of the response, and no more comes."""
+        """The response failed after the client had received a part of it."""
 
 
 class ClientSide(Protocol):
-    """Where a response goes, and what is known of the client meanwhile."""
+    """The consumer of the response, and the client's flow control."""
 
     def connected(self, server: Server) -> None:
-        """This is who is asked now; called when connecting begins, too."""
+        """The server of the current attempt. Also called before a new connection is established."""
 
     def deliver(self, items: Sequence[Any]) -> None:
         """The next items of the response: an `http.Response`, bytes, trailers as `http.Headers`, or the end as anything else."""
 
     def failed(self, failure: Failure) -> None:
-        """There is no response, or no more of it."""
+        """The request failed, before or during the response."""
 
     def full(self) -> bool:
-        """Whether the client reads more slowly than this comes."""
+        """Whether the client reads more slowly than the upstream sends, so that reading must pause."""
 
     async def room(self) -> None:
-        """Until the client has read enough."""
+        """Wait until the client has read enough for more to be delivered."""
 
     def straight(self, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:
-        """A function that takes bytes of a chunked body past everything else, if that can be done now. It returns False where it cannot.
+        """A function that forwards raw bytes of a chunked body directly to the client, or None if that is impossible now.
 
-        `between_chunks` tells whether the next byte begins a chunk.
+        The function returns False if it did not take the bytes. `between_chunks` returns whether the next byte starts a chunk.
         """
 
     def body_taken(self) -> None:
-        """Some of the request's body is on its way."""
+        """A part of the request body was sent upstream."""
 
 
 class Hold(enum.Enum):
-    """How much of a response is kept from the client. A `Peek` holds the beginning of a stream until it tells what it is."""
+    """How much of a response to buffer. For a stream, a `Peek` buffers the beginning until it has a verdict."""
 
     NOTHING = "pass"
     FAILURE = "failure"
-    """Until it is complete; then `Policy.next_attempt` decides what becomes of it."""
+    """The complete response, which is then passed to `Policy.next_attempt`."""
     WHOLE = "whole"
-    """Until it is complete: one that breaks off may still be answered by another attempt."""
+    """The complete response, which is then delivered. If it is truncated, another attempt is possible."""
 
 
 class _State(enum.Enum):
@@ -131,18 +137,18 @@ class _Refused(Exception):
 
 
 class _Stale:
-    """The outcome of an attempt on a connection that had been closed before it."""
+    """The outcome of an attempt on a pooled connection that was already closed."""
 
 
 class Body:
-    """A request's body: whole from the beginning, or still coming."""
+    """A request body: complete from the beginning, or streamed while the client sends it."""
 
     def __init__(self, *, streamed: bool = False) -> None:
         self.streamed = streamed
         self.complete = False
         self.pieces: deque[bytes] = deque()
         self.size = 0
-        """Bytes of the pieces."""
+        """Total bytes of `pieces`."""
         self._changed: asyncio.Future[None] | None = None
 
     def add(self, data: bytes) -> None:
@@ -161,7 +167,7 @@ class Body:
         self._wake()
 
     def discard(self) -> None:
-        """Nobody takes it any more."""
+        """Drop the remaining pieces, since the request is over."""
         self.pieces.clear()
         self.size = 0
         self.end()
@@ -171,14 +177,14 @@ class Body:
             self._changed.set_result(None)
 
     async def more(self) -> None:
-        """Until there is a piece, or the end."""
+        """Wait for the next piece or the end of the body."""
         while not self.pieces and not self.complete:
             self._changed = asyncio.get_running_loop().create_future()
             await self._changed
 
 
 class _Deadlines:
-    """One timer for all requests of the process: one for each would cost as much as its translation."""
+    """One timer for all requests of the process, since one timer per request costs as much as the request's translation."""
 
     def __init__(self) -> None:
         self._watched: set[UpstreamRequest] = set()
@@ -215,7 +221,7 @@ DEADLINES = _Deadlines()
 
 
 class UpstreamRequest:
-    """The life of one client's request upstream. `client` is where the response goes, `policy` decides, `body` is what is sent."""
+    """Sends one client's request upstream until it is answered. `policy` decides on attempts, and `client` receives the response."""
 
     def __init__(self, policy: Policy, client: ClientSide, pools: Pools, body: Body) -> None:
         self.policy, self.client, self.pools, self.body = policy, client, pools, body
@@ -223,12 +229,12 @@ class UpstreamRequest:
         self.deadline: float | None = None
         self.upgraded = False
         self.began = False
-        """The client has something of the response: nothing is sent again."""
+        """The client has received a part of the response: no retry is possible."""
         self._why_late = ""
         self._state = _State.OVER
         self._connection: Connection | None = None
         self._reused = False
-        self._sent: float | None = None  # when the whole request was on its way
+        self._sent: float | None = None  # when the request was written completely (loop time)
         self._chunked = False
         self._how = Hold.NOTHING
         self._held: list[Item] = []
@@ -243,16 +249,16 @@ class UpstreamRequest:
         self._task = asyncio.Task(self._run(), loop=asyncio.get_running_loop(), eager_start=True)
 
     def cancel(self) -> None:
-        """The client is gone, or wants no more."""
+        """Stop: the client has disconnected or cancelled the request."""
         if self._task and not self._task.done():
             self._task.cancel()
         self._release(whole=False)
 
-    # A body that is still to come
+    # Streamed request bodies
 
     @property
     def backlog(self) -> int:
-        """Bytes of the body that wait in the process, those that the upstream does not take included."""
+        """Buffered bytes of the body, including unsent bytes of the socket's write buffer."""
         connection = self._connection
         return self.body.size + (connection.transport.get_write_buffer_size() if connection and connection.full else 0)
 
@@ -272,9 +278,9 @@ class UpstreamRequest:
                 if failed is None or self._decide(failed):
                     return
         except asyncio.CancelledError:
-            pass  # the task is awaited by nothing, and a cancelled one refers to its frames, and so to itself
+            pass  # the task is never awaited, and a cancelled task would refer to its own frames, a reference cycle
         except _Refused as refused:
-            await asyncio.sleep(0)  # `start` returns first: the client's side must know the request before it is over
+            await asyncio.sleep(0)  # let `start` return first: its caller must have the request before `failed` is called
             self.client.failed(refused.failure)
         except Exception:
             logger.exception("A request upstream failed in the proxy")
@@ -286,7 +292,7 @@ class UpstreamRequest:
             self._let_everything_go()
 
     def _let_everything_go(self) -> None:
-        """The client's side and this one know each other: without this, bodies would stay until the garbage collector comes."""
+        """Break reference cycles with the client side, so that bodies are freed without the garbage collector."""
         self.body.discard()
         self._held = []
         self._probe = self._outcome = self._task = None
@@ -294,7 +300,7 @@ class UpstreamRequest:
         del self.policy, self.client
 
     def _decide(self, failed: Failure | http.Response) -> bool:
-        """After an attempt. True: the client has its answer."""
+        """Handle a failed attempt. Return False to try again, True if the client has its answer."""
         self._release(whole=False)
         if self.began:
             assert isinstance(failed, Failure)
@@ -318,7 +324,7 @@ class UpstreamRequest:
         destination, request = planned
         head = self._head(request, destination)
         pool = self.pools.of(destination)
-        # A body that comes piece by piece cannot be sent again if the connection was closed meanwhile.
+        # A streamed body cannot be sent again if the pooled connection proves to be closed.
         connection = None if self.body.streamed else pool.take()
         self._reused = connection is not None
         while True:
@@ -336,7 +342,7 @@ class UpstreamRequest:
             outcome = await self._exchange(connection, head, request)
             if not isinstance(outcome, _Stale):
                 return outcome
-            connection = None  # one that is new: at most twice in all
+            connection = None  # try once more, on a new connection
 
     def _not_connected(self, error: ConnectionFailed) -> Failure:
         if error.local:
@@ -361,7 +367,7 @@ class UpstreamRequest:
         return await self._outcome
 
     def _head(self, request: http.Request, destination: Destination) -> bytes:
-        """The request line and headers. Everything in them was validated where the request was made."""
+        """The bytes of the request line and headers. Their values were validated when the request was built."""
         data = request.data
         target = data.path
         proxy = destination.proxy
@@ -384,7 +390,7 @@ class UpstreamRequest:
                     continue
                 self._chunked = True
             lines.append(b"%b: %b\r\n" % (name, value))
-        if whole:  # it came in chunks, and leaves in one piece
+        if whole:  # the client sent chunks, and the body was buffered
             lines = [line for line in lines if not line.lower().startswith(b"content-length:")]
             lines.append(b"content-length: %d\r\n" % len(request.raw_content or b""))
         if host is None:
@@ -397,17 +403,17 @@ class UpstreamRequest:
                 lines.append(b"proxy-authorization: %b\r\n" % proxy.authorization)
         return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (data.method, target, host, b"".join(lines))
 
-    # The body
+    # The request body
 
     async def _upload(self, connection: Connection, content: bytes) -> None:
-        """Write a large body, or one that is still coming, as fast as upstream takes it. Ends early when the attempt is over."""
+        """Write a large or streamed body at the speed of the upstream. Returns early when the attempt is over."""
         view = memoryview(content)
         for at in range(0, len(view), SLICE):
             if not await self._write(connection, bytes(view[at : at + SLICE])):
                 return
         while self.body.streamed and not (self.body.complete and not self.body.pieces):
             if not self.body.pieces:
-                self.deadline = None  # it is the client's turn
+                self.deadline = None  # the request waits for the client
                 if not await self._either(self.body.more()):
                     return
                 continue
@@ -424,7 +430,7 @@ class UpstreamRequest:
         self._sent = asyncio.get_running_loop().time()
 
     async def _write(self, connection: Connection, data: bytes) -> bool:
-        """False: the attempt is over."""
+        """Return False if the attempt is over."""
         if connection.why is not None:
             return False
         connection.write(data)
@@ -435,7 +441,7 @@ class UpstreamRequest:
         return True
 
     async def _either(self, waiting: Coroutine[Any, Any, None]) -> bool:
-        """Wait for something, or until the attempt is over: False."""
+        """Wait for the coroutine or the outcome of the attempt. Return False if the attempt is over."""
         assert self._outcome
         task = asyncio.create_task(waiting)
         try:
@@ -447,7 +453,7 @@ class UpstreamRequest:
         return not self._outcome.done()
 
     def send_upgraded(self, data: bytes) -> None:
-        """Bytes of the protocol that the connection was upgraded to."""
+        """Send bytes of the upgraded protocol (WebSocket)."""
         if self._connection and self._connection.why is None:
             self._connection.write(data)
 
@@ -467,7 +473,7 @@ class UpstreamRequest:
             self._crash(error)
 
     def _crash(self, error: Exception) -> None:
-        """Something failed in the turn of the event loop in which the response was read."""
+        """Fail the request after an exception in a callback of the event loop."""
         self._release(whole=False)
         self._state = _State.OVER
         if self._outcome and not self._outcome.done():
@@ -489,7 +495,7 @@ class UpstreamRequest:
             self._look(items)
 
     def _collect(self, items: list[Item]) -> None:
-        """A response comes in that is wanted whole."""
+        """State HOLDING: buffer the response until it is complete."""
         self._hold(items)
         self.progress()
         if items[-1] is not END:
@@ -509,7 +515,7 @@ class UpstreamRequest:
             self._pass_from_here([response, *([content] if content else []), *trailers, END])
 
     def _look(self, items: list[Item]) -> None:
-        """A stream begins."""
+        """State PROBING: buffer a stream until its first event shows whether it is an error."""
         assert self._probe
         self._hold(items)
         self.progress()
@@ -526,7 +532,7 @@ class UpstreamRequest:
             self._probe_timer = asyncio.get_running_loop().call_later(self.policy.hold_stream, self._held_long_enough)
 
     def _refused(self, error: dict[str, object]) -> None:
-        """A stream whose first event is an error: the response that Azure would have given, had it known in time."""
+        """Convert a stream whose first event is an error into the HTTP error response of the same meaning."""
         head = self._held[0]
         assert isinstance(head, http.Response)
         status, content = error_response(error)
@@ -543,7 +549,7 @@ class UpstreamRequest:
         self._held_size += sum(len(item) for item in items if isinstance(item, bytes))
 
     def _let_go(self) -> None:
-        """Pass on what was held."""
+        """Forward the buffered items to the client."""
         held, self._held = self._held, []
         self._pass_from_here(held)
 
@@ -583,7 +589,7 @@ class UpstreamRequest:
             self.pause()
 
     def _watched(self, take: Callable[[bytes], bool] | None) -> Callable[[bytes], bool] | None:
-        """`take`, with what is done after each piece of a response."""
+        """Wrap `take` so that it extends the deadline and applies back-pressure."""
         if take is None:
             return None
 
@@ -598,7 +604,7 @@ class UpstreamRequest:
         return watched
 
     def _give(self, response: http.Response) -> None:
-        """A whole response to the client."""
+        """Deliver a complete response to the client."""
         content = response.raw_content or b""
         response.data.content = None
         self.client.deliver([response, content, END] if content else [response, END])
@@ -606,10 +612,10 @@ class UpstreamRequest:
     # Back-pressure
 
     def pause(self) -> None:
-        """Read no more of the response until the client has read what there is."""
+        """Stop reading the response until the client has caught up."""
         if self._connection and self._resuming is None:
             self._connection.pause_reading()
-            self.deadline = None  # it is the client's turn
+            self.deadline = None  # the request waits for the client
             self._resuming = asyncio.create_task(self._resume())
 
     async def _resume(self) -> None:
@@ -622,18 +628,18 @@ class UpstreamRequest:
                 self.progress()
             self._connection.resume_reading()
 
-    # Time
+    # Deadlines
 
     def _wait(self, seconds: float, why: str) -> None:
         self.deadline = asyncio.get_running_loop().time() + seconds
         self._why_late = f"{why} for {seconds:g} seconds"
 
     def progress(self) -> None:
-        """Something of the response has come."""
+        """Extend the deadline after response bytes."""
         self._wait(self.policy.timeouts.chunk, "Azure sent nothing more")
 
     def too_late(self) -> None:
-        """The deadline has passed."""
+        """Fail the attempt, since its deadline has passed."""
         self.deadline = None
         self._release(whole=False)
         self._over(Failure(504, "upstream_timeout", f"The answer did not come in time: {self._why_late}."))

@@ -1,7 +1,7 @@
-"""Addresses of upstream hosts: cached, and each host looked up in a thread of its own.
+"""DNS cache for upstream hosts. Each lookup runs in its own thread.
 
-A name that does not resolve takes getaddrinfo ten seconds and more. With asyncio's shared executor a few such look-ups hold up every other
-one; here a host has at most one look-up under way, and all who wait for it share the result.
+For a name that does not resolve, getaddrinfo can block for 10 seconds or more. In asyncio's shared executor a few such lookups delay all
+others. Here each host has at most one lookup in progress, and concurrent callers share its result.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["FRESH", "STALE", "Resolver"]
 
 FRESH = 30.0
-"""Seconds for which addresses are used without another look-up."""
+"""Seconds for which addresses are used without another lookup."""
 STALE = 600.0
-"""Seconds for which they are used while look-ups fail."""
+"""Seconds for which expired addresses may be used while lookups fail."""
 AGAIN = 5.0
-"""Seconds between two look-ups while they fail and there are stale addresses to use."""
+"""Seconds between lookups while they fail and stale addresses are in use."""
 PATIENCE = 1.0
-"""Seconds until stale addresses are used because a look-up takes so long; it goes on."""
+"""Seconds to wait for a lookup before stale addresses are used. The lookup continues."""
 
 type Lookup = Callable[[str, int], list[str]]
 
@@ -37,14 +37,14 @@ def _lookup(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror:
-        # Without file descriptors this fails like any name that does not resolve; a socket says what is missing.
+        # Without free file descriptors getaddrinfo fails as for an unknown name. Opening a socket raises the precise error.
         socket.socket().close()
         raise
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 def interleaved(addresses: list[str]) -> list[str]:
-    """The families in turn, in the system's order within each (RFC 8305, section 4)."""
+    """Alternate between IPv6 and IPv4, keeping the system's order within each family (RFC 8305, section 4)."""
     first = [address for address in addresses if (":" in address) == (":" in addresses[0])]
     second = [address for address in addresses if (":" in address) != (":" in addresses[0])]
     mixed = []
@@ -59,12 +59,12 @@ class _Known:
     at: float
     fresh_until: float
     in_doubt: bool = False
-    """None of them could be connected to: they are for when DNS fails, and not for when it is slow."""
+    """No address accepted a connection: use them if the next lookup fails, but not merely because it is slow."""
 
 
 @dataclass
 class Resolver:
-    """Of one process. `lookup` blocks, and runs in a thread that does not keep the process from ending."""
+    """Resolves and caches addresses. `lookup` may block: it runs in a daemon thread."""
 
     lookup: Lookup = _lookup
     now: Callable[[], float] = time.monotonic
@@ -72,10 +72,10 @@ class Resolver:
     _under_way: dict[tuple[str, int], asyncio.Future[list[str]]] = field(default_factory=dict)
 
     async def resolve(self, host: str, port: int) -> list[str]:
-        """The addresses of a host, the families in turn.
+        """The addresses of a host, alternating between families. An IP address resolves to itself.
 
         Raises:
-            OSError: it has none.
+            OSError: the lookup failed and no stale addresses can be used.
         """
         try:
             return [str(ipaddress.ip_address(host))]
@@ -90,14 +90,14 @@ class Resolver:
         try:
             async with asyncio.timeout(PATIENCE if usable and not usable.in_doubt else None):
                 return await under_way
-        except OSError:  # a TimeoutError, too
+        except OSError:  # includes TimeoutError
             if usable is None:
                 raise
             usable.fresh_until = max(usable.fresh_until, self.now() + AGAIN)
             return usable.addresses
 
     def forget(self, host: str, port: int) -> None:
-        """None of its addresses could be connected to: the next request looks them up again."""
+        """Expire a host's addresses after no connection succeeded. The next request looks them up again."""
         if known := self._known.get((host, port)):
             known.in_doubt, known.fresh_until = True, 0.0
 
@@ -113,7 +113,7 @@ class Resolver:
             del self._under_way[key]
             if error is not None:
                 future.set_exception(error)
-                future.exception()  # all who waited may be gone
+                future.exception()  # mark it as retrieved: all callers may have been cancelled
             else:
                 now = self.now()
                 self._known[key] = _Known(addresses, now, now + FRESH)
@@ -126,15 +126,15 @@ class Resolver:
                 found = interleaved(self.lookup(host, port))
             except OSError as error:
                 failure = error
-            except Exception:  # noqa: BLE001 - such a name cannot even be asked for; whoever waits must get something
+            except Exception:  # noqa: BLE001 - names that cannot be encoded; callers must get a result in any case
                 failure = OSError(f"{host!r} is not a host name")
             if not found and failure is None:
                 failure = OSError(f"{host} has no address")
-            with suppress(RuntimeError):  # the loop ended meanwhile
+            with suppress(RuntimeError):  # the event loop was closed meanwhile
                 loop.call_soon_threadsafe(done, found, failure)
 
         try:
             threading.Thread(target=run, daemon=True, name=f"resolve {host}").start()
-        except RuntimeError as error:  # no more threads
+        except RuntimeError as error:  # the system's limit of threads
             done([], OSError(errno.ENOMEM, str(error)))
         return future

@@ -1,6 +1,6 @@
-"""TLS to upstream, with Python's ssl over memory: the only public way to resume a session.
+"""TLS to upstream, with Python's `ssl` and memory BIOs: the only public interface that can resume a session.
 
-Contexts follow mitmproxy's own options for upstream (`ssl_insecure`, `ssl_verify_upstream_trusted_*`, `client_certs`,
+Contexts follow mitmproxy's options for upstream (`ssl_insecure`, `ssl_verify_upstream_trusted_*`, `client_certs`,
 `tls_version_server_*`, `ciphers_server`, `tls_ecdh_curve_server`) and SSLKEYLOGFILE.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Tls", "TlsOptions", "context", "reason", "refuses_client"]
 
 _MOST = 1 << 18
-"""Bytes asked of the decrypted side at once; a record has at most 16 kB."""
+"""Decrypted bytes per read; a TLS record has at most 16 kB."""
 
 _VERSIONS = {
     "SSL3": ssl.TLSVersion.SSLv3,
@@ -31,13 +31,13 @@ _VERSIONS = {
     "TLS1_3": ssl.TLSVersion.TLSv1_3,
 }
 _CURVES = {"secp256r1": "prime256v1", "secp192r1": "prime192v1"}
-"""Where OpenSSL's name is another one."""
+"""Curves for which OpenSSL uses another name."""
 _REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
-"""In the names of alerts that refuse a client's certificate, or that it has none."""
+"""Parts of the names of alerts that reject the client's certificate, or its absence."""
 
 
 class TlsOptions(NamedTuple):
-    """What mitmproxy's options say of TLS to upstream."""
+    """mitmproxy's options for TLS to upstream."""
 
     insecure: bool = False
     ca_file: str | None = None
@@ -63,21 +63,21 @@ class TlsOptions(NamedTuple):
 
 
 def context(options: TlsOptions, host: str) -> ssl.SSLContext:
-    """The context for a host.
+    """The TLS context for a host, with its client certificate if one is configured.
 
     Raises:
-        OSError: a file cannot be read, or a name is none that OpenSSL knows (ssl.SSLError).
+        OSError: a certificate file cannot be read, or OpenSSL rejects a cipher or curve (`ssl.SSLError`).
     """
     return _context(options, _client_certificate(options.client_certs, host))
 
 
 @lru_cache(64)
 def _context(options: TlsOptions, certificate: Path | None) -> ssl.SSLContext:
-    """Made once: reading the trusted certificates takes 20 ms."""
+    """Cached, since reading the trusted certificates takes 20 ms."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = _VERSIONS.get(options.minimum, ssl.TLSVersion.MINIMUM_SUPPORTED)
     made.maximum_version = _VERSIONS.get(options.maximum, ssl.TLSVersion.MAXIMUM_SUPPORTED)
-    made.options |= ssl.OP_NO_RENEGOTIATION  # it would let a write wait for a read
+    made.options |= ssl.OP_NO_RENEGOTIATION  # with renegotiation, a write could have to wait for a read
     if options.insecure:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
@@ -108,7 +108,7 @@ def _set_curve(made: ssl.SSLContext, name: str) -> None:
 
 
 def _client_certificate(configured: str | None, host: str) -> Path | None:
-    """The file itself, or the one of this host in the folder."""
+    """The configured file, or `HOST.pem` in the configured directory."""
     if not configured:
         return None
     path = Path(configured).expanduser()
@@ -119,40 +119,40 @@ def _client_certificate(configured: str | None, host: str) -> Path | None:
 
 
 def refuses_client(error: ssl.SSLError) -> bool:
-    """Whether the peer has refused this side's certificate, or that there is none. In TLS 1.3 it does so after our handshake."""
+    """Whether the peer rejected the client certificate, or its absence. With TLS 1.3 this error arrives after the client's handshake."""
     name: str = getattr(error, "reason", None) or ""
     return "ALERT" in name and any(refusal in name for refusal in _REFUSALS)
 
 
 def reason(error: Exception) -> str:
-    """What a TLS error says, without OpenSSL's file and line: `certificate verify failed: self-signed certificate`."""
+    """The message of a TLS error without OpenSSL's file and line, e.g. `certificate verify failed: self-signed certificate`."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and (name := getattr(error, "reason", None)):  # only OpenSSL's own have one
+    if isinstance(error, ssl.SSLError) and (name := getattr(error, "reason", None)):  # only OpenSSL's errors have one
         return str(name).replace("_", " ").lower()
     return str(error) or type(error).__name__
 
 
 class Tls:
-    """One connection's TLS, without I/O. `take()` has what is to be sent after each call."""
+    """TLS of one connection, without I/O. After each call, `take()` returns the bytes to send."""
 
     def __init__(self, made: ssl.SSLContext, host: str, session: ssl.SSLSession | None = None) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.object = made.wrap_bio(self._incoming, self._outgoing, server_hostname=host, session=session)
         self.closed = False
-        """The peer has ended it in an orderly way (close_notify)."""
+        """The peer has closed the TLS connection properly (close_notify)."""
         self.error: ssl.SSLError | None = None
-        """What went wrong behind the last data that was returned."""
+        """The error that occurred after the data returned last."""
 
     def take(self) -> bytes:
-        """What is to be sent to the peer."""
+        """Remove and return the encrypted bytes to send to the peer."""
         return self._outgoing.read() if self._outgoing.pending else b""
 
     def handshake(self, data: bytes = b"") -> bool:
-        """Go on with the handshake; True: it is complete.
+        """Continue the handshake with bytes from the peer. Return whether it is complete.
 
         Raises:
-            ssl.SSLError: it failed. `take()` may hold an alert for the peer.
+            ssl.SSLError: the handshake failed. `take()` may return an alert for the peer.
         """
         if data:
             self._incoming.write(data)
@@ -163,7 +163,7 @@ class Tls:
         return True
 
     def receive(self, data: bytes) -> bytes:
-        """What the peer sent, decrypted; then `closed` and `error` tell how it ended, if it did."""
+        """Decrypt bytes from the peer. Sets `closed` or `error` if the connection ends after the returned data."""
         self._incoming.write(data)
         pieces = []
         try:
@@ -179,14 +179,14 @@ class Tls:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def send(self, data: bytes) -> bytes:
-        """`data`, encrypted."""
+        """Encrypt `data`."""
         view = memoryview(data)
         while view:
             view = view[self.object.write(view) :]
         return self._outgoing.read()
 
     def close(self) -> bytes:
-        """Tell the peer that nothing more comes (close_notify)."""
-        with suppress(ssl.SSLError):  # it waits for the peer's own, which we do not
+        """The bytes of a close_notify alert, which announces the end of the data."""
+        with suppress(ssl.SSLError):  # `unwrap` expects the peer's close_notify, for which this does not wait
             self.object.unwrap()
         return self.take()
