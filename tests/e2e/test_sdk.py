@@ -113,7 +113,7 @@ def test_a_client_works_and_nobody_calls_openai(
     assert 6 == len(azure.requests)
     assert {azure.key} == {request.header("api-key") for request in azure.requests}
     assert 0 == decoy.accepted
-    assert {azure.http_url} == {f"http://{connection}" for connection in through.connections}
+    assert {azure.http_url} >= {f"http://{connection}" for connection in through.connections}  # none if the pool had one open
     assert {"127.0.0.1"} == set(through.lookups) | {"127.0.0.1"}
 
 
@@ -134,4 +134,5 @@ def test_the_decoy_would_have_counted(decoy: Decoy, proxy: Proxies, azure: Simul
 
     assert 1 == decoy.accepted
     assert "api.openai.com" in through.lookups
+    assert [f"127.0.0.1:{decoy.port}"] == through.connections
     assert [] == azure.requests

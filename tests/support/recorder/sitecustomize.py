@@ -20,6 +20,9 @@ _decoy_port = int(os.environ["RECORDER_DECOY_PORT"])
 _hosts: dict[str, list[str]] = json.loads(os.environ.get("RECORDER_HOSTS", "{}"))
 _one_at_a_time = threading.RLock()
 _getaddrinfo = socket.getaddrinfo
+_connect = socket.socket.connect
+_to_openai: set[tuple[Any, Any]] = set()
+"""Addresses that lead to the decoy although a caller kept the port it had asked for."""
 
 
 def _tell(kind: str, what: str) -> None:
@@ -39,11 +42,18 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 def _to_the_decoy(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
     if host in ("api.openai.com", b"api.openai.com"):
         _tell("lookup", "api.openai.com")
+        _to_openai.add(("127.0.0.1", port))
         host, port = "127.0.0.1", _decoy_port
     elif addresses := _hosts.get(host):
         _tell("lookup", host)
         host = addresses.pop(0) if len(addresses) > 1 else addresses[0]
     return _getaddrinfo(host, port, *args, **kwargs)
+
+
+def _connect_to_the_decoy(self: socket.socket, address: Any) -> None:
+    if isinstance(address, tuple) and address[:2] in _to_openai:
+        address = ("127.0.0.1", _decoy_port)
+    _connect(self, address)
 
 
 class _Handler(logging.Handler):
@@ -53,4 +63,5 @@ class _Handler(logging.Handler):
 
 sys.addaudithook(_audit)
 socket.getaddrinfo = _to_the_decoy
+socket.socket.connect = _connect_to_the_decoy  # type: ignore[assignment, method-assign]
 logging.getLogger().addHandler(_Handler())
