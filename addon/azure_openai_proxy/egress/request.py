@@ -326,7 +326,7 @@ class UpstreamRequest:
         pool = self.pools.of(destination)
         # A streamed body cannot be sent again if the pooled connection proves to be closed.
         connection = None if self.body.streamed else pool.take()
-        self._reused = connection is not None
+        self._reused = connection is not None and connection.requests > 0  # one opened in advance has sent nothing yet
         while True:
             if connection is None:
                 self._reused = False

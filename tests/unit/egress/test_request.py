@@ -698,6 +698,17 @@ async def test_a_new_connection_is_never_stale() -> None:
         assert 1 == len(upstream.peers)
 
 
+async def test_a_connection_opened_in_advance_is_not_stale_at_its_first_request() -> None:
+    """It was not reused, so the request is not sent again to the same backend, as on a new connection."""
+    async with answering(b"", then=close) as upstream:
+        pools = Pools()
+        await pools.warm(upstream.destination(), LONG)
+        failure = (await Asked(Policy(upstream.destination()), pools).over()).failure
+        assert failure
+        assert (502, "upstream_error") == (failure.status, failure.code)
+        assert 1 == len(upstream.peers)
+
+
 async def test_what_ends_later_was_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """After half a second Azure may have begun to work."""
     monkeypatch.setattr(module, "STALE_WITHIN", 0.0)
