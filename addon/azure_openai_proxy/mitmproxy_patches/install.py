@@ -89,7 +89,9 @@ def fast_path_available() -> bool:
 
 def show_comments(master: Master, one_line: Callable[[str], str], *, shown: bool) -> None:
     """Show or hide the comments of flows in the lists of mitmweb and the console. `one_line` makes text safe for a terminal."""
-    if hasattr(master, "window") and compat.CONSOLE.usable:
+    if hasattr(master, "window"):
+        if master.window is None or not compat.CONSOLE.usable:  # while scripts load, the console has no window and cannot be checked
+            return
         from . import console_list  # noqa: PLC0415 - no other tool has its parts
 
         console_list.comments(master, one_line, shown=shown)

@@ -63,6 +63,17 @@ def test_a_comment_stands_below_its_flow(master: Any) -> None:
     assert FlowListWalker is type(master.window.stacks[0].windows["flowlist"].body)
 
 
+def test_a_console_that_has_no_window_yet(master: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """While the script loads nothing is shown and nothing is decided: the console gets its comments when it runs."""
+    window, master.window = master.window, None
+    install.show_comments(master, quoting.line, shown=True)
+    master.window = window
+    assert FlowListWalker is type(window.stacks[0].windows["flowlist"].body)
+    install.show_comments(master, quoting.line, shown=True)
+    assert FlowListWalker is not type(window.stacks[0].windows["flowlist"].body)
+    assert [] == caplog.messages
+
+
 def test_an_empty_list(master: Any) -> None:
     """Has no rows."""
     install.show_comments(master, quoting.line, shown=True)
