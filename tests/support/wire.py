@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 from typing import TYPE_CHECKING, Self
@@ -114,6 +115,7 @@ class Upstream:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
         self._socket.settimeout(PATIENCE)
         self._peers: list[socket.socket] = []
+        self._waiting: list[socket.socket] = []  # those of `_peers` that have not brought a byte yet
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
     def __enter__(self) -> Self:
@@ -125,26 +127,30 @@ class Upstream:
             peer.close()
 
     def accept(self) -> Peer:
-        connection, _ = self._socket.accept()
-        connection.settimeout(PATIENCE)
-        self._peers.append(connection)
-        return Peer(connection)
+        """Return the next connection that has brought a byte. The proxy may have opened another in advance."""
+        asked = self._asked(PATIENCE)
+        assert asked, "no connection brought a byte"
+        return Peer(asked)
 
     def unasked(self) -> bool:
-        """Whether no connection that waits to be accepted has brought a byte; the pool may have opened one ahead."""
-        self._socket.settimeout(0)
-        try:
-            while True:
-                connection = self._socket.accept()[0]
-                self._peers.append(connection)
-                connection.settimeout(0)
-                with contextlib.suppress(BlockingIOError):
-                    if connection.recv(1):
-                        return False
-        except BlockingIOError:
-            return True
-        finally:
-            self._socket.settimeout(PATIENCE)
+        """Return whether no further connection has brought a byte."""
+        return self._asked(0) is None
+
+    def _asked(self, timeout: float) -> socket.socket | None:
+        """Wait until a connection that was not returned before has brought a byte."""
+        while readable := select.select([self._socket, *self._waiting], [], [], timeout)[0]:
+            for connection in readable:
+                if connection is self._socket:
+                    accepted, _ = self._socket.accept()
+                    accepted.settimeout(PATIENCE)
+                    self._waiting.append(accepted)
+                    self._peers.append(accepted)
+                    continue
+                self._waiting.remove(connection)
+                with contextlib.suppress(ConnectionError):
+                    if connection.recv(1, socket.MSG_PEEK):
+                        return connection
+        return None
 
 
 def response(connection: socket.socket, method: str = "POST") -> tuple[int, bytes]:
