@@ -264,7 +264,8 @@ def test_the_first_address_is_dead(h2: bool, first: str, proxying: Callable[...,
         proxy = proxying(backend.url("azure.example"), hosts={"azure.example": [dead, "127.0.0.1"]})
         with client(proxy, h2=h2) as http:
             assert 200 == ask(http).status_code
-        assert [f"{dead}:{backend.port}", f"127.0.0.1:{backend.port}"] == proxy.connections
+        # The connection opened in advance tries both too, at the same time if the first address is silent.
+        assert [f"{dead}:{backend.port}", f"127.0.0.1:{backend.port}"] == list(dict.fromkeys(proxy.connections))
 
 
 class Streams:
