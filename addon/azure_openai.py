@@ -1,11 +1,11 @@
-"""What mitmproxy loads: `mitmdump -s addon/azure_openai.py`. The addon itself is the package beside this file."""
+"""The script for mitmproxy: `mitmdump -s addon/azure_openai.py`. The addon itself is the package in the same directory."""
 
 import sys
 
-# mitmproxy watches only this file: touching it loads the whole package anew.
+# mitmproxy watches only this file: touching it reloads the whole package.
 for name in [name for name in sys.modules if name.partition(".")[0] == "azure_openai_proxy"]:
     del sys.modules[name]
 
-from azure_openai_proxy.addon import AzureOpenAIProxy  # noqa: E402 - the old modules must be gone first
+from azure_openai_proxy.addon import AzureOpenAIProxy  # noqa: E402 - after removing the old modules
 
 addons = [AzureOpenAIProxy()]

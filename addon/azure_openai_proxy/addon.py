@@ -1,7 +1,7 @@
-"""The one addon class: mitmproxy's hooks, each a few lines that call a stage.
+"""The addon class: mitmproxy's hooks, each a few lines that call a stage of the processing.
 
-A request's life: `requestheaders` tells whether it is ours, `request` turns it into Azure's or answers it,
-`responseheaders` shapes the head of the answer and lets a stream through, `response` shapes a body that was read whole.
+For each request, `requestheaders` decides whether it is an API request, `request` translates it for Azure or answers it, `responseheaders`
+translates the response headers and starts streaming, and `response` translates a buffered body.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["AzureOpenAIProxy"]
 
 
 class AzureOpenAIProxy:
-    """Any OpenAI client talks to Azure OpenAI."""
+    """Translates the requests of OpenAI clients for Azure OpenAI, and the responses back."""
 
     def __init__(self, settings: runtime.Runtime | None = None) -> None:
         self.runtime = settings or runtime.Runtime()
@@ -65,18 +65,18 @@ class AzureOpenAIProxy:
 
     @property
     def settings(self) -> settings.Settings:
-        """Those in force now; a request keeps those in force when it came."""
+        """The current settings. A running request keeps those in effect when it arrived."""
         return self.runtime.settings
 
-    # Its life
+    # Start, configuration and end
 
     def load(self, loader: Loader) -> None:
         log_records.install()
         log_output.install(ctx.master)
         self.runtime.load(loader)
         contentviews.register(ctx.options)
-        install.show_comments(ctx.master, quoting.line, shown=True)  # mitmweb's page may be opened before all runs
-        ctx.options.connection_strategy = "lazy"  # eager would ask api.openai.com for a connection nobody needs
+        install.show_comments(ctx.master, quoting.line, shown=True)  # mitmweb's page may be opened before `running`
+        ctx.options.connection_strategy = "lazy"  # "eager" would open unused connections to api.openai.com
 
     def configure(self, updated: set[str]) -> None:
         self.runtime.configure(ctx.options, updated)
@@ -100,7 +100,7 @@ class AzureOpenAIProxy:
         relay_guard.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.runtime.watch(ctx.options))
-        install.show_comments(ctx.master, quoting.line, shown=True)  # the console has no list before
+        install.show_comments(ctx.master, quoting.line, shown=True)  # the console's list does not exist earlier
         self.started.set()
         if ctx.options.server and not self.replay_server.replay and not ("rfile" in ctx.options and ctx.options.rfile):
             self.warming = [asyncio.create_task(one) for one in self.registry.connections_ahead(ctx.options.mode)]
@@ -132,7 +132,7 @@ class AzureOpenAIProxy:
             hello.ignore_connection = True
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
-        data.conn.error = None  # as below
+        data.conn.error = None  # as in `server_connect_error`
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
         if not ingress.names_ours([flow.request.host], self.settings.hosts):
@@ -153,18 +153,18 @@ class AzureOpenAIProxy:
         connections.close_left(data.client, data.server)
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
-        data.server.error = None  # mitmproxy would give the same error to every later request of this client
+        data.server.error = None  # mitmproxy would repeat the error for all later requests of this client connection
 
     # Requests
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if not flow.live:  # from a file: nobody asks anything
+        if not flow.live:  # loaded from a file
             flow_metadata.repack(flow)
             return None
         if not self.registry.is_ours(flow):
-            if not flow.request.host.isprintable():  # a SOCKS5 name: the dumper would print its line breaks
+            if not flow.request.host.isprintable():  # from SOCKS5; the dumper would print its line breaks
                 flow.request.host = quoting.line(flow.request.host)
-                flow.response = errors.response(errors.BadRequest("The host's name has control characters."))
+                flow.response = errors.response(errors.BadRequest("The host name contains control characters."))
                 return None
             return self.guard.request(flow, self.settings, ctx.options)
         if self.started.is_set():
@@ -175,7 +175,10 @@ class AzureOpenAIProxy:
         return None
 
     async def start_exchange_later(self, flow: http.HTTPFlow) -> None:
-        """The ports are open before the start is over: a request that comes between waits, as for the first token, but not for ever."""
+        """Start the exchange after the startup and the first Entra token. The ports open before the startup is complete.
+
+        The wait for the startup has a time limit, as the one for the token.
+        """
         with suppress(TimeoutError):
             await asyncio.wait_for(self.started.wait(), entra_tokens.PATIENCE)
         self.shared.use(self.settings.backends)
@@ -245,14 +248,14 @@ class AzureOpenAIProxy:
 
     def error(self, flow: http.HTTPFlow) -> None:
         if flow.error:
-            flow.error.msg = quoting.line(flow.error.msg)  # it repeats what the client sent, and is printed and saved
+            flow.error.msg = quoting.line(flow.error.msg)  # contains text from the client, and is printed and saved
         if exchange := self.registry.exchanges.get(flow):
             self.registry.mask_changes(flow, exchange)
             self.registry.finish(flow, exchange)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         if exchange := self.registry.exchanges.get(flow):
-            if flow.websocket and flow.websocket.close_reason:  # the dumper prints it as it is
+            if flow.websocket and flow.websocket.close_reason:  # the dumper prints it unescaped
                 flow.websocket.close_reason = quoting.line(flow.websocket.close_reason)
             self.recorder.websocket_ended(flow, exchange.facts())
 

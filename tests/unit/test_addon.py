@@ -464,7 +464,7 @@ async def test_destinations_are_judged(addon: AzureOpenAIProxy) -> None:
     client.peername, client.proxy_mode = ("192.0.2.1", 50000), mode_specs.ProxyMode.parse("regular")
     data = server_hooks.ServerConnectionHookData(Server(address=("127.0.0.1", 80)), client)
     await addon.server_connect(data)
-    assert "127.0.0.1 is not reached" in str(data.server.error)
+    assert "does not connect to 127.0.0.1" in str(data.server.error)
     addon.server_connected(server_hooks.ServerConnectionHookData(Server(address=("r.openai.azure.com", 443)), client))
 
     for host, refused in (("127.0.0.1", True), ("api.openai.com", False)):

@@ -1,4 +1,4 @@
-"""One request of ours and its answer: what every stage needs to know, and the stages in their order."""
+"""One API request and its response: the state shared by all stages of their translation, and the stages in order."""
 
 from __future__ import annotations
 
@@ -50,58 +50,58 @@ if TYPE_CHECKING:
 __all__ = ["Exchange"]
 
 MESSAGE = 1024
-"""Bytes that a kept WebSocket message counts beside its content."""
-# TRACE and TRACK repeat the key in the answer, CONNECT opens a tunnel, and WS is this proxy's own name for a WebSocket's upgrade.
+"""Bytes added to the content's size for each WebSocket message kept on the flow."""
+# TRACE and TRACK return the key in the response, CONNECT opens a tunnel, and WS is this proxy's internal name for a WebSocket upgrade.
 _WITH_AUTHORITY = frozenset({b"HTTP/2.0", b"HTTP/3"})
 _NOT_FORWARDED = frozenset({"TRACE", "TRACK", "CONNECT", "WS"})
 
 
 class _Arrival(NamedTuple):
-    """A request as it came, for the responders."""
+    """The client's request, as passed to the responders."""
 
     request: http.Request
     path: str
     query: azure_request.Query
-    content: bytes  # or the beginning of a body that is streamed
+    content: bytes  # the body, or the beginning of a streamed one
     more: bool  # the rest of the body is streamed
 
 
 @dataclass(slots=True)
 class Exchange:
-    """Lives as long as its flow. The settings are those in force when the request came."""
+    """The state of one request, kept as long as its flow. `settings` are those in effect when the request arrived."""
 
     settings: Settings
-    origin: str | None  # of a web page that may read the answer
-    upstream: Upstream | None = None  # for a request that mitmproxy sends
-    proxy: Proxy | None = None  # for one that the upstream leg sends
-    not_ready: Callable[[], str | None] = lambda: None  # why no more requests should come here
-    discovered: Sequence[str] = ()  # deployments, beside the configured models
-    here: str = ""  # the proxy's address, as the client has it
+    origin: str | None  # Origin of the web page that sent the request, for CORS
+    upstream: Upstream | None = None  # upstream proxy, if mitmproxy sends the request
+    proxy: Proxy | None = None  # upstream proxy, if the upstream leg sends the request
+    not_ready: Callable[[], str | None] = lambda: None  # reason for failing readiness probes
+    discovered: Sequence[str] = ()  # deployments to list in addition to the configured models
+    here: str = ""  # the proxy's base URL as the client uses it
     shared: Shared = field(default_factory=lambda: Shared(Pool()), repr=False)
     call: Call | None = None
     client_request: ClientRequest | None = field(default=None, repr=False)
-    upstream_request: AzureRequest | None = field(default=None, repr=False)  # the request is Azure's now, and so is the answer to come
+    upstream_request: AzureRequest | None = field(default=None, repr=False)  # set once the request is translated; its response is Azure's
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    stream: openai_response.Stream | None = field(default=None, repr=False)  # of events
-    frames: realtime.Frames | None = field(default=None, repr=False)  # of a WebSocket
-    talked: int = 0  # bytes of its messages that are kept
+    stream: openai_response.Stream | None = field(default=None, repr=False)  # translation of an event stream
+    frames: realtime.Frames | None = field(default=None, repr=False)  # translation of WebSocket messages
+    talked: int = 0  # bytes of the WebSocket messages kept on the flow
     attempts: Attempts | None = field(default=None, repr=False)
     peek: Peek | None = field(default=None, repr=False)
-    replay: Replay | None = field(default=None, repr=False)  # recorded answers, instead of Azure's
-    recorded: http.HTTPFlow | None = field(default=None, repr=False)  # the one that answers
-    hidden: Hidden = field(default_factory=Hidden)  # the keys that the flow does not show
-    passed: bytes = field(default=b"", repr=False)  # of an answer with a secret
-    masked: tuple[Fields, bytes] = ((), b"")  # headers and path that were last seen to show none
-    large: LargeBody | None = field(default=None, repr=False)  # what was found in a large body of the request
-    early: http.Response | None = field(default=None, repr=False)  # to be sent before the request's body is read
+    replay: Replay | None = field(default=None, repr=False)  # recorded responses to use instead of Azure's
+    recorded: http.HTTPFlow | None = field(default=None, repr=False)  # the recording that answers this request
+    hidden: Hidden = field(default_factory=Hidden)  # the keys masked on the flow
+    passed: bytes = field(default=b"", repr=False)  # body forwarded so far of a response that contains a secret
+    masked: tuple[Fields, bytes] = ((), b"")  # headers and path after the last masking
+    large: LargeBody | None = field(default=None, repr=False)  # the values found in a large request body
+    early: http.Response | None = field(default=None, repr=False)  # response to send before the request body is read
 
     @property
     def unchanged(self) -> bool:
-        """Everything goes to OpenAI as it came."""
+        """Whether requests are forwarded to OpenAI unchanged (`azure_openai_mode=openai`)."""
         return self.settings.mode == "openai"
 
     def forward_unchanged(self, request: http.Request) -> http.Response | None:
-        """Send `request` to OpenAI, its body as it comes. An answer: it was a question to the proxy itself."""
+        """Direct `request` to OpenAI and stream its body. Return a response for health checks and invalid requests, else None."""
         if health := local_responses.health(request.path, self.not_ready):
             return health
         base = self.settings.passthrough_endpoint
@@ -119,7 +119,7 @@ class Exchange:
         return None
 
     def request_head(self, request: http.Request) -> None:
-        """Refuse a request that no backend can serve, before its body is read: neither the proxy nor the client has a key."""
+        """Reject a request before its body is read if neither the proxy nor the client has a key. Sets `early`."""
         settings = self.settings
         if self.unchanged or self.replay or credentials.seen(request.headers) or any(b.token or b.entra for b in settings.backends):
             return
@@ -131,16 +131,16 @@ class Exchange:
                 self.early = errors.response(error)
 
     def may_stream_upload(self, request: http.Request) -> bool:
-        """Can a large body go on before all of it has come?"""
+        """Whether a large request body can be forwarded before it is complete."""
         return self.replay is None and operations.may_stream_upload(request.method, request.path.partition("?")[0], request.headers)
 
     @property
     def streamed(self) -> bool:
-        """The request's body went on as it came: nobody can send it again."""
+        """Whether the request body was streamed, so that the request cannot be retried."""
         return self.client_request is not None and self.client_request.more
 
     def to_scan(self, request: http.Request) -> tuple[bytes, tuple[str, ...]] | None:
-        """A body that is to be read in slices before `request` is called, and what is to be looked for in it."""
+        """The body and the names of the members to find in it, if it is large and must be scanned in slices before `request` is called."""
         content = request.raw_content or b""
         if len(content) <= LARGE or not large_bodies.is_large(content, request.headers.get("content-type", "")):
             return None
@@ -148,15 +148,15 @@ class Exchange:
         return content, (*row.models, "stream", *((local_responses.MODERATION_INPUTS,) if row.by == "moderations" else ()))
 
     def request(self, request: http.Request, start: bytes | None = None) -> http.Response | None:
-        """Turn `request` into Azure's, in place, or answer it. `start`: what there is of a body that goes on as it comes.
+        """Translate `request` in place for Azure, or return a response. `start`: the available beginning of a streamed body.
 
         Raises:
-            ProxyError: the request cannot be served; the error is the answer.
+            ProxyError: the request cannot be served; the error is the client's response.
         """
         path, _, query_text = request.path.partition("?")
         query = azure_request.Query.read(query_text)
         if query.api_key:
-            request.path = credentials.without_key(request.path)  # the flow is kept, whatever becomes of the request
+            request.path = credentials.without_key(request.path)  # the flow is kept even if the request is rejected
         stale = query.api_version.lower() in self.settings.replace_apiversions
         query = query._replace(api_key=query.api_key or realtime.key(request.headers), api_version="" if stale else query.api_version)
         self.secrets = tuple(filter(None, {*self.settings.tokens, *credentials.seen(request.headers, query.api_key)}))
@@ -164,11 +164,11 @@ class Exchange:
         for responder in _RESPONDERS:
             if (response := responder(self, arrival)) is not None:
                 return response
-        if self.recorded is None:  # a recording that is played at its own pace comes from a server of this process
+        if self.recorded is None:  # else a local server plays the recording at its original pace
             self._dispatch(arrival)
         return None
 
-    # The responders of `request`, in their order. Each returns a response, or None for a request that is not for it.
+    # The responders of `request`, in order. Each returns a response, or None for requests that it does not answer.
 
     def _preflight(self, arrival: _Arrival) -> http.Response | None:
         return local_responses.preflight(arrival.request) if arrival.request.method == "OPTIONS" else None
@@ -185,7 +185,7 @@ class Exchange:
         return local_responses.health(arrival.path, self.not_ready) if arrival.request.method in ("GET", "HEAD") else None
 
     def _local(self, arrival: _Arrival) -> http.Response | None:
-        """Recognise the operation, and answer those that the proxy answers itself."""
+        """Recognise the operation, and answer it if the proxy does so locally."""
         request, path, query, content, _ = arrival
         self.call = operations.recognise(_method(request), path, request.headers, content, query.rest, self.large)
         if self.call is None:
@@ -204,7 +204,7 @@ class Exchange:
         return self.replay.answer(self.recorded, arrival.request)
 
     def _dispatch(self, arrival: _Arrival) -> None:
-        """Choose a backend and make the request the one for it."""
+        """Choose a backend and translate the request for it."""
         request = arrival.request
         assert self.call
         self.here = f"{request.scheme}://{request.host_header or request.host}"
@@ -217,8 +217,8 @@ class Exchange:
             raise
 
     def send(self, request: http.Request, plan: Plan) -> None:
-        """Make `request` the one for a backend: as the client asked, changed as the plan says."""
-        assert self.call, "only what was recognised is sent"
+        """Rewrite `request` in place for the backend and model of `plan`, from the client's original request."""
+        assert self.call, "only recognised operations are sent"
         assert self.client_request
         target, call = plan.target, self.call
         backend = target.backend
@@ -242,7 +242,7 @@ class Exchange:
         request.path, request.headers = sent.path, sent.headers
         if self.client_request.more:
             request.stream = sent.stream
-            length = request.headers.pop("content-length", None)  # without one http_upload sees to the framing
+            length = request.headers.pop("content-length", None)  # without a length, `http_upload` uses chunked framing
             if length is not None and sent.growth is not None:
                 request.headers["content-length"] = str(int(length) + sent.growth)
         elif sent.content or "content-length" in self.client_request.headers or "transfer-encoding" in self.client_request.headers:
@@ -253,40 +253,40 @@ class Exchange:
         try:
             self.verify(request)
         except errors.BadRequest:
-            self.upstream_request = None  # the answer to come is not Azure's
+            self.upstream_request = None  # the response will be the proxy's own
             raise
 
     def verify(self, request: http.Request) -> None:
-        """The last check of what goes out.
+        """Check the final request before it is sent.
 
         Raises:
-            BadRequest: it would not be the one request that the client is entitled to.
+            BadRequest: the request line or headers could smuggle another request, or reach a path outside the API.
         """
         if self.unchanged:
             request_syntax.check(request, self.settings.passthrough_endpoint.prefix, "/")
         elif self.upstream_request:
             request_syntax.check(request, self.upstream_request.base.prefix)
-        else:  # a recorded answer comes from a server of this process
+        else:  # a local server plays a recording
             request_syntax.check(request, "", "/")
 
     def _aim(self, request: http.Request, base: Base) -> None:
-        """Send `request` to `base` instead of where the client sent it. A Host says so already, if there is one."""
+        """Set the destination of `request` to `base`. An existing Host header is already correct."""
         data = request.data
-        data.scheme, data.host, data.port = base.scheme.encode(), base.host, base.port  # through the request each would be told in full
+        data.scheme, data.host, data.port = base.scheme.encode(), base.host, base.port  # Request's setters would rewrite Host
         if data.http_version in _WITH_AUTHORITY:
-            request.authority = base.netloc  # the client may have sent none, nor a Host
+            request.authority = base.netloc  # the client may have sent neither :authority nor Host
         else:
             if data.authority:
-                request.authority = ""  # of a whole URL in the request line inside a tunnel: Azure is no proxy
+                request.authority = ""  # for absolute-form requests inside a tunnel: Azure expects origin form
             if not any(name.lower() == b"host" for name, _ in data.headers.fields):
-                request.headers["Host"] = base.netloc  # in a tunnel mitmproxy takes requests without one
+                request.headers["Host"] = base.netloc  # inside a tunnel, mitmproxy accepts requests without Host
         if self.upstream:
             self.upstream.prepare(request)
 
-    # What http_layer asks while nothing of an answer has gone to the client
+    # Called by the upstream leg before the client has received any part of the response
 
     def hold_mode(self, response: http.Response) -> Hold | Peek:
-        """A failure is held until it is known whether there is a better response, a stream until its first event that carries something."""
+        """How much of the response to buffer: failures until a retry is decided, streams until the first event with content."""
         if self.attempts is None:
             return Hold.NOTHING
         if response.status_code >= 400:
@@ -298,7 +298,7 @@ class Exchange:
         return Hold.WHOLE if kind == "json" else Hold.NOTHING
 
     def next_attempt(self, request: http.Request, what: Failure | http.Response) -> Decision:
-        """Decide what follows a failed attempt. For a `Retry` make `request` the next one."""
+        """Decide whether to retry a failed attempt. For a `Retry`, `request` is rewritten in place for the next attempt."""
         if self.attempts is None:
             return GIVE_UP
         decision = self.attempts.next_attempt(what)
@@ -307,18 +307,18 @@ class Exchange:
         self.peek = None
         try:
             self.send(request, decision.plan)
-        except errors.ProxyError:  # the client's own key is not there for this backend
+        except errors.ProxyError:  # this backend needs a key from the client, which sent none
             self.attempts.end()
             return GIVE_UP
         return decision
 
     def broke_off(self, failure: Failure) -> None:
-        """The client has received a part of the response, and no more comes."""
+        """Record that the response failed after the client had received a part of it."""
         if self.attempts:
             self.attempts.broke_off(failure)
 
     def facts(self) -> RequestFacts:
-        """What is recorded of the request on its flow."""
+        """The facts about the request that are recorded on its flow."""
         whole = self.upstream_request and self.client_request and not self.client_request.more
         return RequestFacts(
             call=self.call,
@@ -329,14 +329,14 @@ class Exchange:
         )
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """End the attempts: the response is complete, or the request has failed."""
         if self.attempts:
             self.attempts.end()
 
-    # The answer
+    # The response
 
     def mask_head(self, response: http.Response) -> None:
-        """Mask keys in an answer's headers: before anybody sees them."""
+        """Mask keys in the response headers before they are displayed, recorded or forwarded."""
         redaction.mask_answer_head(response, self.secrets or self.hidden.secrets)
 
     def mask_trailers(self, response: http.Response) -> None:
@@ -344,7 +344,7 @@ class Exchange:
             response.trailers.fields = redaction.mask_fields(response.trailers.fields, self.secrets or self.hidden.secrets)
 
     def response_head(self, response: http.Response) -> None:
-        """Shape the head of the answer, and decide whether its body streams through or is read whole."""
+        """Translate the response headers, and choose between streaming and buffering the body."""
         if self.unchanged:
             response.stream = True
             return
@@ -354,7 +354,7 @@ class Exchange:
         if asked is not None and response.status_code == 101 and (protocol := realtime.answered(asked, response.headers)):
             response.headers["sec-websocket-protocol"] = protocol
         elif asked is not None and response.is_http11 and "close" in asked.get("connection", "").lower():
-            response.headers["connection"] = "close"  # said to us; mitmproxy looks for it in the request, which is Azure's now
+            response.headers["connection"] = "close"  # mitmproxy looks for it in the request, which was rewritten
         if self.upstream_request and response.status_code != 101:
             kind = self._kind(response)
             encoding = response.headers.get("content-encoding")
@@ -377,7 +377,7 @@ class Exchange:
             response.headers.setdefault("x-request-id", errors.request_id())
             response.headers.setdefault("x-content-type-options", "nosniff")
         if self.recorded and response.raw_content is None and response.status_code != 101:
-            response.stream = True  # in its own pace
+            response.stream = True  # at its original pace
         if self.attempts and self.settings.debug_headers:
             response.headers.update(self.attempts.headers())
         local_responses.add_cors(response, self.origin)
@@ -387,7 +387,7 @@ class Exchange:
         return bool(self.call and self.call.native)
 
     def _kind(self, response: http.Response) -> Literal["events", "json", "opaque"]:
-        """Some fronts of Azure send a stream with no content type: what was asked for decides then."""
+        """Classify the body. Some Azure gateways omit the content type of a stream, so the request decides in that case."""
         assert self.call
         content_type = response.headers.get("content-type", "").lower()
         if response.status_code >= 400:
@@ -398,15 +398,15 @@ class Exchange:
         return "json" if is_json and self.call.endpoint.answer not in ("binary", "secret") else "opaque"
 
     def _pass_on(self, data: bytes) -> list[bytes]:
-        """A secret for the client goes by as it comes: what is read whole stands on the flow."""
-        assert self.attempts, "what was sent was an attempt"
+        """Stream a response that contains a secret for the client, since a buffered body would be kept on the flow."""
+        assert self.attempts, "every request sent is an attempt"
         self.passed += data
         if not data:
             self.attempts.created(self.passed)
         return [data] if data else []
 
     def content(self, response: http.Response) -> bytes:
-        """A body that was read whole, decompressed. A 2xx answer that becomes too large is replaced by a 502."""
+        """Decompress a buffered body. A successful response that exceeds the size limit is replaced by a 502."""
         try:
             return compression.content(response)
         except compression.TooLargeError as error:
@@ -420,19 +420,19 @@ class Exchange:
             return b""
 
     def last_event(self, error: errors.ProxyError) -> bytes:
-        """What ends a stream that broke off, in the shape of its other events."""
+        """The error event that ends a truncated stream, in the format of its other events."""
         stream = self.stream or openai_response.Stream(normalize=False, encoding=None)
         return stream.failure({"message": error.message, "type": error.type, "param": error.param, "code": error.code})
 
     def answer_to_scan(self, response: http.Response, content: bytes | None) -> tuple[bytes, tuple[str, ...]] | None:
-        """The body of an answer that is to be read in slices before `response_body` is called, and what is to be looked for in it."""
+        """The body and the members to find in it, if it is large and must be scanned in slices before `response_body` is called."""
         if content is None or len(content) <= LARGE or not self.upstream_request or response.status_code >= 400:
             return None
         shaped = self.settings.normalize and openai_response.suspect(content)
         return (content, url_rewriting.MEMBERS) if shaped or url_rewriting.suspect(content) else None
 
     def response_body(self, response: http.Response, content: bytes | None = None, large: LargeBody | None = None) -> None:
-        """Shape a body that was read whole. `content`: it without its content-encoding; `large`: what was found in it."""
+        """Translate a buffered body. `content`: the decompressed body; `large`: the result of scanning a large one."""
         if not self.upstream_request or response.stream or response.status_code == 101:
             return
         assert self.call
@@ -450,7 +450,7 @@ class Exchange:
             if b'"code": "content_filter"' in shaped:
                 response.headers["x-should-retry"] = "false"  # the SDKs obey: the same prompt is filtered again
         else:
-            assert self.attempts, "what was sent was an attempt"
+            assert self.attempts, "every request sent is an attempt"
             self.attempts.created(content)
             if large:
                 large = openai_response.large_json_body(large) if self.settings.normalize else large
@@ -462,16 +462,16 @@ class Exchange:
             response.content = shaped
 
     def frame_to_scan(self, message: WebSocketMessage) -> tuple[bytes, tuple[str, ...]] | None:
-        """A frame that is to be read in slices before `frame` is called, and what is to be looked for in it."""
+        """The content and the members to find in it, if a message is large and must be scanned in slices before `frame` is called."""
         content = message.content
         if len(content) <= LARGE or not self.frames or not message.is_text:
             return None
         return content, self.frames.places if message.from_client else self.frames.BACK
 
     def frame(self, messages: list[WebSocketMessage], keep: int, large: LargeBody | None = None) -> None:
-        """Change the last of `messages`, which is about to be sent, in place, and drop the oldest beyond `keep` bytes.
+        """Translate the last of `messages` in place before it is sent, and drop the oldest messages beyond `keep` bytes in total.
 
-        `large` is what was found in a large one; that is not yet in ASCII.
+        `large` is the result of scanning a large message, whose content is not converted to ASCII here.
         """
         message = messages[-1]
         if self.frames and message.is_text:
@@ -488,7 +488,7 @@ class Exchange:
                     frame = openai_response.frame(frame, self.secrets)
                 frame = self.frames.back(frame, large)
             if frame is not message.content:
-                # mitmproxy cuts a frame that has changed into pieces, and with it a character of several bytes.
+                # mitmproxy splits a changed message into fragments, which could split a multi-byte character; hence ASCII.
                 message.content = frame if large else realtime.in_ascii(frame)
         self.talked += len(message.content) + MESSAGE
         while self.talked > keep and len(messages) > 1:
@@ -499,6 +499,6 @@ _RESPONDERS = (Exchange._preflight, Exchange._refuse, Exchange._welcome, Exchang
 
 
 def _method(request: http.Request) -> str:
-    """WS for the upgrade to a WebSocket."""
+    """The request method; "WS" for a WebSocket upgrade."""
     upgrade = request.method == "GET" and request.headers.get("upgrade", "").lower() == "websocket"
     return "WS" if upgrade else request.method

@@ -1,6 +1,7 @@
-"""Responses of other hosts that clients reach through the proxy (`HTTP_PROXY` covers them too): streamed where nothing needs their body.
+"""Streaming of responses from other hosts, which clients also reach through the proxy with `HTTP_PROXY`.
 
-mitmproxy holds a response until it is complete, so a stream arrives at its end and a download takes its size in memory.
+By default mitmproxy buffers a response until it is complete, so streams are delayed and downloads use memory. Responses are streamed unless
+an interface, option or script needs the body.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["streams"]
 
 OPTIONS = ("modify_body", "save_stream_file", "hardump", "stickycookie", "client_replay")
-"""Of mitmproxy: with any of them bodies are changed or kept."""
+"""Options of mitmproxy that change or keep bodies."""
 BODIES_SHOWN = 3
-"""mitmdump's flow_detail from which it prints bodies."""
+"""The lowest value of `flow_detail` with which mitmdump prints bodies."""
 
 
 def streams(master: Master) -> bool:

@@ -1,9 +1,8 @@
-"""The ways in: which connections and requests are ours. Decided here and nowhere else.
+"""Decides which connections and requests are API requests that the proxy translates ("ours").
 
-A request reaches the proxy as a gateway (its base URL, or reverse mode), as a forward proxy (an absolute URL), or inside a
-connection to another host (CONNECT, SOCKS, transparent, WireGuard, a captured process). A gateway's request is ours under
-any host name; the others are ours when they were meant for one of OpenAI's hosts. Everything else passes untouched, and a
-TLS connection that is not ours is not even decrypted.
+Clients use the proxy as a gateway (base URL, or reverse mode), as a forward proxy (absolute URL), or inside a connection to another host
+(CONNECT, SOCKS, transparent, WireGuard, local capture). Gateway requests are translated for any host name; all others only if their
+destination is one of OpenAI's hosts. Other requests are forwarded unchanged, and other TLS connections are not decrypted.
 """
 
 from __future__ import annotations
@@ -29,30 +28,30 @@ _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def names_ours(names: Iterable[str | None], hosts: AbstractSet[str]) -> bool:
-    """Is one of the names OpenAI's? Names compare without case and without the root's dot."""
+    """Whether one of the names is in `hosts`, ignoring case and a trailing dot."""
     return any(name.lower().rstrip(".") in hosts for name in names if name)
 
 
 def is_ours(flow: http.HTTPFlow, hosts: AbstractSet[str], *, absolute: bool) -> bool:
-    """Is this request for the API? `absolute`: it came with a whole URL, as a forward proxy's requests do."""
+    """Whether this is an API request. `absolute`: the request target is an absolute URL, as for a forward proxy."""
     if isinstance(flow.client_conn.proxy_mode, mode_specs.ReverseMode):
         return True
-    if flow.server_conn.address is None:  # straight to the proxy
+    if flow.server_conn.address is None:  # sent directly to the proxy, without a tunnel
         return not absolute or names_ours([flow.request.host], hosts) or _is_proxy_itself(flow)
     tunnelled = [flow.server_conn.address[0], flow.client_conn.sni]
-    if not flow.client_conn.tls_established:  # a transparent connection says only in its Host where it wanted to go
+    if not flow.client_conn.tls_established:  # in a transparent connection only the Host header has the destination's name
         tunnelled.append(flow.request.pretty_host)
     return names_ours(tunnelled, hosts)
 
 
 def _is_proxy_itself(flow: http.HTTPFlow) -> bool:
-    """A client with both a base URL and a proxy variable asks the proxy for the proxy."""
+    """Whether the destination is this proxy, as for a client with both a base URL and a proxy variable."""
     here = flow.client_conn.sockname
     return flow.request.port == here[1] and flow.request.host in {*_LOCAL_NAMES, here[0]}
 
 
 def passes_through(hello: tls.ClientHelloData, hosts: AbstractSet[str]) -> bool:
-    """Should this TLS connection be tunnelled with the server's own certificate, undecrypted?"""
+    """Whether to tunnel this TLS connection without decrypting it, so that the client sees the server's own certificate."""
     if isinstance(hello.context.client.proxy_mode, mode_specs.ReverseMode):
         return False
     destination = hello.context.server.address
@@ -60,29 +59,30 @@ def passes_through(hello: tls.ClientHelloData, hosts: AbstractSet[str]) -> bool:
 
 
 class Upstream(NamedTuple):
-    """The proxy that this one is behind, as a request of ours must know it."""
+    """The upstream proxy (mitmproxy's `upstream:` mode) for a request that mitmproxy sends."""
 
-    connects: bool  # the client came by CONNECT, and so does everything that goes on
-    authorization: bytes | None
+    connects: bool  # the client used CONNECT, so mitmproxy does too
+    authorization: bytes | None  # value of Proxy-Authorization
 
     def prepare(self, request: http.Request) -> None:
-        """A plain request that asks that proxy without CONNECT carries the whole URL and the password; any other carries neither.
+        """Set the authority and the credentials for the upstream proxy.
 
-        mitmproxy decides both when the request arrives, while it still goes where the client sent it.
+        A plain HTTP request without CONNECT needs an absolute URL and the credentials; all others must have neither. mitmproxy sets both
+        when the request arrives, that is, for the client's original destination.
         """
         if request.scheme == "https" or self.connects:
             if not request.is_http2:
                 request.authority = ""
             return
         here = hostport(request.scheme, request.host, request.port)
-        request.http_version = "HTTP/1.1"  # of an HTTP/2 request the whole URL would get lost on the way
+        request.http_version = "HTTP/1.1"  # from an HTTP/2 request mitmproxy would not form an absolute URL
         request.headers["host"] = request.authority = here
         if self.authorization:
             request.headers["proxy-authorization"] = self.authorization
 
 
 def proxy(flow: http.HTTPFlow, options: Options) -> Proxy | None:
-    """The proxy between this one and the world, if there is one; mitmproxy's `upstream_auth` is its password."""
+    """The upstream proxy (mitmproxy's `upstream:` mode) with the credentials of `upstream_auth`; None without that mode."""
     mode = flow.client_conn.proxy_mode
     if not isinstance(mode, mode_specs.UpstreamMode):
         return None
@@ -91,7 +91,7 @@ def proxy(flow: http.HTTPFlow, options: Options) -> Proxy | None:
 
 
 def upstream(flow: http.HTTPFlow, options: Options) -> Upstream | None:
-    """The same for a request that mitmproxy itself sends."""
+    """The upstream proxy for a request that mitmproxy itself sends; None without that mode."""
     if not isinstance(flow.client_conn.proxy_mode, mode_specs.UpstreamMode):
         return None
     credentials = options.upstream_auth

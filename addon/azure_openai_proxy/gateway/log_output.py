@@ -1,7 +1,7 @@
 """Terminal output that never blocks the event loop: a thread writes it, and lines are dropped while the reader is too slow.
 
-mitmproxy prints log lines and flows with `print`. When the reader of that pipe stops reading, the pipe fills up and `print` waits for
-ever, and with it every client. Here `print` puts its text into a bounded queue.
+mitmproxy prints log lines and flows with `print`. If the reader of a pipe stops reading, the pipe fills up, and `print` blocks the event
+loop and thus all clients. Here `print` appends to a bounded queue.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["AT_MOST", "Output", "install"]
 
 AT_MOST = 1 << 20
-"""Characters that wait to be written."""
+"""Maximum characters in the queue."""
 PATIENCE = 1.0
-"""Seconds that the end of the process waits for a reader."""
+"""Maximum seconds to wait at exit for the queue to be written."""
 
 
 class Output:
-    """In the place of a text file, for `print`."""
+    """Replaces a text file as the target of `print`."""
 
     def __init__(self, file: IO[str], write: Callable[[bytes], Any] | None = None) -> None:
         descriptor = file.fileno()
@@ -45,15 +45,15 @@ class Output:
         return getattr(self._file, name)
 
     def write(self, text: str) -> int:
-        """Queue a text.
+        """Queue `text`, or count its lines as dropped if the queue is full. Return the number of its characters.
 
         Raises:
-            OSError: the pipe is closed, as `print` would raise it.
+            OSError: an earlier write failed, for example because the pipe is closed.
         """
         with self._changed:
             if self._error:
                 raise self._error
-            if self._thread is None:  # a thread for each process, and none before there is something to write
+            if self._thread is None:  # started on the first write, so that a forked process gets its own
                 self._thread = threading.Thread(target=self._run, name="log output", daemon=True)
                 self._thread.start()
             if self._size + len(text) > AT_MOST:
@@ -65,10 +65,10 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing, because the caller must not wait."""
+        """Do nothing: the caller must not block."""
 
     def drain(self, seconds: float = PATIENCE) -> bool:
-        """Wait until everything is written. False: the reader does not read."""
+        """Wait until the queue is written. Return False if that takes longer than `seconds`."""
         with self._changed:
             return bool(self._changed.wait_for(lambda: self._error or not (self._texts or self._busy), seconds))
 
@@ -98,16 +98,16 @@ class Output:
 
 
 def install(master: Master) -> None:
-    """Let mitmproxy's log and dumper print through an `Output`, once."""
+    """Redirect mitmproxy's log and dumper to an `Output`. Repeated calls have no effect."""
     outputs: dict[int, Output] = {}
     for owner, name in ((getattr(master.addons.get("termlog"), "logger", None), "file"), (master.addons.get("dumper"), "outfp")):
         file = getattr(owner, name, None)
-        if file is None or type(file).__name__ == Output.__name__:  # of this module before it was loaded again, too
+        if file is None or type(file).__name__ == Output.__name__:  # by name, since the module may have been reloaded
             continue
         try:
             descriptor = file.fileno()
         except (OSError, AttributeError, ValueError):
-            continue  # no file of the system's: a test's, the console's
+            continue  # no file descriptor, as in tests and in the console
         if descriptor not in outputs:
             file.flush()
             outputs[descriptor] = Output(cast("IO[str]", file))

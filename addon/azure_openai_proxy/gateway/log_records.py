@@ -1,7 +1,7 @@
-"""Log records that a terminal can show: what a client or an upstream wrote into a line must not act on whoever reads it.
+"""Log records without control characters, which a client or an upstream could use to manipulate the terminal.
 
-mitmproxy logs names as they come (of a SOCKS5 request, of a TLS hello), and so do its errors. Every record is made by Python's record
-factory, whoever logs and whatever handles it, so that is where control characters are taken out.
+mitmproxy logs names from SOCKS5 requests and TLS hellos unescaped, also in its errors. Python's record factory creates the records of all
+loggers for all handlers, so control characters are escaped there.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ __all__ = ["install", "remove"]
 
 
 class Record(logging.LogRecord):
-    """Control characters are shown as escapes. Lines after the first are indented: none can pass for a record of its own."""
+    """Escapes control characters, and indents all lines but the first so that none can look like a separate record."""
 
     _trace = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.exc_info and self.exc_info[0] and not quoting.is_safe(trace := "".join(traceback.format_exception(*self.exc_info))):
-            # Formatters write it from the exception itself.
+            # Formatters would format the unescaped exception.
             self._trace, self.exc_info = f"\n{trace.rstrip()}", None
 
-    def getMessage(self) -> str:  # noqa: N802 - its name in logging
+    def getMessage(self) -> str:  # noqa: N802 - overrides logging's method
         message = super().getMessage() + self._trace
         return message if message.isprintable() else quoting.terminal(message).replace("\n", "\n    ")
 
 
 def install() -> None:
-    """For all loggers, unless somebody else has a factory of their own."""
+    """Install the record factory for all loggers, unless another one is installed."""
     if logging.getLogRecordFactory() is logging.LogRecord:
         logging.setLogRecordFactory(Record)
 

@@ -1,6 +1,6 @@
-"""Refuses requests of web pages that may not use the proxy: the Origin check, and the Host check against DNS rebinding.
+"""Rejects requests of web pages that may not use the proxy: the Origin check, and the Host check against DNS rebinding.
 
-Which origins and host names are allowed is in `config/origins`.
+`config/origins` defines the allowed origins and host names.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Refused(ProxyError):
 
 
 class Gate:
-    """Refuses requests of pages that may not use the proxy, and logs each page once."""
+    """Rejects requests of pages that may not use the proxy, and logs each page once."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
 
     def refusal(self, flow: http.HTTPFlow, rule: Origins, *, authority: str, absolute: bool) -> Refused | None:
-        """Why the request is not served; None: it is. `authority` is its Host; `absolute`: it came as to a forward proxy."""
+        """The error for a rejected request, or None. `authority`: the client's Host; `absolute`: the request target is an absolute URL."""
         found = _refusal(flow, rule, authority, absolute=absolute)
         if found and found.message not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(found.message)
@@ -72,7 +72,7 @@ def _refusal(flow: http.HTTPFlow, rule: Origins, authority: str, *, absolute: bo
 
 
 def _came_straight_from_here(flow: http.HTTPFlow) -> bool:
-    """Whether the request arrived at a loopback address and was meant for the proxy, not sent through it to another host."""
+    """Whether the request arrived at a loopback address and is addressed to the proxy itself, not to another host through it."""
     client = flow.client_conn
     straight = flow.server_conn.address is None or isinstance(client.proxy_mode, mode_specs.ReverseMode)
     here = client.sockname[0].removeprefix("::ffff:")
@@ -80,5 +80,5 @@ def _came_straight_from_here(flow: http.HTTPFlow) -> bool:
 
 
 def _quoted(text: str) -> str:
-    """Text of a client for a log and an error message: nothing in it acts on a terminal."""
+    """Escape and shorten a client's text for a log line or error message, since control characters could affect a terminal."""
     return ascii(text[:LONGEST])

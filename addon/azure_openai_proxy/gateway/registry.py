@@ -1,4 +1,4 @@
-"""What is done with an exchange whichever way it is asked for: by a hook, or from mitmproxy's HTTP layer between two hooks."""
+"""The registry of running exchanges, and the operations on them used by mitmproxy's hooks and by the patched HTTP layer."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 
 _UNTRANSLATED = "The proxy failed to translate this request: its log says why."
 HOLD_STREAM = 2.0
-"""Seconds for which the beginning of a stream may be held back."""
+"""Maximum seconds for which the beginning of a stream is buffered."""
 
 
 class Registry:
-    """Every request of ours that lives, and `interface.HttpPolicy` for it."""
+    """All running API requests. Implements `interface.HttpPolicy` for them."""
 
     def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
         self.runtime = runtime
@@ -55,7 +55,7 @@ class Registry:
 
     @property
     def settings(self) -> Settings:
-        """Those in force now; a request keeps the ones it came under."""
+        """The current settings. A running request keeps those in effect when it arrived."""
         return self.runtime.settings
 
     def is_ours(self, flow: http.HTTPFlow) -> bool:
@@ -64,8 +64,8 @@ class Registry:
         return ingress.is_ours(flow, self.settings.hosts, absolute=install.absolute_form(flow))
 
     def refuses_page(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
-        """Answer a request of a web page that may not use the proxy; it may not read the answer either."""
-        if exchange.settings.origins.every or flow.is_replay:  # sent again by the owner
+        """Reject a request of a web page that may not use the proxy, without CORS headers. Return whether it was rejected."""
+        if exchange.settings.origins.every or flow.is_replay:  # replayed by the owner
             return False
         refused = self.gate.refusal(
             flow, exchange.settings.origins, authority=install.client_host(flow), absolute=install.absolute_form(flow)
@@ -77,26 +77,26 @@ class Registry:
         return True
 
     def show(self, flow: http.HTTPFlow, exchange: Exchange, request: http.Request) -> None:
-        """Let the flow show `request` with its keys masked. The exchange has the keys."""
+        """Set the flow's request to `request` with its keys masked. The exchange keeps the keys."""
         exchange.hidden = redaction.hide(request)
         exchange.masked = request.headers.fields, request.data.path
         _take_over(flow.request, request)
 
     def mask_changes(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """Mask keys that a person or another addon has put into the request since."""
+        """Mask keys that a user or another addon has added to the request meanwhile."""
         fields, path = exchange.masked
         if flow.request.headers.fields is not fields or flow.request.data.path is not path:
             redaction.hide(flow.request)
 
     def translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
-        """Translate a copy of the request that has the keys; the flow never has them, unless mitmproxy itself sends the request."""
+        """Translate a copy of the request that contains the keys. The flow contains them only if mitmproxy itself sends the request."""
         request = redaction.with_secrets(flow.request, exchange.hidden)
         request.data.content = flow.request.data.content
         try:
             flow.response = exchange.request(request, start)
         except errors.ProxyError as error:
             flow.response = errors.response(error)
-        except Exception:  # a request that is not translated is never sent
+        except Exception:  # an untranslated request must never be sent
             logger.exception("A request could not be translated")
             flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
         if flow.response or install.sends_upstream(flow):
@@ -106,7 +106,7 @@ class Registry:
         self.recorder.sent(flow, exchange.facts())
 
     async def translate_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
-        """The same for a large body, which is read first, in slices between which other clients are served."""
+        """Scan a large body in slices, so that other clients are served in between, and translate the request."""
         try:
             exchange.large = await large_bodies.read(self.turns, content, *places)
         except Exception:  # as in `translate`
@@ -116,18 +116,18 @@ class Registry:
             self.translate(flow, exchange)
 
     def answer_whole(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None, large: LargeBody | None = None) -> None:
-        """An answer is there that was read whole, or one that streamed is over. `azures`: its body without its content-encoding."""
+        """Translate a buffered response, or end a streamed one. `azures`: Azure's body, decompressed."""
         assert flow.response
         exchange.response_body(flow.response, azures, large)
         if flow.request.method == "HEAD" and not flow.response.stream:
-            flow.response.raw_content = b""  # mitmproxy would send it, and the client take it for the next answer
+            flow.response.raw_content = b""  # mitmproxy would send it, and the client would read it as the next response
         self.finish(flow, exchange, azures)
 
     async def answer_large(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes, places: tuple[str, ...]) -> None:
         self.answer_whole(flow, exchange, azures, await large_bodies.read(self.turns, azures, *places))
 
     def frame(self, flow: http.HTTPFlow, exchange: Exchange, large: LargeBody | None = None) -> None:
-        """A message of a WebSocket is about to be sent."""
+        """Translate the last WebSocket message before it is sent."""
         assert flow.websocket
         exchange.frame(flow.websocket.messages, self.recorder.shelf.limit if self.recorder.shelf else 0, large)
 
@@ -139,7 +139,7 @@ class Registry:
             message.content = b"".join([piece async for piece in self.turns.share(realtime.pieces_in_ascii(message.content))])
 
     async def translate_compressed(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """The same for a compressed body, which is decompressed first."""
+        """Decompress the request body and translate the request."""
         try:
             await request_compression.decode(flow.request, exchange.settings.max_body)
         except errors.ProxyError as error:
@@ -157,7 +157,7 @@ class Registry:
         if exchange.attempts:
             flow.metadata[ATTEMPTS] = exchange.attempts.seen()
 
-    # What http_layer asks: the keys on the wire, the limits, and the shape of what goes wrong below the hooks
+    # `HttpPolicy`, called by the HTTP layer: requests with keys, limits, and error responses
 
     def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | errors.Failure:
         request = flow.request
@@ -165,7 +165,7 @@ class Registry:
             if exchange := self.exchanges.get(flow):
                 fields, path = exchange.masked
                 shown = redaction.with_secrets(request, exchange.hidden)
-                # What `send` has checked needs no second check, unless a person or another addon has changed it since.
+                # `Exchange.send` has checked the request; check it again only if a user or another addon has changed it.
                 if exchange.unchanged or request.headers.fields is not fields or request.data.path is not path:
                     exchange.verify(shown)
                 else:
@@ -182,11 +182,11 @@ class Registry:
 
     @staticmethod
     def takes_upstream(flow: http.HTTPFlow) -> bool:
-        """Whether the upstream leg sends this request, and not mitmproxy."""
+        """Whether the upstream leg sends this request instead of mitmproxy."""
         return install.sends_upstream(flow)
 
     def connections_ahead(self, modes: Sequence[str]) -> Iterator[Coroutine[Any, Any, None]]:
-        """What opens one connection to each backend before the first request; nothing in openai mode, offline, or behind another proxy."""
+        """Coroutines that open one connection to each backend in advance. None in openai mode or behind another proxy."""
         if self.settings.mode == "openai" or any(mode.startswith("upstream:") for mode in modes):
             return
         for base in {backend.base for backend in self.settings.backends}:
@@ -221,7 +221,7 @@ class Registry:
 
     def answer(self, failure: errors.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         if flow and flow not in self.exchanges and not self.is_ours(flow):
-            return None  # (a head that nobody can read has no flow; it reached the gateway)
+            return None  # (a request with a malformed head has no flow; it was sent to the gateway)
         response = errors.response(errors.Failed(*failure))
         if flow and (exchange := self.exchanges.get(flow)) and exchange.attempts:
             exchange.attempts.say_when(response.headers, failure.status)
@@ -236,12 +236,12 @@ class Registry:
 
 
 def _take_over(request: http.Request, other: http.Request) -> None:
-    """Give `request` everything of `other`, which may be the same."""
+    """Copy the data of `other` to `request`; both may be the same object."""
     request.data, request.stream = other.data, other.stream
 
 
 class Policy:
-    """What the upstream leg asks about one request."""
+    """`egress.request.Policy` for one exchange."""
 
     hold_stream = HOLD_STREAM
 

@@ -1,15 +1,15 @@
-"""Nobody's way into networks that are not theirs: where the proxy connects, and for whom.
+"""Relay guard: which destinations a client may reach through the proxy (SSRF protection).
 
-A forward proxy connects to where its client says, and so reaches what the client cannot: services on this machine's loopback, the
-private network, the metadata of a cloud with its credentials. So a client that is not on this machine is led to public addresses only
-(`azure_openai_allowed_destinations`), however the address is written and whatever name resolves to it.
+A forward proxy connects to destinations that the client chooses, including some that the client cannot reach itself: services on the
+proxy's loopback, the private network, a cloud's metadata service with its credentials. So a client on another machine may reach only public
+addresses (`azure_openai_allowed_destinations`), for every spelling of an address and every name that resolves to it.
 
-A destination is judged twice. Before connecting, by every address that its name has: what is refused sees no packet of ours. After
-connecting, by the address that was really taken, before a byte flows: a name may have changed its mind in between. Where *we* send a
-request (a backend, the proxy we are behind, a reverse proxy's target) is the owner's choice and not judged.
+A destination is checked twice: before connecting, all addresses of the name, so that a refused host receives no packet; and after
+connecting, the address actually used, before any byte is forwarded, since DNS may have changed in between (DNS rebinding). Destinations
+chosen by the owner (a backend, the upstream proxy, a reverse proxy's target) are not checked.
 
-Only the address that a connection is made to (or that another proxy is asked for) is judged, never a name in a Host header or in TLS. A
-check that fails in an unexpected way refuses the destination.
+The check concerns the address to which a connection is made, or which an upstream proxy is asked for; names in a Host header or in TLS have
+no effect. If a check fails unexpectedly, the destination is refused.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ __all__ = ["Refused", "RelayGuard", "exposed", "is_local", "is_public", "warn"]
 
 logger = logging.getLogger(__name__)
 
-# An address that looks public and is none: Azure's machines have their platform's services there.
+# Looks public, but on Azure's virtual machines it reaches services of the platform.
 PLATFORM = frozenset({ipaddress.ip_address("168.63.129.16")})
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 UNICAST = ipaddress.IPv6Network("2000::/3")
-"""All public IPv6 addresses are in this network; `is_global` is also true of addresses outside it, site-local ones for example."""
+"""Contains all public IPv6 addresses. `is_global` is also true for others, e.g. site-local addresses."""
 DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
 HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-"""The last label of a name that resolvers read as an IPv4 address, each in its own way (0127.0.0.1, 2130706433, 0x7f.1)."""
+"""Last label of a name that some resolvers parse as an IPv4 address, each differently (0127.0.0.1, 2130706433, 0x7f.1)."""
 
 
 class Refused(errors.ProxyError):
-    """The destination is not one for this client."""
+    """The client may not reach this destination."""
 
     status = 403
     type = "invalid_request_error"
@@ -64,7 +64,7 @@ class Refused(errors.ProxyError):
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address is one that anybody could reach without us; for one that carries an IPv4 address, whether that is."""
+    """Whether an IP address is public, i.e. reachable without this proxy. An IPv6 address that embeds IPv4 addresses is judged by these."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
@@ -79,7 +79,7 @@ def is_public(text: str) -> bool:
 
 
 def is_local(client: Client) -> bool:
-    """Whether the client runs on this machine, and could connect to everything itself."""
+    """Whether the client runs on this machine, so that it could connect to the destination itself."""
     if isinstance(client.proxy_mode, mode_specs.LocalMode):
         return True
     address = ipaddress.ip_address(client.peername[0].partition("%")[0])
@@ -87,9 +87,9 @@ def is_local(client: Client) -> bool:
 
 
 def is_plain(host: str) -> bool:
-    """Whether every resolver reads this host in the same way: an IP address in its usual form, or a name that is not a number.
+    """Whether all resolvers interpret this host in the same way: an IP address in standard notation, or a name that is not a number.
 
-    Another proxy resolves the host again, so a spelling that it may read differently cannot be judged here.
+    An upstream proxy resolves the host again, so a spelling that it may interpret differently cannot be checked here.
     """
     try:
         ipaddress.ip_address(host)
@@ -105,17 +105,17 @@ def is_plain(host: str) -> bool:
 
 
 def answered_here(flow: http.HTTPFlow, options: Options) -> bool:
-    """Whether mitmproxy answers this request itself (with its CA, at mitm.it) and connects to nothing."""
+    """Whether mitmproxy answers this request itself (the page with its CA certificate, at mitm.it) without a connection."""
     if "onboarding" not in options or not options.onboarding:
         return False
     if flow.request.pretty_host != (host := options.onboarding_host):
         return False
-    # a transparent client resolves the name itself; where the connection then goes is judged when it is made
+    # a transparent client resolves the name itself; the address is checked when the connection is made
     return flow.request.host == host or isinstance(flow.client_conn.proxy_mode, mode_specs.TransparentMode)
 
 
 async def resolve(host: str, port: int) -> set[str]:
-    """The addresses of a host; empty if it has none here."""
+    """The addresses of a host; empty if it does not resolve on this machine."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -128,12 +128,12 @@ class RelayGuard:
         self._chosen: WeakSet[Server] = WeakSet()
 
     def note(self, context: Context) -> None:
-        """Remember that a client chose this connection's destination (CONNECT, SOCKS, a redirected connection), and not we."""
+        """Record that the client chose this connection's destination (CONNECT, SOCKS, a redirected connection), not the owner."""
         if context.server.address:
             self._chosen.add(context.server)
 
     async def refusal(self, client: Client, address: Address, allowed: AllowedDestinations) -> str | None:
-        """Why this client is not led there; None: it is."""
+        """The reason why this client may not reach the address, or None if it may."""
         if allowed == "off":
             return "azure_openai_allowed_destinations is off: only OpenAI's API is served here"
         if allowed == "any" or (allowed == "local" and is_local(client)):
@@ -146,28 +146,32 @@ class RelayGuard:
         return _reason(addresses)
 
     async def request(self, flow: http.HTTPFlow, settings: Settings, options: Options) -> None:
-        """Answer a request (CONNECT too) for a destination that its client is not led to; behind another proxy nobody else would."""
+        """Reject a request (or CONNECT) for a refused destination. Behind an upstream proxy this is the only check of plain requests."""
         if flow.is_replay or answered_here(flow, options):  # a replay is the owner's own request
             return
         try:
             await self.check(flow.client_conn, (flow.request.host, flow.request.port), settings.allowed_destinations)
         except Refused as error:
             flow.response = errors.response(error)
-            redaction.hide(flow.request)  # it may be a client's key for OpenAI, and the flow is kept
+            redaction.hide(flow.request)  # the request may contain a client's key for OpenAI, and the flow is kept
 
     async def check(self, client: Client, address: Address, allowed: AllowedDestinations) -> None:
-        """Raises Refused for a destination that this client is not led to, and if that cannot be decided."""
+        """Check a destination for this client.
+
+        Raises:
+            Refused: the client may not reach the destination, or the check failed.
+        """
         try:
             reason = await self.refusal(client, address, allowed)
         except Exception:
             logger.exception("The destination %r could not be checked", address)
             reason = "it could not be checked"
         if reason:
-            logger.warning("%s asked for %r, port %s and was refused: %s", client.peername[0], *address[:2], reason)
-            raise Refused(f"{address[0]} is not reached through this proxy: {reason}.")
+            logger.warning("Refused a connection of %s to %r, port %s: %s", client.peername[0], *address[:2], reason)
+            raise Refused(f"This proxy does not connect to {address[0]}: {reason}.")
 
     async def connecting(self, data: server_hooks.ServerConnectionHookData, settings: Settings) -> None:
-        """For the `server_connect` hook: every connection passes here, whatever the mode and the protocol."""
+        """For the `server_connect` hook, which mitmproxy calls for every connection in all modes and protocols."""
         if data.server.address and not self._ours(data, settings):
             try:
                 await self.check(data.client, data.server.address, settings.allowed_destinations)
@@ -175,7 +179,7 @@ class RelayGuard:
                 data.server.error = error.message
 
     def connected(self, data: server_hooks.ServerConnectionHookData, settings: Settings) -> None:
-        """For the `server_connected` hook: the address that was taken must be one of those that would have been allowed."""
+        """For the `server_connected` hook: check the address actually used, and close the connection if it is refused."""
         if settings.allowed_destinations == "any" or self._ours(data, settings):
             return
         try:
@@ -184,11 +188,11 @@ class RelayGuard:
             logger.exception("The connection to %r could not be checked", data.server.address)
             reason = "it could not be checked"
         if reason:
-            logger.warning("%s asked for %r and was cut off: %s", data.client.peername[0], data.server.address, reason)
+            logger.warning("A connection of %s to %r was cut off: %s", data.client.peername[0], data.server.address, reason)
             _cut(data.client, data.server)
 
     async def asking_upstream(self, flow: http.HTTPFlow, settings: Settings) -> None:
-        """For the `http_connect_upstream` hook: another proxy is asked for this destination, which no connection of ours shows."""
+        """For the `http_connect_upstream` hook: check a CONNECT's destination. `server_connect` sees only the upstream proxy."""
         destination = (flow.request.host, flow.request.port)
         if destination in settings.destinations:
             return
@@ -206,7 +210,7 @@ class RelayGuard:
 
 
 def _reason_against(server: Server) -> str | None:
-    """Why this open connection may not be used."""
+    """The reason why this open connection may not be used, or None."""
     if not server.peername:
         return "its address is not known"
     if server.sockname and server.sockname[0] == server.peername[0]:
@@ -215,7 +219,7 @@ def _reason_against(server: Server) -> str | None:
 
 
 def _cut(client: Client, server: Server) -> None:
-    """Close a connection; if that is not possible, its task ends here, and neither side gets a byte of the other's."""
+    """Close a connection. If that fails, cancel its task, so that no bytes are forwarded in either direction."""
     try:
         connections.cut(client, server)
     except Exception as error:
@@ -225,24 +229,24 @@ def _cut(client: Client, server: Server) -> None:
 
 def _reason(addresses: set[str]) -> str | None:
     if hidden := sorted(address for address in addresses if not is_public(address)):
-        return f"{hidden[0]} is no public address (azure_openai_allowed_destinations)"
+        return f"{hidden[0]} is not a public address (azure_openai_allowed_destinations)"
     return None
 
 
 def warn(settings: Settings, options: Options) -> None:
-    """Tell an owner whose key (or identity) anybody may use."""
+    """Warn if clients on other machines can use the configured key (or identity) without authentication."""
     keyed = any(backend.token or backend.entra for backend in settings.backends)
     if keyed and not options.proxyauth and (host := exposed(options.mode, options.listen_host)):
         logger.warning(
-            "Whoever reaches %s uses the configured key: listen on 127.0.0.1 (AZURE_OPENAI_PROXY_ADDRESS), or leave it to the clients.",
+            "Any client that can reach %s uses the configured key: listen on 127.0.0.1 (AZURE_OPENAI_PROXY_ADDRESS), or configure no key.",
             host,
         )
 
 
 def exposed(modes: Sequence[str], listen_host: str) -> str | None:
-    """Where others than this machine's own clients are listened to; None: nowhere."""
+    """The first address on which clients of other machines can connect; None if there is none."""
     for mode in map(mode_specs.ProxyMode.parse, modes):
-        if mode.type_name in ("wireguard", "local"):  # a device with its key; a process of this machine
+        if mode.type_name in ("wireguard", "local"):  # only devices with a WireGuard key; only local processes
             continue
         host = mode.listen_host(listen_host)
         if host != "localhost" and not (host and ipaddress.ip_address(host).is_loopback):

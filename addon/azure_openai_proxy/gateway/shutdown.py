@@ -1,6 +1,6 @@
-"""A graceful stop: on SIGTERM no new connection, what runs may finish within a limit, then exit 0.
+"""Graceful shutdown: on SIGTERM, close the ports, let running requests finish within a time limit, and exit with status 0.
 
-mitmproxy's own SIGTERM ends everything at once. A second SIGTERM, or Ctrl-C at any time, still does.
+mitmproxy's own SIGTERM handler stops immediately. A second SIGTERM, or Ctrl-C, still does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Shutdown"]
 logger = logging.getLogger(__name__)
 
 LOOK = 0.05
-"""Seconds between two looks at what still runs: no hook tells that an answer has left."""
+"""Seconds between checks of the running requests, since mitmproxy has no hook for a response that was sent completely."""
 
 
 class Shutdown:
@@ -33,13 +33,13 @@ class Shutdown:
         self._running = running
         self._limit = limit
         self._task: asyncio.Task[None] | None = None
-        self._signals = self._known = 0  # that came from the system; of those, what was acted upon
+        self._signals = self._known = 0  # signals received from the system; signals already handled
 
     def arm(self) -> None:
-        """Take SIGTERM over from mitmproxy, where there are signals.
+        """Replace mitmproxy's SIGTERM handler, on systems with signals.
 
-        The loop tells its handlers of a signal by a byte in a socket, and when that is full the signal is lost. Each line that is logged
-        for mitmproxy's add_log hook takes its room there. So it is taken from the system, too.
+        asyncio passes signals through a socket, and drops them while its buffer is full. Log records for mitmproxy's `add_log` hook fill
+        the same buffer. So the signal is also handled with `signal.signal`.
         """
         loop = asyncio.get_running_loop()
 
@@ -48,13 +48,13 @@ class Shutdown:
             loop.call_soon_threadsafe(self._told)
 
         try:
-            loop.add_signal_handler(signal.SIGTERM, self._told)  # one that came in this moment is on its way through that socket
+            loop.add_signal_handler(signal.SIGTERM, self._told)  # for a signal already in that socket
             signal.signal(signal.SIGTERM, taken)
-        except (NotImplementedError, RuntimeError):  # Windows; not in the main thread, where somebody else decides on the end
+        except (NotImplementedError, RuntimeError):  # Windows; or not in the main thread, where the embedding program handles signals
             return
 
     def _told(self) -> None:
-        """Of a signal, and perhaps for the second time."""
+        """Handle a signal, which may be reported twice."""
         if not self.began or self._signals > self._known:
             self._known = self._signals
             self.begin()
@@ -67,22 +67,22 @@ class Shutdown:
         self._task = asyncio.create_task(self._finish())
 
     async def _finish(self) -> None:
-        """Ends the process whatever fails on the way."""
+        """Wait for running requests, then end the process, even after an error."""
         try:
             await self._wait()
         except Exception:
-            logger.exception("The proxy stops at once: it cannot tell what still runs")
+            logger.exception("The proxy stops at once: it cannot determine which requests are running")
         finally:
             ctx.master.shutdown()
 
     async def _wait(self) -> None:
-        ctx.options.update(server=False)  # the ports are closed, connections stay
+        ctx.options.update(server=False)  # closes the ports, keeps connections
         limit = self._limit()
         if count := self._left():
-            logger.info("Stopping: %d running, which may take %g s more", count, limit)
+            logger.info("Stopping: %d running, with at most %g s to finish", count, limit)
         until = asyncio.get_running_loop().time() + limit
         while True:
-            # At least once: WireGuard's threads end a moment after its port is closed, and must not find Python gone.
+            # Wait at least once: WireGuard's threads end shortly after the port is closed, and must do so before Python exits.
             await asyncio.sleep(LOOK)
             if not (self._left() or _seen(connections.unsent) or _seen(connections.closing)) or asyncio.get_running_loop().time() >= until:
                 break
@@ -94,8 +94,8 @@ class Shutdown:
 
 
 def _seen(look: Callable[[], bool]) -> bool:
-    """False too where mitmproxy cannot be looked into, of which `compat` warns at the start."""
+    """The result of `look`; False on a mitmproxy with other internals, of which `compat` warns at startup."""
     try:
         return look()
-    except Exception:  # noqa: BLE001 - of a mitmproxy that differs anything can fail
+    except Exception:  # noqa: BLE001 - with other internals of mitmproxy, any error is possible
         return False
