@@ -45,7 +45,7 @@ LIMITS = {
     "addon/azure_openai_proxy/formats": Limit(),
     "addon/azure_openai_proxy/gateway": Limit(),
     "addon/azure_openai_proxy/inspection": Limit(),
-    "addon/azure_openai_proxy/mitmproxy_patches": Limit(9, 5, 10),
+    "addon/azure_openai_proxy/mitmproxy_patches": Limit(),
     "addon/azure_openai_proxy/routing": Limit(),
     "CHANGELOG.md": Limit(),
     "docs": Limit(),

@@ -1,7 +1,8 @@
 """The only code that uses private parts of mitmproxy, h11 and asyncio.
 
-`install` is the entry point, `interface` is what the patches call. Both load where mitmproxy differs; the others are imported when they
-are needed. It may import `errors` only, and is imported by `addon` and by `registry`, `relay_guard` and `shutdown` of `gateway`.
+`install` is the entry point; `interface` defines the methods that the patches call. Both can be imported with any mitmproxy; all other
+modules are imported on demand. It may import `errors` only, and is imported by `addon` and by `registry`, `relay_guard` and `shutdown` of
+`gateway`.
 `__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
 

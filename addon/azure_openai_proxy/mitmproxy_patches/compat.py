@@ -1,7 +1,7 @@
-"""The guard: each private attribute of mitmproxy, wsproto, h2, OpenSSL and asyncio that this package uses, and the check that it is there.
+"""Compatibility check: all private attributes of mitmproxy, wsproto, h2, OpenSSL and asyncio that this package uses.
 
-A feature is on only if sample objects have every attribute and signature that the feature uses. A sample is instantiated, because most
-attributes are set by `__init__`, and driven where they are set later. docs/mitmproxy-internals.md describes each feature.
+A feature is on only if sample objects have every attribute and signature that the feature uses. The samples are instantiated, because most
+attributes are set by `__init__`, and driven where attributes are set later. docs/mitmproxy-internals.md describes each feature.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ TESTED = {
     "h11": ("0.16",),
     "Python": ("3.12", "3.13", "3.14"),
 }
-"""Minor versions on which the fast path is on; of their patch releases the check below decides."""
+"""Minor versions with which the fast path is tested. For their patch releases, the check below decides."""
 
 _MEMBER = re.compile(r"(\w+)(\(.*?\))?")
 _ABSENT = object()
 
 
 def untested() -> str | None:
-    """The first version that is not in TESTED. None: all are."""
+    """The first installed package with a version that is not in TESTED; None if there is none."""
     installed = {"mitmproxy": mitmproxy_version.VERSION, "h11": version("h11"), "Python": "{}.{}".format(*sys.version_info)}
     for name, number in installed.items():
         if ".".join(number.split(".")[:2]) not in TESTED[name]:
@@ -49,19 +49,19 @@ def untested() -> str | None:
 
 
 class Feature:
-    """What is on or off as a whole."""
+    """A set of patches that is on or off as a whole. `lost` is the sentence for the warning if it is off."""
 
     def __init__(self, lost: str, samples: Callable[[], dict[str, object]], *uses: Mapping[str, str], modules: str = "") -> None:
         self.lost = lost
         self.samples = samples
         self.uses = uses
-        """For each sample its attributes; after a method its parameters, without `self`."""
+        """For each sample its attributes. The parameters of a method follow its name, without `self`."""
         self.modules = modules.split()
-        """Those of this package that import private names."""
+        """Modules of this package that import private names."""
 
     @cached_property
     def usable(self) -> bool:
-        """Whether nothing is missing; otherwise that is logged, once."""
+        """Whether nothing is missing. Otherwise a warning is logged once."""
         if missing := self.missing():
             logger.warning("This mitmproxy (%s) differs from those known: %s. %s", mitmproxy_version.VERSION, missing, self.lost)
         return not missing
@@ -71,7 +71,7 @@ class Feature:
             samples = self.samples()
             for name in self.modules:
                 importlib.import_module(f"{__package__}.{name}")
-        except Exception as error:  # noqa: BLE001 - of a changed class anything can fail
+        except Exception as error:  # noqa: BLE001 - a changed class can raise anything
             return f"{type(error).__name__}: {error}"
         for uses in self.uses:
             for name, members in uses.items():
@@ -89,7 +89,7 @@ def _parameters(member: Any) -> str:
 
 
 def _connections() -> dict[str, object]:
-    from mitmproxy.addons.proxyserver import Proxyserver  # noqa: PLC0415 - what cannot be imported is missing
+    from mitmproxy.addons.proxyserver import Proxyserver  # noqa: PLC0415 - a failed import means that the feature is missing
     from mitmproxy.options import Options  # noqa: PLC0415
     from mitmproxy.proxy.context import Context  # noqa: PLC0415
     from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO  # noqa: PLC0415
@@ -158,7 +158,7 @@ def _http() -> dict[str, object]:
 
 
 class _Transport(asyncio.Transport):
-    def is_closing(self) -> bool:  # the writer asks at its end
+    def is_closing(self) -> bool:  # called when the writer is deleted
         return True
 
 
@@ -276,7 +276,7 @@ HTTP = Feature(
     },
     modules="http_stream",
 )
-"""All of this package that serves requests, with the upstream leg."""
+"""All patches for requests and responses, including the upstream leg."""
 
 CONNECTIONS = Feature(
     "A connection that turns out to lead to a refused address is abandoned and not closed, and mitmproxy may leave sockets open.",

@@ -1,7 +1,7 @@
-"""A room beside http_layer: mitmproxy's open sockets, which no hook hands out.
+"""Access to mitmproxy's open sockets, which no hook provides.
 
-What is touched: the `proxyserver` addon's `connections` (client id → handler) and `servers.is_updating`, and a handler's `transports`
-(connection → its streams).
+Private attributes used: `connections` (client id → handler) and `servers` of the `proxyserver` addon, and `transports` of a handler
+(connection → its reader and writer).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["client_socket", "close_left", "closing", "cut", "handler", "lengthen
 
 
 LOOK = 0.025
-"""Seconds between two looks whether a client has left."""
+"""Seconds between checks whether a client has disconnected."""
 
 _watching: set[asyncio.Task[None]] = set()
 
 
 def handler(client: Client) -> ConnectionHandler | None:
-    """Who has that client's open connections; None: they are not mitmproxy's (a replay, a test)."""
+    """The handler of the client's connections. None if mitmproxy has none (in a replay or test)."""
     if not compat.CONNECTIONS.usable:
         return None
     known: dict[object, ConnectionHandler] = getattr(ctx.master.addons.get("proxyserver"), "connections", {})
@@ -39,12 +39,15 @@ def handler(client: Client) -> ConnectionHandler | None:
 
 
 def cut(client: Client, connection: Connection) -> None:
-    """Close this connection of that client's at once; what is written to it from now on goes nowhere."""
+    """Close a connection of this client immediately. Later writes to it are discarded."""
     ctx.master.addons.get("proxyserver").connections[client.id].transports[connection].writer.close()
 
 
 def close_left(client: Client, connection: Connection) -> None:
-    """Close a socket that mitmproxy left open: its task is cancelled twice when a client leaves that had several upstream connections."""
+    """Close a socket that mitmproxy leaves open when a client with several upstream connections disconnects.
+
+    In that case mitmproxy cancels the task of the connection twice, which interrupts the close.
+    """
     found = handler(client)
     left = found.transports.pop(connection, None) if found else None
     if left and left.writer:
@@ -52,7 +55,10 @@ def close_left(client: Client, connection: Connection) -> None:
 
 
 def watch(client: Client, left: Callable[[], None]) -> bool:
-    """Call `left` when this client, which has ended its sending, is gone altogether. False: it is gone now, or cannot be watched."""
+    """Call `left` when a client that has half-closed its connection disconnects completely.
+
+    Return False if it has already disconnected or cannot be watched.
+    """
     found = handler(client)
     io = found.transports.get(client) if found else None
     writer = io.writer if io else None
@@ -74,26 +80,26 @@ def watch(client: Client, left: Callable[[], None]) -> bool:
 
 
 def gone(writer: asyncio.StreamWriter) -> bool:
-    """Whether the connection is closed in both directions, or was reset."""
+    """Whether the connection was closed in both directions or reset."""
     sock = writer.get_extra_info("socket")
     if writer.is_closing() or sock is None or sock.fileno() < 0:
         return True
     if not hasattr(select, "poll"):
-        return False  # pragma: no cover - Windows: the next write tells
+        return False  # pragma: no cover - Windows: the next write fails
     poll = select.poll()
     poll.register(sock, 0)
     return bool(poll.poll(0))
 
 
 def client_socket(client: Client) -> socket.socket | None:
-    """The socket of a client's connection, if it is one of the system's."""
+    """The socket of a client's TCP connection, or None."""
     found = handler(client)
     io = found.transports.get(client) if found else None
     return io.writer.get_extra_info("socket") if io and isinstance(io.writer, asyncio.StreamWriter) else None
 
 
 def lengthen_backlog() -> None:
-    """Let the system take in as many connections at once as it can, on every port that is or will be open; asyncio asks for 100."""
+    """Set the listen backlog of all present and future ports to the system's maximum (SOMAXCONN). asyncio's default is 100."""
     if not compat.PORTS.usable:
         return
     servers = ctx.master.addons.get("proxyserver").servers
@@ -115,10 +121,10 @@ def closing() -> bool:
 
 
 def unsent() -> bool:
-    """Whether anything that was written still waits to leave."""
+    """Whether any connection has unsent bytes in its write buffer."""
     for handler in ctx.master.addons.get("proxyserver").connections.values():
         for transport in handler.transports.values():
-            # UDP has no buffer
+            # UDP has no write buffer
             socket = getattr(transport.writer, "transport", None)
             if socket is not None and socket.get_write_buffer_size():
                 return True

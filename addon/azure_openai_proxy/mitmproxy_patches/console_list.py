@@ -1,7 +1,6 @@
-"""The console's list with the comments of flows: mitmproxy shows them in its details alone, and mitmweb in a column.
+"""Shows the comment of each flow below its row in the console's list. By default only the detail view shows it.
 
-Below the row of a flow that has one stands its comment. It is the list's own walker that makes the rows, so that gets another class;
-a console that differs keeps the list it has.
+The list's walker creates the rows, so its class is replaced. On a mitmproxy with other internals the list is unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["comments"]
 
-_INDENT = 11  # columns: where mitmproxy's row goes on after the time
+_INDENT = 11  # columns of the time in mitmproxy's rows
 
 
 class Row(flowlist.FlowItem):
@@ -36,7 +35,7 @@ class Row(flowlist.FlowItem):
 
 
 class Walker(flowlist.FlowListWalker):
-    """As mitmproxy's, with other rows."""
+    """mitmproxy's walker, with rows that show comments."""
 
     one_line: Callable[[str], str]
 
@@ -44,7 +43,7 @@ class Walker(flowlist.FlowListWalker):
         focus = self.master.view.focus
         return (self._row(focus.flow), focus.index) if focus.flow else (None, 0)
 
-    @cache  # noqa: B019 - mitmproxy clears it
+    @cache  # noqa: B019 - mitmproxy clears the cache
     def _get(self, pos: int) -> tuple[Row | None, int | None]:
         return (self._row(self.master.view[pos]), pos) if self.master.view.inbounds(pos) else (None, None)
 
@@ -53,7 +52,7 @@ class Walker(flowlist.FlowListWalker):
 
 
 def comments(master: Master, one_line: Callable[[str], str], *, shown: bool) -> None:
-    """In the list of this console from now on, or no longer."""
+    """Show comments in the list of this console, or hide them."""
     window: Any = master.window  # type: ignore[attr-defined]
     for stack in window.stacks:
         walker = stack.windows["flowlist"].body

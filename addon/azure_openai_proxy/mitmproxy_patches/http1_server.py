@@ -1,7 +1,7 @@
-"""One HTTP/1 client connection: heads that cannot be read, bodies that break off, and a last answer that arrives.
+"""An HTTP/1 client connection: malformed heads, truncated bodies, pipelining, and a lingering close.
 
-A socket that is closed while the peer is still sending is reset, and the reset can overtake the answer. So a connection is left in
-three steps: the answer, our half of the connection closed, what still comes thrown away for a moment.
+If a socket is closed while the peer is still sending, TCP resets the connection, and the reset can overtake the response. So a connection
+is closed in three steps: send the response, half-close the connection, and discard incoming data for a limited time.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["LINGER", "MAX_HEAD", "LastOfConnection", "Leave", "Server", "Unreadable", "complete", "flaw"]
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request line with its headers. mitmproxy has no limit."""
+"""Maximum bytes of the request line and headers. mitmproxy has no limit."""
 
 LINGER = 2.0
-"""Seconds that a client has to read the last answer before what it sends meets a closed socket."""
+"""Seconds for which a client may read the last response before the socket is closed."""
 
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""For a client that may be gone: an informational response, which may come at any time before the response."""
+"""An informational response, allowed at any time before the response. Sent to detect whether the client has disconnected."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _HIDDEN_FRAMING = re.compile(rb"(?i)\n(?:transfer-encoding|content-length)[^\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -46,7 +46,7 @@ _METHOD_START = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
 
 
 class Unreadable(HttpEvent):
-    """What is left of a request cannot be read. `instead` is what mitmproxy would do, before any hook."""
+    """The rest of a request cannot be parsed. `instead`: the commands that mitmproxy would send."""
 
     def __init__(self, stream_id: int, message: str, *instead: commands.Command) -> None:
         super().__init__(stream_id)
@@ -55,30 +55,30 @@ class Unreadable(HttpEvent):
 
 
 class LastOfConnection(ResponseEndOfMessage):
-    """The end of an answer after which an HTTP/1 connection must not be used: nobody knows where the next request would begin."""
+    """The end of a response after which an HTTP/1 connection must be closed, since the start of the next request is unknown."""
 
 
 class Leave(HttpEvent):
-    """The end of a connection that has been upgraded, and that the client has not ended."""
+    """Closes an upgraded connection that the client has not closed."""
 
 
 def flaw(received: bytes) -> Failure | None:
-    """Why what was received so far is no head of a request, where mitmproxy would wait for more."""
+    """The error in the bytes of a head received so far, where mitmproxy would wait for more; None if there is none."""
     if not _METHOD_START.match(received):
         return Failure(400, "invalid_request", "This is not the beginning of an HTTP request. Was the last one's content-length too small?")
     line = received[: received.find(b"\n") + 1].rstrip()
-    if line[-8:-3] == b"HTTP/" and line[-8:] not in _VERSIONS:  # mitmproxy would repeat it upstream and in the response
+    if line[-8:-3] == b"HTTP/" and line[-8:] not in _VERSIONS:  # mitmproxy would send it upstream and in the response
         return Failure(400, "invalid_request", "The request's HTTP version is neither 1.0 nor 1.1.")
     end = _HEAD_END.search(received, 0, MAX_HEAD)
-    if end and _HIDDEN_FRAMING.search(received, 0, end.end()):  # mitmproxy takes them for white space, others may not
-        return Failure(400, "invalid_request", "A header that says where the request ends holds control characters.")
+    if end and _HIDDEN_FRAMING.search(received, 0, end.end()):  # mitmproxy treats them as whitespace, other servers may not
+        return Failure(400, "invalid_request", "Content-Length or Transfer-Encoding contains control characters.")
     if not end and len(received) >= MAX_HEAD:
-        return Failure(431, "request_head_too_large", f"The request's line and headers are longer than {MAX_HEAD} bytes.")
+        return Failure(431, "request_head_too_large", f"The request line and headers are longer than {MAX_HEAD} bytes.")
     return None
 
 
 def complete(response: http.Response, request: http.Request | None, *, last: bool) -> http.Response:
-    """The answer made fit to be sent: a true content-length, no body for HEAD, `connection: close` on the last one."""
+    """Prepare a response for sending: set content-length, drop the body for HEAD, and set `connection: close` if it is the last."""
     content = response.raw_content or b""
     response.headers.pop("transfer-encoding", None)
     response.headers["content-length"] = str(len(content))
@@ -89,16 +89,16 @@ def complete(response: http.Response, request: http.Request | None, *, last: boo
 
 
 def _complaint(head: bytes) -> str:
-    """What mitmproxy has against a head."""
+    """mitmproxy's error message for a head that it rejected."""
     try:
         http1.read_request_head([line.removesuffix(b"\r") for line in _HEAD_END.split(head)[0].split(b"\n")])
     except ValueError as error:
         return str(error)
-    raise AssertionError(head)  # pragma: no cover - it is asked only about heads that mitmproxy refused
+    raise AssertionError(head)  # pragma: no cover - only called for heads that mitmproxy rejected
 
 
 def _unquoted(message: str) -> str:
-    """Mitmproxy's text without the bytes that it quotes: they may be a key."""
+    """An error message of mitmproxy without the bytes that it quotes, which may be a key."""
     return re.split(r": (?:bytearray\()?b?['\"]", message, maxsplit=1)[0]
 
 
@@ -106,7 +106,7 @@ class Server(Http1Server):
     rules: HttpPolicy
 
     def __init__(self, context: Context, rules: HttpPolicy, half_closed: Callable[[], bool] | None = None) -> None:
-        """`half_closed`: whether a client that has ended its sending still gets the answer to its request."""
+        """`half_closed`: returns whether a client that has half-closed its connection still gets the response."""
         super().__init__(context)
         self.rules = rules
         self.half_closed = half_closed
@@ -114,7 +114,7 @@ class Server(Http1Server):
         self._handling = self._next_waits = False
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        """What mitmproxy does; a pipelined request is read when its predecessor's events have run to their end, not from within them."""
+        """As mitmproxy, but read a pipelined request after the events of the previous one are processed, not recursively."""
         if self._handling:
             yield from super()._handle_event(event)
             return
@@ -133,7 +133,7 @@ class Server(Http1Server):
     # Heads
 
     def read_headers(self, event: events.ConnectionEvent) -> CommandGenerator[None]:
-        if isinstance(event, events.DataReceived) and not event.data:  # from within the end of the request before
+        if isinstance(event, events.DataReceived) and not event.data:  # called recursively at the end of the previous request
             self._next_waits = True
             return
         yield from self.read_head(event)
@@ -141,7 +141,7 @@ class Server(Http1Server):
     def read_head(self, event: events.ConnectionEvent) -> CommandGenerator[None]:
         received = bytes(self.buf)
         if blank := len(received) - len(received.lstrip(b"\r\n")):
-            # Some clients end a body with a line end too many; mitmproxy would forget what comes behind it until more arrives.
+            # Some clients send an extra CRLF after a body. mitmproxy would not process the bytes after it until more arrive.
             self.buf.maybe_extract_at_most(blank)
             received = received[blank:]
         wrong = None
@@ -155,17 +155,20 @@ class Server(Http1Server):
 
         doing = super().read_headers(event)
         command = next(doing, None)
-        if isinstance(command, commands.SendData):  # its 400 in HTML
+        if isinstance(command, commands.SendData):  # mitmproxy's HTML page with status 400
             yield from self.replace(command, list(doing), received)
         elif command:
             yield command
             if isinstance(command, ReceiveHttp) and self.request is None:
-                doing.close()  # it is answered, and the connection is left: mitmproxy would go on to read the body
+                doing.close()  # already answered and closing: mitmproxy would read the body
             else:
                 yield from doing
 
     def replace(self, page: commands.SendData, rest: list[commands.Command], received: bytes) -> CommandGenerator[None]:
-        """`rest` is the closing, then a line for the log or the events of a request that can be read but for its framing."""
+        """Replace mitmproxy's error page.
+
+        `rest`: the command that closes the connection, then a log command, or the events of a request of which only the framing is invalid.
+        """
         match rest:
             case [closing, ReceiveHttp() as headers, ReceiveHttp(event=RequestProtocolError() as error)]:
                 self.state = self.discard
@@ -177,7 +180,7 @@ class Server(Http1Server):
                     yield from rest
 
     def refuse(self, failure: Failure) -> CommandGenerator[bool]:
-        """Answer what is no request, and leave. False: it is not for us to say."""
+        """Answer a malformed request and close. Return False to let mitmproxy handle it."""
         response = self.rules.answer(failure, None)
         if response is None:
             return False
@@ -199,14 +202,14 @@ class Server(Http1Server):
                     return
                 else:
                     yield command
-        except NotImplementedError:  # what mitmproxy makes of trailers, when all of them have been read: they are dropped
+        except NotImplementedError:  # raised by mitmproxy for trailers once they are read: drop them
             yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
             yield from self.mark_done(request=True)
         if closing:
             yield closing
 
     def give_up(self, message: str) -> CommandGenerator[None]:
-        """Leave it to the stream to answer: it knows the request."""
+        """Let the stream send the error response, since it has the request."""
         if self.response_done:
             yield from self.leave()
         else:
@@ -217,17 +220,17 @@ class Server(Http1Server):
         self.buf.maybe_extract_at_most(len(self.buf))
         yield from ()
 
-    # The end
+    # Closing
 
     def wait(self, event: events.Event) -> CommandGenerator[None]:
-        """A client that has only ended its sending is answered all the same. One that is gone has no use for it."""
+        """Send the response even if the client has half-closed its connection, unless it has disconnected completely."""
         if isinstance(event, events.ConnectionClosed) and self.half_closed and self.half_closed():
             self.sending_ended = True
             if not self.response and self.request and self.request.http_version == "HTTP/1.1":
-                # To a connection that is closed altogether this brings a reset, and any client ignores it.
+                # A completely closed connection answers with a reset; a half-closed client ignores the probe.
                 yield commands.SendData(self.conn, PROBE)
             elif self.response and "chunked" in self.response.headers.get("transfer-encoding", "").lower():
-                yield commands.SendData(self.conn, b"0")  # the same: the size of the next chunk may begin with zeros
+                yield commands.SendData(self.conn, b"0")  # the same: a chunk size may have leading zeros
             return
         yield from super().wait(event)
 
@@ -242,7 +245,7 @@ class Server(Http1Server):
 
     @staticmethod
     def frame(response: http.Response, request: http.Request) -> None:
-        """Say when the connection ends with the response, and end it there where the client knows no chunks."""
+        """Set `connection` for HTTP/1.0 and closing connections. For HTTP/1.0, end a chunked response by closing the connection."""
         old = request.http_version == "HTTP/1.0"
         if old and "chunked" in response.headers.get("transfer-encoding", "").lower():
             del response.headers["transfer-encoding"]
@@ -253,14 +256,14 @@ class Server(Http1Server):
                 response.headers["connection"] = "close" if closes else "keep-alive"
 
     def send_last(self, event: ResponseEndOfMessage) -> CommandGenerator[None]:
-        self.request_done = False  # else the connection would be closed, or used again
+        self.request_done = False  # otherwise mitmproxy would close or reuse the connection
         yield from super().send(event)
         yield from self.leave()
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> CommandGenerator[None]:
         yield from super().mark_done(request=request, response=response)
-        if self.request_done and self.response_done:  # no other request follows
-            self.request = None  # its body would stay in memory until Python's collector runs
+        if self.request_done and self.response_done:  # no pipelined request follows
+            self.request = None  # the body would stay in memory until a garbage collection
 
     def leave(self) -> CommandGenerator[None]:
         yield from self.discard(events.Start())
@@ -275,6 +278,6 @@ class Server(Http1Server):
 
     def linger(self, event: events.Event) -> CommandGenerator[None]:
         yield from self.discard(event)
-        if not isinstance(event, events.DataReceived):  # the client is gone, or has had its time
+        if not isinstance(event, events.DataReceived):  # the client has disconnected, or the time is over
             self.state = self.done
             yield commands.CloseConnection(self.conn)

@@ -1,7 +1,7 @@
-"""One HTTP/2 client connection: flow control per stream, requests that are reset in the write that brings them, and an orderly last event.
+"""An HTTP/2 client connection: flow control per stream, requests that are reset immediately, and resets after buffered data.
 
-mitmproxy announces a window of 2 GB and acknowledges an upload as it arrives: nothing slows a client down but TCP, which stops every
-stream of the connection. Here each stream has a window of its own, and bytes that upstream does not take are not acknowledged.
+mitmproxy announces a window of 2 GB and acknowledges uploads as they arrive, so that only TCP slows down a client, for all streams of the
+connection at once. Here each stream has its own window, and bytes are acknowledged only as fast as the upstream accepts them.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 __all__ = ["WINDOW", "Server2"]
 
 WINDOW = 1 << 20
-"""Bytes of a request's body that a client may send ahead of what upstream takes."""
+"""Initial window in bytes: how much of a request body the client may send before the upstream has accepted any."""
 
 MAX_MESSAGE = 1000
-"""Characters of an error: it must fit into a frame."""
+"""Maximum characters of an error message, which must fit into one frame."""
 
-_QUOTED = re.compile(r":? \(?b['\"]")  # h2 repeats the header that is wrong, which may be a key
+_QUOTED = re.compile(r":? \(?b['\"]")  # h2 quotes the invalid header, which may be a key
 
 
 class FlowControlled(BufferedH2Connection):
     withhold: Callable[[int, int], bool]
-    """Takes a number of bytes and a stream. True: they are acknowledged later."""
+    """Called with a number of bytes and a stream id. Returns True if the bytes are to be acknowledged later."""
 
     def initiate_connection(self) -> None:
         self.local_settings.initial_window_size = WINDOW
-        self.local_settings.acknowledge()  # else h2 announces the old value
+        self.local_settings.acknowledge()  # otherwise h2 announces the old value
         super().initiate_connection()  # type: ignore[no-untyped-call] # of mitmproxy
 
     def acknowledge_received_data(self, acknowledged_size: int, stream_id: int) -> None:
@@ -47,7 +47,7 @@ class FlowControlled(BufferedH2Connection):
             super().acknowledge_received_data(acknowledged_size, stream_id)
 
     def receive_data(self, data: Buffer) -> list[h2.events.Event]:
-        """What came, without the requests that came with their own reset."""
+        """The events for `data`, without those of requests that are started and reset in the same data."""
         received: list[h2.events.Event] = super().receive_data(data)
         if not any(type(event) is h2.events.StreamReset for event in received):
             return received
@@ -67,7 +67,7 @@ class Server2(Http2Server):
         self.h2_conn = FlowControlled(self.h2_conf)
         self.h2_conn.withhold = withhold
         self.resets: dict[int, ResponseProtocolError] = {}
-        """Streams that are reset when the client has read what was written before."""
+        """Errors of streams that are reset once the client has read the data buffered for them."""
 
     def _handle_event(self, event: proxy_events.Event) -> CommandGenerator[None]:
         if isinstance(event, ResponseProtocolError) and self.h2_conn.stream_buffers.get(event.stream_id):

@@ -1,4 +1,4 @@
-"""One request and its answer: wherever mitmproxy would send an error page or break off, the client is told in our own shape."""
+"""HTTP streams and the HTTP layer of a client connection: errors in OpenAI's format, limits, early responses, the upstream leg."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Stream", "patch"]
 
-# What each of mitmproxy's errors is to a client, and how the sentence begins. Those not here are no failure: somebody ended the request.
+# Status, code and beginning of the message for each of mitmproxy's errors. Other error codes mean that the request was cancelled.
 FAILURES = {
     ErrorCode.GENERIC_CLIENT_ERROR: (400, "invalid_request", "The request cannot be read: "),
     ErrorCode.REQUEST_VALIDATION_FAILED: (400, "invalid_request", ""),
@@ -80,16 +80,16 @@ def _nothing() -> CommandGenerator[None]:
 class Stream(Uploading, Upgrading):
     rules: HttpPolicy
     max_body: int | None = None
-    large = False  # by mitmproxy's stream_large_bodies
+    large = False  # mitmproxy's `stream_large_bodies` applies
 
     def __init__(self, context: Context, stream_id: int, rules: HttpPolicy) -> None:
         super().__init__(context, stream_id)
         self.rules = rules
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        """All that mitmproxy does with an event, but for the errors that it would send to the client."""
+        """As mitmproxy, but replace the error responses, and check the request before it is sent."""
         if self.dropped:
-            return  # the event waited for the end of the one before
+            return  # the event was queued while the previous one was processed
         doing = self.dispatch(event)
         reply: Any = None
         while True:
@@ -113,7 +113,7 @@ class Stream(Uploading, Upgrading):
                 if isinstance(request, Failure):
                     doing.close()
                     doing = self.refuse(request.message, ErrorCode.REQUEST_VALIDATION_FAILED)
-                    if command.connection.alpn != b"h2":  # pragma: no branch - over HTTP/2 it has other requests
+                    if command.connection.alpn != b"h2":  # pragma: no branch - an HTTP/2 connection has other requests
                         yield CloseConnection(command.connection)
                     continue
                 command.event.request = request
@@ -126,15 +126,15 @@ class Stream(Uploading, Upgrading):
         if isinstance(event, RequestTrailers):
             return (
                 _nothing()
-            )  # headers that no rule has checked; mitmproxy fails at writing them to HTTP/1.1, and the client gets no response
+            )  # trailers are not checked, and mitmproxy raises when writing them to HTTP/1.1, so that the client gets no response
         return self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
 
-    def run_hook(self, hook: StartHook) -> bool:  # noqa: ARG002 - for the fast path
-        """Run a hook without mitmproxy's task for it. False: mitmproxy runs it."""
+    def run_hook(self, hook: StartHook) -> bool:  # noqa: ARG002 - overridden by the fast path
+        """Run a hook without a task. Return False to let mitmproxy run it."""
         return False
 
     def free(self) -> None:
-        """Let go of the flow: streams are in reference cycles, and a body would stay in memory until Python's collector runs."""
+        """Release the flow and the buffers. Streams are in reference cycles, so bodies would be kept until a garbage collection."""
         del self.flow
         self.request_body_buf.clear()
         self.response_body_buf.clear()
@@ -142,11 +142,11 @@ class Stream(Uploading, Upgrading):
     # The request
 
     def check_invalid(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
-        """The first thing that mitmproxy does with a new flow: the last moment to see the request as it came."""
+        """Record the form of the request target and the Host. mitmproxy calls this first, and modifies the request afterwards."""
         if request and self.mode is not HTTPMode.transparent and (asked := self.flow.request).method != "CONNECT":
             self.flow.metadata[ABSOLUTE_FORM] = bool(asked.scheme == "http" if asked.is_http2 or asked.is_http3 else asked.authority)
             if not asked.host and asked.http_version == "HTTP/1.0" and "host" not in asked.headers:
-                # HTTP/1.0 needs none, mitmproxy does
+                # Host is optional in HTTP/1.0, but mitmproxy requires it
                 address, port, *_ = self.context.client.sockname
                 asked.headers["Host"] = url.hostport("https" if self.context.client.tls else "http", address, port)
         elif request and isinstance(self.context.client.proxy_mode, mode_specs.ReverseMode):
@@ -154,7 +154,10 @@ class Stream(Uploading, Upgrading):
         return (yield from super().check_invalid(request))
 
     def check_killed(self, emit_error_hook: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
-        """After the requestheaders hook this is the first thing that mitmproxy does: the rules know the request, none of it is taken."""
+        """Send an early response, or check the head and the declared length.
+
+        mitmproxy calls this first after the `requestheaders` hook: the exchange exists, and the body has not been read.
+        """
         if (yield from super().check_killed(emit_error_hook)):
             return True
         if self.client_state == self.state_wait_for_request_headers:
@@ -164,7 +167,7 @@ class Stream(Uploading, Upgrading):
             self.max_body = self.rules.max_body(self.flow)
             if self.max_body is not None:
                 if self.large:
-                    self.flow.request.stream = False  # it would go out as it came
+                    self.flow.request.stream = False  # mitmproxy would stream it untranslated
                 limit = human.parse_size(self.context.options.body_size_limit)
                 self.max_body = min(self.max_body, self.max_body if limit is None else limit)
                 self.may_go_on = None
@@ -172,7 +175,7 @@ class Stream(Uploading, Upgrading):
         return False
 
     def respond_early(self, response: http.Response) -> CommandGenerator[None]:
-        """Respond to a request whose body has not been read, with every hook of a response."""
+        """Respond to a request before its body is read, calling the hooks of a response."""
         self.flow.response = response
         response.timestamp_start = response.timestamp_end = time.time()
         yield HttpResponseHeadersHook(self.flow)
@@ -184,19 +187,19 @@ class Stream(Uploading, Upgrading):
 
     @property
     def body_may_follow(self) -> bool:
-        """Whether it is unknown if the client sends a body: it has asked with Expect and was not told to continue."""
+        """Whether a body may or may not follow: the client sent `Expect: 100-continue` and got no 100 response."""
         return "expect" in self.flow.request.headers and not (self.flow.request.is_http2 or self.flow.request.is_http3)
 
     def check_headers(self) -> CommandGenerator[bool]:
         asked = self.flow.request
         line = b"".join((asked.data.method, asked.data.authority, asked.data.path))
-        if b" " in line or b"\t" in line:  # an HTTP/2 client can send them
+        if b" " in line or b"\t" in line:  # possible with HTTP/2
             yield from self.refuse("The request's method, authority or path has a space or a tab.", ErrorCode.REQUEST_VALIDATION_FAILED)
             return True
         head = b"".join((line, *(part for field in asked.headers.fields for part in field)))
         if len(head.translate(None, _CONTROLS)) != len(head):
             yield from self.refuse(
-                "The request's line or headers hold control characters, or a header goes on over several lines.",
+                "The request line or headers contain control characters, or a header continues on the next line.",
                 ErrorCode.REQUEST_VALIDATION_FAILED,
             )
             return True
@@ -219,7 +222,7 @@ class Stream(Uploading, Upgrading):
         return True
 
     def refuse(self, message: str, code: ErrorCode) -> CommandGenerator[None]:
-        """As mitmproxy refuses a request. The rest of the body is read and thrown away."""
+        """Reject a request as mitmproxy does. The rest of the body is read and discarded."""
         self.request_body_buf.clear()
         self.flow.error = flow.Error(message)
         yield HttpErrorHook(self.flow)
@@ -230,24 +233,24 @@ class Stream(Uploading, Upgrading):
 
     def cut_short(self, event: Unreadable) -> CommandGenerator[None]:
         if self.server_state == self.state_errored:
-            return  # it is answered
+            return  # the request is already answered
         waiting = self.waiting
         if not waiting:
             yield from event.instead
         error = RequestProtocolError(self.stream_id, event.message, ErrorCode.GENERIC_CLIENT_ERROR)
-        yield from self.handle_protocol_error(error)  # the error hook, and who is upstream; mitmproxy tells the client nothing
+        yield from self.handle_protocol_error(error)  # calls the error hook and notifies the upstream; sends nothing to the client
         if waiting and not (yield from self.tell(ResponseProtocolError(self.stream_id, event.message, error.code))):
             yield from event.instead
 
-    # The answer
+    # The response
 
     @property
     def waiting(self) -> bool:
-        """Nothing of an answer has been sent to the client."""
+        """Whether no part of the response has been sent to the client."""
         return self.server_state in (self.state_uninitialized, self.state_wait_for_response_headers, self.state_consume_response_body)
 
     def tell(self, error: ResponseProtocolError) -> CommandGenerator[bool]:
-        """The failure as an answer, or as the last event of a stream that has begun. False: the client is to see it as mitmproxy has it."""
+        """Report an error as a response, or as the last event of a started stream. Return False to let mitmproxy send its own error."""
         if error.code not in FAILURES or not self.context.client.state & ConnectionState.CAN_WRITE:
             return False
         failure = self.failure(error)
@@ -267,24 +270,24 @@ class Stream(Uploading, Upgrading):
         response = self.rules.answer(failure, self.flow)
         if response is None:
             return False
-        # Nobody knows where a request with wrong framing ends, or whether a body comes that was not asked for with 100.
+        # With invalid framing, or after `Expect` without a 100 response, the end of the request is unknown: close the connection.
         lost = code in (ErrorCode.GENERIC_CLIENT_ERROR, ErrorCode.REQUEST_VALIDATION_FAILED)
         last = lost and not (self.flow.request.is_http2 or self.flow.request.is_http3)
         yield from self.reply(response, last=last or self.body_may_follow)
         return True
 
     def last_event(self, failure: Failure) -> CommandGenerator[None]:
-        """Tell the reader of a stream of events that it broke off, so that nobody takes half an answer for a whole one."""
+        """Append an error event to a truncated event stream, so that the client does not take it for complete."""
         headers = cast("http.Response", self.flow.response).headers
         if "text/event-stream" not in headers.get("content-type", "") or "content-encoding" in headers or "content-length" in headers:
             return
         if event := self.rules.last_event(failure, self.flow):
-            # The blank line before ends an event that was cut.
+            # The blank line ends an incomplete event.
             yield SendHttp(ResponseData(self.stream_id, b"\n\n" + event), self.context.client)
 
 
 class Connection(HttpLayer):
-    """mitmproxy's HTTP layer with our streams, and our server for HTTP/1 clients."""
+    """mitmproxy's HTTP layer with the patched streams, client connections (`Server`, `Server2`) and the upstream leg."""
 
     rules: HttpPolicy
     leg: Leg | None = None
@@ -301,7 +304,7 @@ class Connection(HttpLayer):
         return doing
 
     def withhold(self, size: int, stream_id: int) -> bool:
-        """Whether these bytes of an upload are acknowledged only when upstream has taken more of it."""
+        """Whether to delay the acknowledgement of upload bytes (HTTP/2) until the upstream has accepted more."""
         response = self.leg.responses.get(stream_id) if self.leg else None
         if response is None or not response.streamed or not response.behind:
             return False
@@ -309,7 +312,7 @@ class Connection(HttpLayer):
         return True
 
     def half_closed(self) -> bool:
-        """Whether an HTTP/1 client that has ended its sending is to be answered. If so, whether it leaves is watched from now on."""
+        """Whether to answer an HTTP/1 client that has half-closed its connection. If so, watch for its disconnection."""
         server = cast("Server", self.connections[self.context.client])
         stream = self.streams.get(server.stream_id)
         if not isinstance(stream, Stream) or not self.rules.takes(stream.flow):
@@ -317,7 +320,7 @@ class Connection(HttpLayer):
         return connections.watch(self.context.client, lambda: self.client_left(server.stream_id))
 
     def client_left(self, stream_id: int) -> None:
-        """It has reset its connection, and mitmproxy, which reads no more of it, does not notice."""
+        """Cancel the request of a client that has disconnected. mitmproxy does not notice after a half-close, as it no longer reads."""
         if self.leg:
             error = RequestProtocolError(stream_id, "Client disconnected.", ErrorCode.CLIENT_DISCONNECTED)
             self.leg.inject([error])
@@ -326,8 +329,8 @@ class Connection(HttpLayer):
         yield from doing
         leg.client_data_received()
 
-    def straight(self, stream: Stream, handler: ConnectionHandler, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:  # noqa: ARG002 - for the fast path
-        """A function that writes chunks of a response for the client past the layers. None: there is none."""
+    def straight(self, stream: Stream, handler: ConnectionHandler, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:  # noqa: ARG002 - overridden by the fast path
+        """A function that writes response chunks directly to the client, bypassing the layers, or None."""
         return None
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
@@ -350,7 +353,7 @@ class Connection(HttpLayer):
 
 
 class ClientTLS(ClientTLSLayer):
-    """TLS with a client that is told of its end: without it a client must take what it has read for cut off."""
+    """Client TLS that sends close_notify. Without it, clients treat a response without a length as truncated."""
 
     def send_close(self, command: CloseConnection) -> CommandGenerator[None]:
         if self.tunnel_state in (TunnelState.OPEN, TunnelState.CLOSED):

@@ -1,6 +1,6 @@
-"""A large body that is sent on as it comes, and answers that do not wait for the end of one.
+"""Streaming of large request bodies, and responses before the end of a request body.
 
-The first bytes of every body are held: they tell where the request goes, and a small one can be sent again.
+The beginning of each body is buffered: it contains the model, which decides the destination, and a small body can be retried.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["HELD", "Uploading"]
 
 HELD = 1 << 20
-"""Bytes of a body that are held before it is sent on."""
+"""Bytes of a body to buffer before streaming starts."""
 
 
 class Uploading(HttpStream):
     rules: HttpPolicy
     may_go_on: bool | None = False
-    """None: nobody has asked yet, for the answer takes a while, and most bodies are small."""
-    dropped = False  # the HTTP layer passes no more events to this stream
+    """Whether the body may be streamed. None: not determined yet, since that is slow and most bodies are small."""
+    dropped = False  # the HTTP layer sends no more events to this stream
 
     @property
     def may_stream_upload(self) -> bool:
@@ -45,7 +45,7 @@ class Uploading(HttpStream):
         return self.may_go_on
 
     def go_on(self) -> CommandGenerator[bool]:
-        """Send what has come and from now on what comes. True: the request is answered."""
+        """Start streaming the body. Return True if the request was answered instead."""
         self.may_go_on = False
         start = bytes(self.request_body_buf)
         self.request_body_buf.clear()
@@ -61,7 +61,7 @@ class Uploading(HttpStream):
         return False
 
     def start_request_stream(self) -> CommandGenerator[None]:
-        """As mitmproxy does, but with framing for HTTP/1.1 where a body of unknown length came over HTTP/2 or is changed on its way."""
+        """As mitmproxy, but use chunked framing if the length is unknown (HTTP/2) or changed by the translation."""
         headers = self.flow.request.headers
         if not (yield from self.make_server_connection()):
             self.client_state = self.state_errored
@@ -73,11 +73,11 @@ class Uploading(HttpStream):
 
     def state_stream_request_body(self, event: RequestData | RequestEndOfMessage) -> CommandGenerator[None]:
         if isinstance(event, RequestData) and not event.data:
-            return  # HTTP/2 has empty frames; as a chunk of HTTP/1.1 it would be the end
+            return  # an empty HTTP/2 frame would become the last chunk of HTTP/1.1
         yield from super().state_stream_request_body(event)
 
     def reply(self, response: http.Response, *, last: bool) -> CommandGenerator[None]:
-        """Answer at once. What still comes of the request is read and thrown away."""
+        """Send a response immediately. The rest of the request is read and discarded. `last`: close an HTTP/1 connection afterwards."""
         self.flow.response = complete(response, self.flow.request, last=last)
         self.client_state = self.server_state = self.state_errored
         self.flow.live = False

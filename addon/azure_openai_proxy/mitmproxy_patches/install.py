@@ -1,7 +1,8 @@
-"""The patches, as the rest of the project sees them: where they are put in place, and what holds without them.
+"""Installs the patches of mitmproxy, each in a hook or at startup, and provides the values that they record on flows.
 
-Nothing is patched for the whole process but by the fast path: `attach` gives the HTTP layer of one connection another class. What cannot be
-patched safely is left alone (see `compat`); docs/mitmproxy-internals.md describes each patch.
+`attach` replaces the class of the HTTP layer of each client connection. Only the fast path and the comments in the lists of flows patch
+objects shared by all connections. A feature is off if this mitmproxy lacks an attribute that it needs (see `compat`).
+docs/mitmproxy-internals.md describes each patch.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def check() -> None:
-    """Warn of every feature that this mitmproxy does not allow; for the start."""
+    """At startup, log a warning for each feature that is off with this mitmproxy."""
     for feature in (compat.HTTP, compat.CONNECTIONS, compat.SHUTDOWN):
         _ = feature.usable
 
@@ -51,29 +52,29 @@ def attach(nextlayer: layer.NextLayer, rules: HttpPolicy) -> None:
     """Patch the HTTP layers of this connection; for the `next_layer` hook."""
     if not compat.HTTP.usable:
         return
-    from . import http_stream  # noqa: PLC0415 - on a mitmproxy that differs this may not even be imported
+    from . import http_stream  # noqa: PLC0415 - the import may fail with an untested mitmproxy
 
-    # A script's hook runs before the built-in one, which leaves alone what is decided already.
+    # A script's hook runs before the built-in one, which would skip a layer that is already chosen.
     ctx.master.addons.get("nextlayer").next_layer(nextlayer)
     fast = fast_path() if rules.fast_path else None
     http_stream.patch(nextlayer.context.layers, rules, fast.FastConnection if fast else http_stream.Connection)
 
 
 def enable_direct_reads(client: connection.Client, rules: HttpPolicy) -> None:
-    """Let the fast path read from this client's connection; for the `client_connected` hook."""
+    """Enable direct reads (see `fastpath.reads`) for this client connection; for the `client_connected` hook."""
     if rules.fast_path and (fast := fast_path()):
         fast.client_connected(client, client)
 
 
 def set_fast_path(master: Master, *, on: bool) -> None:
-    """Let the fast path patch what all connections share, or restore it."""
+    """Apply or revert the patches of the fast path to objects shared by all connections."""
     if fast := fast_path():
         fast.enable(master, on=on)
 
 
 @cache
 def fast_path() -> Any:
-    """The package `fastpath`, if it is there and this mitmproxy is one that it was tested with."""
+    """The package `fastpath`, or None if it was deleted or is not tested with this mitmproxy."""
     if not compat.HTTP.usable or not importlib.util.find_spec(f"{__package__}.fastpath"):
         return None
     if version := compat.untested():
@@ -83,7 +84,7 @@ def fast_path() -> Any:
 
 
 def fast_path_available() -> bool:
-    """Whether the fast path can be taken."""
+    """Whether the fast path can be used."""
     return fast_path() is not None
 
 
@@ -92,7 +93,7 @@ def show_comments(master: Master, one_line: Callable[[str], str], *, shown: bool
     if hasattr(master, "window"):
         if master.window is None or not compat.CONSOLE.usable:  # while scripts load, the console has no window and cannot be checked
             return
-        from . import console_list  # noqa: PLC0415 - no other tool has its parts
+        from . import console_list  # noqa: PLC0415 - imports mitmproxy's console
 
         console_list.comments(master, one_line, shown=shown)
     elif hasattr(master, "app") and compat.WEB.usable:
@@ -102,15 +103,15 @@ def show_comments(master: Master, one_line: Callable[[str], str], *, shown: bool
 
 
 def absolute_form(flow: http.HTTPFlow) -> bool:
-    """Whether the request came in absolute form, a forward proxy's. False: in origin form, a gateway's, or inside a tunnel."""
+    """Whether the request target is in absolute form, as for a forward proxy. False for origin form (gateway) and inside a tunnel."""
     return bool(flow.metadata.get(ABSOLUTE_FORM, False))
 
 
 def client_host(flow: http.HTTPFlow) -> str:
-    """The Host that the client sent (`:authority` over HTTP/2); "" if there is none."""
+    """The Host header that the client sent (`:authority` over HTTP/2), or ""."""
     return str(flow.metadata.get(CLIENT_HOST) or flow.request.host_header or "")
 
 
 def sends_upstream(flow: http.HTTPFlow) -> bool:
-    """Whether `HttpPolicy.send_upstream` sends this flow's request, so that the flow need not hold its keys."""
+    """Whether the upstream leg sends this flow's request instead of mitmproxy, so that the flow need not contain the keys."""
     return flow.is_replay != "request" and compat.HTTP.usable

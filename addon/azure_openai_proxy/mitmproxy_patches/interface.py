@@ -1,4 +1,4 @@
-"""What the mends of mitmproxy's HTTP layer ask of the rest of the project, and in which words."""
+"""The interface between the patched HTTP layer and the rest of the project."""
 
 from __future__ import annotations
 
@@ -14,66 +14,69 @@ if TYPE_CHECKING:
 __all__ = ["ABSOLUTE_FORM", "CLIENT_HOST", "HttpPolicy", "UpstreamRequest"]
 
 ABSOLUTE_FORM = "azure_openai_absolute_form"
-"""The name in a flow's metadata, which a saved flow keeps."""
+"""Key in a flow's metadata: whether the request target was in absolute form. Saved flows contain it."""
 CLIENT_HOST = "azure_openai_client_host"
-"""In a flow's metadata too: the Host that the client sent, where mitmproxy writes another over it (reverse mode)."""
+"""Key in a flow's metadata: the client's Host header, which mitmproxy overwrites in reverse mode."""
 
 
 class UpstreamRequest(Protocol):
-    """One request on its way."""
+    """One request being sent upstream."""
 
     @property
     def backlog(self) -> int:
-        """Bytes of the body that wait in the process."""
+        """Buffered bytes of the request body."""
 
     def start(self) -> None: ...
 
     def add(self, data: bytes) -> None:
-        """The next bytes of a streamed body."""
+        """Append bytes to a streamed body."""
 
     def complete(self) -> None:
-        """The body is complete."""
+        """Mark the streamed body as complete."""
 
     def send_upgraded(self, data: bytes) -> None:
-        """Bytes of the protocol that the connection was upgraded to."""
+        """Send bytes of the upgraded protocol (WebSocket)."""
 
     def cancel(self) -> None:
-        """The client is gone, or wants no more."""
+        """Stop: the client has disconnected or cancelled the request."""
 
 
 class HttpPolicy(Protocol):
-    """What the mends ask. The flow may be one that no hook has seen, and may lack a host; None is for a head that nobody can read."""
+    """Decisions that the patched HTTP layer requests. The flow may not have been passed to any hook yet, and may lack a host.
+
+    The flow is None for a request whose head cannot be parsed.
+    """
 
     @property
     def fast_path(self) -> bool:
-        """Whether to take shorter ways than mitmproxy's."""
+        """Whether to use the fast path."""
 
     def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
-        """A response that does not depend on the request's body: it is sent at once, and the body is discarded unread."""
+        """A response to send immediately, without reading the request body, which is discarded."""
 
     def max_body(self, flow: http.HTTPFlow) -> int | None:
-        """Bytes that the request's body may have. None: not ours, mitmproxy's own rules hold."""
+        """Maximum bytes of the request body. None for requests that are not translated, to which mitmproxy's own limits apply."""
 
     def max_message(self, flow: http.HTTPFlow) -> int | None:
-        """Bytes that a WebSocket's message may have, from either side. None: not ours."""
+        """Maximum bytes of a WebSocket message in either direction. None for requests that are not translated."""
 
     def may_stream_upload(self, flow: http.HTTPFlow) -> bool:
-        """Whether a large body may be sent on before all of it has come; then `max_body` does not hold."""
+        """Whether a large body may be forwarded before it is complete. If so, `max_body` does not apply."""
 
     def start_streamed_upload(self, flow: http.HTTPFlow, start: bytes) -> None:
-        """Make the request the one for upstream, with `stream` set for its body, or give it a response. `start` is what has come so far."""
+        """Translate the request and set `stream` for its body, or set a response. `start`: the part of the body received so far."""
 
     def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | Failure:
-        """The flow's request with what the flow does not show: its keys. A failure: it must not be sent."""
+        """A copy of the flow's request with the keys, which the flow does not contain. A `Failure` if it must not be sent."""
 
     def takes(self, flow: http.HTTPFlow) -> bool:
-        """Whether the flow's request goes upstream by `send_upstream`. False: mitmproxy sends it."""
+        """Whether `send_upstream` sends the flow's request; otherwise mitmproxy does."""
 
     def send_upstream(self, flow: http.HTTPFlow, client: Response, *, streamed: bool) -> UpstreamRequest:
-        """Who sends the flow's request and gives `client` the response. `streamed`: its body is still to come."""
+        """Create the task that sends the flow's request and passes the response to `client`. `streamed`: the body is not complete yet."""
 
     def answer(self, failure: Failure, flow: http.HTTPFlow | None) -> http.Response | None:
-        """What the client is told. None: not ours, mitmproxy does what it always does."""
+        """The error response for the client. None for requests that are not translated: mitmproxy then handles the error."""
 
     def last_event(self, failure: Failure, flow: http.HTTPFlow) -> bytes | None:
-        """The event that ends a stream that broke off. None: not ours."""
+        """The event that ends a truncated stream. None for requests that are not translated."""

@@ -1,11 +1,11 @@
-"""The seam between mitmproxy's HTTP layer and an upstream leg of our own.
+"""The adapter between mitmproxy's HTTP layer and the upstream leg (`egress`).
 
-mitmproxy keeps the client's side. Where its HTTP layer asks for a connection upstream for a request of ours, it gets a `Leg`: one for all
-requests of a client connection, always open, and without a socket. Each request that is sent to it is given to the rules, which have a
-task for it; what that task brings of the response is injected into mitmproxy as the same events that a connection of its own would.
+mitmproxy handles the client's side. When its HTTP layer requests an upstream connection for a translated request, it gets a `Leg`: a
+virtual connection for all requests of a client connection, always open and without a socket. Each request sent to it is passed to the policy, which
+runs a task for it. The task's response is injected into mitmproxy as the same events that a real connection would produce.
 
-What is touched: `HttpLayer.connections` (the leg is registered there, and in the HTTP layers around it, for inside a CONNECT an event finds
-its way from the outermost layer), `ConnectionHandler.server_event` and `transports`, `Http2Server.h2_conn` with its buffers.
+Private attributes used: `HttpLayer.connections` (the leg is registered there, and in the enclosing HTTP layers, since inside a CONNECT
+events are routed from the outermost layer), `ConnectionHandler.server_event` and `transports`, `Http2Server.h2_conn` with its buffers.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ if TYPE_CHECKING:
 __all__ = ["Leg", "LegServer", "UpstreamFailed", "leg_of"]
 
 FULL = 1 << 16
-"""Bytes for the client that wait in the process before no more is read from upstream."""
+"""Maximum bytes buffered for the client; above that, reading from upstream pauses."""
 BACKLOG = 1 << 18
-"""Bytes of a request's body that wait in the process before no more is read from the client."""
+"""Maximum bytes buffered of a request body; above that, reading from the client pauses."""
 HOOK_LOOK = 0.001
-"""Seconds between two looks whether the hooks of WebSocket messages have run."""
+"""Seconds between checks whether the hooks of WebSocket messages have completed."""
 HANGUP_LOOK = 0.025
-"""Seconds between two looks whether a client has left, while nothing is read from it."""
+"""Seconds between checks whether a client has disconnected while reading from it is paused."""
 
 _UNSENT = {"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"}
 
 
 class FromUpstream(events.ConnectionEvent):
-    """What came of responses, in mitmproxy's own events, and what is to be written for the client."""
+    """Response events for mitmproxy, and commands to run after them."""
 
     def __init__(self, connection: Server, out: Sequence[HttpEvent], commands: Sequence[commands.Command] = ()) -> None:
         super().__init__(connection)
@@ -72,7 +72,7 @@ class FromUpstream(events.ConnectionEvent):
 
 
 class UpstreamFailed(ResponseProtocolError):
-    """There is no response, or no more of it."""
+    """The request failed before or during the response."""
 
     def __init__(self, stream_id: int, failure: Failure) -> None:
         code = ErrorCode.CONNECT_FAILED if failure.code in _UNSENT else ErrorCode.GENERIC_SERVER_ERROR
@@ -81,11 +81,11 @@ class UpstreamFailed(ResponseProtocolError):
 
 
 class LegServer(Server):
-    """Stands for all connections of a leg."""
+    """The placeholder for the upstream connections of a leg."""
 
 
 class Leg(HttpConnection):
-    """The connection upstream, as the HTTP layer of one client connection sees it."""
+    """The virtual upstream connection in the HTTP layer of one client connection."""
 
     def __init__(self, home: Connection, handler: ConnectionHandler) -> None:
         server = LegServer(address=("upstream", 0))
@@ -107,18 +107,18 @@ class Leg(HttpConnection):
             response.sent(event)
 
     def inject(self, out: Sequence[HttpEvent], commands: Sequence[commands.Command] = ()) -> None:
-        """Give mitmproxy these events now, or as soon as it has dealt with the one that it has."""
+        """Pass events to mitmproxy. They are processed immediately, or after the event that is being processed."""
         event = FromUpstream(cast("Server", self.conn), out, commands)
         asyncio.Task(self.handler.server_event(event), loop=asyncio.get_running_loop(), eager_start=True)
 
     def client_data_received(self) -> None:
-        """An HTTP/2 client may have made room for more."""
+        """Resume responses for which an HTTP/2 client may have increased its window."""
         for response in list(self.responses.values()):
             response.look_for_room()
 
 
 def leg_of(home: Connection) -> Leg | None:
-    """The leg of this HTTP layer; None: its client's sockets are not mitmproxy's (a replay)."""
+    """Create the leg of this HTTP layer. None if mitmproxy has no socket of the client (a replay)."""
     handler = connections.handler(home.context.client)
     if handler is None:
         return None
@@ -132,7 +132,7 @@ def leg_of(home: Connection) -> Leg | None:
 
 
 class Response:
-    """One request's way back to its client; also what keeps the two sides in step (see `ClientSide` in egress)."""
+    """Delivers the response of one request to its client, with flow control. Implements `ClientSide` of `egress.request`."""
 
     def __init__(self, leg: Leg, stream: Stream, *, streamed: bool) -> None:
         self.leg, self.stream, self.flow, self.id = leg, stream, stream.flow, stream.stream_id
@@ -140,12 +140,12 @@ class Response:
         self.upgraded = False
         self.over = False
         self._room: asyncio.Future[None] | None = None
-        self._taken: asyncio.Future[None] | None = None  # the client's next bytes wait for it
+        self._taken: asyncio.Future[None] | None = None  # set when the client may send more
         self._gate: ConnectionIO | None = None
         self._gate_key = Server(address=("upload", self.id))
         client = leg.context.client
         self.http2 = client.alpn == b"h2"
-        self.owed = 0  # bytes of an HTTP/2 upload that are not acknowledged yet
+        self.owed = 0  # unacknowledged bytes of an HTTP/2 upload
         self.request: UpstreamRequest = leg.home.rules.send_upstream(self.flow, self, streamed=streamed)
         if streamed and not self.http2:
             self._place_gate()
@@ -155,7 +155,7 @@ class Response:
         self._gate = ConnectionIO(handler=None, writer=cast("Any", _Gate(self)))
         self.leg.handler.transports[self._gate_key] = self._gate
 
-    # What mitmproxy sends
+    # Events from mitmproxy
 
     def sent(self, event: events.Event) -> None:
         if isinstance(event, RequestProtocolError):
@@ -164,7 +164,7 @@ class Response:
             if isinstance(event, RequestData):
                 self.request.send_upgraded(event.data)
         elif not self.streamed:
-            pass  # the body stands on the request
+            pass  # the body is on the flow's request
         elif isinstance(event, RequestData):
             if event.data:
                 self.request.add(event.data)
@@ -183,16 +183,16 @@ class Response:
 
     @property
     def behind(self) -> bool:
-        """Whether more of the body waits here than should."""
+        """Whether the buffered part of the request body exceeds the limit."""
         return not self.over and (self.request.backlog > BACKLOG or self.unhandled())
 
     def unhandled(self) -> bool:
-        """Whether WebSocket data waits in mitmproxy for the hook of the message before: reading is faster than hooks are."""
+        """Whether WebSocket data is queued in mitmproxy until the hook of the previous message completes."""
         child = self.stream.child_layer if self.upgraded else None
-        return child is not None and bool(child._paused_event_queue)  # noqa: SLF001 - a layer has no other name for it
+        return child is not None and bool(child._paused_event_queue)  # noqa: SLF001 - there is no public attribute
 
     async def drained(self) -> None:
-        """Until the upload has room. Nothing is read from the client meanwhile, so its leaving has to be looked for."""
+        """Wait until more of the upload can be buffered. Meanwhile nothing is read from the client, so poll for its disconnection."""
         while self.behind:
             if self.unhandled():
                 await asyncio.sleep(HOOK_LOOK)
@@ -208,12 +208,12 @@ class Response:
         transport = getattr(io and io.writer, "transport", None)
         sock = transport and transport.get_extra_info("socket")
         if sock is None or not hasattr(select, "POLLRDHUP"):
-            return False  # pragma: no cover - not on this system
+            return False  # pragma: no cover - systems without POLLRDHUP
         poll = select.poll()
         poll.register(sock, select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    # What upstream brings
+    # `ClientSide`: the response from upstream
 
     def connected(self, server: Server) -> None:
         self.flow.server_conn = server
@@ -230,9 +230,9 @@ class Response:
                 if self.upgraded:
                     if not self.http2 and not self._gate:
                         self._place_gate()
-                    out.append(ResponseEndOfMessage(self.id))  # of HTTP; what comes then is another protocol's
+                    out.append(ResponseEndOfMessage(self.id))  # the end of HTTP; another protocol follows
             elif isinstance(item, http.Headers):
-                if self.http2:  # mitmproxy has no trailers for HTTP/1
+                if self.http2:  # mitmproxy does not support trailers in HTTP/1
                     out.append(ResponseTrailers(self.id, item))
             else:
                 out.append(ResponseEndOfMessage(self.id))
@@ -240,7 +240,7 @@ class Response:
         if ended:
             self.end()
         self.leg.inject(out)
-        if not self.over and not self.flow.live:  # refused by a hook, or killed
+        if not self.over and not self.flow.live:  # rejected by a hook, or killed
             self.leave()
 
     def failed(self, failure: Failure) -> None:
@@ -248,13 +248,13 @@ class Response:
         self.leg.inject([UpstreamFailed(self.id, failure)])
 
     def leave(self) -> None:
-        """The client is gone, or wants no more."""
+        """Cancel the request: the client has disconnected or cancelled it."""
         request = self.request
         self.end()
         request.cancel()
 
     def end(self) -> None:
-        """Nothing more of this request goes either way."""
+        """Release everything at the end of the request."""
         if self.over:
             return
         self.over = True
@@ -266,7 +266,7 @@ class Response:
             self._taken.set_result(None)
         self.body_taken()
         self.look_for_room()
-        del self.flow, self.stream, self.request  # they refer to this one, and hold bodies
+        del self.flow, self.stream, self.request  # break reference cycles, which would keep bodies in memory
 
     def full(self) -> bool:
         io = self.leg.handler.transports.get(self.leg.context.client)
@@ -276,13 +276,13 @@ class Response:
         return self.unhandled() or (self.http2 and self.held() > FULL)
 
     def held(self) -> int:
-        """Bytes of this response that wait for the client's HTTP/2 window."""
+        """Bytes of this response buffered until the client's HTTP/2 window allows them."""
         server = cast("Any", self.leg.home.connections.get(self.leg.context.client))
         waiting = server.h2_conn.stream_buffers.get(self.id) if server else None
         return sum(len(piece.data) for piece in waiting) if waiting else 0
 
     async def room(self) -> None:
-        while self.unhandled():  # noqa: ASYNC110 - nothing tells it
+        while self.unhandled():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(HOOK_LOOK)
         io = self.leg.handler.transports.get(self.leg.context.client)
         if io and io.writer:
@@ -300,7 +300,7 @@ class Response:
 
 
 class _Gate:
-    """Stands among the writers of a client's connection while a body is sent on, so that mitmproxy waits for it as for any writer."""
+    """A writer without a socket, registered with the client's connection during an upload so that mitmproxy waits for its `drain`."""
 
     def __init__(self, response: Response) -> None:
         self._response = response
@@ -312,7 +312,7 @@ class _Gate:
         return self._response.behind
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is no socket."""
 
     def is_closing(self) -> bool:
         return False

@@ -1,6 +1,7 @@
-"""mitmweb's page, made for what is read here: its column of comments is as wide as two words, and a view's paragraph is one long line.
+"""Adds CSS to mitmweb's page: a wider comment column, and line wrapping in content views.
 
-Rules of style are put into the page; on a mitmweb that differs they do nothing.
+By default the column has space for two words, and each paragraph of a view is one long line. On an mitmweb with other class names the rules
+have no effect.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ STYLE = (
     b"<style>"
     b".flow-table .col-comment{width:40%}.flow-table td.col-comment{text-align:left}"
     b".contentview pre{white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere}"
-    b".contentview pre>div{min-height:1.43em}"  # an empty line is one
+    b".contentview pre>div{min-height:1.43em}"  # show empty lines
     b"</style>"
 )
 
@@ -43,8 +44,8 @@ class RoomForComments(OutputTransform):
 
 
 def comments(master: Master, *, shown: bool) -> None:
-    """In the list of this mitmweb from now on, or no longer."""
+    """Add the style to the pages of this mitmweb, or remove it."""
     app: Application = master.app  # type: ignore[attr-defined]
-    app.transforms[:] = [one for one in app.transforms if one.__name__ != RoomForComments.__name__]  # after a reload another class
+    app.transforms[:] = [one for one in app.transforms if one.__name__ != RoomForComments.__name__]  # by name: reloads create new classes
     if shown:
-        app.transforms.insert(0, RoomForComments)  # before the one that compresses
+        app.transforms.insert(0, RoomForComments)  # before the compression

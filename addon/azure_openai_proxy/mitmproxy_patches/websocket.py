@@ -1,7 +1,7 @@
-"""A WebSocket after its upgrade: messages have a size limit, and a connection that breaks off is not reported as a regular end.
+"""WebSocket connections after the upgrade: a size limit for messages, and close codes for broken connections.
 
-mitmproxy collects a message whole before it passes it on, whatever its size, and decompresses it without a limit. When a connection
-breaks off, it closes the other side with 1000, and a client takes half an answer for a whole one.
+mitmproxy buffers each message completely, and decompresses it, without a limit. If a connection breaks, it closes the other side with code
+1000 (normal), so that a client takes a truncated response for a complete one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["FRAME", "Deflate", "Upgrading"]
 
 FRAME = 64
-"""Bytes that a frame counts beside its payload: a message of many empty frames takes memory too."""
+"""Bytes added to the payload size for each frame, since empty frames use memory too."""
 
 
 class Deflate(PerMessageDeflate):
-    """Decompresses no more than `limit` bytes of a message."""
+    """Decompresses at most `limit` bytes per message."""
 
     limit: int
     inflated: int
@@ -56,11 +56,11 @@ class Deflate(PerMessageDeflate):
 
 
 class TooBig(CloseConnection):
-    """The end of a connection after a message that exceeds the limit."""
+    """Closes a connection after a message that exceeds the limit."""
 
 
 class Limited(WebsocketConnection):
-    """One side of a WebSocket. `exceeded`: it has sent a message over the limit."""
+    """One side of a WebSocket with a limit for messages. `exceeded`: it has sent a message over the limit."""
 
     limit: int | None
     received: int
@@ -82,7 +82,7 @@ class Limited(WebsocketConnection):
                 if event.message_finished:
                     self.received = 0
             elif isinstance(event, CloseConnection):
-                # wsproto reports what its extensions refuse as a close; in this state the peer has not sent one.
+                # wsproto reports a message rejected by an extension as a close. In state OPEN the peer has not sent a close.
                 too_big = event.code is CloseReason.MESSAGE_TOO_BIG and self.state.name == "OPEN"
             if too_big:
                 self.exceeded = True
@@ -91,7 +91,7 @@ class Limited(WebsocketConnection):
             yield event
 
     def told(self, event: Event, code: CloseReason, reason: str) -> Event:
-        """How this side is told of an event of the other: a regular close as it came."""
+        """The event to send to this side for an event of the other side: errors get `code` and `reason`; all else is unchanged."""
         broke_off = isinstance(event, CloseConnection) and event.code == CloseReason.ABNORMAL_CLOSURE
         if broke_off or (isinstance(event, TooBig) and not self.exceeded):
             return CloseConnection(code=code, reason=reason)
@@ -104,7 +104,7 @@ def _size(data: bytes | str) -> int:
 
 class ToClient(Limited):
     def send2(self, event: Event) -> commands.SendData:
-        # OpenAI's SDKs connect again after 1011, and after nothing else that a proxy could say.
+        # Of the codes that a proxy may send, OpenAI's SDKs reconnect only after 1011.
         reason = "A message from upstream is too large." if isinstance(event, TooBig) else "The connection upstream broke off."
         return super().send2(self.told(event, CloseReason.INTERNAL_ERROR, reason))
 
@@ -125,7 +125,7 @@ class Upgrading(HttpStream):
                 command = doing.send(reply)
             except StopIteration:
                 return
-            if isinstance(child := self.child_layer, WebsocketLayer) and "server_ws" in vars(child):  # it has begun
+            if isinstance(child := self.child_layer, WebsocketLayer) and "server_ws" in vars(child):  # its connections exist
                 self.limit(child)
             reply = yield command
 
@@ -136,7 +136,7 @@ class Upgrading(HttpStream):
                 side.bound(self.rules.max_message(self.flow))
 
     def passthrough(self, event: events.Event) -> CommandGenerator[None]:
-        """The connection of a client that is still sending is left in steps: a reset would overtake the reason."""
+        """Close the connection of a client that is still sending gracefully: a TCP reset could overtake the close frame."""
         for command in super().passthrough(event):
             if isinstance(command, SendHttp) and isinstance(command.event, ResponseProtocolError) and self.client_exceeded:
                 command.event = Leave(self.stream_id)

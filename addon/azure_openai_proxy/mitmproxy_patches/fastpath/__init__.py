@@ -1,4 +1,4 @@
-"""The fast path: less processor time for the same results. Deleting this folder deletes the feature and nothing else."""
+"""The fast path: less processor time with unchanged results. The directory can be deleted; everything else works without it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ client_connected = reads.enable_direct_reads
 
 
 def enable(master: Master, *, on: bool) -> None:
-    """Patch what all connections share, or restore it."""
+    """Apply or revert the patches of objects shared by all connections."""
     (hooks.shorten if on else hooks.restore)(master.addons)
     headers.trust(on=on)
 

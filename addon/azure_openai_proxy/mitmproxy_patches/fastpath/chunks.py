@@ -1,8 +1,8 @@
-"""A shorter way for the chunks of a stream; a room of `http_layer`, for it reaches past mitmproxy's layers.
+"""Fast path for the chunks of a streamed response: writes them to the client without mitmproxy's layers.
 
-mitmproxy carries each piece of a response through every layer between the connection upstream and the client's. For an HTTP/1 client,
-once the head of the response is out, none of them has anything to say: here what was read of whole chunks is given to the response's
-`stream`, and written for the client at once. Ends, errors, HTTP/2 and whatever else is unusual go mitmproxy's way.
+mitmproxy passes each piece of a response through all layers between the upstream connection and the client's. For HTTP/1 clients they do
+not change the body. Here complete chunks are passed to the response's `stream` function and written to the client directly. The end of a
+response, errors, HTTP/2 and all unusual cases take mitmproxy's normal path.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["joined", "straight", "unchunked"]
 
 SMALL = 1 << 16
-"""Bytes of a write that are copied to save another one."""
+"""Writes below this size in bytes are merged, which copies them but saves a system call."""
 
 
 _CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 
 
 def unchunked(data: bytes) -> bytes | None:
-    """The body of whole chunks; None for anything else, the last one included."""
+    """The body bytes of complete chunks. None for anything else, including the last chunk."""
     pieces = []
     at, end = 0, len(data)
     while at < end:
@@ -54,7 +54,7 @@ def unchunked(data: bytes) -> bytes | None:
 
 
 def joined(doing: CommandGenerator[None]) -> CommandGenerator[None]:
-    """The same commands, but what one event has to say to a peer is one write: a head and its body, for one."""
+    """The same commands, with consecutive writes to the same peer merged into one, e.g. a head and its body."""
     held: commands.SendData | None = None
     try:
         for command in doing:
@@ -72,16 +72,16 @@ def joined(doing: CommandGenerator[None]) -> CommandGenerator[None]:
                 held = command
     except Exception:
         if held:
-            yield held  # what was said before it failed
+            yield held  # the data written before the error
         raise
     if held:
         yield held
 
 
 def straight(stream: Stream, handler: ConnectionHandler, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:
-    """A function that writes what was read of a response's chunks for the client; None while that cannot be done.
+    """A function that writes raw response chunks to the client, or None if that is impossible now.
 
-    It returns False where the layers must see the bytes. `between_chunks`: whether the next byte begins a chunk.
+    The function returns False if the layers must process the bytes. `between_chunks` returns whether the next byte starts a chunk.
     """
     client = stream.context.client
     server = cast("HttpLayer", stream.context.layers[stream.context.layers.index(stream) - 1]).connections.get(client)
@@ -118,7 +118,7 @@ def straight(stream: Stream, handler: ConnectionHandler, between_chunks: Callabl
     def take(data: bytes) -> bool:
         if (
             not between_chunks()
-            or stream._paused  # noqa: SLF001 - the layers have no other name for it
+            or stream._paused  # noqa: SLF001 - there is no public attribute
             or server._paused  # noqa: SLF001
             or stream.server_state != stream.state_stream_response_body
         ):
@@ -129,7 +129,7 @@ def straight(stream: Stream, handler: ConnectionHandler, between_chunks: Callabl
         handler.timeout_watchdog.register_activity()
         try:
             out = written(body, data)
-        except Exception:  # noqa: BLE001 - somebody's `stream` function: as mitmproxy has it, the connection goes on
+        except Exception:  # noqa: BLE001 - from a `stream` function of another addon: as in mitmproxy, the connection continues
             handler.log("mitmproxy has crashed!", logging.ERROR, exc_info=True)
             return True
         if out and not writer.is_closing():

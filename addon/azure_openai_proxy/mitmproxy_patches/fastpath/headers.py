@@ -1,10 +1,10 @@
-"""Requests and answers that cost less; a room of `http_layer`.
+"""Faster headers and message construction.
 
-mitmproxy folds and compares every name of a message at each question for one, and a request is asked some sixty. Here one pass over
-the fields answers all questions until a field changes. The fields are a tuple, which nobody can change but by another tuple.
+For each header lookup, mitmproxy folds and compares all names, and a request has about 60 lookups. Here an index is built once and used
+until `fields` changes. `fields` is an immutable tuple, so a change always creates a new object.
 
-And it checks the type of every member of a message that it makes, which `python -O` would spare it. A message comes of mitmproxy's
-own parser or of its typed interface. This one is for the whole process: there is no other place.
+mitmproxy also checks the types of all members of each message that it constructs (except under `python -O`). These checks are skipped, as
+messages are created by mitmproxy's parser or through its typed interface. This patch applies to the whole process, as it patches a class.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Headers", "quicken", "trust"]
 
 
 class Headers(http.Headers):
-    _of: tuple[tuple[bytes, bytes], ...] | None = None  # the fields that the index is of
+    _of: tuple[tuple[bytes, bytes], ...] | None = None  # the fields from which the index was built
     _index: dict[bytes, bytes]
 
     def _look(self, key: str | bytes) -> str | None:
@@ -48,7 +48,7 @@ class Headers(http.Headers):
 
 
 def quicken(event: HttpEvent) -> None:
-    """Give the message whose head has come these headers."""
+    """Use indexed headers for the message of this event."""
     message = getattr(event, "request", None) or getattr(event, "response", None)
     if message is not None and type(message.headers) is http.Headers:
         message.headers.__class__ = Headers
@@ -59,7 +59,7 @@ _check = vars(http.MessageData).get(_CHECK)  # None under -O
 
 
 def trust(*, on: bool) -> None:
-    """Leave out mitmproxy's checks of types, or have them again."""
+    """Skip mitmproxy's type checks, or restore them."""
     if _check:
         setattr(http.MessageData, _CHECK, _trust if on else _check)
 

@@ -1,11 +1,11 @@
-"""A shorter way for mitmproxy's hooks; a room of `http_layer`, for it relies on how mitmproxy dispatches them.
+"""Faster dispatch of mitmproxy's hooks.
 
-mitmproxy asks each of its three dozen addons at each of the hooks of a request whether it has that hook, and most that have it do
-nothing: their option is not set. Here one index says who has which hook, in mitmproxy's order, without its own addons that
-have nothing to do. It is forgotten when an addon comes or goes and when an option changes, and made anew at the next hook.
+For each hook of a request, mitmproxy looks up the hook in each of its 36 or so addons, and most implementations do nothing because their
+option is not set. Here an index lists the implementations of each hook in mitmproxy's order, without idle addons of mitmproxy. The index is
+cleared when an addon is added or removed or an option changes, and rebuilt at the next hook.
 
-Only what comes of connections goes this way (`handle_lifecycle`); load, configure, running and done are left alone, and so is
-everybody who calls `trigger_event`. A line of the log is no event as long as no addon has a hook for it.
+This applies only to hooks of connections (`handle_lifecycle`), not to load, configure, running and done, nor to `trigger_event`.
+Log records are dispatched as events only if an addon implements `add_log`.
 """
 
 from __future__ import annotations
@@ -68,18 +68,18 @@ IDLE: Mapping[type, str] = {
     stickycookie.StickyCookie: "stickycookie",
     upstream_auth.UpstreamAuth: "upstream_auth",
 }
-"""mitmproxy's addons that do nothing in any hook of a connection while this option is off or empty."""
+"""Addons of mitmproxy that do nothing in the hooks of connections while the given option is off or empty."""
 
 BEGUN = "azure_openai_begun"
-"""The name of an attribute of a hook that was asked in place, as far as that went."""
+"""Attribute of a hook whose dispatch was started without a task and must be continued in one."""
 
 
 class Indexed(AddonManager):
-    """mitmproxy's manager, with an index."""
+    """mitmproxy's addon manager with an index of hooks."""
 
-    index: dict[type[hooks.Hook], list[list[Hook]]]  # for each addon of the chain: its own and its sub-addons' hooks
-    hears: dict[type[hooks.Hook], bool]  # whether any has it, idle or not
-    indexed: list[Any]  # the chain that they are of
+    index: dict[type[hooks.Hook], list[list[Hook]]]  # one list for each addon in the chain, including its sub-addons
+    hears: dict[type[hooks.Hook], bool]  # whether any addon implements the hook, idle or not
+    indexed: list[Any]  # the chain from which the index was built
 
     def forget(self, *_: object, **__: object) -> None:
         self.index, self.hears = {}, {}
@@ -97,13 +97,13 @@ class Indexed(AddonManager):
         cast("Any", super()).clear()
 
     def catch_up(self) -> None:
-        """Somebody may have changed the chain by hand."""
+        """Clear the index if the chain was modified directly."""
         if self.indexed != self.chain:
             self.forget()
             self.indexed = list(self.chain)
 
     def heard(self, kind: type[hooks.Hook]) -> bool:
-        """Whether any addon has that hook."""
+        """Whether any addon implements the hook."""
         self.catch_up()
         if kind not in self.hears:
             self.hears[kind] = any(getattr(one, kind.name, None) for addon in self.chain for one in traverse([addon]))
@@ -119,14 +119,14 @@ class Indexed(AddonManager):
         while waiting is not None:
             try:
                 await waiting
-            except Exception as error:  # noqa: BLE001 - `ask` judges it
+            except Exception as error:  # noqa: BLE001 - handled by `ask`
                 with suppress(StopIteration):
                     waiting = asking.throw(error)
                     continue
             waiting = next(asking, None)
 
     def in_place(self, event: hooks.Hook) -> bool:
-        """Ask at once, without a task. False: something is to be awaited, and the hook must go mitmproxy's way for the rest."""
+        """Dispatch a hook immediately, without a task. Return False if something must be awaited, so that mitmproxy must continue it."""
         asking = self.life(event)
         waiting = next(asking, None)
         if waiting is None and not getattr(event, _argument(cast("Any", type(event)))).intercepted:
@@ -135,14 +135,14 @@ class Indexed(AddonManager):
         return False
 
     def life(self, event: hooks.Hook) -> Asking:
-        """Everything that `handle_lifecycle` does but the waiting."""
+        """As `handle_lifecycle`, but yield awaitables instead of awaiting them."""
         message = getattr(event, _argument(cast("Any", type(event))))
         yield from self.ask(type(event), message)
         if isinstance(message, Flow):
             yield from self.ask(hooks.UpdateHook, [message])
 
     def ask(self, kind: type[hooks.Hook], message: object) -> Asking:
-        """As `trigger_event` does: an addon that fails is logged, and the next one is asked. What is to be awaited is yielded."""
+        """As `trigger_event`: log the error of an addon and continue with the next one. Awaitables are yielded."""
         self.catch_up()
         if kind not in self.index:
             self.index[kind] = self.groups(kind)
@@ -156,7 +156,7 @@ class Indexed(AddonManager):
                 return
             except exceptions.OptionsError:
                 raise
-            except Exception:  # noqa: BLE001 - whatever it is, as mitmproxy has it
+            except Exception:  # noqa: BLE001 - any error, as in mitmproxy
                 kind_, error, trace = cast("Any", sys.exc_info())
                 logger.error(f"Addon error: {error}", exc_info=(kind_, error, trace.tb_next or trace))
 
@@ -174,7 +174,7 @@ class Indexed(AddonManager):
 
 
 class Events(LegacyLogEvents):
-    """mitmproxy makes an event of each line of its log, for a hook that hardly anybody has; a connection that comes and goes logs four."""
+    """Creates events for log records only if an addon implements `add_log`. mitmproxy always does, and logs four records per connection."""
 
     def emit(self, record: logging.LogRecord) -> None:
         manager = self.master.addons
@@ -186,13 +186,13 @@ def _hook(addon: object, name: str) -> Hook:
     hook = getattr(addon, name)
     if not callable(hook):
         return partial(_refuse, f"Addon handler {name} ({addon}) not callable")
-    if type(addon) is onboarding.Onboarding:  # it is asynchronous, and has one host
+    if type(addon) is onboarding.Onboarding:  # asynchronous, and only for one host
         return lambda flow: hook(flow) if _names(flow, addon.host) and addon.should_serve(flow) else None
     return cast("Hook", hook)
 
 
 def _names(flow: HTTPFlow, host: str) -> bool:
-    """Whether that host may be meant: telling which host is takes a while."""
+    """Whether the request may be for `host`: a cheap test before the exact one."""
     data = flow.request.data
     return host in data.host or host.encode() in data.authority or host in data.headers.get("host", "")
 
@@ -203,23 +203,23 @@ def _refuse(message: str, _: object) -> None:
 
 @cache
 def _argument(event: Any) -> str:
-    """The name of what a hook of connections is called with: each has one argument."""
+    """The name of the single argument of a hook of connections."""
     (field,) = dataclasses.fields(event)
     return str(field.name)
 
 
 def in_place(event: hooks.Hook) -> bool:
-    """Ask a flow's hook at once, if that can be done; False: it must go mitmproxy's way."""
+    """Dispatch a hook immediately if possible. Return False if mitmproxy must dispatch it."""
     manager = ctx.master.addons
     return isinstance(manager, Indexed) and manager.in_place(event)
 
 
 def _log_events(manager: AddonManager) -> LegacyLogEvents:
-    return cast("LegacyLogEvents", manager.master._legacy_log_events)  # noqa: SLF001 - nothing else has it
+    return cast("LegacyLogEvents", manager.master._legacy_log_events)  # noqa: SLF001 - there is no public attribute
 
 
 def shorten(manager: AddonManager) -> None:
-    """Have the hooks of connections take the shorter way."""
+    """Use the index for the hooks of connections."""
     if type(manager) is AddonManager:
         manager.__class__ = Indexed
         indexed = cast("Indexed", manager)
@@ -230,7 +230,7 @@ def shorten(manager: AddonManager) -> None:
 
 
 def restore(manager: AddonManager) -> None:
-    """Have them take mitmproxy's own again."""
+    """Restore mitmproxy's own dispatch."""
     if isinstance(manager, Indexed):
         manager.master.options.changed.disconnect(manager.forget)
         _log_events(manager).__class__ = LegacyLogEvents

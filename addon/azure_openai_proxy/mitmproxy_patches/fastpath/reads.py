@@ -1,8 +1,8 @@
-"""A shorter way from a socket to whoever waits for what it brings; a room of `http_layer`, for it relies on how mitmproxy reads.
+"""Direct delivery of socket data to mitmproxy's layers, without a task switch.
 
-mitmproxy has a task for each connection, which sleeps until asyncio's reader has something, wakes in the loop's next turn, hands it to
-the layers and then waits until every writer has room. Here the reader hands it over in the turn in which it came. That is done while
-the task sleeps and nobody's writer is full; whatever else is the case, the task is woken as ever, and so nothing overtakes anything.
+mitmproxy has a task for each connection: it waits for asyncio's reader, resumes in the next iteration of the event loop, passes the data to
+the layers, and waits until no writer is full. Here the reader passes data to the layers in the same iteration, provided that the task is
+waiting for data and no writer is full. In all other cases the task is resumed as usual, which preserves the order.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ class Reader(asyncio.StreamReader):
             self.deliver_to_layers(data)
 
     def deliver_to_layers(self, data: bytes) -> None:
-        """To the layers. That runs to its end here, unless it must wait for what another one has begun."""
+        """Process data in the layers. Completes before returning, unless another event is being processed."""
         loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[attr-defined]
         event = events.DataReceived(self.connection, data)
         asyncio.Task(self.handler.server_event(event), loop=loop, eager_start=True)
 
     @property
     def full(self) -> bool:
-        """Somebody reads more slowly than this is written: the task waits for that."""
-        for io in self.handler.transports.values():  # noqa: SIM110 - with a generator it takes twice the time
+        """Whether a writer of the connection is full, so that the task must wait for it."""
+        for io in self.handler.transports.values():  # noqa: SIM110 - a generator takes twice the time
             if io.writer is not None and io.writer._protocol._paused:  # type: ignore[union-attr] # noqa: SLF001
                 return True
         return False
 
 
 def enable_direct_reads(client: Client, connection: Connection) -> None:
-    """From now on what comes of this connection of that client's takes the shorter way, if it can."""
+    """Enable direct delivery for data from `connection`, if possible."""
     handler = connections.handler(client)
     io = handler and handler.transports.get(connection)
     if handler and io and type(io.reader) is asyncio.StreamReader:
         if not all(isinstance(one.writer, asyncio.StreamWriter | None) for one in handler.transports.values()):
-            return  # a client of a virtual network: only waiting tells whether it has room
+            return  # a WireGuard or local-mode client: its writers cannot report that they are full
         reader = cast("Reader", io.reader)
         cast("asyncio.StreamReader", reader).__class__ = Reader
         reader.handler, reader.connection = handler, connection

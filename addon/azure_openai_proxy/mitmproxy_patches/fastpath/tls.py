@@ -1,7 +1,4 @@
-"""Chunks through TLS without its layers; a room of `http_layer`, for it uses their OpenSSL connections.
-
-What goes to the client is encrypted by the connection of the layer that does it otherwise.
-"""
+"""Encryption of response chunks without mitmproxy's TLS layer, but with the layer's OpenSSL connection."""
 
 from __future__ import annotations
 
@@ -21,21 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["of", "sealed"]
 
 MOST = 1 << 16
-"""Bytes that are asked of OpenSSL at once; a record has a quarter of that."""
+"""Bytes per read from OpenSSL; a record has at most a quarter of that."""
 
 
 def of(connection: Connection, layers: Iterable[Layer]) -> TLSLayer | None:
-    """The one of these layers that does a connection's TLS; None when it has none, or TLS within TLS."""
+    """The TLS layer of a connection; None if it has none, or TLS within TLS."""
     found = [layer for layer in layers if isinstance(layer, TLSLayer) and layer.conn == connection]
     return found[0] if len(found) == 1 and found[0].tunnel_state is TunnelState.OPEN else None
 
 
 def sealed(layer: TLSLayer) -> Callable[[bytes], bytes]:
-    """What encrypts for that layer's connection."""
+    """A function that encrypts data for the layer's connection."""
     tls = layer.tls
 
     def seal(data: bytes) -> bytes:
-        with suppress(SSL.Error):  # the peer has gone; the layers will be told
+        with suppress(SSL.Error):  # the peer has disconnected; the layers get their own event
             tls.sendall(data)
         pieces = []
         with suppress(SSL.WantReadError):
