@@ -1,1 +1,1 @@
-"""Any OpenAI client talks to Azure OpenAI, and its owner can see exactly what happened."""
+"""A mitmproxy addon that lets any OpenAI client use Azure OpenAI, and shows the translated traffic."""

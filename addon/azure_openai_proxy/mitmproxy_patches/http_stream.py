@@ -304,7 +304,7 @@ class Connection(HttpLayer):
         return doing
 
     def withhold(self, size: int, stream_id: int) -> bool:
-        """Whether to delay the acknowledgement of upload bytes (HTTP/2) until the upstream has accepted more."""
+        """Whether to postpone the acknowledgement of upload bytes (HTTP/2) until the upstream has accepted more."""
         response = self.leg.responses.get(stream_id) if self.leg else None
         if response is None or not response.streamed or not response.behind:
             return False

@@ -1,8 +1,8 @@
 """The adapter between mitmproxy's HTTP layer and the upstream leg (`egress`).
 
 mitmproxy handles the client's side. When its HTTP layer requests an upstream connection for a translated request, it gets a `Leg`: a
-virtual connection for all requests of a client connection, always open and without a socket. Each request sent to it is passed to the policy, which
-runs a task for it. The task's response is injected into mitmproxy as the same events that a real connection would produce.
+virtual connection for all requests of a client connection, always open and without a socket. Each request sent to it is passed to the
+policy, which runs a task for it. The task's response is injected into mitmproxy as the same events that a real connection would produce.
 
 Private attributes used: `HttpLayer.connections` (the leg is registered there, and in the enclosing HTTP layers, since inside a CONNECT
 events are routed from the outermost layer), `ConnectionHandler.server_event` and `transports`, `Http2Server.h2_conn` with its buffers.
