@@ -986,8 +986,8 @@ def test_another_mitmproxy(confdir: Path, monkeypatch: pytest.MonkeyPatch) -> No
 SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
-from unit.mitmproxy_patches.test_install import Rules
-addons = [Rules()]
+from unit.mitmproxy_patches.test_install import HttpPolicy
+addons = [HttpPolicy()]
 """
 
 
