@@ -123,8 +123,7 @@ def _http() -> dict[str, object]:
     next_layer = layer.NextLayer(context)
     home = layers.HttpLayer(context, layers.HTTPMode.regular)
     stream = layers.HttpStream(context.fork(), 1)
-    for _ in stream.handle_event(events.Start()):
-        pass
+    list(stream.handle_event(events.Start()))
     head = _events.RequestHeaders(1, http.Request.make("GET", "http://localhost/"), end_stream=True)
     hook = next(stream.handle_event(head))
     server = _http1.Http1Server(context.fork())

@@ -61,18 +61,17 @@ def watch(client: Client, left: Callable[[], None]) -> bool:
     """
     found = handler(client)
     io = found.transports.get(client) if found else None
-    writer = io.writer if io else None
-    if not found or not io or not isinstance(writer, asyncio.StreamWriter) or gone(writer):
+    writer, reading = (io.writer, io.handler) if io else (None, None)
+    if not found or not reading or not isinstance(writer, asyncio.StreamWriter) or gone(writer):
         return False
 
     async def look() -> None:
         while client in found.transports:
-            await asyncio.sleep(LOOK)
             if gone(writer):
                 left()
-                if io.handler:
-                    io.handler.cancel("the client is gone")
+                reading.cancel("the client is gone")
                 return
+            await asyncio.sleep(LOOK)
 
     _watching.add(task := asyncio.create_task(look()))
     task.add_done_callback(_watching.discard)

@@ -123,8 +123,7 @@ class Server(Http1Server):
             yield from super()._handle_event(event)
             while self._next_waits:
                 self._next_waits = False
-                if self.state == self.read_headers:
-                    yield from self.read_head(events.DataReceived(self.conn, b""))
+                yield from self.read_head(events.DataReceived(self.conn, b""))
             if self.sending_ended and self.state == self.read_headers:
                 yield from self.read_headers(events.ConnectionClosed(self.conn))
         finally:

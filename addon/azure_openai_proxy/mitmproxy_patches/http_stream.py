@@ -321,9 +321,14 @@ class Connection(HttpLayer):
 
     def client_left(self, stream_id: int) -> None:
         """Cancel the request of a client that has disconnected. mitmproxy does not notice after a half-close, as it no longer reads."""
-        if self.leg:
-            error = RequestProtocolError(stream_id, "Client disconnected.", ErrorCode.CLIENT_DISCONNECTED)
-            self.leg.inject([error])
+        leg = cast("Leg", self.make_leg())  # the connection is still open on this side
+        leg.inject([RequestProtocolError(stream_id, "Client disconnected.", ErrorCode.CLIENT_DISCONNECTED)])
+
+    def make_leg(self) -> Leg | None:
+        """Create the leg if there is none. None if mitmproxy has closed the client's connection."""
+        if self.leg is None:
+            self.leg = leg_of(self)
+        return self.leg
 
     def then_look_for_room(self, doing: CommandGenerator[None], leg: Leg) -> CommandGenerator[None]:
         yield from doing
@@ -336,13 +341,12 @@ class Connection(HttpLayer):
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
         stream = self.command_sources.get(event)
         if isinstance(stream, Stream) and self.rules.takes(stream.flow):
-            if self.leg is None:
-                self.leg = leg_of(self)
-            if self.leg:
-                del self.command_sources[event]
-                yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, (self.leg.conn, None)))
-                return
-        yield from super().get_connection(event, reuse=reuse)
+            leg = self.make_leg()
+            del self.command_sources[event]
+            reply = (leg.conn, None) if leg else (None, "The client is gone.")
+            yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, reply))
+        else:
+            yield from super().get_connection(event, reuse=reuse)
 
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
         self.streams[stream_id] = self.stream(stream_id)

@@ -24,7 +24,6 @@ from mitmproxy.proxy.layers.http._base import HttpConnection, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
-    RequestEndOfMessage,
     RequestHeaders,
     RequestProtocolError,
     ResponseData,
@@ -118,7 +117,7 @@ class Leg(HttpConnection):
 
 
 def leg_of(home: Connection) -> Leg | None:
-    """Create the leg of this HTTP layer. None if mitmproxy has no socket of the client (a replay)."""
+    """Create the leg of this HTTP layer. None if mitmproxy has closed the client's connection."""
     handler = connections.handler(home.context.client)
     if handler is None:
         return None
@@ -160,15 +159,12 @@ class Response:
     def sent(self, event: events.Event) -> None:
         if isinstance(event, RequestProtocolError):
             self.leave()
-        elif self.upgraded:
-            if isinstance(event, RequestData):
-                self.request.send_upgraded(event.data)
-        elif not self.streamed:
-            pass  # the body is on the flow's request
         elif isinstance(event, RequestData):
-            if event.data:
+            if self.upgraded:
+                self.request.send_upgraded(event.data)
+            elif self.streamed and event.data:  # otherwise the body is on the flow's request
                 self.request.add(event.data)
-        elif isinstance(event, RequestEndOfMessage):
+        elif self.streamed:
             self.request.complete()
 
     def body_taken(self) -> None:
@@ -228,8 +224,7 @@ class Response:
                 self.upgraded = item.status_code == 101
                 out.append(ResponseHeaders(self.id, item, end_stream=len(items) == 2 and not isinstance(items[1], bytes | http.Headers)))
                 if self.upgraded:
-                    if not self.http2 and not self._gate:
-                        self._place_gate()
+                    self._place_gate()
                     out.append(ResponseEndOfMessage(self.id))  # the end of HTTP; another protocol follows
             elif isinstance(item, http.Headers):
                 if self.http2:  # mitmproxy does not support trailers in HTTP/1
@@ -310,9 +305,3 @@ class _Gate:
     @property
     def _paused(self) -> bool:
         return self._response.behind
-
-    def close(self) -> None:
-        """Do nothing: there is no socket."""
-
-    def is_closing(self) -> bool:
-        return False

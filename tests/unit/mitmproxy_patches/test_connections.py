@@ -83,7 +83,7 @@ def test_client_socket(handler: Any) -> None:
     assert None is connections.client_socket(client)
     handler.transports = {client: SimpleNamespace(writer=Mock(spec=asyncio.StreamWriter))}
     assert None is not connections.client_socket(client)
-    handler.transports = {client: SimpleNamespace(writer=object())}
+    handler.transports = {client: SimpleNamespace(writer=object(), handler=Mock())}
     assert None is connections.client_socket(client)
     assert not connections.watch(client, lambda: None)
 
@@ -98,6 +98,8 @@ def test_watch(handler: Any) -> None:
         left, task = asyncio.Event(), Mock()
         handler.transports = {client: SimpleNamespace(writer=writer, handler=task)}
         assert connections.watch(client, left.set)
+        await asyncio.sleep(0)
+        assert not left.is_set()  # it is there
         far.close()
         await left.wait()
         task.cancel.assert_called_once()
@@ -105,6 +107,27 @@ def test_watch(handler: Any) -> None:
         writer.close()
         assert not connections.watch(client, left.set)
         await asyncio.gather(*connections._watching)
+
+    asyncio.run(run())
+
+
+def test_watch_ends(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose connection mitmproxy has closed is not watched any longer."""
+    monkeypatch.setattr(connections, "LOOK", 0)
+
+    async def run() -> None:
+        client = cast("Client", Mock(id="id"))
+        near, far = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=near)
+        left = Mock()
+        handler.transports = {client: SimpleNamespace(writer=writer, handler=Mock())}
+        assert connections.watch(client, left)
+        await asyncio.sleep(0)
+        del handler.transports[client]
+        await asyncio.gather(*connections._watching)
+        left.assert_not_called()
+        writer.close()
+        far.close()
 
     asyncio.run(run())
 

@@ -10,11 +10,12 @@ import json
 import re
 import socket
 import ssl
+import struct
 import threading
 import warnings
 from http.client import HTTPMessage, HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import h2.config
 import h2.connection
@@ -29,7 +30,7 @@ from azure_openai_proxy.egress.pool import Pools
 from azure_openai_proxy.egress.request import Body, Hold, UpstreamRequest
 from azure_openai_proxy.egress.tls import TlsOptions
 from azure_openai_proxy.errors import Failure
-from azure_openai_proxy.mitmproxy_patches import compat, http1_server, install
+from azure_openai_proxy.mitmproxy_patches import compat, connections, http1_server, http_stream, install
 from azure_openai_proxy.routing.attempts import GIVE_UP, Decision
 from support.processes import PATIENCE, Mitmdump
 
@@ -302,6 +303,7 @@ class Upstream:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.accepted = 0
+        self.heads: list[bytes] = []
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
@@ -315,6 +317,7 @@ class Upstream:
                 head = connection.recv(65536)
                 while self._until not in head and (more := connection.recv(65536)):
                     head += more
+                self.heads.append(head)
                 self._serve(connection)
 
     def __enter__(self) -> Self:
@@ -562,6 +565,29 @@ def test_hooks_of_a_bad_request(proxy: Proxy) -> None:
     assert ["requestheaders", "error", "answer"] == proxy.rules.hooks
 
 
+def test_trailers_of_chunks_are_dropped(proxy: Proxy) -> None:
+    """The request is served without them, and the connection serves the next one."""
+    with proxy.dial() as client:
+        body = b"2\r\n{}\r\n0\r\nX-Late: 1\r\n\r\n"
+        assert 2 == json.loads(client.ask(head("POST /echo HTTP/1.1", "Transfer-Encoding: chunked"), body).body)["length"]
+        assert 200 == client.ask(head()).status
+
+
+@pytest.mark.parametrize(
+    "version, header, answered",
+    [("1.1", "close", "close"), ("1.1", "keep-alive", None), ("1.0", None, "close"), ("1.0", "keep-alive", "keep-alive")],
+)
+def test_the_response_says_whether_the_connection_stays(proxy: Proxy, version: str, header: str | None, answered: str | None) -> None:
+    """Where the client's HTTP version does not imply it."""
+    with proxy.dial() as client:
+        request = head(f"GET /echo HTTP/{version}", *([f"Connection: {header}"] if header else []))
+        assert answered == client.ask(request).headers["connection"]
+        if "close" == answered:
+            assert client.closed()
+        else:
+            assert 200 == client.ask(request).status
+
+
 # Bodies over the limit
 
 
@@ -778,6 +804,23 @@ def test_a_request_that_must_not_be_sent(proxy: Proxy) -> None:
             assert 204 == h2_client.answer(h2_client.open(target))[0]
 
 
+def test_a_foreign_request_that_must_not_be_sent(proxy: Proxy) -> None:
+    """mitmproxy, which sends it, tells the client in its own shape, and closes the connection upstream without a byte."""
+    with Upstream(lambda _: None) as upstream:
+        with proxy.dial() as client:
+            answer = client.ask(head(f"POST /foreign/up/{upstream.port} HTTP/1.1", "Content-Length: 2", "X-Unsendable: 1"), b"{}")
+            assert (400, "text/html") == (answer.status, answer.headers["content-type"])
+        assert still_works(proxy)
+    assert [b""] == upstream.heads
+
+
+def test_a_foreign_upload_without_a_way_upstream(proxy: Proxy) -> None:
+    """mitmproxy's page, though the body is streamed."""
+    with proxy.dial() as client:
+        answer = client.ask(head("POST /foreign/up/9/streamed HTTP/1.1", "Content-Length: 10"), b"ab")
+        assert (502, "text/html") == (answer.status, answer.headers["content-type"])
+
+
 def test_trailers_of_a_request_are_left_out(proxy: Proxy) -> None:
     """They are headers that come too late to be checked; mitmproxy would fail to write them to HTTP/1.1."""
     with Upstream(lambda connection: connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")) as upstream, H2(proxy) as client:
@@ -862,6 +905,60 @@ def test_answer_before_the_end_of_the_request(proxy: Proxy, answer: bytes, leave
         assert b"HTTP/1.1" not in client.rest()
 
 
+def test_a_client_of_http_1_0_gets_no_chunks(proxy: Proxy) -> None:
+    """It gets their contents, and the end of the connection for their end."""
+    with (
+        Upstream(lambda connection: connection.sendall(SSE_HEAD + b"2\r\nab\r\n0\r\n\r\n")) as upstream,
+        proxy.dial() as client,
+    ):
+        answer = client.ask(head(f"GET /up/{upstream.port} HTTP/1.0"))
+        assert (b"ab", "close", None) == (answer.body, answer.headers["connection"], answer.headers["transfer-encoding"])
+
+
+WHOLE = SSE_HEAD.replace(b"Transfer-Encoding: chunked", b"Content-Length: 4")
+
+
+@pytest.mark.parametrize(
+    "version, served, probe",
+    [
+        ("1.0", (b"", WHOLE + b"abcd"), b""),
+        ("1.1", (b"", WHOLE + b"abcd"), http1_server.PROBE),
+        ("1.1", (WHOLE + b"ab", b"cd"), b""),
+        ("1.1", (SSE_HEAD + b"2\r\nab\r\n", b"2\r\ncd\r\n0\r\n\r\n"), b"0"),
+    ],
+    ids=["HTTP/1.0", "HTTP/1.1", "within a body", "within chunks"],
+)
+def test_a_client_that_ends_its_sending_is_answered(
+    proxy: Proxy, version: str, served: tuple[bytes, bytes], probe: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If something can be sent that any client ignores, it is sent, for a reset to tell of a client that is gone altogether."""
+    watch, watched = connections.watch, threading.Event()
+
+    def watching(*of: Any) -> bool:
+        watched.set()
+        return watch(*of)
+
+    monkeypatch.setattr(connections, "watch", watching)
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(served[0])
+        assert watched.wait(PATIENCE)
+        connection.sendall(served[1])
+
+    with Upstream(serve) as upstream, proxy.dial() as client:
+        client.send(head(f"GET /up/{upstream.port} HTTP/{version}"))
+        if served[0]:
+            response = client.begin()
+            assert b"ab" == response.read(2)
+            client.sock.shutdown(socket.SHUT_WR)
+            assert b"cd" == response.read()
+        else:
+            client.sock.shutdown(socket.SHUT_WR)
+            assert probe == client.file.read(len(probe))
+            assert b"abcd" == client.answer().body
+        assert client.closed()
+
+
 # What is not ours stays as it was
 
 
@@ -931,6 +1028,69 @@ def test_an_error_of_http2_repeats_no_header(proxy: Proxy, caplog: pytest.LogCap
     assert "HTTP/2 protocol error: " in caplog.text
     assert "secret" not in caplog.text
     assert "crashed" not in caplog.text
+
+
+def test_a_request_that_is_reset_in_the_write_that_brings_it(proxy: Proxy) -> None:
+    """It passes no hook, what came of its body is acknowledged, and the connection serves the next request."""
+    with H2(proxy) as client:
+        stream = client.conn.get_next_available_stream_id()
+        fields = [(":method", "POST"), (":scheme", "https"), (":path", "/echo"), (":authority", "localhost")]
+        client.conn.send_headers(stream, fields)
+        client.conn.send_data(stream, b"body")
+        client.conn.reset_stream(stream)
+        client.flush()
+        assert 200 == client.answer(client.open("/echo"))[0]
+    assert 1 == proxy.rules.hooks.count("requestheaders")
+
+
+# Clients that leave while a hook runs
+
+
+class Slow(HttpPolicy):
+    """Its hooks return when the client's connection is closed, which mitmproxy does itself to an idle one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = threading.Event()
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:  # type: ignore[override] # mitmproxy awaits it
+        super().requestheaders(flow)
+        if "x-idle" in flow.request.headers and (handler := connections.handler(flow.client_conn)):
+            await handler.on_timeout()
+            await self.closed(flow)
+
+    async def request(self, flow: http.HTTPFlow) -> None:  # type: ignore[override] # as above
+        super().request(flow)
+        await self.closed(flow)
+
+    async def closed(self, flow: http.HTTPFlow) -> None:
+        while connections.handler(flow.client_conn):
+            await asyncio.sleep(0)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        super().error(flow)
+        self.failed.set()
+
+
+@pytest.mark.parametrize("idle", ["/streamed", "X-Goes-On: yes", None])
+def test_a_request_of_a_client_that_left_is_not_sent(confdir: Path, idle: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails, with the hook for that, whether its body is complete or would be streamed."""
+    monkeypatch.setattr(http_stream, "HELD", 1)
+    rules = Slow()
+    with Upstream(lambda _: None) as upstream, Proxy(confdir, rules) as proxy:
+        with proxy.dial() as client:
+            path = f"/up/{upstream.port}"
+            if idle:
+                path += "/streamed" * idle.startswith("/")
+                client.send(head(f"POST {path} HTTP/1.1", "X-Idle: 1", *[idle] * idle.startswith("X"), "Content-Length: 10") + b"ab")
+                assert client.closed()
+            else:
+                client.send(head(f"GET {path} HTTP/1.1"))
+                client.sock.shutdown(socket.SHUT_WR)
+                assert http1_server.PROBE == client.file.read(len(http1_server.PROBE))
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        assert rules.failed.wait(PATIENCE)
+        assert 0 == upstream.accepted
 
 
 # mitmproxy's own options, and a mitmproxy that differs

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import re
+import select
 import socket
 import threading
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import h2.events
 import pytest
 from mitmproxy import http
+from mitmproxy.proxy.layers.http._events import RequestData, RequestEndOfMessage, ResponseEndOfMessage, ResponseHeaders
+from mitmproxy.test import tflow
 
 from azure_openai_proxy.api.stream_probe import Peek
 from azure_openai_proxy.config.settings import Timeouts
@@ -25,7 +31,7 @@ from support.processes import PATIENCE
 from unit.mitmproxy_patches.test_install import H2, HttpPolicy, Proxy, Upstream, head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from azure_openai_proxy.routing.attempts import Decision, Plan
@@ -452,6 +458,120 @@ def test_an_upload_waits_for_upstream(proxy: Proxy, servers: Servers, rules: Aga
         assert taken < 64 << 20
     let.set()
     assert ended.wait(PATIENCE)
+
+
+def test_a_stream_that_breaks_off_while_its_client_reads_slowly(proxy: Proxy, servers: Servers, rules: Again) -> None:
+    """An HTTP/2 client gets everything that had come, the last event too, before its stream is reset."""
+    size = 100_000  # more than a client's window
+    with H2(proxy) as client:
+        stream = client.open(servers.path(SSE + chunk(EVENT + b"x" * (size - len(EVENT)))))
+        assert rules.failed.wait(PATIENCE)
+        status, body = client.answer(stream)
+    assert -1 == status
+    assert body.endswith(b"upstream_error\n\n")
+    assert size < len(body)
+
+
+def test_a_request_inside_a_tunnel(proxy: Proxy, servers: Servers) -> None:
+    """Its response finds its way through the HTTP layer around it."""
+    with proxy.dial() as client:
+        client.send(head("CONNECT localhost:80 HTTP/1.1"))
+        assert 200 == client.begin("CONNECT").status
+        for _ in range(2):
+            assert b"ok" == client.ask(head(f"GET {servers.path(OK)} HTTP/1.1"), method="GET").body
+
+
+class Side:
+    """One request's way back, of a client whose sockets are what a test says; `request` notes what it is asked to do."""
+
+    def __init__(self, *, backlog: int = 0, streamed: bool = True) -> None:
+        self.request = Mock(backlog=backlog)
+        self.handler = SimpleNamespace(transports={})
+        self.client = tflow.tclient_conn()
+        self.client.alpn = None
+        self.events: list[object] = []
+        home = SimpleNamespace(rules=SimpleNamespace(send_upstream=lambda *_, **__: self.request), connections={})
+        context = SimpleNamespace(client=self.client)
+        leg = SimpleNamespace(home=home, context=context, handler=self.handler, responses={}, inject=self.inject)
+        self.stream = SimpleNamespace(flow=tflow.tflow(), stream_id=1, child_layer=None)
+        self.response = upstream_leg.Response(cast("Any", leg), cast("Any", self.stream), streamed=streamed)
+
+    def inject(self, out: Sequence[object], _: Sequence[object] = ()) -> None:
+        self.events += map(type, out)
+
+    def gate(self) -> Any:
+        """What mitmproxy waits for with the client's connection, after it has read from it."""
+        (io,) = self.handler.transports.values()
+        return io.writer
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_body_is_passed_on_if_it_is_streamed(streamed: bool) -> None:
+    """Another one is the flow's; what a hook leaves nothing of is no end of the body."""
+    side = Side(streamed=streamed)
+    for data in (b"", b"body"):
+        side.response.sent(RequestData(1, data))
+    side.response.sent(RequestEndOfMessage(1))
+    assert [("add", (b"body",), {}), ("complete", (), {})] * streamed == side.request.mock_calls[1:]
+
+
+def test_a_body_makes_its_client_wait() -> None:
+    """The writer that stands for the upload is full while too much of it waits, for the fast path too, which asks its protocol."""
+    side = Side(backlog=upstream_leg.BACKLOG + 1)
+    before = side.gate()._protocol._paused
+    side.request.backlog = 0
+    assert (True, False) == (before, side.gate()._protocol._paused)
+
+
+async def test_messages_wait_for_the_hooks_of_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more is read from a WebSocket's client, nor from upstream, while mitmproxy has messages whose hook has not run."""
+    monkeypatch.setattr(upstream_leg, "HOOK_LOOK", 0)
+    side = Side(streamed=False)
+    side.response.deliver([http.Response.make(101), b""])
+    waiting = ["message"]
+    side.stream.child_layer = SimpleNamespace(_paused_event_queue=waiting)
+    tasks = [asyncio.ensure_future(side.gate().drain()), asyncio.ensure_future(side.response.room())]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert [False, False, True] == [*(task.done() for task in tasks), side.response.full()]
+    waiting.clear()
+    await asyncio.gather(*tasks)
+    assert not side.response.full()
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells it without a read")
+async def test_a_client_that_leaves_within_its_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request upstream is cancelled, though nothing is read from the client."""
+    monkeypatch.setattr(upstream_leg, "HANGUP_LOOK", 0)
+    side = Side(backlog=upstream_leg.BACKLOG + 1)
+    gate = side.gate()
+    near, far = socket.socketpair()
+    with near:
+        transport = SimpleNamespace(get_extra_info=lambda _: near)
+        side.handler.transports[side.client] = SimpleNamespace(writer=SimpleNamespace(transport=transport))
+        drained = asyncio.ensure_future(gate.drain())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not drained.done()
+        far.close()
+        await drained
+    side.request.cancel.assert_called_once()
+
+
+async def test_room_for_a_client_that_is_gone() -> None:
+    """Nothing is waited for."""
+    side = Side()
+    await side.response.room()
+    assert not side.response.full()
+
+
+def test_a_failure_after_the_end() -> None:
+    """The stream gets it, and nothing is ended twice."""
+    side = Side()
+    side.response.deliver([http.Response.make(200), object()])
+    side.response.failed(Failure(502, "upstream_error", "It failed."))
+    assert [ResponseHeaders, ResponseEndOfMessage, upstream_leg.UpstreamFailed] == side.events
+    assert {} == side.handler.transports
 
 
 def test_a_response_grows(tmp_path: Path, servers: Servers) -> None:
