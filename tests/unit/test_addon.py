@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import gzip
 import json
+import socket
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -32,7 +33,7 @@ from azure_openai_proxy.egress.request import Hold
 from azure_openai_proxy.egress.resolver import Resolver
 from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.gateway.registry import Policy
-from azure_openai_proxy.mitmproxy_patches import install, interface
+from azure_openai_proxy.mitmproxy_patches import connections, install, interface
 from azure_openai_proxy.routing import entra_tokens
 from azure_openai_proxy.routing.attempts import GIVE_UP, Retry
 
@@ -407,6 +408,24 @@ def test_a_key_that_somebody_put_in_since_is_masked(addon: AzureOpenAIProxy) -> 
     ours.response = http.Response.make(200, b"{}")
     addon.responseheaders(ours)
     assert "Bearer [key]" == ours.request.headers["authorization"]
+
+
+def test_a_client_is_probed(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system notices a client that is gone without a word."""
+    with socket.socket() as sock:
+        monkeypatch.setattr(connections, "client_socket", lambda _: sock)
+        addon.client_connected(connection.Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2)))
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_how_another_addon_streams_a_foreign_response(addon: AzureOpenAIProxy) -> None:
+    """It stays; any other foreign response is streamed unchanged."""
+    own, other = ask(addon, somebody_elses()), ask(addon, somebody_elses())
+    own.response, other.response = http.Response.make(200, b"{}"), http.Response.make(200, b"{}")
+    own.response.stream = bytes.upper
+    for flow in (own, other):
+        addon.responseheaders(flow)
+    assert [bytes.upper, True] == [own.response.stream, other.response.stream]
 
 
 async def test_its_end(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,7 @@ def test_set_of_a_list() -> None:
         ("azure_openai_max_body", "lots", "256m"),
         ("azure_openai_allowed_destinations", "all", "any, local, public or off"),
         ("azure_openai_shutdown_timeout", "soon", "as in 30"),
+        ("azure_openai_pool_size", "-1", "from 0 to 99999"),
         ("azure_openai_passthrough_endpoint", "https://u:p@x.example", "a user name or password"),
     ],
 )

@@ -116,6 +116,15 @@ def test_a_proxy_behind_without_a_password() -> None:
     assert "proxy-authorization" not in request.headers
 
 
+@pytest.mark.parametrize("auth, credentials", [("user:pass", b"Basic dXNlcjpwYXNz"), (None, None)])
+def test_a_request_of_ours_knows_the_proxy_behind(auth: str | None, credentials: bytes | None) -> None:
+    """Its address, whether it speaks TLS, and its password; in other modes there is none."""
+    options = cast("Options", SimpleNamespace(upstream_auth=auth))
+    found = ingress.proxy(flow_to("http://localhost/", mode="upstream:https://proxy.example:3128"), options)
+    assert ("proxy.example", 3128, True, credentials) == found
+    assert ingress.proxy(flow_to("http://localhost/"), options) is None
+
+
 def test_http2_keeps_its_authority() -> None:
     """It has no other place to say where it goes."""
     request = http.Request.make("POST", "https://azure.example/v1")

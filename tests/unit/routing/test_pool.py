@@ -113,6 +113,15 @@ def test_failures_at_once_are_one(pool: Pool, clock: Clock) -> None:
     assert 1 <= pool.views()[0].cooling <= 2
 
 
+def test_failures_of_a_deployment_at_once_are_one(pool: Pool) -> None:
+    """Requests in flight when a deployment begins to fail do not double its cool-down."""
+    first, second = pool.begin(A, "d"), pool.begin(A, "d")
+    pool.failed(first)
+    before = pool.views()[0].failing
+    pool.failed(second)
+    assert before == pool.views()[0].failing
+
+
 def test_two_of_many_are_inspected(pool: Pool) -> None:
     """Two drawn backends are inspected while they are healthy, and otherwise the only healthy one of many is always found."""
     many = tuple(replace(A, name=str(number)) for number in range(50))
