@@ -53,6 +53,8 @@ class Backend:
         self.resumed: list[bool | None] = []
         self.protocols: list[str | None] = []
         self.accepted = 0
+        self.reached = threading.Event()
+        """A connection was accepted, and its TLS handshake is over."""
         self._open: list[socket.socket] = []
         self._listening = socket.create_server((host, 0), backlog=256)
         self.port: int = self._listening.getsockname()[1]
@@ -86,7 +88,10 @@ class Backend:
                 sock = self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
                 self._open.append(sock)
                 try:
-                    sock.do_handshake()
+                    try:
+                        sock.do_handshake()
+                    finally:
+                        self.reached.set()
                     self.resumed.append(sock.session_reused)
                     self.protocols.append(sock.selected_alpn_protocol())
                     self.serve(sock, before)
@@ -95,6 +100,7 @@ class Backend:
                     while socket.socket.recv(sock, 65536):
                         pass
             else:
+                self.reached.set()
                 self.serve(sock, before)
         sock.close()
 
@@ -138,7 +144,10 @@ def tls(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
 
 @pytest.fixture
 def proxying(tmp_path: Path, confdir: Path) -> Iterator[Callable[..., Mitmdump]]:
-    """A mitmdump in front of these backends, by priority; each may be a URL, or an entry of the configuration."""
+    """A mitmdump in front of these backends, by priority; each may be a URL, or an entry of the configuration.
+
+    It has opened its connection in advance to each `Backend`, so that the first request does not open another meanwhile.
+    """
     with ExitStack() as stack:
 
         def start(*backends: Backend | str | dict[str, Any], hosts: dict[str, list[str] | None] | None = None, **more: Any) -> Mitmdump:
@@ -152,7 +161,10 @@ def proxying(tmp_path: Path, confdir: Path) -> Iterator[Callable[..., Mitmdump]]
             scripts = (SCRIPT, RECORDER / "hosts.py") if hosts is not None else (SCRIPT,)
             env = {"HOSTS": json.dumps(hosts)} if hosts is not None else {}
             given = {"scripts": scripts, "env": env | more.pop("env", {}), "command": more.pop("command", (MITMDUMP,))}
-            return stack.enter_context(Mitmdump(home, confdir, options=more, **given))
+            started = stack.enter_context(Mitmdump(home, confdir, options=more, **given))
+            for backend in backends:
+                assert not isinstance(backend, Backend) or backend.reached.wait(PATIENCE)
+            return started
 
         yield start
 
@@ -497,6 +509,7 @@ async def test_an_upload_that_stalls(proxying: Callable[..., Mitmdump]) -> None:
             {"endpoint": reading.url(), "models": ["stalls"]},
             {"endpoint": well.url(), "models": ["gpt-4o"]},
         )
+        assert await asyncio.to_thread(reading.reached.wait, PATIENCE)
         async with asyncio.timeout(PATIENCE), httpx.AsyncClient(timeout=PATIENCE, trust_env=False, **how(proxy, h2=True)) as http:
             body = CHAT | {"model": "stalls", "messages": [{"role": "user", "content": "x" * (8 << 20)}]}
             upload = asyncio.create_task(http.post("/v1/chat/completions", json=body))
