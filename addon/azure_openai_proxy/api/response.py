@@ -111,7 +111,7 @@ class Stream:
         out = self._normalized(data, at_end=at_end and not broken) if self._normalize else data
         if broken and not self._over:
             self._over = True
-            said = {"message": f"Azure's compressed answer cannot be read: {broken}.", "type": "server_error", "code": "upstream_error"}
+            said = {"message": f"Azure's compressed response cannot be read: {broken}.", "type": "server_error", "code": "upstream_error"}
             # The blank line ends an event of which the client may have received a part.
             out += (b"" if self._normalize else b"\n\n") + self.failure(shape(said))
         if out == data:

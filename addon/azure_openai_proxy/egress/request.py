@@ -289,9 +289,9 @@ class UpstreamRequest:
         finally:
             self._release(whole=False)
             DEADLINES.forget(self)
-            self._let_everything_go()
+            self._release_references()
 
-    def _let_everything_go(self) -> None:
+    def _release_references(self) -> None:
         """Break reference cycles with the client side, so that bodies are freed without the garbage collector."""
         self.body.discard()
         self._held = []
@@ -642,7 +642,7 @@ class UpstreamRequest:
         """Fail the attempt, since its deadline has passed."""
         self.deadline = None
         self._release(whole=False)
-        self._over(Failure(504, "upstream_timeout", f"The answer did not come in time: {self._why_late}."))
+        self._over(Failure(504, "upstream_timeout", f"The response did not arrive in time: {self._why_late}."))
 
     # The end of an attempt
 

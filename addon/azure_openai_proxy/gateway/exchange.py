@@ -413,7 +413,7 @@ class Exchange:
             if response.status_code < 400:
                 response.status_code, response.reason = 502, "Bad Gateway"
                 response.headers.pop("content-encoding", None)
-                shaped = errors.body(f"Azure's compressed answer cannot be read: {error}.", "server_error", code="upstream_error")
+                shaped = errors.body(f"Azure's compressed response cannot be read: {error}.", "server_error", code="upstream_error")
                 response.raw_content = shaped
                 response.headers["content-length"] = str(len(shaped))
                 return shaped

@@ -45,15 +45,15 @@ class Shutdown:
 
         def taken(*_: object) -> None:
             self._signals += 1
-            loop.call_soon_threadsafe(self._told)
+            loop.call_soon_threadsafe(self._on_signal)
 
         try:
-            loop.add_signal_handler(signal.SIGTERM, self._told)  # for a signal already in that socket
+            loop.add_signal_handler(signal.SIGTERM, self._on_signal)  # for a signal already in that socket
             signal.signal(signal.SIGTERM, taken)
         except (NotImplementedError, RuntimeError):  # Windows; or not in the main thread, where the embedding program handles signals
             return
 
-    def _told(self) -> None:
+    def _on_signal(self) -> None:
         """Handle a signal, which may be reported twice."""
         if not self.began or self._signals > self._known:
             self._known = self._signals

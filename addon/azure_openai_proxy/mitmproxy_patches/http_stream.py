@@ -66,8 +66,8 @@ FAILURES = {
     ErrorCode.GENERIC_SERVER_ERROR: (502, "upstream_error", "The connection upstream failed: "),
     ErrorCode.CANCEL: (502, "upstream_error", "The connection upstream failed: "),
     ErrorCode.HTTP_1_1_REQUIRED: (502, "upstream_error", "The connection upstream failed: "),
-    ErrorCode.RESPONSE_TOO_LARGE: (502, "upstream_error", "The answer from upstream cannot be passed on: "),
-    ErrorCode.RESPONSE_VALIDATION_FAILED: (502, "upstream_error", "The answer from upstream cannot be passed on: "),
+    ErrorCode.RESPONSE_TOO_LARGE: (502, "upstream_error", "The response from upstream cannot be forwarded: "),
+    ErrorCode.RESPONSE_VALIDATION_FAILED: (502, "upstream_error", "The response from upstream cannot be forwarded: "),
 }
 
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t"})

@@ -26,7 +26,7 @@ STYLE = (
 )
 
 
-class RoomForComments(OutputTransform):
+class CommentStyle(OutputTransform):
     def __init__(self, request: HTTPServerRequest) -> None:
         self._page = request.path == "/"
 
@@ -46,6 +46,6 @@ class RoomForComments(OutputTransform):
 def comments(master: Master, *, shown: bool) -> None:
     """Add the style to the pages of this mitmweb, or remove it."""
     app: Application = master.app  # type: ignore[attr-defined]
-    app.transforms[:] = [one for one in app.transforms if one.__name__ != RoomForComments.__name__]  # by name: reloads create new classes
+    app.transforms[:] = [one for one in app.transforms if one.__name__ != CommentStyle.__name__]  # by name: reloads create new classes
     if shown:
-        app.transforms.insert(0, RoomForComments)  # before the compression
+        app.transforms.insert(0, CommentStyle)  # before the compression

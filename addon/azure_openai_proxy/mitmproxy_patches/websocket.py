@@ -90,7 +90,7 @@ class Limited(WebsocketConnection):
                 return
             yield event
 
-    def told(self, event: Event, code: CloseReason, reason: str) -> Event:
+    def event_for_side(self, event: Event, code: CloseReason, reason: str) -> Event:
         """The event to send to this side for an event of the other side: errors get `code` and `reason`; all else is unchanged."""
         broke_off = isinstance(event, CloseConnection) and event.code == CloseReason.ABNORMAL_CLOSURE
         if broke_off or (isinstance(event, TooBig) and not self.exceeded):
@@ -106,12 +106,12 @@ class ToClient(Limited):
     def send2(self, event: Event) -> commands.SendData:
         # Of the codes that a proxy may send, OpenAI's SDKs reconnect only after 1011.
         reason = "A message from upstream is too large." if isinstance(event, TooBig) else "The connection upstream broke off."
-        return super().send2(self.told(event, CloseReason.INTERNAL_ERROR, reason))
+        return super().send2(self.event_for_side(event, CloseReason.INTERNAL_ERROR, reason))
 
 
 class ToServer(Limited):
     def send2(self, event: Event) -> commands.SendData:
-        return super().send2(self.told(event, CloseReason.GOING_AWAY, "The client is gone."))
+        return super().send2(self.event_for_side(event, CloseReason.GOING_AWAY, "The client is gone."))
 
 
 class Upgrading(HttpStream):

@@ -384,7 +384,7 @@ async def test_the_first_byte_takes_too_long() -> None:
 
     async with Upstream(hang) as silent:
         asked = Asked(Policy(silent.destination(), first_byte=0.05))
-        failure = Failure(504, "upstream_timeout", "The answer did not come in time: Azure did not answer for 0.05 seconds.")
+        failure = Failure(504, "upstream_timeout", "The response did not arrive in time: Azure did not answer for 0.05 seconds.")
         assert failure == (await asked.over()).failure
         await asyncio.wait_for(silent.peers[0].served.wait(), 10)
 

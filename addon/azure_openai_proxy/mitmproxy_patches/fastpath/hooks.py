@@ -78,11 +78,11 @@ class Indexed(AddonManager):
     """mitmproxy's addon manager with an index of hooks."""
 
     index: dict[type[hooks.Hook], list[list[Hook]]]  # one list for each addon in the chain, including its sub-addons
-    hears: dict[type[hooks.Hook], bool]  # whether any addon implements the hook, idle or not
+    implemented: dict[type[hooks.Hook], bool]  # whether any addon implements the hook, idle or not
     indexed: list[Any]  # the chain from which the index was built
 
     def forget(self, *_: object, **__: object) -> None:
-        self.index, self.hears = {}, {}
+        self.index, self.implemented = {}, {}
 
     def register(self, addon: Any) -> Any:
         self.forget()
@@ -102,12 +102,12 @@ class Indexed(AddonManager):
             self.forget()
             self.indexed = list(self.chain)
 
-    def heard(self, kind: type[hooks.Hook]) -> bool:
+    def is_implemented(self, kind: type[hooks.Hook]) -> bool:
         """Whether any addon implements the hook."""
         self.catch_up()
-        if kind not in self.hears:
-            self.hears[kind] = any(getattr(one, kind.name, None) for addon in self.chain for one in traverse([addon]))
-        return self.hears[kind]
+        if kind not in self.implemented:
+            self.implemented[kind] = any(getattr(one, kind.name, None) for addon in self.chain for one in traverse([addon]))
+        return self.implemented[kind]
 
     async def handle_lifecycle(self, event: hooks.Hook) -> None:
         begun = vars(event).pop(BEGUN, None)
@@ -178,7 +178,7 @@ class Events(LegacyLogEvents):
 
     def emit(self, record: logging.LogRecord) -> None:
         manager = self.master.addons
-        if not isinstance(manager, Indexed) or manager.heard(AddLogHook):
+        if not isinstance(manager, Indexed) or manager.is_implemented(AddLogHook):
             super().emit(record)
 
 
