@@ -340,6 +340,16 @@ def test_a_client_that_wants_the_connection_closed(said: str, closes: bool) -> N
     assert closes == (response.headers.get("connection") == "close")
 
 
+def test_a_websocket_to_a_call_names_no_model() -> None:
+    """Azure knows the call's; models in frames are mapped all the same."""
+    asked = exchange(mapping="m=d")
+    request = asking("GET", "/v1/realtime?call_id=c1", upgrade="websocket")
+    assert asked.request(request) is None
+    messages = [WebSocketMessage(Opcode.TEXT, True, b'{"type":"session.update","session":{"model":"m"}}')]
+    asked.frame(messages, 1000)
+    assert ("c1", "d") == (request.query["call_id"], json.loads(messages[0].content)["session"]["model"])
+
+
 def talking() -> Exchange:
     asked = exchange(mapping="m=d")
     request = asking("GET", "/v1/realtime?model=m", upgrade="websocket")
