@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
+from mitmproxy.connection import ConnectionState
 
 from . import compat
 
@@ -57,8 +58,10 @@ def close_left(client: Client, connection: Connection) -> None:
 def watch(client: Client, left: Callable[[], None]) -> bool:
     """Call `left` when a client that has half-closed its connection disconnects completely.
 
-    Return False if it has already disconnected or cannot be watched.
+    Return False if it has already disconnected or cannot be watched, or if the proxy itself closes the connection, as when it stops.
     """
+    if client.state is ConnectionState.CLOSED:
+        return False
     found = handler(client)
     io = found.transports.get(client) if found else None
     writer, reading = (io.writer, io.handler) if io else (None, None)

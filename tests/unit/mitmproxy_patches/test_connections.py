@@ -9,7 +9,7 @@ from unittest.mock import MagicMock, Mock
 import pytest
 from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.connection import Client, Server
+from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.test import taddons
 
 from azure_openai_proxy.mitmproxy_patches import compat, connections
@@ -107,6 +107,21 @@ def test_watch(handler: Any) -> None:
         writer.close()
         assert not connections.watch(client, left.set)
         await asyncio.gather(*connections._watching)
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_the_proxy_closes_is_not_half_closed(handler: Any) -> None:
+    """When the proxy stops, the client sends as before, and gets no probe into its response."""
+
+    async def run() -> None:
+        client = cast("Client", Mock(id="id", state=ConnectionState.CLOSED))
+        near, far = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=near)
+        handler.transports = {client: SimpleNamespace(writer=writer, handler=Mock())}
+        assert not connections.watch(client, lambda: None)
+        writer.close()
+        far.close()
 
     asyncio.run(run())
 
