@@ -140,8 +140,7 @@ class Response:
         self.over = False
         self._room: asyncio.Future[None] | None = None
         self._taken: asyncio.Future[None] | None = None  # set when the client may send more
-        self._gate: ConnectionIO | None = None
-        self._gate_key = Server(address=("upload", self.id))
+        self._gate: Server | None = None  # the key of a writer among the client's transports; made for uploads only, it costs 30 µs
         client = leg.context.client
         self.http2 = client.alpn == b"h2"
         self.owed = 0  # unacknowledged bytes of an HTTP/2 upload
@@ -151,8 +150,8 @@ class Response:
         self.request.start()
 
     def _place_gate(self) -> None:
-        self._gate = ConnectionIO(handler=None, writer=cast("Any", _Gate(self)))
-        self.leg.handler.transports[self._gate_key] = self._gate
+        self._gate = Server(address=("upload", self.id))
+        self.leg.handler.transports[self._gate] = ConnectionIO(handler=None, writer=cast("Any", _Gate(self)))
 
     # Events from mitmproxy
 
@@ -255,8 +254,8 @@ class Response:
         self.over = True
         self.leg.responses.pop(self.id, None)
         if self._gate:
+            self.leg.handler.transports.pop(self._gate, None)
             self._gate = None
-            self.leg.handler.transports.pop(self._gate_key, None)
         if self._taken and not self._taken.done():
             self._taken.set_result(None)
         self.body_taken()
