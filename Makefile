@@ -103,6 +103,7 @@ clean: ## remove all environments, caches and builds
 	@echo "Setting up .venv-oldest ..."
 	@$(call make_venv,.venv-oldest)
 	@$(UV) pip sync --quiet --require-hashes --python .venv-oldest requirements-oldest.lock
+	@$(UV) pip install --quiet --offline --no-deps --no-build-isolation --python .venv-oldest --editable .
 	@touch $@
 
 # Older generations of the openai SDK, which the end-to-end tests drive.
