@@ -36,7 +36,8 @@ web: .venv/.ready ## run the demo in mitmweb, which shows every request in a bro
 	@$(BIN)/python tools/demo.py --web $(ARGS)
 
 test: .venv/.ready $(CLIENTS) ## run all tests, unit and end to end, on the newest mitmproxy (ARGS="-k name" selects some)
-	@$(BIN)/pytest $(if $(ARGS),$(ARGS),--cov)
+	@$(BIN)/pytest $(if $(ARGS),$(ARGS),-n auto tests/unit tests/e2e/test_client_side.py --cov)
+	@$(if $(ARGS),,$(BIN)/pytest tests/e2e --ignore tests/e2e/test_client_side.py)
 
 quick: .venv/.ready ## run the unit tests only, with fewer generated examples
 	@HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q -n auto tests/unit $(ARGS)
