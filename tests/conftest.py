@@ -1,26 +1,41 @@
-"""Fixtures for end-to-end tests: one simulated Azure, one decoy, and a mitmdump for each set of settings, shared by the tests."""
+"""Fixtures for end-to-end tests: one simulated Azure, one decoy, and a mitmdump for each set of settings, shared by the tests.
+
+The process that distributes the tests imports this file too, so slow imports are in the fixtures.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING, Protocol
 
 import hypothesis
 import pytest
-from mitmproxy.certs import CertStore
-
-from azure_simulator import Simulator
-from support.processes import Decoy, Mitmdump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from azure_simulator import Simulator
+    from support.postgres import Postgres
+    from support.processes import Decoy, Mitmdump
+    from support.redis import RedisServer
+
 
 hypothesis.settings.register_profile("default", deadline=None)  # no test depends on how fast the machine is
 hypothesis.settings.register_profile("quick", max_examples=20, deadline=None)  # `make quick`
+hypothesis.settings.register_profile("ci", max_examples=30, deadline=None, derandomize=True)  # `.ci/run`: each run generates the same
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+gc.disable()  # until all tests are imported: hardly an object of a module is garbage
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the objects of all imported modules from garbage collections: many tests end with a complete one."""
+    gc.freeze()
+    gc.enable()
 
 
 class Proxies(Protocol):
@@ -32,6 +47,8 @@ class Proxies(Protocol):
 @pytest.fixture(scope="session")
 def confdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """mitmproxy's folder, with its CA."""
+    from mitmproxy.certs import CertStore
+
     folder = tmp_path_factory.mktemp("mitmproxy")
     CertStore.from_store(folder, "mitmproxy", 2048)
     return folder
@@ -39,6 +56,8 @@ def confdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def _azure() -> Iterator[Simulator]:
+    from azure_simulator import Simulator
+
     with Simulator() as azure:
         yield azure
 
@@ -51,7 +70,39 @@ def azure(_azure: Simulator) -> Simulator:
 
 
 @pytest.fixture(scope="session")
+def _postgres() -> Iterator[Postgres]:
+    from support.postgres import Postgres
+
+    with Postgres() as postgres:
+        yield postgres
+
+
+@pytest.fixture
+def postgres(request: pytest.FixtureRequest) -> Postgres:
+    """A running PostgreSQL server."""
+    from support.postgres import missing
+
+    if reason := missing():
+        pytest.skip(reason)
+    server: Postgres = request.getfixturevalue("_postgres")
+    return server
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A running Redis or Valkey server without data."""
+    from support.redis import RedisServer, missing
+
+    if reason := missing():
+        pytest.skip(reason)
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def _decoy() -> Iterator[Decoy]:
+    from support.processes import Decoy
+
     decoy = Decoy()
     yield decoy
     decoy.close()
@@ -59,7 +110,7 @@ def _decoy() -> Iterator[Decoy]:
 
 @pytest.fixture
 def decoy(_decoy: Decoy) -> Decoy:
-    """What every mitmdump takes for api.openai.com; nobody has come yet."""
+    """The listener that every mitmdump takes for api.openai.com, without a connection so far."""
     _decoy.accepted = 0
     return _decoy
 
@@ -102,6 +153,8 @@ def _mitmdumps() -> Iterator[_Mitmdumps]:
 def proxy(
     azure: Simulator, decoy: Decoy, confdir: Path, tmp_path_factory: pytest.TempPathFactory, _mitmdumps: _Mitmdumps
 ) -> Iterator[Proxies]:
+    from support.processes import Mitmdump
+
     used: list[Mitmdump] = []
 
     def proxy(*args: str, env: Mapping[str, str] | None = None, **options: object) -> Mitmdump:

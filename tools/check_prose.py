@@ -34,11 +34,14 @@ class Limit(NamedTuple):
     metaphors: float = 0
 
 
-# A file counts in the most specific tree only. The goal for every tree is Limit(); one that is not rewritten yet has its present rates.
+# A file counts in the most specific tree only.
 LIMITS = {
     "addon": Limit(),
+    "addon/azure_openai_proxy/accounting": Limit(),
     "addon/azure_openai_proxy/api": Limit(),
     "addon/azure_openai_proxy/cli": Limit(),
+    "addon/azure_openai_proxy/client_leg": Limit(),
+    "addon/azure_openai_proxy/compatibility.py": Limit(),
     "addon/azure_openai_proxy/config": Limit(),
     "addon/azure_openai_proxy/egress": Limit(),
     "addon/azure_openai_proxy/errors.py": Limit(),
@@ -53,12 +56,24 @@ LIMITS = {
     "README.md": Limit(),
     "SECURITY.md": Limit(),
     "tools": Limit(),
+    "tests": Limit(),
+    "tests/azure_simulator": Limit(),
+    "tests/clients": Limit(),
+    "tests/e2e": Limit(),
+    "tests/support": Limit(),
+    "tests/unit": Limit(),
+    "tests/unit/accounting": Limit(),
     "tests/unit/api": Limit(),
-    "tests/unit/formats": Limit(),
-    "tests/unit/routing": Limit(),
     "tests/unit/cli": Limit(),
-    "tests/unit/inspection": Limit(),
+    "tests/unit/client_leg": Limit(),
     "tests/unit/config": Limit(),
+    "tests/unit/documents": Limit(),
+    "tests/unit/egress": Limit(),
+    "tests/unit/formats": Limit(),
+    "tests/unit/gateway": Limit(),
+    "tests/unit/inspection": Limit(),
+    "tests/unit/mitmproxy_patches": Limit(),
+    "tests/unit/routing": Limit(),
 }
 
 _VERBS = (

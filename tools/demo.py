@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import webbrowser
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import openai  # noqa: E402 - after sys.path has the tests, for the simulator
+import agent_session  # noqa: E402 - after sys.path has the tests, for the simulator
+import openai  # noqa: E402
 from flows import of_each_kind  # noqa: E402
 
 from azure_simulator import Delay, Simulator  # noqa: E402
@@ -188,9 +190,14 @@ def main() -> None:
             stream(client, azure)
             if web:
                 of_each_kind(client.with_options(max_retries=0), azure)
+                agent_session.run(client, azure)
         if web:
             title("In your browser, until Ctrl-C")
-            say("\n  " + next(line.split()[-1] for line in running.printed if "Web server listening at" in line) + "\n")
+            address = next(line.split()[-1] for line in running.printed if "Web server listening at" in line)
+            threads = address.replace("/?", "/azure/?")
+            say(f"\n  {threads}  ← the session of an agent, as threads\n  {address}  ← all requests\n")
+            if sys.stdout.isatty():
+                webbrowser.open(threads)
             with suppress(KeyboardInterrupt):
                 running.process.wait()
         else:

@@ -61,7 +61,7 @@ The response is a 404 in OpenAI's format: `type: invalid_request_error`, `code: 
 operation and its replacement, if there is one.
 """
 
-_BY = {
+_LOCAL_RESPONSES = {
     "models": "the configured models",
     "engines": "the configured models, in the format of OpenAI's first API",
     "billing": "the format that web front ends request before they accept a key, without figures, since Azure bills elsewhere",
@@ -70,9 +70,9 @@ _MODEL_IN = {"form": "in the form", "path": "in the path", "query": "in the quer
 
 
 def document(rows: Sequence[Endpoint] = endpoints.ENDPOINTS) -> str:
-    exceptions = [row for row in rows if row.by == "azure" and row is not endpoints.RULE]
-    answered = [row for row in rows if row.by in _BY]
-    refused = [row for row in rows if row.by not in ("azure", *_BY)]
+    exceptions = [row for row in rows if row.handled_by == "azure" and row is not endpoints.DEFAULT]
+    answered = [row for row in rows if row.handled_by in _LOCAL_RESPONSES]
+    refused = [row for row in rows if row.handled_by not in ("azure", *_LOCAL_RESPONSES)]
     return "\n".join(
         [
             _INTRODUCTION,
@@ -80,7 +80,7 @@ def document(rows: Sequence[Endpoint] = endpoints.ENDPOINTS) -> str:
             *_table("Operation|`/openai/v1`…|dated: `/openai`…|from GA|from preview|model|repeatable", map(_exception, exceptions)),
             "",
             _ANSWERED,
-            *_table("Operation|Response", ((_operation(row), _BY[row.by]) for row in answered)),
+            *_table("Operation|Response", ((_operation(row), _LOCAL_RESPONSES[row.handled_by]) for row in answered)),
             "",
             _REFUSED,
             *_table("Operation|Instead", ((_operation(row), row.instead) for row in refused)),
@@ -128,15 +128,17 @@ def _repeatable(row: Endpoint) -> str:
 
 def summary(rows: Sequence[Endpoint] = endpoints.ENDPOINTS) -> str:
     """A table of the three kinds with their path families. A family of several kinds is listed with the first of its rows."""
-    families: dict[str, list[str]] = {"azure": [], "here": [], "nobody": []}
+    families: dict[str, list[str]] = {"azure": [], "proxy": [], "unsupported": []}
     for row in rows:
         family = row.path.split("/")[1].removesuffix("**")
         if family and not any(family in found for found in families.values()):
-            families["azure" if row.by == "azure" else "here" if row.by in _BY else "nobody"].append(family)
+            families["azure" if row.handled_by == "azure" else "proxy" if row.handled_by in _LOCAL_RESPONSES else "unsupported"].append(
+                family
+            )
     said = {
         "azure": "Sent to Azure, like all operations without a row in the table",
-        "here": "Answered by the proxy",
-        "nobody": "Not at Azure: a 404 with an explanation",
+        "proxy": "Answered by the proxy",
+        "unsupported": "Not at Azure: a 404 with an explanation",
     }
     lines = _table("Handling|Operations", ((said[by], ", ".join(f"`{name}`" for name in found)) for by, found in families.items()))
     return "\n".join([*lines, ""])

@@ -18,7 +18,7 @@ from azure_openai_proxy.config.options import OPTIONS, Option  # noqa: E402 - fo
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
-FILE_ONLY = {"azure_openai_backends"}
+FILE_ONLY = {"azure_openai_backends", "azure_openai_clients", "azure_openai_client_groups"}
 """Settings of the file that are not options of mitmproxy."""
 _ROW = re.compile(r"^\| `(azure_openai_\w+)` \| (.*?) ?\| ", re.MULTILINE)
 _LINE = re.compile(r"^#(azure_openai_\w+): *(.*?)(?: +#.*)?$", re.MULTILINE)

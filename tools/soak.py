@@ -1,8 +1,12 @@
-"""Load test with faults: 64 clients on a proxy with three backends, two of which are killed, throttled or interrupted at any time.
+"""Load test with faults: 64 clients on a proxy with six backends.
 
-One backend is healthy at each moment, and the next one becomes healthy before it fails, so every request can succeed and must. Each
-request has a unique word, which its response must contain. An interrupted stream must report an error. At the end the results are
-printed, and the exit status is 1 if one of them is wrong.
+Three backends of one model are killed, throttled or interrupted at any time. One of them is healthy at each moment, and the next one
+becomes healthy before it fails, so every request can succeed and must. Three backends of another model (`soak_edges`) close idle
+connections, change their addresses and certificates, and send TLS alerts, informational responses and trailers; how often each request
+arrives at them is checked too.
+
+Each request has a unique word, which its response must contain. An interrupted stream must report an error. At the end the results are
+printed, and the exit status is 1 if one of them is wrong, or if the proxy's memory has grown.
 """
 
 from __future__ import annotations
@@ -23,16 +27,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import httpx
+import soak_edges
 import steady
 from mitmproxy.certs import CertStore
 
 from azure_simulator import Cut, Delay, Fault, Simulator, reshape, status
-from support.processes import Mitmdump
+from support.processes import RECORDER, SCRIPT, Mitmdump
 
 CLIENTS = 64
 PAUSE = 0.2  # seconds between two requests of one client
 WELL = 3.0  # seconds for which the next backend is healthy before the current one fails
 WARM_UP = 30.0  # seconds, until garbage collection is in balance
+CHANGE = 3.0  # seconds between changes of addresses and certificates
 MOST_GROWTH = 64  # megabytes of growth allowed after the warm-up
 
 TROUBLE: dict[str, list[Fault]] = {
@@ -48,7 +54,8 @@ TROUBLE: dict[str, list[Fault]] = {
 }
 
 
-GOOD = ("JSON", "stream", "interrupted stream with an error", "failure while no backend was healthy throughout")
+TWO_LOST = "failure of a request that two backends have lost"
+GOOD = ("JSON", "stream", "interrupted stream with an error", "failure while no backend was healthy throughout", TWO_LOST)
 
 
 class Trouble:
@@ -64,6 +71,19 @@ class Trouble:
     def well_all_the_while(self, began: float) -> bool:
         """Whether one backend has been healthy since `began`."""
         return any(since <= began for since in self.well_since.values())
+
+    def lost(self, word: str) -> bool:
+        """Whether the request arrived at two backends at most (one that is killed may not have read it), and none answered it.
+
+        At each of them it may arrive twice: if a reused connection is closed at once, the request is sent again on a new one.
+        """
+        arrived = [found for found in self.arrivals(word) if found]
+        return len(arrived) <= 2 and all(len(found) <= 2 and "answered" not in found for found in arrived)
+
+    def arrivals(self, word: str) -> list[list[str | None]]:
+        """The outcomes of the request at each backend."""
+        quoted = f'"{word}"'.encode()
+        return [[received.outcome for received in simulator.requests if quoted in received.body] for simulator in self.simulators]
 
     def heal(self, simulator: Simulator) -> None:
         simulator.faults.clear()
@@ -99,9 +119,13 @@ class Trouble:
 
 class Figures:
     def __init__(self) -> None:
+        self.round = 0
+        """0 in the warm-up, then 1: words are unique."""
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.slowest = 0.0
+        self.at_edges: dict[str, str] = {}
+        """The outcomes of the requests to `soak_edges`, by word."""
 
 
 async def client(number: int, proxy: Mitmdump, trouble: Trouble, until: float, figures: Figures) -> None:
@@ -110,20 +134,28 @@ async def client(number: int, proxy: Mitmdump, trouble: Trouble, until: float, f
         for turn in itertools.count():
             if time.monotonic() > until:
                 return
-            word, stream = f"word-{number}-{turn}", bool(turn % 2)
+            word, stream = f"word-{number}-{turn}-{figures.round}", bool(turn % 2)
+            model = soak_edges.MODEL if turn % 4 < 2 else "gpt-4o"
             began = time.monotonic()
-            outcome = await ask(http, word, stream=stream)
+            outcome = await ask(http, word, model, stream=stream)
             figures.slowest = max(figures.slowest, time.monotonic() - began)
+            if model == soak_edges.MODEL:
+                figures.at_edges[word] = outcome
+                figures.counts[outcome if outcome in GOOD else f"{outcome[:3]} of two backends"] += 1
+                await asyncio.sleep(PAUSE)
+                continue
             if outcome[0].isdigit() and not trouble.well_all_the_while(began):
                 outcome = "failure while no backend was healthy throughout"
+            if outcome.startswith("502") and "upstream_error" in outcome and await asyncio.to_thread(trouble.lost, word):
+                outcome = TWO_LOST  # a request that Azure may have processed is sent to one other backend at most
             figures.counts[outcome] += 1
             if outcome not in GOOD:
-                figures.wrong.append(f"{word}: {outcome}")
+                figures.wrong.append(f"{word}: {outcome}, arrived: {await asyncio.to_thread(trouble.arrivals, word)}")
             await asyncio.sleep(PAUSE)
 
 
-async def ask(http: httpx.AsyncClient, word: str, *, stream: bool) -> str:
-    body = {"model": "gpt-4o", "stream": stream, "messages": [{"role": "user", "content": word}]}
+async def ask(http: httpx.AsyncClient, word: str, model: str, *, stream: bool) -> str:
+    body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": word}]}
     text, ended, told = "", False, False
     try:
         async with http.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -151,16 +183,27 @@ async def ask(http: httpx.AsyncClient, word: str, *, stream: bool) -> str:
     return "interrupted stream with an error" if told else "incomplete response without an error"
 
 
-async def load(proxy: Mitmdump, simulators: list[Simulator], seconds: float, seed: int) -> tuple[Figures, Trouble, float]:
+async def change(edges: soak_edges.Edges) -> None:
+    while True:
+        await asyncio.sleep(CHANGE)
+        await asyncio.to_thread(edges.change)
+
+
+async def load(
+    proxy: Mitmdump, simulators: list[Simulator], edges: soak_edges.Edges, seconds: float, seed: int
+) -> tuple[Figures, Trouble, float]:
     figures, trouble = Figures(), Trouble(simulators, seed)
     pid = proxy.pid
     await asyncio.gather(*(client(number, proxy, trouble, time.monotonic() + WARM_UP, figures) for number in range(CLIENTS)))
     before = await asyncio.to_thread(steady.memory, pid)
-    troubling = asyncio.create_task(trouble.run())
+    figures.round = 1
+    troubling = [asyncio.create_task(trouble.run()), asyncio.create_task(change(edges))]
     until = time.monotonic() + seconds
     await asyncio.gather(*(client(number, proxy, trouble, until, figures) for number in range(CLIENTS)))
-    troubling.cancel()
-    await asyncio.wait([troubling])
+    for task in troubling:
+        task.cancel()
+    await asyncio.wait(troubling)
+    figures.wrong += edges.wrong(figures.at_edges)
     return figures, trouble, await asyncio.to_thread(steady.memory, pid) - before
 
 
@@ -179,17 +222,22 @@ def main() -> int:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         simulators = [stack.enter_context(Simulator()) for _ in range(3)]
         entries = [
-            {"name": f"b{index}", "endpoint": simulator.http_url, "token": simulator.key} for index, simulator in enumerate(simulators)
+            {"name": f"b{index}", "endpoint": simulator.http_url, "token": simulator.key, "models": ["gpt-4o"]}
+            for index, simulator in enumerate(simulators)
         ]
+        edges = stack.enter_context(soak_edges.Edges(home, seed))
+        entries += [{"name": edge.name[:6], "endpoint": edge.url, "token": "key", "models": [soak_edges.MODEL]} for edge in edges.edges]
         (home / "mitm_config.yaml").write_text(json.dumps({"azure_openai_backends": entries}), encoding="utf-8")
         CertStore.from_store(home, "mitmproxy", 2048)
-        quiet = {"flow_detail": 0, "termlog_verbosity": "warn"}
-        with Mitmdump(home, home, options=quiet) as proxy:
-            figures, trouble, growth = asyncio.run(load(proxy, simulators, asked.seconds, seed))
+        quiet = {"flow_detail": 0, "termlog_verbosity": "warn", "ssl_verify_upstream_trusted_ca": edges.ca}
+        env = {"HOSTS_FILE": str(edges.hosts)}
+        with Mitmdump(home, home, options=quiet, env=env, scripts=(SCRIPT, RECORDER / "hosts.py")) as proxy:
+            figures, trouble, growth = asyncio.run(load(proxy, simulators, edges, asked.seconds, seed))
         for simulator in list(trouble.down):
             trouble.heal(simulator)
     print(f"{asked.seconds:g} seconds, {CLIENTS} clients, seed {seed}")
     print("trouble:", ", ".join(f"{count} {kind}" for kind, count in trouble.counts.most_common()))
+    print("edges:", ", ".join(f"{count} {kind}" for kind, count in edges.counts.most_common()))
     for outcome, count in figures.counts.most_common():
         print(f"{count:8} {outcome}")
     print(f"slowest {figures.slowest:.1f} s, memory {growth:+.1f} MB (at most {MOST_GROWTH})")

@@ -172,6 +172,7 @@ def memory(pid: int) -> float:
 
 
 def main(seconds: float, rate: float) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with SIGINT ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # the simulators log broken connections
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
     ProxyError                        becomes an error response in OpenAI's shape
     ├── BadRequest          400       the client's request is invalid
     ├── NoKey               401       neither the configuration nor the client has a key for Azure
+    ├── Refused             any       a client's key, rights, limits or budget do not allow the request
     ├── NotFound            404       unknown operation or model
     ├── Unavailable         429, 503  no backend can take a request now
     └── Failed              any       raised below the hooks: a request that HTTP cannot carry, or no connection upstream
@@ -17,9 +18,12 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mitmproxy import http
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "BadRequest",
@@ -28,12 +32,13 @@ __all__ = [
     "NoKey",
     "NotFound",
     "ProxyError",
+    "Refused",
     "SettingsError",
     "Unavailable",
     "body",
     "request_id",
     "response",
-    "when",
+    "retry_after",
 ]
 
 
@@ -74,6 +79,16 @@ class NoKey(ProxyError):
     code = "invalid_api_key"
 
 
+class Refused(ProxyError):
+    """A client's key, rights, limits or budget do not allow the request."""
+
+    def __init__(self, status: int, type: str, code: str, message: str, headers: Mapping[str, str] | None = None, **more: str) -> None:
+        super().__init__(message, code=code, **more)
+        self.status = status
+        self.type = type
+        self.headers = dict(headers or {})
+
+
 class NotFound(ProxyError):
     status = 404
     type = "invalid_request_error"
@@ -107,11 +122,13 @@ def response(error: ProxyError) -> http.Response:
     """Return the complete response for `error`. The proxy makes its `x-request-id`, because Azure did not see the request."""
     headers = {"content-type": "application/json", "x-content-type-options": "nosniff", "x-request-id": request_id()}
     if isinstance(error, Unavailable) and error.wait is not None:
-        headers |= when(error.wait)
+        headers |= retry_after(error.wait)
+    elif isinstance(error, Refused):
+        headers |= error.headers
     return http.Response.make(error.status, body(error.message, error.type, error.param, error.code), headers)
 
 
-def when(wait: float) -> dict[str, str]:
+def retry_after(wait: float) -> dict[str, str]:
     """Return the headers that ask a client to retry after `wait` seconds."""
     return {"retry-after": str(max(1, math.ceil(wait))), "retry-after-ms": str(math.ceil(wait * 1000))}
 

@@ -13,9 +13,25 @@ from __future__ import annotations
 
 from . import refusals, reshape
 from .faults import Fault, Faults
+from .prompt_cache import PromptCache
 from .received import Received
 from .refusals import content_filter, status
+from .scripts import planned
 from .server import Simulator
 from .steps import Cut, Delay, Gate
 
-__all__ = ["Cut", "Delay", "Fault", "Faults", "Gate", "Received", "Simulator", "content_filter", "refusals", "reshape", "status"]
+__all__ = [
+    "Cut",
+    "Delay",
+    "Fault",
+    "Faults",
+    "Gate",
+    "PromptCache",
+    "Received",
+    "Simulator",
+    "content_filter",
+    "planned",
+    "refusals",
+    "reshape",
+    "status",
+]

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         simulator.faults.next(*faults, times=asked.times)
     with simulator:
         addresses = {"http_url": simulator.http_url, "https_url": simulator.https_url, "ca": str(simulator.ca), "key": simulator.key}
-        print(json.dumps(addresses), flush=True)  # noqa: T201 - whoever started it reads this
+        print(json.dumps(addresses), flush=True)  # noqa: T201 - the parent process reads this
         stop.wait()
 
 

@@ -1,4 +1,4 @@
-"""An answer as a value: status, headers, and the parts of its body, with what should happen between them.
+"""An answer as a value: status, headers, and the parts of its body, with the steps between them.
 
 Everything that makes answers, faults included, is a function that returns an `Answer`; only `delivery` writes one to a socket.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from . import errors
+from . import errors, usage
 from .answers import DONE, Answer, event, json_answer
 
 if TYPE_CHECKING:
@@ -18,13 +18,12 @@ _TYPES = {"aac": "audio/aac", "flac": "audio/flac", "mp3": "audio/mpeg", "opus":
 
 
 def speech(call: Call, model: Model) -> Answer:
-    """Not a sound, but bytes of every value: what takes them for text breaks them."""
+    """Not a sound, but bytes of every value: code that decodes them as text changes them."""
     audio = bytes(range(256)) * 8 + str(call.asked["input"]).encode()
     if call.asked.get("stream_format") == "sse":
         half = len(audio) // 2
         deltas = [{"audio": base64.b64encode(part).decode(), "type": "speech.audio.delta"} for part in (audio[:half], audio[half:])]
-        usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
-        return _events(*deltas, {"type": "speech.audio.done", "usage": usage})
+        return _events(*deltas, {"type": "speech.audio.done", "usage": usage.speech(call.asked, audio)})
     kind = _TYPES.get(call.asked.get("response_format") or "mp3")
     if kind is None:
         raise errors.invalid(f"'{call.asked['response_format']}' is not one of {sorted(_TYPES)} - 'response_format'")
@@ -33,26 +32,27 @@ def speech(call: Call, model: Model) -> Answer:
 
 
 def transcription(call: Call, model: Model) -> Answer:
-    return _heard(call, "transcribe")
+    return _heard(call, model, "transcribe")
 
 
 def translation(call: Call, model: Model) -> Answer:
-    return _heard(call, "translate")
+    return _heard(call, model, "translate")
 
 
-def _heard(call: Call, task: str) -> Answer:
+def _heard(call: Call, model: Model, task: str) -> Answer:
     """The text is the file's name and size, which tells that the upload came whole."""
     upload = call.uploaded.upload("file")
     if upload is None:
         raise errors.invalid("'file' is a required property")
     text = f"{upload.filename} has {len(upload.content)} bytes"
-    if call.asked.get("stream") == "true":
-        usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3, "type": "tokens"}
+    stream = call.asked.get("stream") == "true"
+    used = usage.transcription(upload.content, text, seconds=not stream and not model.name.startswith("gpt"))
+    if stream:
         words = [{"delta": word, "type": "transcript.text.delta"} for word in (text[:5], text[5:])]
-        return _events(*words, {"text": text, "type": "transcript.text.done", "usage": usage})
+        return _events(*words, {"text": text, "type": "transcript.text.done", "usage": used})
     match call.asked.get("response_format") or "json":
         case "json":
-            return json_answer({"text": text, "usage": {"seconds": 2, "type": "duration"}})
+            return json_answer({"text": text, "usage": used})
         case "verbose_json":
             segment = {
                 "avg_logprob": -0.1,

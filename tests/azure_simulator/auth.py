@@ -15,7 +15,7 @@ __all__ = ["check"]
 
 
 def check(received: Received, form: Literal["dated", "v1"] | None, key: str, entra_tokens: Collection[str]) -> None:
-    """Raise Azure's 401. An `api-key` that is there decides alone; given twice it is wrong, whatever it says."""
+    """Raise Azure's 401. An `api-key` header decides alone; a repeated one is wrong with any value."""
     given = received.header("api-key")
     if given is not None:
         allowed = given == key

@@ -1,4 +1,4 @@
-"""Recognise: what was asked for, as far as it can be told. Nothing is refused here."""
+"""Recognise the operation of a request, as far as possible. Nothing is refused here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 from . import forms
+from .made_items import MadeItems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .fields import Fields
     from .models import Model
     from .received import Received
+    from .scripts import Reply, Script
 
 __all__ = ["Api", "Call", "Operation", "recognise", "strings"]
 
@@ -36,10 +38,10 @@ class Operation(NamedTuple):
     path: str  # behind /openai/v1/, /openai/deployments/{deployment}/ and /openai/ alike; `{...}` is one segment
     answer: Callable[[Call, Model], Answer]
     api: Api
-    body: Literal["none", "json", "form", "either"] = "none"  # none: what there is goes unread
-    fields: Fields | None = None  # None: whatever comes is taken
+    body: Literal["none", "json", "form", "either"] = "none"  # none: a body is not read
+    fields: Fields | None = None  # None: any body is accepted
     models: tuple[str, ...] = ("model",)  # where a body may name deployments; `*` is any item of a list
-    verb: str = ""  # in OperationNotSupported's text, and what `Model.can` says; "": it needs no model
+    verb: str = ""  # in the text of OperationNotSupported, and in `Model.can`; "": it needs no model
     name: str = ""  # in a 429's text
 
 
@@ -48,7 +50,7 @@ class Call:
     received: Received
     form: Literal["dated", "v1"] | None = None
     operation: Operation | None = None
-    values: Mapping[str, str] = field(default_factory=dict)  # what stands in the path for `{...}`
+    values: Mapping[str, str] = field(default_factory=dict)  # the values of `{...}` in the path
     version: str | None = None  # the query's api-version, as given; given twice: None, which no form takes for a version
     deployment: str | None = None
     named: tuple[str, ...] = ()  # every deployment that the body names
@@ -56,6 +58,8 @@ class Call:
     multipart: forms.Form | None = None
     unread: str | None = None
     deployments: Mapping[str, str] = field(default_factory=dict)  # what the resource has
+    script: Script | None = None  # a scripted model
+    made: MadeItems = field(default_factory=MadeItems)  # items of the resource's responses
 
     @property
     def asked(self) -> Mapping[str, Any]:
@@ -63,8 +67,13 @@ class Call:
         return self.body if isinstance(self.body, dict) else {}
 
     @property
+    def scripted(self) -> Reply | None:
+        """The reply of the scripted model, if there is one."""
+        return self.script(self.asked) if self.script else None
+
+    @property
     def opaque(self) -> bool:
-        """Neither JSON nor a form, where both may stand: what it says is the operation's business."""
+        """Neither JSON nor a form, where both are allowed: the operation reads it."""
         content_type = self.received.header("content-type") or ""
         assert self.operation
         return self.operation.body == "either" and not content_type.startswith(("multipart/", "application/json"))
@@ -79,7 +88,13 @@ class Call:
 _FORMS = re.compile(r"/openai/(?:(?P<v1>v1)/|deployments/(?P<deployment>[^/]+)/)?(?P<path>.+)")
 
 
-def recognise(received: Received, operations: Sequence[Operation], deployments: Mapping[str, str]) -> Call:
+def recognise(
+    received: Received,
+    operations: Sequence[Operation],
+    deployments: Mapping[str, str],
+    script: Script | None = None,
+    made: MadeItems | None = None,
+) -> Call:
     match = _FORMS.fullmatch(received.bare_path)
     if match is None:
         return Call(received)
@@ -99,7 +114,8 @@ def recognise(received: Received, operations: Sequence[Operation], deployments: 
     body, multipart, unread = _read(received, operation)
     named = tuple(text for place in operation.models for text in strings(body, place.split("."))) if not deployment else ()
     first = deployment or next(iter(named), None)
-    return Call(received, form, operation, values, version, first, named, body, multipart, unread, deployments)
+    made = made or MadeItems()
+    return Call(received, form, operation, values, version, first, named, body, multipart, unread, deployments, script, made)
 
 
 def _values(template: str, path: str) -> dict[str, str] | None:

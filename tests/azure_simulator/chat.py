@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from . import errors, filters, texts
+from . import errors, filters, texts, usage
 from .answers import Answer, json_answer, stream_answer
 
 if TYPE_CHECKING:
@@ -36,21 +36,26 @@ type Json = dict[str, Any]
 def answer(call: Call, model: Model) -> Answer:
     asked = call.asked
     _check(asked, model)
-    tool = _tool(asked)
-    content, finish = _content(asked) if tool is None else ([], _tool_finish(asked))
+    if (reply := call.scripted) is not None:
+        tools = [{"function": {"arguments": one.arguments, "name": one.name}, "id": one.id, "type": "function"} for one in reply.tools]
+        content, finish = texts.tokens(reply.text), "tool_calls" if tools else "stop"
+    else:
+        tool = _tool(asked)
+        tools = [tool] if tool else []
+        content, finish = ([], _tool_finish(asked)) if tool else _content(asked)
     n = asked.get("n") or 1
-    usage = _usage(texts.count(asked["messages"]), n * (len(content) if tool is None else texts.count(tool)))
+    used = usage.chat(asked, n * (len(content) + sum(map(texts.count, tools))))
     head = {"created": int(time.time()), "id": f"chatcmpl-{uuid.uuid4().hex[:29]}", "model": model.reported}
     if asked.get("stream"):
-        deltas = list(_tool_deltas(tool) if tool else _text_deltas(content))
+        deltas = list(_tool_deltas(tools) if tools else _text_deltas(content))
         wants_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
-        return stream_answer(_chunks(model, head, deltas, finish=finish, n=n, usage=usage if wants_usage else None))
-    message: Json = {"annotations": [], "content": "".join(content) if tool is None else None, "refusal": None, "role": "assistant"}
-    if tool is not None:
-        message["tool_calls"] = [tool]
+        return stream_answer(_chunks(model, head, deltas, finish=finish, n=n, used=used if wants_usage else None))
+    message: Json = {"annotations": [], "content": "".join(content) if not tools else None, "refusal": None, "role": "assistant"}
+    if tools:
+        message["tool_calls"] = tools
     choices = [
         {
-            "content_filter_results": filters.COMPLETION if tool is None else {},
+            "content_filter_results": filters.COMPLETION if not tools else {},
             "finish_reason": finish,
             "index": index,
             "logprobs": None,
@@ -66,7 +71,7 @@ def answer(call: Call, model: Model) -> Answer:
             "prompt_filter_results": filters.prompt_results(),
             **({"service_tier": "default"} if model.reasoning else {}),
             "system_fingerprint": _fingerprint(model),
-            "usage": usage,
+            "usage": used,
         }
     )
 
@@ -79,6 +84,8 @@ def _check(asked: Mapping[str, Any], model: Model) -> None:
             raise errors.invalid(f"'role' is a required property - 'messages.{index}'")
     if asked.get("stream_options") is not None and not asked.get("stream"):
         raise errors.invalid(errors.STREAM_OPTIONS, param="stream_options")
+    if asked.get("data_sources") and asked.get("stream_options") is not None:
+        raise errors.invalid("Validation error at #/stream_options: Extra inputs are not permitted")
     if asked.get("tool_choice") is not None and not asked.get("tools"):
         raise errors.invalid("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
     if model.reasoning:
@@ -136,22 +143,24 @@ def _text_deltas(content: list[str]) -> Iterator[Json]:
         yield {"content": token}
 
 
-def _tool_deltas(tool: Json) -> Iterator[Json]:
-    start = {"function": {**tool["function"], "arguments": ""}, "id": tool["id"], "index": 0, "type": "function"}
-    yield {"content": None, "refusal": None, "role": "assistant", "tool_calls": [start]}
-    for token in texts.tokens(tool["function"]["arguments"]):
-        yield {"tool_calls": [{"function": {"arguments": token}, "index": 0}]}
+def _tool_deltas(tools: list[Json]) -> Iterator[Json]:
+    for index, tool in enumerate(tools):
+        start = {"function": {**tool["function"], "arguments": ""}, "id": tool["id"], "index": index, "type": "function"}
+        role = {"content": None, "refusal": None, "role": "assistant"} if not index else {}
+        yield {**role, "tool_calls": [start]}
+        for token in texts.tokens(tool["function"]["arguments"]):
+            yield {"tool_calls": [{"function": {"arguments": token}, "index": index}]}
 
 
-def _chunks(model: Model, head: Json, deltas: list[Json], *, finish: str, n: int, usage: Json | None) -> Iterator[Json]:
+def _chunks(model: Model, head: Json, deltas: list[Json], *, finish: str, n: int, used: Json | None) -> Iterator[Json]:
     newer = model.reasoning  # what only the newer models' streams carry
     tier = {"service_tier": "default"} if newer else {}
     base = {"object": "chat.completion.chunk", **tier, "system_fingerprint": _fingerprint(model)}
 
-    def chunk(choices: list[Json], extra: Json, usage_now: Json | None) -> Json:
+    def chunk(choices: list[Json], extra: Json, used_now: Json | None) -> Json:
         body = {"choices": choices, **head, **extra, **({"obfuscation": uuid.uuid4().hex[:11]} if newer else {}), **base}
-        if usage is not None:
-            body["usage"] = usage_now
+        if used is not None:
+            body["usage"] = used_now
         return dict(sorted(body.items()))
 
     yield filters.FIRST_CHUNK
@@ -167,24 +176,9 @@ def _chunks(model: Model, head: Json, deltas: list[Json], *, finish: str, n: int
                 "logprobs": None,
             }
             yield chunk([choice], {}, None)
-    if usage is not None:
-        yield chunk([], {"latency_checkpoint": LATENCY}, usage)
+    if used is not None:
+        yield chunk([], {"latency_checkpoint": LATENCY}, used)
 
 
 def _fingerprint(model: Model) -> str | None:
     return None if model.reasoning else "fp_ee1d74bde0"
-
-
-def _usage(prompt: int, completion: int) -> Json:
-    return {
-        "completion_tokens": completion,
-        "completion_tokens_details": {
-            "accepted_prediction_tokens": 0,
-            "audio_tokens": 0,
-            "reasoning_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-        "prompt_tokens": prompt,
-        "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": 0},
-        "total_tokens": prompt + completion,
-    }

@@ -16,9 +16,12 @@ __all__ = [
     "content_filter",
     "deployment_not_found",
     "invalid",
+    "item_not_found",
     "no_access",
+    "not_decrypted",
     "not_found",
     "operation_not_supported",
+    "previous_not_found",
     "too_many_requests",
     "unknown_parameter",
     "unrecognized",
@@ -28,7 +31,7 @@ __all__ = [
 
 
 class AzureError(Exception):
-    """A refusal; `answer` is what goes to the client."""
+    """A refusal; the client receives `answer`."""
 
     def __init__(self, status: int, error: dict[str, Any], reason: str | None = None, **headers: str) -> None:
         super().__init__(error["message"])
@@ -95,6 +98,23 @@ def unsupported_parameter(name: str, instead: str) -> AzureError:
 def unsupported_value(name: str, value: Any, default: Any) -> AzureError:
     message = f"Unsupported value: '{name}' does not support {value} with this model. Only the default ({default}) value is supported."
     return invalid(message, param=name, code="unsupported_value")
+
+
+def item_not_found(id_: str) -> AzureError:
+    """Of an item that another resource made, or that was not stored (litellm#18094)."""
+    return invalid(f"Item with id '{id_}' not found.", param="input")
+
+
+def previous_not_found(id_: str) -> AzureError:
+    message = f"Previous response with id '{id_}' not found."
+    return invalid(message, param="previous_response_id", code="previous_response_not_found")
+
+
+def not_decrypted(encrypted: str) -> AzureError:
+    """Of reasoning that another resource encrypted (litellm#27703)."""
+    shown = f"{encrypted[:4]}...{encrypted[-4:]}"
+    message = f"The encrypted content {shown} could not be verified. Reason: Encrypted content could not be decrypted or parsed."
+    return invalid(message, code="invalid_encrypted_content")
 
 
 STREAM_OPTIONS = "The 'stream_options' parameter is only allowed when 'stream' is enabled."

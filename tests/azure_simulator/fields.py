@@ -89,6 +89,7 @@ CHAT: Fields = {
     "parallel_tool_calls": Field("boolean", _SEPTEMBER),
     "prediction": Field("object", _JANUARY),
     "prompt_cache_key": Field("string", "v1"),
+    "prompt_cache_options": Field("object", "v1"),
     "prompt_cache_retention": Field("string", "v1"),
     "reasoning_effort": Field("string", _DECEMBER),
     "response_format": Field("object"),
@@ -194,6 +195,7 @@ RESPONSES: Fields = {
     "previous_response_id": _TEXT,
     "prompt": Field("object"),
     "prompt_cache_key": _TEXT,
+    "prompt_cache_options": Field("object"),
     "prompt_cache_retention": _TEXT,
     "reasoning": Field("object"),
     "safety_identifier": _TEXT,
@@ -225,7 +227,7 @@ def _is(value: Any, types: str) -> bool:
 
 
 def check(fields: Fields, body: Mapping[str, Any], version: str) -> None:
-    """Refuse a body as Azure does: unknown names first, then what is missing, then wrong types. The wording of the last is unverified."""
+    """Refuse a body as Azure does: unknown names first, then missing ones, then wrong types. The wording of the last is unverified."""
     known = _known(fields, body, version)
     for name, field in known.items():
         if name in body:

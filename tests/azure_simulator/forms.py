@@ -1,4 +1,4 @@
-"""Multipart forms, as RFC 7578 has them; what is no whole form is refused."""
+"""Multipart forms of RFC 7578; an incomplete form is refused."""
 
 from __future__ import annotations
 

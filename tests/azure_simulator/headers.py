@@ -1,4 +1,4 @@
-"""The headers Azure's answers have: those of its gateway on every one, the model's on what came from a model."""
+"""The headers of Azure's answers: its gateway's on every answer, the model's on each answer of a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gateway() -> dict[str, str]:
 
 
 def limits(requests: int, tokens: int, reset_requests: int, reset_tokens: int) -> dict[str, str]:
-    """What remains and when it is whole again: plain seconds, where OpenAI has durations."""
+    """The remaining quota and the time of its reset: plain seconds, where OpenAI has durations."""
     return {
         "x_ratelimit_limit_requests": str(REQUESTS),
         "x_ratelimit_limit_tokens": str(TOKENS),

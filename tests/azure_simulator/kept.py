@@ -1,4 +1,4 @@
-"""What a client keeps at Azure: created, listed, read, changed and deleted alike, whatever it is.
+"""Stored objects of a client at Azure: all kinds are created, listed, read, changed and deleted alike.
 
 Nothing is kept in truth: whatever the id, there is an object of that id, so that a test needs no other request before its own.
 """

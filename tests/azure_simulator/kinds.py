@@ -1,6 +1,6 @@
 """What a client keeps at Azure: one object of each kind, with the names Azure and OpenAI give its members.
 
-A client's own members replace those that are here; `id`, and the ids of what it belongs to, come from the path.
+A client's own members replace those of this module; `id` and the ids of its parents come from the path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The models a deployment can stand for: the name Azure answers with, what they can do, which parameters they refuse."""
+"""The models a deployment can stand for: the name in Azure's answers, their operations, the parameters they refuse."""
 
 from __future__ import annotations
 

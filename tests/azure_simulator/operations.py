@@ -80,14 +80,15 @@ OPERATIONS = (
     Operation("POST", "conversations/{conversation_id}/items", partial(others.done, kinds.ITEM), V1, "json"),
     *kept.rows("conversations/{conversation_id}/items", kinds.ITEM, "list get", V1),
     Operation("DELETE", "conversations/{conversation_id}/items/{id}", others.left, V1),
-    # What is stored of chats.
+    # Stored chats.
     *kept.rows("chat/completions", kinds.CHAT, "list get update delete", STORED),
     Operation("GET", "chat/completions/{completion_id}/messages", partial(kept.listing, kinds.CHAT_MESSAGE), STORED),
     # Files, batches, uploads.
     Operation("POST", "files", partial(others.created, kinds.FILE), PLAIN, "form"),
     *kept.rows("files", kinds.FILE, "list get delete", PLAIN),
     Operation("GET", "files/{id}/content", binary.octets, PLAIN),
-    *kept.rows("batches", kinds.BATCH, "create list get cancel", BATCHES),
+    *kept.rows("batches", kinds.BATCH, "create list cancel", BATCHES),
+    Operation("GET", "batches/{id}", others.batch, BATCHES),
     *kept.rows("uploads", kinds.UPLOAD, "create cancel", UPLOADS),
     Operation("POST", "uploads/{id}/complete", others.completed, UPLOADS, "json"),
     Operation("POST", "uploads/{upload_id}/parts", partial(others.created, kinds.PART, field="data"), UPLOADS, "form"),

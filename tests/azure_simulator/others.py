@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import errors, kept, kinds, models
+from . import errors, kept, kinds, models, usage
 from .answers import DONE, Answer, event, json_answer
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .models import Model
 
 __all__ = [
+    "batch",
     "call",
     "catalogue",
     "client_secret",
@@ -73,7 +74,7 @@ def _described(name: str, call: Call) -> dict[str, Any]:
 
 
 def catalogue(call: Call, model: Model) -> Answer:
-    """What the region has, not what is deployed."""
+    """The models of the region, deployed or not."""
     return json_answer({"data": [_described(name, call) for name in models.CATALOGUE], "object": "list"})
 
 
@@ -114,6 +115,14 @@ def completed(call: Call, model: Model) -> Answer:
     return kept.one(kinds.UPLOAD, call, model, status="completed", file=kept.value(kinds.FILE, call, id="file-1"))
 
 
+def batch(call: Call, model: Model) -> Answer:
+    """A batch; one whose id begins with `batch_done` is completed, and says what it used."""
+    if not call.values["id"].startswith("batch_done"):
+        return kept.one(kinds.BATCH, call, model)
+    ended = {"status": "completed", "output_file_id": "file-2", "request_counts": {"completed": 1, "failed": 0, "total": 1}}
+    return json_answer(kept.value(kinds.BATCH, call, id=call.values["id"], model="gpt-4o-2024-11-20", usage=usage.BATCH, **ended))
+
+
 def done(kind: kinds.Kind, call: Call, model: Model) -> Answer:
     """A list that is made in one go."""
     value = kept.value(kind, call)
@@ -146,7 +155,7 @@ def pages(call: Call, model: Model) -> Answer:
 
 
 def evaluation(call: Call, model: Model) -> Answer:
-    """The schema of what is evaluated is told in another way than it was asked for."""
+    """The response has the schema of the evaluated items in another form than the request."""
     return kept.one(kinds.EVAL, call, model, data_source_config=kinds.EVAL.value["data_source_config"])
 
 

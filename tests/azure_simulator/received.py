@@ -26,7 +26,13 @@ class Received:
     outcome: Literal["answered", "cut", "client left"] | None = None
     frames: list[str | bytes] = field(default_factory=list)  # of a WebSocket, from the client
     close_code: int | None = None
+    usages: list[dict[str, Any]] = field(default_factory=list)  # that were sent: one of a request, one of each response of a WebSocket
     done: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    def note(self, usage: dict[str, Any] | None) -> None:
+        """Remember a usage that was sent."""
+        if usage:
+            self.usages.append(usage)
 
     def header(self, name: str) -> str | None:
         """The values of that header joined as HTTP joins them; None if there is none."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .calls import Call
     from .faults import Fault
 
-__all__ = ["content_filter", "echoing_key", "status"]
+__all__ = ["content_filter", "echoing_key", "service_tier", "status", "stream_options"]
 
 _MESSAGES = {
     408: "The operation was timeout.",
@@ -42,7 +42,7 @@ _BODIES = {"html": (b"<html><head><title>{}</title></head><body><h1>{}</h1></bod
 def status(code: int, body: Literal["json", "html", "empty"] = "json", *, retry_after: float | None = None, **more: str | None) -> Fault:
     """That status, with Azure's own words or another kind of body. A 429 has its retry and rate-limit headers (`retry_after`: seconds, 10).
 
-    `more` changes what it has: `status(429, retry_after_ms=None, policy_id="DeploymentRatelimit-Token")`.
+    `more` changes its fields: `status(429, retry_after_ms=None, policy_id="DeploymentRatelimit-Token")`.
     """
 
     def fault(answer: Answer, call: Call) -> Answer:
@@ -73,3 +73,19 @@ def echoing_key(answer: Answer, call: Call) -> Answer:
     given = call.received.header("api-key") or call.received.header("authorization") or ""
     error = {"code": "401", "message": f"Access denied due to invalid subscription key: {given}"}
     return AzureError(401, error).answer.with_headers(**headers.gateway())
+
+
+def stream_options(answer: Answer, call: Call) -> Answer:
+    """400 to a request with `stream_options`, as of a deployment that does not know them; any other request is answered."""
+    if call.asked.get("stream_options") is None:
+        return answer
+    return errors.unrecognized(["stream_options"]).answer.with_headers(**headers.gateway())
+
+
+def service_tier(answer: Answer, call: Call) -> Answer:
+    """400 to a request with another `service_tier` than Azure's defaults, as of a deployment that does not have it; unverified wording."""
+    tier = call.asked.get("service_tier")
+    if tier in (None, "auto", "default"):
+        return answer
+    error = {"message": f"Invalid service_tier argument: {tier}", "type": "invalid_request_error", "param": "service_tier", "code": None}
+    return AzureError(400, error).answer.with_headers(**headers.gateway())

@@ -15,6 +15,7 @@ from .answers import DONE, Answer, Part, dumps, event
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .answers import Step
     from .calls import Call
     from .faults import Fault
 
@@ -26,12 +27,15 @@ __all__ = [
     "double_done",
     "empty_chunks",
     "error_event",
+    "late_failure",
     "no_content_type",
     "no_done",
     "no_filter",
     "null_content",
     "null_message",
+    "spilled",
     "split",
+    "tier",
     "typed_error",
     "unfinished_done",
 ]
@@ -107,6 +111,39 @@ def typed_error(after: int = 2) -> Fault:
     return fault
 
 
+def late_failure(
+    how: Literal["failed", "nested", "flat", "null"], *steps: Step, code: str = "rate_limit_exceeded", comment: bool = False, **headers: str
+) -> Fault:
+    """A 200 stream that fails before its first output: after `response.created`, or after the chunk with the role.
+
+    `failed`: `response.failed` with the error (in a chat: an object with `error`); `null`: `response.failed` without it, then an `error`
+    event; `nested`, `flat`: an `error` event alone. `steps` happen before the failure, after a comment if there is one; without them all
+    is written at once.
+    """
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        if not answer.stream:
+            return answer
+        begun = b"".join(part for part in answer.parts[:2] if isinstance(part, bytes)) + (b": keep-alive\n\n" if comment else b"")
+        error = {"code": code, "message": "The model is overloaded.", "type": code, "param": None}
+        typed = begun.startswith(b"event: ")
+        failed = {
+            "type": "response.failed",
+            "sequence_number": 2,
+            "response": {"id": "resp_1", "status": "failed", "output": [], "error": None if how == "null" else error},
+        }
+        said = {"type": "error", "sequence_number": 3, **(error | {"type": "error"} if how == "flat" else {"error": error})}
+        if not typed:
+            ended = b"event: error\n" + event(error) if how == "flat" else event({"error": error})
+        else:
+            ended = b"event: response.failed\n" + event(failed) if how in ("failed", "null") else b""
+            ended += b"" if how == "failed" else b"event: error\n" + event(said)
+        parts: tuple[Part, ...] = (begun, *steps, ended) if steps else (begun + ended,)
+        return replace(answer, parts=parts).with_headers(**headers)
+
+    return fault
+
+
 # -- chunks that break clients --------------------------------------------------------------------------------------------------------
 
 _EMPTY = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
@@ -166,7 +203,7 @@ def split(*sizes: int) -> Fault:
         held = b""
         parts: list[Part] = []
         for part in answer.parts:
-            if not isinstance(part, bytes):  # what came before a step is written before it
+            if not isinstance(part, bytes):  # the parts before a step are written before it
                 parts += [held, part] if held else [part]
                 held = b""
                 continue
@@ -259,3 +296,34 @@ def _verdict(index: int, start: int, end: int, filtered: bool) -> dict[str, Any]
         "content_filter_offsets": {"check_offset": end, "start_offset": start, "end_offset": end},
     }
     return {"id": "", "object": "", "created": 0, "model": "", "choices": [choice], "usage": None}
+
+
+# -- what answered --------------------------------------------------------------------------------------------------------------------
+
+
+def tier(name: str) -> Fault:
+    """The answer came from that service tier: said in the answer, in each chunk that says one, or in an event's response."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("response"), dict):
+            return {**value, "response": named(value["response"])}
+        return {**value, "service_tier": name} if isinstance(value, dict) and value.get("id") else value
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        def change(part: bytes) -> Sequence[bytes]:
+            head, data, text = part.rpartition(b"data: ")
+            return [head + data + dumps(named(json.loads(text))) + (b"\n\n" if data else b"")] if text.startswith(b"{") else [part]
+
+        return _each(change, answer)
+
+    return fault
+
+
+def spilled(to: str) -> Fault:
+    """The deployment had no capacity, and another one served the request, as the headers say."""
+
+    def fault(answer: Answer, call: Call) -> Answer:
+        headers = {**answer.headers, "x-ms-deployment-name": to, f"x-ms-spillover-from-{call.deployment}": str(call.deployment)}
+        return replace(answer, headers=headers)
+
+    return fault

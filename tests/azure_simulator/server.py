@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 from . import websockets
+from .account import sent_usage
 from .calls import recognise
 from .delivery import deliver, drop_unset_content_type
 from .faults import Faults
+from .made_items import MadeItems
 from .models import DEPLOYMENTS
 from .operations import OPERATIONS, respond
 from .received import Received, Requests
@@ -22,6 +24,9 @@ from .tls import make
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
+
+    from .prompt_cache import PromptCache
+    from .scripts import Script
 
 __all__ = ["Simulator"]
 
@@ -47,8 +52,11 @@ class Simulator:
         self.entra_tokens = set(entra_tokens)
         self.deployments = dict(DEPLOYMENTS if deployments is None else deployments)
         self.faults = Faults()
+        self.script: Script | None = None  # of the model; None: it repeats the last message
+        self.prompt_cache: PromptCache | None = None  # None: every long prompt is cached, so that a test can predict the tokens
         self._on_request = on_request
         self._requests = Requests()
+        self._made = MadeItems()
         self._ports = [port, https_port]
         self._folder = tempfile.TemporaryDirectory(prefix="azure-simulator-")
         self.ca, self._tls = make(Path(self._folder.name), ["localhost", "127.0.0.1", *names])
@@ -73,8 +81,9 @@ class Simulator:
         return self._requests.wait(n, timeout)
 
     def reset(self) -> None:
-        """Forget the requests and the faults."""
+        """Forget the requests, the faults, the script and the prompt cache."""
         self.faults.clear()
+        self.script = self.prompt_cache = None
         self._requests.clear()
 
     def __enter__(self) -> Self:
@@ -158,12 +167,19 @@ class Simulator:
         try:
             if websockets.wanted(received):
                 return await self._upgrade(request, received)
-            call = recognise(received, OPERATIONS, self.deployments)
+            call = recognise(received, OPERATIONS, self.deployments, self.script, self._made)
             answer = respond(call, self.key, self.entra_tokens)
+            if self.prompt_cache is not None:
+                answer = self.prompt_cache(answer, call)
             for fault in self.faults.take(call):
                 answer = fault(answer, call)
             received.status = answer.status
-            response, ended = await deliver(request, answer)
+            try:
+                response, ended = await deliver(request, answer)
+            except (asyncio.CancelledError, ConnectionError):
+                received.note(sent_usage(answer, ended=False))
+                raise
+            received.note(sent_usage(answer, ended=ended))
         except (asyncio.CancelledError, ConnectionError):
             received.outcome = "client left"
             raise
@@ -181,6 +197,6 @@ class Simulator:
             received.status, received.outcome = refused.status, "answered"
             return (await deliver(request, refused))[0]
         received.status = 101
-        response = await websockets.serve(request, received, self.deployments)
+        response = await websockets.serve(request, received, self.deployments, self._made)
         received.outcome = "answered"
         return response

@@ -1,4 +1,4 @@
-"""What can happen between two parts of an answer. Each is a fault too: called with an answer, it puts itself into it."""
+"""Steps between two parts of an answer. Each is a fault too: called with an answer, it inserts itself into it."""
 
 from __future__ import annotations
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import WSMsgType, web
 
-from . import auth, errors
+from . import auth, errors, responses, usage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from .answers import Answer
+    from .made_items import MadeItems
     from .received import Received
 
 __all__ = ["refusal", "serve", "wanted"]
@@ -79,13 +80,14 @@ def refusal(received: Received, key: str, entra_tokens: Collection[str], deploym
     return None
 
 
-async def serve(request: web.Request, received: Received, deployments: Mapping[str, str]) -> web.WebSocketResponse:
+async def serve(request: web.Request, received: Received, deployments: Mapping[str, str], made: MadeItems) -> web.WebSocketResponse:
     """Talk until one side closes. What the client sends is in `received.frames`, its closing code in `received.close_code`."""
     socket = _find(received)
     assert socket
     websocket = web.WebSocketResponse(protocols=("realtime",), max_msg_size=0)
     await websocket.prepare(request)
     session = _Session(websocket, socket, received.query.get(socket.model_in, [""])[0], deployments)
+    session.usages, session.made = received.usages, made
     if socket.model_in:
         await session.send("session.created", session=session.state)
     async for message in websocket:
@@ -99,16 +101,22 @@ async def serve(request: web.Request, received: Received, deployments: Mapping[s
 
 
 class _Session:
+    usages: list[dict[str, Any]]  # that were sent
+    made: MadeItems
+
     def __init__(self, websocket: web.WebSocketResponse, socket: _Socket, deployment: str, deployments: Mapping[str, str]) -> None:
         self._websocket = websocket
         self._socket = socket
         self._deployments = deployments
         self._sent = 0
+        self._responses = 0
         self.state: dict[str, Any] = {"type": socket.kind, "object": f"{socket.kind}.session", "id": "sess_1", "model": deployment}
 
     async def send(self, type_: str, **members: Any) -> None:
         self._sent += 1
         await self._websocket.send_str(json.dumps({"type": type_, "event_id": f"event_{self._sent}", **members}, ensure_ascii=False))
+        if usage := members.get("response", {}).get("usage"):
+            self.usages.append(usage)
 
     async def take(self, text: str, request: web.Request) -> None:
         frame = json.loads(text)
@@ -127,7 +135,7 @@ class _Session:
                 asked = frame.get("response", frame)
                 if self._socket.kind == "responses" or "model" in asked:
                     self.state["model"] = asked.get("model")
-                await self._response()
+                await self._response(asked)
             case other:
                 await self._error(f"Invalid value: {other!r}.", "invalid_value")
 
@@ -137,19 +145,36 @@ class _Session:
         else:
             await self.send(type_, session=session)
 
-    async def _response(self) -> None:
+    async def _response(self, asked: dict[str, Any]) -> None:
         if self.state["model"] not in self._deployments:
             await self._error(f"The model {self.state['model']!r} does not exist.", "model_not_found")
             return
+        try:
+            self.made.check(asked)
+        except errors.AzureError as error:
+            await self._error(error.error["message"], error.error["code"])
+            return
+        self._responses += 1
+        items = responses.reasoned(asked, self.made) if self._socket.kind == "responses" else []
         kind = "response" if self._socket.kind == "responses" else "realtime.response"
-        response = {"id": "resp_1", "object": kind, "model": self.state["model"], "status": "in_progress", "output": []}
+        response = {
+            "id": (id_ := f"resp_{self._responses}"),
+            "object": kind,
+            "model": self.state["model"],
+            "status": "in_progress",
+            "output": [],
+        }
         await self.send("response.created", response=response)
+        for index, item in enumerate(items):
+            await self.send("response.output_item.done", item=item, output_index=index)
         for part in ("Hello", " there"):
+            await self.send("response.output_text.delta", delta=part, item_id="item_1", response_id=id_, output_index=0, content_index=0)
+        if self._socket.kind == "responses":
             await self.send(
-                "response.output_text.delta", delta=part, item_id="item_1", response_id="resp_1", output_index=0, content_index=0
+                "response.completed", response=response | {"status": "completed", "output": items, "usage": usage.responses(asked, 2)}
             )
-        end = "response.completed" if self._socket.kind == "responses" else "response.done"
-        await self.send(end, response=response | {"status": "completed"})
+        else:
+            await self.send("response.done", response=response | {"status": "completed", "usage": usage.realtime(asked, 2)})
 
     async def _error(self, message: str, code: str) -> None:
         error = {"type": "invalid_request_error", "code": code, "message": message, "param": None}

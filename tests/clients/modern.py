@@ -20,7 +20,7 @@ versions: set[str] = set()
 
 class OnlyHTTP2(ssl.SSLContext):
     def set_alpn_protocols(self, alpn_protocols: Any) -> None:
-        """httpx offers HTTP/1.1 first, whatever it is told."""
+        """httpx always offers HTTP/1.1 first."""
         super().set_alpn_protocols(["h2"])
 
 

@@ -25,7 +25,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization:
 
 
 class Case(NamedTuple):
-    """What a client sends after the common head, what it is told, and whether its connection goes on."""
+    """The bytes that a client sends after the common head, the expected response, and whether the connection stays open."""
 
     sent: bytes
     status: int
@@ -69,7 +69,7 @@ CASES = {
 
 
 class Connection:
-    """A client that says exactly what it is given."""
+    """A client that sends exactly the given bytes."""
 
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
@@ -79,7 +79,7 @@ class Connection:
         self.socket.sendall(data)
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """One answer, and not a byte of what may follow."""
+        """One response, without any byte of a following one."""
         status = int(self._received.readline().split()[1])
         headers = {name.lower(): value for name, value in parse_headers(self._received).items()}
         return status, headers, self._received.read(int(headers["content-length"]))
@@ -125,7 +125,7 @@ def test_bad_input_is_answered_and_the_next_request_succeeds(case: Case, azure: 
 
 
 def test_a_length_that_is_too_short_leaves_a_head_that_nobody_can_read(azure: Simulator, proxy: Proxies) -> None:
-    """The request is what its length says; what follows is refused and ends the connection."""
+    """The request has its declared length; the bytes after it are refused and end the connection."""
     head = HEAD % azure.key.encode()
     with connection(proxy()) as opened:
         opened.send(head + b"Content-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD + b'{"and": "more"}\r\n\r\n'))

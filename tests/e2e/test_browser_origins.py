@@ -158,7 +158,7 @@ def test_a_page_of_a_foreign_origin_reaches_nothing(
 @second_try(BROWSER)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_page_of_an_allowed_origin_is_served(scheme: str, pages: int, azure: Simulator, proxy: Proxies, chromium: Browser) -> None:
-    """But for what it sends without its origin: an image, and the form of a sandboxed frame."""
+    """Except requests that it sends without its origin: an image, and the form of a sandboxed frame."""
     through = keyed(azure, proxy, pages)
     base = through.url if scheme == "http" else through.https_url
 
@@ -196,6 +196,6 @@ def test_a_page_whose_name_is_rebound_reaches_nothing(scheme: str, azure: Simula
 
 @second_try(BROWSER)
 def test_the_proxy_s_own_page_is_not_foreign(azure: Simulator, proxy: Proxies, pages: int, chromium: Browser) -> None:
-    """The same from the proxy's own address is served: what is refused above is the name."""
+    """The same request from the proxy's own address is served: the requests above are refused for their host name."""
     through = keyed(azure, proxy, pages)
     assert ["localhost", "text/plain", 200, 200, 200, "message"] == chromium.run(f"http://localhost:{through.port}/", REBOUND)

@@ -7,11 +7,14 @@ import hashlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ import h2.errors
 import h2.events
 import pytest
 
-from support.processes import MITMDUMP, ROOT, SCRIPT
+from support.processes import MITMDUMP, PATIENCE, ROOT, SCRIPT
 from support.wire import HTTP2, Peer, Upstream, connect, end, post, read_head, response
 
 if TYPE_CHECKING:
@@ -121,6 +124,49 @@ def test_a_pipelined_stream_follows(fast: bool, upstream: Upstream, proxy: Proxi
     assert rest.index(b"0\r\n\r\n") < rest.index(b"HTTP/1.1 200 OK")
 
 
+@TLS
+@SHORTCUTS
+def test_pipelined_requests_are_not_collected(fast: bool, tls: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """While a response waits, only the beginning of what follows its request is read; all of it is sent when the response has ended."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    before = resident(through.pid)
+    large = post(b'{"model":"gpt-4o","user":"' + b"a" * (MANY // 2) + b'"}')
+    with connect(through, tls=tls) as client, ThreadPoolExecutor(1) as other:
+        client.sendall(post(CHAT))
+        azure = upstream.accept()
+        azure.request()
+        client.settimeout(1)
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < len(large):
+                sent += client.send(large[sent : sent + 65536])
+        assert sent < MANY // 4
+        assert resident(through.pid) - before < MANY // 8
+        client.settimeout(PATIENCE)
+        azure.answer(b'{"first": true}')
+        assert 200 == response(client)[0]
+        arriving = other.submit(azure.request)
+        client.sendall(large[sent:])
+        assert MANY // 2 < len(arriving.result(PATIENCE)[1])
+        azure.answer(b'{"second": true}')
+        assert b'{"second": true}' == response(client)[1]
+
+
+@SHORTCUTS
+def test_a_client_that_is_ahead_may_leave(fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """Its request is cancelled although nothing more is read from it."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    with connect(through) as client:
+        client.sendall(post(CHAT))
+        azure = upstream.accept()
+        azure.request()
+        client.settimeout(1)
+        with suppress(TimeoutError):
+            client.sendall(post(b'{"model":"gpt-4o","user":"' + b"a" * MANY + b'"}'))
+        reset(client)
+        assert azure.ended()
+
+
 # -- HTTP/1.0 --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +222,35 @@ def test_a_broken_stream_of_an_http_1_0_client(upstream: Upstream, proxy: Proxie
 # -- the end of a connection -----------------------------------------------------------------------------------------------------------
 
 
+ENDING = {
+    "close": b"HTTP/1.1 200 OK\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: timeout=1\r\nContent-Length: %d\r\n",
+    "old": b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n",
+    "no length": b"HTTP/1.1 200 OK\r\nProxy-Connection: close\r\n",
+    "old without length": b"HTTP/1.0 200 OK\r\n",
+}
+
+
+@SHORTCUTS
+def test_the_end_of_a_connection_to_azure_ends_no_client_s(fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """A client's connection carries the next request, however the response says that Azure closes its own."""
+    through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
+    with connect(through) as client:
+        for head in ENDING.values():
+            for content_type, asked, body in ((b"application/json", CHAT, b"{}"), (b"text/event-stream", STREAM, EVENT)):
+                client.sendall(post(asked))
+                azure = upstream.accept()
+                azure.request()
+                azure.send((head % len(body) if b"%d" in head else head) + b"Content-Type: %b\r\n\r\n%b" % (content_type, body))
+                azure.socket.shutdown(socket.SHUT_WR)
+                received = read_head(client)
+                assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+                for name in (b"connection:", b"keep-alive:", b"x-mine:"):
+                    assert name not in received.lower()
+                assert body in response(client, head=received)[1]
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert 200 == response(client, "GET")[0]
+
+
 @TLS
 @SHORTCUTS
 def test_a_client_that_half_closes_is_answered(fast: bool, tls: bool, upstream: Upstream, proxy: Proxies) -> None:
@@ -223,7 +298,7 @@ def test_a_client_that_half_closes_reads_its_stream(fast: bool, upstream: Upstre
 @pytest.mark.parametrize("moment", ["before the head", "in the stream", "in the upload"])
 @pytest.mark.parametrize("how", ["reset", "close"])
 def test_a_client_that_is_gone_is_cancelled_upstream(how: str, moment: str, tls: bool, upstream: Upstream, proxy: Proxies) -> None:
-    """Azure's connection is closed when the client leaves, whatever it was doing."""
+    """Azure's connection is closed when the client disconnects, in every state of the request."""
     client = connect(with_upstream(proxy, upstream), tls=tls)
     if moment == "in the upload":
         client.sendall(post(STREAM)[:-10])
@@ -252,9 +327,97 @@ def test_a_client_that_is_gone_is_cancelled_upstream(how: str, moment: str, tls:
         assert azure.ended()
 
 
+BOUNDARY = b"Content-Type: multipart/form-data; boundary=b"
+
+
+def large(kind: str, size: int = 12_000_000) -> bytes:
+    """A request with a body of 12 MB, more than the buffers of two sockets take."""
+    if kind == "JSON":
+        return post(json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "a" * size}]}).encode())
+    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(size) + b"\r\n--b--\r\n"
+    return post(body, BOUNDARY, path=b"/v1/files").replace(b"Content-Type: application/json\r\n", b"")
+
+
+@TLS
+@pytest.mark.parametrize(
+    "how, kind", [("reset", "JSON"), ("close", "JSON"), ("reset", "file"), ("close", "file"), ("close", "part"), ("close", "expected")]
+)
+def test_a_client_that_leaves_a_large_body_behind(how: str, kind: str, tls: bool, proxy: Proxies) -> None:
+    """A body waits for an upstream that does not read; its connection is reset when the client leaves, before it reads the rest."""
+    with Upstream(receive=4096) as upstream:
+        client = connect(with_upstream(proxy, upstream), tls=tls)
+        request = large(kind)
+        if kind == "JSON":
+            client.sendall(request)
+            azure = upstream.accept()
+        else:
+            if kind == "expected":
+                request = request.replace(b"Content-Length:", b"Expect: 100-continue\r\nContent-Length:")
+            client.sendall(request[:1_100_000])
+            if kind == "expected":
+                assert b"HTTP/1.1 100 Continue\r\n\r\n" == read_head(client)
+            azure = upstream.accept()
+            client.settimeout(1)
+            with suppress(TimeoutError):
+                for at in range(1_100_000, 1_500_000 if kind == "part" else len(request), 100_000):
+                    client.sendall(request[at : at + 100_000])
+        if how == "reset":
+            reset(client)
+        else:
+            client.close()
+        assert azure.reset()
+        assert azure.drain() < len(request)
+
+
+@TLS
+def test_a_client_that_half_closes_after_its_upload(tls: bool, proxy: Proxies) -> None:
+    """An upload waits for upstream, its client has ended its sending, and it reads the response."""
+    with Upstream(receive=4096) as upstream, connect(with_upstream(proxy, upstream), tls=tls) as client:
+        request = large("file", 5_500_000)  # the buffers of two sockets take it on most systems, and those of one do not
+
+        def send() -> None:
+            client.sendall(request)
+            with socket.socket(fileno=os.dup(client.fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
+
+        (sending := threading.Thread(target=send)).start()
+        assert select.select([client], [], [], PATIENCE)[0]  # the proxy is finding out whether the client has disconnected
+        azure = upstream.accept()
+        azure.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        body = azure.request()[1]
+        azure.answer(b'{"late": true}')
+        sending.join()
+        head = read_head(client)
+        if b"100 Continue" in head:
+            head = read_head(client)
+        assert (200, b'{"late": true}') == response(client, head=head)
+        assert body == request.partition(b"\r\n\r\n")[2]
+
+
+def test_a_stream_that_is_reset_with_a_large_body(proxy: Proxies) -> None:
+    """The same for a stream of HTTP/2; another stream of the connection is served."""
+    with Upstream(receive=4096) as upstream, HTTP2(with_upstream(proxy, upstream)) as client:
+        body = large("JSON").partition(b"\r\n\r\n")[2]
+        stream = client.head()
+        for at in range(0, len(body), 16384):
+            piece = body[at : at + 16384]
+            while client.state.local_flow_control_window(stream) < len(piece):
+                client.receive()
+            client.state.send_data(stream, piece, end_stream=at + 16384 >= len(body))
+            client.send()
+        azure = upstream.accept()
+        client.state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        client.send()
+        assert azure.reset()
+        assert azure.drain() < len(body)
+        other = client.head(end=True, method="GET", path="/healthz")
+        client.send()
+        assert isinstance(client.ended(other), h2.events.StreamEnded)
+
+
 @pytest.mark.parametrize("moment", ["kept", "closed by the client's wish", "bad head", "HTTP/1.0"])
 def test_tls_is_ended_in_order(moment: str, azure: Simulator, proxy: Proxies) -> None:
-    """A connection over TLS that the proxy closes ends with TLS's own end, so that nobody takes it for cut."""
+    """A TLS connection that the proxy closes ends with close_notify, so that no client takes it for truncated."""
     with connect(proxy(**MAPPER), tls=True) as client:
         if moment == "bad head":
             client.sendall(b"\x00 what\r\n\r\n")
@@ -297,6 +460,21 @@ def test_trailers_of_a_request_are_dropped(split: bool, fast: bool, tls: bool, a
     assert not any("checksum" in name.lower() or "other" in value for received in azure.requests for name, value in received.headers)
 
 
+@SHORTCUTS
+def test_trailers_of_an_http2_request_are_dropped(fast: bool, azure: Simulator, proxy: Proxies) -> None:
+    """The request is served without them, and the connection goes on."""
+    with HTTP2(proxy(**MAPPER, azure_openai_fast_path=fast)) as client:
+        for _ in range(2):
+            stream = client.head()
+            client.state.send_data(stream, CHAT)
+            client.state.send_headers(stream, [("x-checksum", "1"), ("authorization", "Bearer other")], end_stream=True)
+            client.send()
+            assert isinstance(client.ended(stream), h2.events.StreamEnded)
+            assert b"chat.completion" in client.body(stream)
+    assert 2 == len(azure.requests)
+    assert not any("checksum" in name.lower() or "other" in value for received in azure.requests for name, value in received.headers)
+
+
 # -- HTTP/2 ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -321,7 +499,7 @@ def test_a_stream_that_is_reset_with_its_request(fast: bool, upstream: Upstream,
 
 @SHORTCUTS
 def test_quick_resets_leave_nothing(fast: bool, azure: Simulator, proxy: Proxies) -> None:
-    """500 requests that are reset at once reach nobody, and keep no descriptor."""
+    """500 requests that are reset at once are not sent upstream, and keep no file descriptor."""
     through = proxy(**MAPPER, azure_openai_fast_path=fast)
     with HTTP2(through) as client:
         first = client.post(CHAT)
@@ -381,7 +559,7 @@ def test_a_broken_stream_s_event_comes_before_its_reset(fast: bool, upstream: Up
 
 
 def test_a_broken_stream_s_event_waits_for_the_window(upstream: Upstream, proxy: Proxies) -> None:
-    """A client without room for the event gets it when it has made room, then the reset; its other streams go on meanwhile."""
+    """A client whose window is full gets the event when it has opened its window, then the reset; its other streams continue meanwhile."""
     with HTTP2(with_upstream(proxy, upstream), window=len(EVENT), greedy=False) as client:
         stream = client.post(STREAM)
         client.send()
@@ -402,6 +580,32 @@ def test_a_broken_stream_s_event_waits_for_the_window(upstream: Upstream, proxy:
         body = client.body(stream)
         assert body.startswith(EVENT + EVENT)
         assert b"upstream_error" in body
+
+
+@SHORTCUTS
+@pytest.mark.parametrize("window", [100, 65535])
+def test_streams_of_one_http2_connection(window: int, fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """Each gets all its events in order, whatever the size of parts and windows is, and no byte of another stream."""
+    large = EVENT.replace(b"a", b"b" * 20_000)
+    with HTTP2(with_upstream(proxy, upstream, azure_openai_fast_path=fast), window=window) as client:
+        streams = [client.post(STREAM) for _ in range(3)]
+        client.send()
+        peers = [upstream.accept() for _ in streams]
+        for peer in peers:
+            peer.request()
+            peer.begin_stream()
+        sent = dict.fromkeys(range(len(peers)), b"")
+        for turn in range(20):
+            for number, peer in enumerate(peers):
+                event = large if turn % 10 == 5 else EVENT.replace(b'"a"', b'"%d in %d"' % (turn, number))
+                peer.chunk(event)
+                sent[number] += event
+            if turn % 2:
+                client.until(lambda event: isinstance(event, h2.events.DataReceived) and event.data)
+        for peer in peers:
+            peer.chunk(b"")
+        assert all(isinstance(client.ended(stream), h2.events.StreamEnded) for stream in streams)
+        assert set(sent.values()) == {client.body(stream) for stream in streams}
 
 
 # -- back-pressure ---------------------------------------------------------------------------------------------------------------------
@@ -448,6 +652,45 @@ def test_a_client_that_does_not_read_stops_upstream(way: str, fast: bool, upstre
         assert resident(through.pid) - before < MANY // 4
 
 
+@SHORTCUTS
+@pytest.mark.parametrize("way", ["HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2"])
+def test_a_slow_client_is_no_silent_upstream(way: str, fast: bool, proxy: Proxies) -> None:
+    """The time-out between chunks ends a stream of which Azure sends nothing more, and none that waits for its client."""
+    with Upstream() as upstream:
+        through = with_upstream(proxy, upstream, azure_openai_fast_path=fast, azure_openai_chunk_timeout=4)
+        with HTTP2(through, greedy=False) if way == "HTTP/2" else connect(through, tls="TLS" in way, receive=4096) as client:
+            if isinstance(client, HTTP2):
+                stream = client.post(STREAM)
+                client.send()
+            else:
+                client.sendall(post(STREAM))
+            slow = upstream.accept()
+            slow.request()
+            slow.begin_stream()
+            sent = written(slow, EVENT * 1000, MANY)
+            with connect(through) as other:  # its time begins after the first client stopped reading, and ends
+                other.sendall(post(STREAM))
+                silent = upstream.accept()
+                silent.request()
+                silent.begin_stream()
+                silent.chunk(EVENT)
+                assert b"upstream_timeout" in b"".join(iter(lambda: other.recv(1 << 16), b""))
+            # The chunk whose sending was interrupted cannot be completed, so the stream ends as broken off: everything arrives before.
+            slow.socket.close()
+            if isinstance(client, HTTP2):
+                client.greedy = True
+                client.state.increment_flow_control_window(1 << 28)
+                client.state.increment_flow_control_window(1 << 28, stream)
+                client.send()
+                client.ended(stream)
+                body = client.body(stream)
+            else:
+                body = b"".join(iter(lambda: client.recv(1 << 20), b""))
+            assert sent > 0
+            assert b"upstream_timeout" not in body
+            assert b"upstream_error" in body
+
+
 def test_an_upload_that_upstream_does_not_take_stops_only_its_stream(proxy: Proxies) -> None:
     """The client may send no more of it than its window, and the other streams of the connection are served."""
     with Upstream(receive=4096) as upstream, HTTP2(with_upstream(proxy, upstream)) as client:
@@ -478,7 +721,7 @@ def test_an_upload_that_upstream_does_not_take_stops_only_its_stream(proxy: Prox
 
 @TLS
 def test_connections_of_clients_are_kept_alive(tls: bool, proxy: Proxies) -> None:
-    """TCP's keep-alive runs on them: what is between must not forget them while Azure thinks."""
+    """TCP keep-alive is enabled, so that routers in between keep the connection while Azure computes."""
     through = proxy(**MAPPER)
     with connect(through, tls=tls) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -506,13 +749,14 @@ def subprocess_ss(port: int) -> int:
     return int(done.stdout.split()[2])
 
 
+@TLS
 @SHORTCUTS
 @pytest.mark.parametrize("way", ["from the client", "from Azure"])
-def test_a_websocket_s_slow_reader_stops_the_other_side(way: str, fast: bool, upstream: Upstream, proxy: Proxies) -> None:
+def test_a_websocket_s_slow_reader_stops_the_other_side(way: str, fast: bool, tls: bool, upstream: Upstream, proxy: Proxies) -> None:
     """Frames that one side does not read are not collected in the proxy."""
     through = with_upstream(proxy, upstream, azure_openai_fast_path=fast)
     before = resident(through.pid)
-    with connect(through, receive=4096) as client:
+    with connect(through, tls=tls, receive=4096) as client:
         client.sendall(UPGRADE)
         azure = upstream.accept()
         head, _ = azure.request()
@@ -537,7 +781,7 @@ def test_a_websocket_s_slow_reader_stops_the_other_side(way: str, fast: bool, up
         assert resident(through.pid) - before < MANY // 2
 
 
-# -- what is not ours ------------------------------------------------------------------------------------------------------------------
+# -- requests that are not translated ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["text/event-stream", "application/octet-stream"])
@@ -553,6 +797,36 @@ def test_another_host_s_response_streams(kind: str, upstream: Upstream, proxy: P
         assert b"hello" == client.recv(5)
         other.send(b"world")
         assert b"world" == client.recv(5)
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "not read"])
+def test_another_host_s_download_is_not_kept(reads: bool, upstream: Upstream, proxy: Proxies) -> None:
+    """Of 100 MB the proxy holds a bounded part, whether the client reads them or not."""
+    through = proxy(**MAPPER, azure_openai_allowed_destinations="any")
+    with connect(through, receive=0 if reads else 4096) as client:
+        client.sendall(b"GET %b/file HTTP/1.1\r\nHost: other\r\n\r\n" % upstream.url.encode())
+        other = upstream.accept()
+        other.request()
+        before = resident(through.pid)
+        other.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        if reads:
+            read_head(client)
+
+            def read() -> None:
+                with suppress(ConnectionResetError):  # data that arrives after `shutdown`
+                    while client.recv(1 << 20):
+                        pass
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            for _ in range(MANY // 1_000_000):
+                other.chunk(bytes(1_000_000))
+            assert resident(through.pid) - before < MANY // 4
+            client.shutdown(socket.SHUT_RDWR)
+            reader.join()
+        else:
+            assert written(other, bytes(1_000_000), MANY) < MANY // 4
+            assert resident(through.pid) - before < MANY // 4
 
 
 @pytest.mark.parametrize("option", [{"modify_body": "/~s/world/earth"}, {"flow_detail": 3}])
@@ -599,9 +873,9 @@ def test_a_log_that_nobody_reads_stops_nobody(azure: Simulator, confdir: Path, t
         process.wait()
 
 
-@pytest.mark.parametrize("way", ["HOME", "confdir"])
+@pytest.mark.parametrize("way", ["HOME", "confdir", "HOME of mitmdump"])
 def test_a_folder_that_cannot_be_written(way: str, tmp_path: Path) -> None:
-    """One line says what to set."""
+    """One line says what to set; with the script, after the line in which mitmproxy names the script."""
     (tmp_path / "file").touch()
     command = [
         sys.executable,
@@ -609,12 +883,15 @@ def test_a_folder_that_cannot_be_written(way: str, tmp_path: Path) -> None:
         "import sys; from azure_openai_proxy.cli.command import main; sys.exit(main())",
         *(["--set", f"confdir={tmp_path}/file/x"] if way == "confdir" else []),
     ]
+    if way == "HOME of mitmdump":
+        command = [MITMDUMP, "-s", str(SCRIPT), "--set", "listen_port=0"]
     env = {
-        "HOME": str(tmp_path / "file") if way == "HOME" else str(tmp_path),
+        "HOME": str(tmp_path) if way == "confdir" else str(tmp_path / "file"),
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT / "addon"),
     }
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
-    assert (1, "") == (done.returncode, done.stdout)
+    assert 1 == done.returncode
+    assert ([] if way != "HOME of mitmdump" else [f"Loading script {SCRIPT}"]) == [line[15:] for line in done.stdout.splitlines()]
     assert 1 == done.stderr.count("\n")
     assert "confdir" in done.stderr

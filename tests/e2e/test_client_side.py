@@ -1,4 +1,4 @@
-"""What a client is told to set works when it is set, and the doctor finds what is wrong with five ways that do not."""
+"""The printed environment variables work, and the doctor finds the fault in five setups that do not work."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def evaluated(script: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("way", ["proxy", "base-url", "base-url by TLS"])
 def test_what_is_printed_works(way: str, azure: Simulator, proxy: Proxies) -> None:
-    """The doctor is content with what `env` says, and so is curl."""
+    """`doctor` and curl work with the variables that `env` prints."""
     through = proxy(**MAPPER)
     at = through.https_url if way.endswith("TLS") else through.url
 
@@ -75,7 +75,7 @@ def test_other_hosts_keep_working(azure: Simulator, proxy: Proxies, monkeypatch:
 
 @pytest.mark.parametrize("relay", ["local", "off"])
 def test_the_ca_comes_from_the_proxy(relay: str, proxy: Proxies, tmp_path: Path) -> None:
-    """Where the client is on another machine, there is no CA yet; a proxy that leads nobody on has it too."""
+    """On another machine the client has no CA file yet; a proxy that relays to no other hosts serves it too."""
     through = proxy(**MAPPER, azure_openai_allowed_destinations=relay)
     printed = run("env", "--proxy", through.url, "--ca", str(tmp_path / "ca.pem"))
     assert 0 == printed.returncode, printed.stderr
@@ -175,7 +175,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 
 class Other:
-    """A service that is not the proxy: the same answer to everything, and what it was sent."""
+    """A service that is not the proxy: it gives the same response to everything, and records the received bytes."""
 
     def __init__(self, answer: bytes) -> None:
         self.received: list[bytes] = []
@@ -222,7 +222,7 @@ def test_the_doctor_gives_no_key_to_others(variable: str, answer: bytes) -> None
 
 
 BROKEN: dict[str, tuple[dict[str, Any], dict[str, str], str, str]] = {
-    # options of the proxy, the client's environment, what is found, what is to be done
+    # options of the proxy, the client's environment, the finding, the remedy
     "no CA": ({}, {"HTTPS_PROXY": "{url}", "OPENAI_API_KEY": "{key}"}, "is not trusted", "azure-openai-proxy env"),
     "wrong key": ({}, {"OPENAI_BASE_URL": "{url}/v1", "OPENAI_API_KEY": "wrong"}, "401", "set OPENAI_API_KEY"),
     "wrong deployment": (
@@ -261,7 +261,7 @@ BROKEN: dict[str, tuple[dict[str, Any], dict[str, str], str, str]] = {
 def test_the_doctor_names_the_remedy(
     options: dict[str, Any], env: dict[str, str], finds: str, remedy: str, azure: Simulator, proxy: Proxies
 ) -> None:
-    """For what is wrong, one line that says what, and one that says what to do."""
+    """For each fault the doctor prints one line with the finding and one with the remedy."""
     through: Mitmdump = proxy(**MAPPER | options)
     fill = {"url": through.url, "key": azure.key, "azure": azure.http_url}
 

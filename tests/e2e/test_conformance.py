@@ -1,4 +1,4 @@
-"""Every operation that OpenAI has, through a real mitmdump, in both of Azure's forms: what arrived there, or what was answered.
+"""Every operation of OpenAI through a real mitmdump, in both of Azure's forms: the request at Azure, or the proxy's own response.
 
 Bodies and path values are those of OpenAI's own document where there is one (operations.py says where), else the simplest.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from support.operations import Row
     from support.processes import Mitmdump
 
-# OpenAI's name for what each family of operations runs on, and what is deployed for it. The first that fits counts.
+# OpenAI's model name for each family of operations, and the model of its deployment. The first that fits counts.
 MODELS = {
     "/chat/completions": ("gpt-4o", "gpt-4o"),
     "/completions": ("gpt-3.5-turbo-instruct", "gpt-35-turbo-instruct"),
@@ -152,7 +152,7 @@ def models_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 @dataclass
 class Asked:
-    """One request and what came of it."""
+    """One request and its result."""
 
     request: Request
     answer: httpx.Response
@@ -163,7 +163,7 @@ class Asked:
     native: bool = False  # the client speaks Azure's own API, and answers for its paths
 
     def problems(self) -> Iterator[str]:
-        if self.row.by == "azure":
+        if self.row.handled_by == "azure":
             yield from self._translated()
         else:
             yield from self._answered()
@@ -172,7 +172,7 @@ class Asked:
         if self.arrived:
             yield f"{self.arrived[0].path} was asked for"
         value = self.answer.json()
-        if self.row.by == "here" and self.row.path != "/v1/moderations":
+        if self.row.handled_by == "proxy" and self.row.path != "/v1/moderations":
             if self.answer.status_code != 200 or value["object"] not in ("list", "model", "engine"):
                 yield f"answered {self.answer.status_code} {self.answer.text}"
             return
@@ -293,7 +293,7 @@ def azures_own(row: Row, version: str, request: Request) -> str:
 
 
 def talked(row: Row, azure: Simulator, proxy: Mitmdump) -> Iterator[str]:
-    """What is wrong with a WebSocket: the same on both settings, for the dated GA has none."""
+    """The faults of a WebSocket session: the same with both settings, since the dated GA API has no WebSockets."""
     path = row.path.replace("{session_id}", "live_1")
     model = first(MODELS, path.removeprefix("/v1"))[0]
     azure.reset()
@@ -337,7 +337,7 @@ def test_every_operation_arrives_or_is_answered(
             problems = talked(row, everything, through) if row.method == "WS" else asked(row, version, everything, client).problems()
             if found := list(problems):
                 failed[str(row)] = found
-            elif row.by == "azure":
+            elif row.handled_by == "azure":
                 translated += 1
 
     with capsys.disabled():
@@ -355,9 +355,9 @@ def test_every_operation_arrives_or_is_answered(
 @pytest.mark.parametrize("configured", ["2024-10-21", "v1"])
 @pytest.mark.parametrize("version", ["2024-10-21", "2025-04-01-preview", "v1"])
 def test_azure_s_own_paths_pass(version: str, configured: str, everything: Simulator, proxy: Proxies) -> None:
-    """A client that speaks Azure's API keeps its form and version, whatever is configured; key and deployments change as for any other."""
+    """A client of Azure's own API keeps its form and version, whatever the settings; key and deployments change as for other clients."""
     through = proxy(azure_openai_endpoint=everything.http_url, azure_openai_apiversion=configured, azure_openai_model_mapper=MAPPER)
-    rows = [row for row in operations.rows() if row.by == "azure" and row.method != "WS" and "/engines/" not in row.path]
+    rows = [row for row in operations.rows() if row.handled_by == "azure" and row.method != "WS" and "/engines/" not in row.path]
 
     with httpx.Client(base_url=through.url, trust_env=False, timeout=PATIENCE) as client:
         found = {str(row): list(asked(row, version, everything, client, native=True).problems()) for row in rows}

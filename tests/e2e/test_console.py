@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from support.console import TMUX, console
+from support.renamed import copy_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(TMUX is None, reason="no tmux: `apt-get install tmux` brings it")
 
 KEY = "sk-client-s-own-0123"
+USAGE = r"\d+\+\d+ tokens(?: \([\d,]+ cached\))? · \$0\.\d+"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one two three"}]
 
 
@@ -32,7 +34,7 @@ def screen(azure: Simulator, confdir: Path, tmp_path: Path) -> Iterator[Console]
     with console(tmp_path, confdir, **options) as screen:
         with openai.OpenAI(base_url=f"{screen.url}/v1", api_key=KEY, max_retries=0) as client:
             client.chat.completions.create(model="fast", messages=MESSAGES)
-            for _ in client.chat.completions.create(model="fast", messages=MESSAGES, stream=True, stream_options={"include_usage": True}):
+            for _ in client.chat.completions.create(model="fast", messages=MESSAGES, stream=True):
                 pass
             with suppress(openai.NotFoundError):
                 client.chat.completions.create(model="gpt-9", messages=MESSAGES)
@@ -45,21 +47,34 @@ def test_each_flow_says_what_it_was(screen: Console) -> None:
     """The list has deployments, states and marks, and below each flow its comment; the details have it too, and stay short."""
     screen.wait_for(
         r">>.* POST .* /openai/deployments/gpt-4o/chat/completions\S* +200 +application/json .*\n"
-        r" +fast → gpt-4o · \d+\+\d+ tokens · \d+\.\d\d s\n"
+        rf" +fast → gpt-4o · {USAGE} · \d+\.\d+ s\n"
         r" .* POST .* /openai/deployments/gpt-4o/chat/completions\S* +200 +text/event-stream .*\n"
-        r" +fast → gpt-4o · \d+\+\d+ tokens · first chunk \d+\.\d\d s\n"
+        rf" +fast → gpt-4o · {USAGE} · first chunk \d+\.\d+ s\n"
         r" .* POST .* /openai/deployments/gpt-9/chat/completions\S* +404 +application/json .*🔴\n"
-        r" +gpt-9 · 404 · \d+\.\d\d s\n"
+        r" +gpt-9 · 404 · \d+\.\d+ s\n"
     )
     screen.press("Enter", "Tab", "Tab")
-    screen.wait_for(r"\nComment: fast → gpt-4o · \d+\+\d+ tokens · \d+\.\d\d s\n")
+    screen.wait_for(rf"\nComment: fast → gpt-4o · {USAGE} · \d+\.\d+ s\n")
     screen.press("Space")
-    screen.wait_for(r"\nComment: fast → gpt-4o · \d+\+\d+ tokens · first chunk \d+\.\d\d s\n[\s\S]* azure_openai_azures +… \d+\.\d kB\n")
+    screen.wait_for(rf"\nComment: fast → gpt-4o · {USAGE} · first chunk \d+\.\d+ s\n[\s\S]* azure_openai_azures +… \d+\.\d kB\n")
     screen.press("Space")
     screen.wait_for(r"\nComment: gpt-9 · 404 · ")
     screen.press("q")
     screen.command("set view_filter='~comment first.chunk'")
     screen.wait_for(r"\n>>.* text/event-stream .*\n.*\n\n[\s\S]*\[1/1\]")
+
+
+def test_a_console_with_a_renamed_window(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
+    """If the console's window has another name, its events have one warning, and the proxy translates requests."""
+    assert copy_package("mitmproxy", "window", tmp_path / "packages")
+    with console(tmp_path, confdir, tmp_path / "packages", azure_openai_endpoint=azure.http_url) as screen:
+        with openai.OpenAI(base_url=f"{screen.url}/v1", api_key=azure.key, max_retries=0) as client:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        screen.press("E")
+        events = screen.wait_for(r"^Events[\s\S]* client disconnect").string
+        warnings = [line for line in events.splitlines() if "differs from those known" in line]
+        assert 1 == len(warnings)
+        assert "no attribute 'window'" in warnings[0]
 
 
 def test_a_stream_is_a_conversation(screen: Console) -> None:
@@ -99,9 +114,13 @@ def test_no_key_is_shown(azure: Simulator, screen: Console) -> None:
     assert "error" not in screen.wait_for(r"^Events[\s\S]* client connect").string
     screen.press("q", "O")
     screen.command("console.nav.start")
+    screen.wait_for(r"^Options[\s\S]*\n\W*azure_openai_allowed_destinations ")
+    screen.command("console.nav.pagedown")
+    screen.wait_for(r"^Options[\s\S]*\n\W*azure_openai_proxy_mode ")
+    screen.command("console.nav.pagedown")
     screen.wait_for(r"^Options[\s\S]*\n\W*azure_openai_token +\(hidden\)")
     seen = screen.wait_for("azure_openai_token", screen.everything).string
     assert [] == [key for key in (KEY, azure.key) if key in seen]
     screen.press("q")
-    screen.command("azure.export curl @focus true")  # whoever asks for the key gets it, and this test would have seen it
+    screen.command("azure.export curl @focus true")  # the command prints the key on request, and this test would have found it
     screen.wait_for(azure.key, screen.everything)

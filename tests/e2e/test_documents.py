@@ -5,14 +5,18 @@ They run in a network namespace, where port 8080 is free and eth1 leads to clien
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
+import textwrap
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -26,8 +30,10 @@ from support.world import World, captured, confined, no_cgroup, no_tun, world
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-DOCUMENTS = ("README.md", "docs/connecting-clients.md", "docs/deploy.md")
-# What is at the reader's: the rest of a line is run as it is written.
+    from azure_simulator import Simulator
+
+DOCUMENTS = ("README.md", "docs/connecting-clients.md", "docs/deploy.md", "docs/inspector.md", "docs/observability.md", "docs/teams.md")
+# Replacements for the reader's own names: the rest of a line is run as it is written.
 RESOURCE = "https://RESOURCE.openai.azure.com"
 CERTIFICATE = "/etc/ssl/gateway.pem"
 NAMES = ("gateway.example.com", "proxy.example.com")
@@ -92,13 +98,29 @@ ELSEWHERE = {
     "deploy: Container 3": "test_image.py",
     "deploy: Container 4": "test_deploy.py reads the file: there is no daemon",
     "deploy: systemd 1": "test_deploy.py has systemd read the unit: it did not start this machine",
+    "deploy: Prometheus and Grafana 1": "test_deploy.py reads the file: there is no daemon",
+    "deploy: Ledger 1": "test_deploy.py reads the file: there is no daemon",
+    **{f"teams: From one shared key to three clients {number}": "test_three_clients" for number in (1, 2, 3)},
+    "teams: Managed keys 1": "test_managed_keys",
+    "teams: Replicas 1": "test_deploy.py reads the file: there is no daemon",
     "deploy: Kubernetes 1": "test_deploy.py has the schemas read the manifests: there is no cluster",
 }
+ACCESS_LOG, METRICS, USAGE = "observability: Access log 2", "observability: Prometheus 2", "observability: Ledger 2"
+RECORDING, INSPECT, SHARE = "inspector: The inspector: calls as threads 1", "inspector: On a file 1", "inspector: Sharing 1"
+SINKS = (
+    "observability: Access log 1",
+    "observability: Prometheus 1",
+    "observability: OpenTelemetry 1",
+    "observability: Ledger 1",
+    RECORDING,
+)
+"""They start the proxy with one option each, and one process has them all."""
 
 
 def test_every_block_is_run() -> None:
     """Here, or where it says."""
     run = {name for way in WAYS for name in (way.proxy, *way.client)} | {ENDPOINT, *NETWORK, WIREGUARD, f"{LOCAL} 1", f"{LOCAL} 2"}
+    run |= {ACCESS_LOG, METRICS, USAGE, *SINKS, INSPECT, SHARE}
     assert set(BLOCKS) == run | set(ELSEWHERE)
     assert not run & set(ELSEWHERE)
 
@@ -110,6 +132,7 @@ class Reader(NamedTuple):
     home: Path
     certificate: Path
     ca: Path  # of the certificate
+    folder: Path = ROOT
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -125,10 +148,10 @@ class Reader(NamedTuple):
 
     @contextmanager
     def starts(self, script: str, prefix: Sequence[str] = ()) -> Iterator[str]:
-        """The proxy, ready; what it has printed until then."""
+        """Wait until the proxy is ready, and return its output so far."""
         process = subprocess.Popen(
             [*(prefix or self.prefix), "bash", "-ec", self.written(f"{BLOCKS[ENDPOINT]}{script}")],
-            cwd=ROOT,
+            cwd=self.folder,
             env=installed(self.home),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -155,11 +178,33 @@ class Reader(NamedTuple):
             process.stdout.close()
             process.wait()
 
+    def prints(self, script: str, end: str) -> str:
+        """What a block that does not end by itself prints up to `end`, in a terminal, because programs buffer what they write to a pipe."""
+        ours, theirs = os.openpty()
+        process = subprocess.Popen(
+            [*self.prefix, "bash", "-ec", self.written(script)],
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        try:
+            printed = ""
+            while end not in printed:
+                printed += re.sub(r"\x1b\[[\d;]*m|\r", "", os.read(ours, 65536).decode())
+            return printed
+        finally:
+            os.close(ours)
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
     def runs(self, script: str, prefix: Sequence[str] = (), **env: str) -> str:
         """What a client's blocks print."""
         done = subprocess.run(
             [*(prefix or self.prefix), "bash", "-ec", self.written(script)],
-            cwd=ROOT,
+            cwd=self.folder,
             env=self._environment | env,
             capture_output=True,
             text=True,
@@ -196,7 +241,7 @@ def corporate(reader: Reader, confdir: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def starting(block: str) -> list[str]:
-    """A block that starts the proxy in several ways is as many scripts: what comes before is in each."""
+    """A block that starts the proxy in several ways is run as several scripts, each with the lines before the starts."""
     lines = block.replace("\\\n", " ").splitlines()
     before = [line for line in lines if not START.match(line)]
     return ["\n".join([*before, line]) for line in lines if START.match(line)] or ["\n".join([*before, "azure-openai-proxy"])]
@@ -263,6 +308,83 @@ def test_another_machine(reader: Reader, tmp_path: Path) -> None:
     elsewhere = reader._replace(home=tmp_path)
     with reader.starts(BLOCKS["connecting-clients: HTTP proxy 1"]):
         assert SAID in elsewhere.runs(f"{line[0]}\n{PROBE}", network.command(network.client))
+
+
+def of_all(blocks: Sequence[str]) -> str:
+    """One start of the proxy with the options of each block, after their other lines."""
+    lines = [line for block in blocks for line in block.splitlines()]
+    starts = [line.partition("#")[0].removeprefix("azure-openai-proxy ") for line in lines if START.match(line)]
+    assert len(blocks) == len(starts)
+    return "\n".join([*(line for line in lines if not START.match(line)), f"azure-openai-proxy {' '.join(starts)}"])
+
+
+@needs("curl", "jq")
+def test_the_sinks_and_the_inspector(reader: Reader, tmp_path: Path) -> None:
+    """Each sink of docs/observability.md, and the recording of docs/inspector.md, shows the calls of a client by the next blocks."""
+    (tmp_path / "addon").symlink_to(ROOT / "addon")
+    here = reader._replace(folder=tmp_path)
+    with here.starts(of_all([BLOCKS[name] for name in SINKS])):
+        assert SAID in here.runs(BLOCKS[f"{POINT} 1"])
+        logged = json.loads(here.prints(BLOCKS[ACCESS_LOG], "\n}\n"))
+        assert ("gpt-4o", 200, False) == (logged["model"], logged["status"], None in logged.values())
+        assert re.search(r'(?m)^azure_openai_proxy_requests_total\{.*model="gpt-4o".*\} 1\.0$', here.runs(BLOCKS[METRICS]))
+    usage = here.runs(BLOCKS[USAGE])
+    assert re.search(r"(?m)^gpt-4o +1 +0 ", usage)
+    assert usage.splitlines()[-1].startswith("removed 0 rows from before ")
+    assert (tmp_path / "sessions.csv").read_text().startswith("session,requests,")
+    printed = here.runs(f"{BLOCKS[INSPECT]}\n{BLOCKS[SHARE]}")
+    assert 2 <= printed.count("Hello")
+    (form,) = re.findall(r"(?s)```json\n(.*?)```", (ROOT / "docs/inspector.md").read_text())
+    (documented,), (found,) = (json.loads(text)["threads"] for text in (form, (tmp_path / "threads.json").read_text()))
+    assert [*documented] == [*found]
+    assert [*documented["calls"][0]] == [*found["calls"][0]]
+    assert "Hello" in (tmp_path / "thread.html").read_text()
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("openssl")), reason="needs curl and openssl")
+def test_three_clients(azure: Simulator, tmp_path: Path) -> None:
+    """The blocks of docs/teams.md, pasted one after the other: the last one prints a response and what the key has left."""
+    first, start, use = (textwrap.dedent(block) for name, block in BLOCKS.items() if name.startswith("teams: From one shared key"))
+    paste: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    env = installed(tmp_path) | {
+        "AZURE_OPENAI_ENDPOINT": azure.http_url,
+        "AZURE_OPENAI_API_KEY": azure.key,
+        "AZURE_OPENAI_PROXY_ADDRESS": "127.0.0.1:0",
+    }
+    printed = subprocess.run(["bash", "-ec", f"{first}\nenv"], env=env, check=True, **paste).stdout
+    keys = dict(line.split("=", 1) for line in printed.splitlines() if "_KEY=sk-" in line)
+    assert 3 == len(keys)
+    process = subprocess.Popen(["bash", "-ec", f"exec env {start}"], env=env, **paste)
+    assert process.stdout
+    port = None
+    for line in process.stdout:
+        if found := re.search(r"listening at 127\.0\.0\.1:(\d+)", line):
+            port = found[1]
+            break
+    rest = threading.Thread(target=process.stdout.read, daemon=True)
+    rest.start()
+    try:
+        assert port
+        said = subprocess.run(["bash", "-ec", use.replace("8080", port)], env=env, check=True, timeout=PATIENCE, **paste).stdout
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+        rest.join(PATIENCE)
+        process.stdout.close()
+    assert SAID in said
+    assert '"limit_usd": 50.0' in said
+    assert not any(key in repr(azure.requests) for key in keys.values())
+
+
+def test_managed_keys(tmp_path: Path) -> None:
+    """The block of docs/teams.md about managed keys: each command works, and prints a key where it makes one."""
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    block = BLOCKS["teams: Managed keys 1"]
+    ran = subprocess.run(
+        ["bash", "-euc", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    assert 2 == len(re.findall("(?m)^sk-[A-Za-z0-9_-]{43}$", ran.stdout))
+    assert "carol is deleted" in ran.stdout
 
 
 def test_the_demo() -> None:

@@ -23,7 +23,7 @@ BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 
 
 class Identity:
-    """`IDENTITY_ENDPOINT`: gives the tokens it is told to, one after the other, the last one for ever."""
+    """`IDENTITY_ENDPOINT`: returns the given tokens one after the other, and the last one repeatedly."""
 
     def __init__(self, *tokens: str, life: float = 3600, redirects_to: str = "") -> None:
         self.tokens = list(tokens)

@@ -27,7 +27,7 @@ READS_VARIABLES = (22, 21)
 BODY = '{"model": "gpt-4o", "messages": [{"role": "user", "content": "one two three"}]}'
 ANSWER = "You said: one two three"
 
-# In /bin/sh, as it comes: what is printed, and then the client.
+# In /bin/sh, unchanged: the printed lines, and then the client.
 EVALUATED = 'printed="$(azure-openai-proxy env $ENV)" && eval "$printed" && export OPENAI_API_KEY="$KEY" && exec "$@"'
 
 
@@ -86,7 +86,7 @@ def shell(home: Path, options: str, key: str, *command: str) -> subprocess.Compl
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_client_without_a_base_url(command: Sequence[str], azure: Simulator, decoy: Decoy, proxy: Proxies, tmp_path: Path) -> None:
-    """It has the address built in, has heard of no proxy, and nobody has given it a certificate before."""
+    """It has OpenAI's address built in, uses no proxy by itself, and trusts no additional certificate."""
     through = proxy("--mode", "regular")
 
     done = shell(tmp_path, f"--proxy http://localhost:{through.port}", azure.key, *command)

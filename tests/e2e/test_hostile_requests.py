@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from conftest import Proxies
     from support.processes import Mitmdump
 
-ROWS = [row for row in operations.rows() if row.by == "azure"]
+ROWS = [row for row in operations.rows() if row.handled_by == "azure"]
 JSON = (b"content-type", b"application/json")
 CHAT = b'{"model":"gpt-4o","messages":[]}'
 AUTHORIZED = ((b"authorization", b"Bearer " + KEY.encode()), JSON)
@@ -45,7 +45,7 @@ def drawn(seed: int, count: int) -> list[Case]:
 
 
 def test_hostile_text_over_http1_shapes_no_request(through: Mitmdump, wire: hostile.Wire) -> None:
-    """What arrives for it is one request or none, below the endpoint's prefix, with the key where it belongs."""
+    """At most one request arrives for it, below the endpoint's prefix, with the key in its header."""
     sent = [case for case in map(Case.http1, drawn(1, 3)) if case]
     assert len(sent) > 100
     for case in sent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -100,6 +101,7 @@ HOSTILE_HEADERS = {
     "a date without end": b"retry-after: Mon, 01 Jan 9999999999999999 00:00:00 GMT",
     "a zone without end": b"retry-after: Mon, 01 Jan 2026 00:00:00 +9999999999999",
     "infinity": b"retry-after: inf\r\nretry-after-ms: nan",
+    "control characters": b"x-request-id: a\x1b]0;b\x07\x1b[2Jc\r\nx-ms-region: \x7f\x08e\t\xc3\xa9",
     "tokens left": b"x-ratelimit-remaining-tokens: " + b"9" * 5_000 + b"\r\nx-ratelimit-reset-tokens: 1s",
 }
 HOSTILE_BODIES = {
@@ -140,5 +142,6 @@ def test_hostile_heads_and_errors(status: bytes, decoy: Decoy, confdir: Path, tm
             if got.status_code >= 400:
                 assert isinstance(got.json()["error"]["message"], str), name
             assert len(got.headers.get("x-ratelimit-reset-tokens", "")) <= 64, name
+            assert not re.search(rb"[^\t\x20-\x7e\x80-\xff]", b"".join(value for _, value in got.headers.raw)), name
         assert 200 == client.get("/healthz").status_code
         proxy.check()

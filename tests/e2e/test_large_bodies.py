@@ -215,12 +215,12 @@ def test_a_large_file_is_downloaded_in_little_memory(sink: Sink, proxy: Proxies)
     assert growth < BOUND
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize("way", ["http", "h2"])
 def test_a_body_without_a_key_is_refused_at_its_beginning(way: str, sink: Sink, proxy: Proxies) -> None:
-    """The client is told while it still sends; nothing goes on, and the next request is served."""
+    """The client gets the refusal while it still sends; nothing is forwarded, and the next request is served."""
     headers, body = sized(head("file", filename="x"), 3 * MB, END)
     headers.pop("authorization")
     with client(way, proxy(azure_openai_endpoint=sink.url)) as http:
@@ -265,6 +265,22 @@ def test_a_large_json_body_is_held(sink: Sink, proxy: Proxies) -> None:
 
     assert "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21" == sink.wait().path
     assert (200, 413, 200) == (chat.status_code, large.status_code, file.status_code)
+
+
+@pytest.mark.parametrize("way", ["http", "h2"])
+def test_a_large_json_body_is_in_memory_once(way: str, sink: Sink, proxy: Proxies) -> None:
+    """One with a length takes 1.5 times its size at most."""
+    through = proxy(azure_openai_endpoint=sink.url)
+    parts = [b'{"model":"gpt-4o","user":"', *[b"x" * MB] * (LARGE // MB), b'"}']
+    headers = {"authorization": "Bearer client", "content-type": "application/json", "content-length": str(sum(map(len, parts)))}
+    with client(way, through) as http:
+        http.get("/v1/models", headers=FORM)
+        memory = Memory(through)
+        answer = http.post("/v1/chat/completions", headers=headers, content=iter(parts))
+        growth = memory.growth()
+
+    assert (200, hashlib.sha256(b"".join(parts)).hexdigest()) == (answer.status_code, sink.wait().sha256)
+    assert growth < 1.5 * LARGE
 
 
 def test_who_asks_first_may_go_on(sink: Sink, proxy: Proxies) -> None:

@@ -1,4 +1,4 @@
-"""From the start to the end: probes, warnings, and a stop that cuts nobody off."""
+"""From start to end: probes, warnings, and a shutdown that truncates no response."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def mortal(azure: Simulator, confdir: Path, tmp_path: Path) -> Iterator[Mitmdump
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("mode", ["azure", "openai"])
 def test_probes(path: str, mode: str, azure: Simulator, proxy: Proxies) -> None:
-    """They need no key, and nobody else is asked."""
+    """They need no key, and no request is sent upstream."""
     through = proxy(azure_openai_proxy_mode=mode)
     answer = httpx.get(f"{through.url}{path}", trust_env=False)
     assert (200, "ok\n") == (answer.status_code, answer.text)
@@ -47,7 +47,7 @@ def test_probes(path: str, mode: str, azure: Simulator, proxy: Proxies) -> None:
 
 
 def test_without_a_backend_nobody_is_served(proxy: Proxies) -> None:
-    """While all backends have just failed, the proxy lives and is of no use."""
+    """While all backends are in their cool-down, `/healthz` succeeds and `/readyz` fails."""
     through = proxy(azure_openai_endpoint="http://127.0.0.1:9", azure_openai_token="key")
     asked = httpx.post(f"{through.url}/v1/chat/completions", json=CHAT, timeout=PATIENCE, trust_env=False)
     answers = [httpx.get(f"{through.url}{path}", trust_env=False) for path in ("/healthz", "/readyz")]
@@ -71,7 +71,7 @@ def test_a_stop_cuts_nobody_off(mortal: Mitmdump, azure: Simulator) -> None:
         assert 200 == kept.get("/readyz").status_code
 
         mortal.signal(signal.SIGTERM)
-        mortal.wait_for_log("Stopping: 1 running")
+        mortal.wait_for_log("Stopping: running requests have at most 20 s to finish: 1")
         mortal.wait_for_log("stopped")  # the port is closed
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{mortal.url}/healthz", trust_env=False)
@@ -86,7 +86,7 @@ def test_a_stop_cuts_nobody_off(mortal: Mitmdump, azure: Simulator) -> None:
 
 
 def test_a_stop_has_its_limit(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
-    """What takes longer is cut off, and that is said."""
+    """A response that takes longer is cut off, and a log line says so."""
     gate = Gate(before=3)
     azure.faults.next(gate)
     options = {"azure_openai_endpoint": azure.http_url, "azure_openai_shutdown_timeout": "0.1", "azure_openai_token": azure.key}
@@ -102,12 +102,12 @@ def test_a_stop_has_its_limit(azure: Simulator, confdir: Path, tmp_path: Path) -
             list(events)
 
     assert 0 == proxy.wait()
-    assert "Stopping: 1 cut off after 0.1 s" in proxy.log()
+    assert "Stopping: requests cut off after 0.1 s: 1" in proxy.log()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_proxy_stops_at_once(number: signal.Signals, mortal: Mitmdump) -> None:
-    """Nobody is waited for."""
+    """It does not wait."""
     mortal.signal(number)
     assert 0 == mortal.wait()
     assert "running" not in mortal.log().partition("Stopping")[2]
@@ -120,4 +120,5 @@ def test_what_closes_a_way_is_said(option: str, value: str, azure: Simulator, co
     home.mkdir()
     (home / "mitm_config.yaml").write_text(f"{option}: {value}\n")
     with Mitmdump(home, confdir, options={"azure_openai_endpoint": azure.http_url}) as proxy:
-        assert 1 == sum(f"{option}: " in line for line in proxy.started.splitlines())
+        proxy.wait_for_log(f"{option}: ")
+    assert 1 == sum(f"{option}: " in line for line in proxy.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +41,24 @@ def post(proxy: Mitmdump, path: str, body: dict[str, Any]) -> httpx.Response:
     )
 
 
+def test_usage_is_seen_that_the_client_did_not_ask_for(azure: Simulator, web: Web) -> None:
+    """Without any sink, a running mitmweb has Azure send the usage of a stream; the comment shows it, and the client's stream has none."""
+    body = {name: value for name, value in CHAT.items() if name != "stream_options"}
+    response = post(web.proxy, "/v1/chat/completions", body)
+    assert {"include_usage": True} == json.loads(azure.requests[-1].body)["stream_options"]
+    assert re.search(r" · \d+\+\d+ tokens", web.flows()[0]["comment"])
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert '"usage"' not in response.text
+
+
 def test_a_stream_is_seen_as_a_conversation(azure: Simulator, web: Web) -> None:
-    """The comment tells what it was; both views choose themselves; the other side of each is there."""
+    """The comment summarises the stream; both views are chosen automatically; the other side of request and response is available."""
     azure.faults.next(Delay(0.01, chunk="each"))
     assert 200 == post(web.proxy, "/v1/chat/completions", CHAT | {"model": "fast"}).status_code
     flow = web.flows()[0]
     asked, answered = web.view(flow["id"], "request"), web.view(flow["id"], "response")
     assert flow["comment"].startswith("fast → gpt-4o · ")
-    assert " tokens · first chunk " in flow["comment"]
+    assert re.search(r" · \d+\+\d+ tokens( \([\d,]+ cached\))? · \$0\.\d+ · first chunk ", flow["comment"])
     assert "── system\nBe brief.\n\n── user\none two three" in asked
     assert "── assistant\nYou said: one two three" in answered
     assert "── chunks\nfirst after " in answered
@@ -92,7 +103,7 @@ def test_a_saved_session_looks_as_it_did(azure: Simulator, web: Web) -> None:
 
 
 def test_commands(azure: Simulator, web: Web) -> None:
-    """Each says what it is asked for, for a flow or for all."""
+    """Each command returns its text, for one flow or for all."""
     post(web.proxy, "/v1/chat/completions", CHAT | {"model": "fast", "stream": False, "stream_options": None})
     explained = web.command("azure.explain", "@all")
     assert "fast → gpt-4o" in explained
@@ -116,7 +127,7 @@ def test_another_deployment_is_asked_the_same(azure: Simulator, web: Web) -> Non
 
 
 def test_a_flow_is_replayed_with_the_configured_key(azure: Simulator, web: Web) -> None:
-    """mitmweb's own replay: what is masked on the flow is the owner's key again at Azure."""
+    """mitmweb's own replay: the mask on the flow is replaced by the configured key in the request to Azure."""
     post(web.proxy, "/v1/chat/completions", CHAT)
     flow = web.flows()[0]
     web.http.post(f"/flows/{flow['id']}/replay").raise_for_status()

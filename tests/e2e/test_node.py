@@ -33,7 +33,7 @@ def script(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("form", ["2024-10-21", "v1"])
 def test_openai_node_works(form: str, script: Path, azure: Simulator, proxy: Proxies) -> None:
-    """Chats, responses, embeddings, files, audio, images and realtime are what they are at OpenAI, and refusals are its errors."""
+    """Chats, responses, embeddings, files, audio, images and realtime work as with OpenAI, and refusals are OpenAI's errors."""
     through = proxy(azure_openai_apiversion=form)
     trust = {"NODE_EXTRA_CA_CERTS": str(through.ca)}  # its realtime client knows wss alone
     env = {"PATH": os.environ["PATH"], "KEY": azure.key, "BASE_URL": f"{through.https_url}/v1"} | trust

@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from support.processes import PATIENCE, only_http2
+from support.processes import PATIENCE, for_websockets, only_http2
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator
@@ -56,7 +56,7 @@ FOREIGN: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("http", ["1.1", "2"])
 @pytest.mark.parametrize("what", FOREIGN)
 def test_a_page_of_another_origin_is_refused(what: str, http: str, azure: Simulator, proxy: Proxies) -> None:
-    """With a 403 in OpenAI's shape that it may not read, whatever the content type and the operation; Azure hears nothing."""
+    """With a 403 in OpenAI's shape that the page may not read, for any content type and operation; nothing is sent to Azure."""
     through = proxy(**KEYED)
     for path in ("/v1/chat/completions", "/v1/files", "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21", "/v1/models"):
         answer = ask(through, http, path=path, **FOREIGN[what])
@@ -134,7 +134,7 @@ def test_a_websocket_of_another_origin_is_refused(way: str, azure: Simulator, pr
     """Its upgrade is answered with 403; that of an allowed page, and of a library that names the proxy as its origin, is not."""
     through = proxy(**ALLOWED)
     url = {"ws": through.url, "wss": through.https_url}[way]
-    trust = None if way == "ws" else ssl.create_default_context(cafile=through.ca)
+    trust = None if way == "ws" else for_websockets(through.ca)
 
     def created(origin: str) -> str:
         target = f"{url.replace('http', 'ws', 1)}/v1/realtime?model=gpt-realtime"
@@ -220,7 +220,7 @@ def test_the_log_says_which_page_was_refused_once(azure: Simulator, proxy: Proxi
     for _ in range(2):
         ask(through, origin="https://told.example")
     ask(through, origin="https://other.example")
-    assert f"pages of local origins and {PAGE} may use the key" in through.started
+    through.wait_for_start_line(f"pages of local origins and {PAGE} may use the key")
     through.wait_for_log("https://other.example")
     assert 1 == sum("https://told.example" in line and "azure_openai_allowed_origins" in line for line in through.output)
 
@@ -267,5 +267,5 @@ def test_an_answer_does_nothing_to_the_origin(what: str, http: str, azure: Simul
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nowhere", "/v1/organization/users"])
 def test_an_answer_of_the_proxy_s_own_is_not_sniffed(path: str, proxy: Proxies) -> None:
-    """Whatever it is."""
+    """Whatever the response."""
     assert ["nosniff"] == ask(proxy(**ALLOWED), "1.1", "GET", path, "").headers.get_list("x-content-type-options")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import httpx
@@ -22,17 +23,39 @@ SHUTDOWN = "On SIGTERM the proxy does not see"
 CONNECTIONS = "is abandoned and not closed"
 FAST_PATH = "The fast path is off"
 
-# Package, attribute, and the warnings: none where the attribute is not used.
+# Package, attribute, and the warnings: none where the attribute is not used. h11's reader of trailers and mitmproxy's table of connections
+# that are being established are no longer used, since the upstream leg has a reader and connections of its own; nor is the buffer of a
+# client connection, since its requests have a reader of their own.
 RENAMED = [
     ("h11", "_reading_trailer", ()),
     ("mitmproxy", "waiting_for_establishment", ()),
     ("mitmproxy", "_paused", (FAST_PATH,)),
     ("mitmproxy", "response_body_buf", (HTTP,)),
-    ("mitmproxy", "buf", (HTTP,)),
+    ("mitmproxy", "buf", ()),
     ("mitmproxy", "is_updating", (SHUTDOWN,)),
     ("mitmproxy", "transports", (HTTP, CONNECTIONS, SHUTDOWN)),
 ]
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def test_a_handshake_that_does_not_end(confdir: Path, tmp_path: Path) -> None:
+    """A renamed table of connections that are being established changes nothing for a backend that accepts and never ends its handshake.
+
+    The time-out for connecting is the case in which that table was used: a client then waited for ever.
+    """
+    assert copy_package("mitmproxy", "waiting_for_establishment", tmp_path / "packages")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        options = {
+            "azure_openai_endpoint": f"https://127.0.0.1:{silent.getsockname()[1]}",
+            "azure_openai_connect_timeout": "0.5",
+            "ssl_insecure": "true",
+        }
+        mitmdump = Mitmdump(
+            tmp_path / "home", confdir, options=options, env={"PYTHONPATH": f"{RECORDER}:{tmp_path / 'packages'}"}, scripts=[SCRIPT]
+        )
+        with mitmdump, httpx.Client(base_url=f"{mitmdump.url}/v1", timeout=PATIENCE, headers={"authorization": "Bearer key"}) as client:
+            response = client.post("/chat/completions", json=CHAT)
+            assert (504, "upstream_connect_timeout") == (response.status_code, response.json()["error"]["code"])
 
 
 @pytest.mark.parametrize("package, attribute, warnings", RENAMED, ids=[attribute for _, attribute, _ in RENAMED])

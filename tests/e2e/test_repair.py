@@ -1,4 +1,4 @@
-"""Azure says what to change, and the client never hears of it: first the refusal and its cure, then the request that is right at once."""
+"""Repairs that Azure's error messages name, invisible to the client: first a refusal and its repair, then requests right from the start."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refusing(when: Callable[[dict[str, Any]], bool], message: str, status: int =
 
 
 class Case(NamedTuple):
-    """What is asked, what the simulator does (None: it refuses by itself), and what the body Azure takes has of the named members."""
+    """A request, the simulator's fault (None: it refuses by itself), and the named members in the body that Azure accepts."""
 
     name: str
     model: str
@@ -164,7 +164,7 @@ def test_azure_says_what_to_change(case: Case, stream: bool, azure: Simulator, p
         pytest.skip("a stream may have them")
     through = proxy(
         azure_openai_apiversion=case.version, azure_openai_debug_headers=True, env={"CASE": f"{case.name} {stream}"}
-    )  # what is learned is this case's own
+    )  # the learned repair belongs to this case only
     if case.fault:
         azure.faults.always(case.fault)
     chat = {"messages": MESSAGES} if "chat" in case.operation else {}

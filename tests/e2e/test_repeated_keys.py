@@ -1,4 +1,4 @@
-"""An upstream that repeats the key wherever HTTP has a place for it: the client, the log and what is kept get a mask."""
+"""An upstream that repeats the key in every part of an HTTP message: the client, the log and saved flows get a mask."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def recorded(tmp_path: Path, confdir: Path, decoy: Decoy, azure: Simulator) -> t
 
 
 def test_a_session_runs_again_without_azure(tmp_path: Path, confdir: Path, decoy: Decoy) -> None:
-    """Chat, a stream with a tool call, embeddings and a realtime session: the same results, though dates differ, and nobody is asked."""
+    """Chat, a stream with a tool call, embeddings and realtime: the same results, though dates differ, without a request to Azure."""
     with Simulator() as azure:
         file, before = recorded(tmp_path, confdir, decoy, azure)
         url, key = azure.http_url, azure.key

@@ -72,7 +72,7 @@ def test_an_id_with_a_slash_works_as_its_encoded_form(azure: Simulator, proxy: P
 
 
 def test_a_path_that_azure_does_not_have_names_the_base_url(azure: Simulator, proxy: Proxies) -> None:
-    """Whoever reads the error should look at the client's base URL too."""
+    """The error suggests checking the client's base URL."""
     answer = httpx.get(f"{proxy(azure_openai_token=azure.key).url}/v1/nothing/here")
     assert 404 == answer.status_code
     assert "the client's base URL" in answer.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""Three backends, and what can happen to two of them: the client never knows."""
+"""Three backends and the failures of two of them: the client sees none of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Cloud:
         return Mitmdump(self.home, self.confdir, options=given)
 
     def write(self, *entries: dict[str, Any]) -> None:
-        # JSON is YAML. A file is replaced, not written: whoever reads it meanwhile sees the old one.
+        # JSON is YAML. The file is replaced, not rewritten, so that a reader sees either the old or the new one.
         new = self.home / "new.yaml"
         new.write_text(json.dumps({"azure_openai_backends": list(entries)}))
         new.rename(self.home / "mitm_config.yaml")
@@ -85,28 +85,31 @@ def client(proxy: Mitmdump, *, h2: bool = False) -> Iterator[httpx.Client]:
 
 
 def contents(response: httpx.Response) -> str:
-    """What was said, of either kind of answer."""
+    """The text of either kind of response."""
     if "event-stream" not in response.headers["content-type"]:
         return str(response.json()["choices"][0]["message"]["content"])
     events = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+    if "event: response.completed" in response.text:
+        return "".join(json.loads(event).get("delta", "") for event in events)
     assert "[DONE]" == events[-1]
     return "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-1])
 
 
 class Cause(NamedTuple):
-    """One row of the matrix: what is wrong with a backend, and what the client is told when it is so with all of them."""
+    """One row of the matrix: the fault of a backend, and the client's error if all backends have that fault."""
 
     name: str
     fault: Fault | None
-    endpoint: Callable[[int], str] | None = None  # for what is wrong before there is a request
+    endpoint: Callable[[int], str] | None = None  # for faults before there is a request
     alone: int = 502
     streams: bool = True  # can befall a stream
     only_streams: bool = False
     once: bool = False  # Azure may have had the request: it is sent once more, and no third time
+    responses: bool = False  # to the Responses API
 
 
 class Nowhere:
-    """Addresses where nobody answers as they should, open as long as the tests run."""
+    """Addresses at which connections fail in different ways, open as long as the tests run."""
 
     def __init__(self) -> None:
         self._closing = socket.create_server(("127.0.0.1", 0))
@@ -134,7 +137,7 @@ def nowhere() -> Iterator[Nowhere]:
     nowhere.close()
 
 
-# Port 1 is nobody's; a name in `.invalid` is never there (RFC 6761).
+# Port 1 has no listener; a name in `.invalid` never resolves (RFC 6761).
 CAUSES = (
     Cause("refused", None, lambda _: "SCHEME://127.0.0.1:1"),
     Cause("no such name", None, lambda _: "SCHEME://nowhere.invalid"),
@@ -150,6 +153,12 @@ CAUSES = (
     Cause("504", status(504), alone=504),
     Cause("error as first event", reshape.error_event(0), alone=500, only_streams=True),
     Cause("429 as first event", reshape.error_event(1, status=429), alone=429, only_streams=True),
+    Cause("late, chat", reshape.late_failure("nested"), alone=429, only_streams=True),
+    Cause("late and flat, chat", reshape.late_failure("flat", code="server_is_overloaded"), alone=503, only_streams=True),
+    Cause("late response.failed", reshape.late_failure("failed"), alone=429, only_streams=True, responses=True),
+    Cause("late error event", reshape.late_failure("nested", code="too_many_requests"), alone=429, only_streams=True, responses=True),
+    Cause("late and flat", reshape.late_failure("flat", code="server_error"), alone=500, only_streams=True, responses=True),
+    Cause("late, error null", reshape.late_failure("null"), alone=429, only_streams=True, responses=True),
 )
 SEEN: dict[tuple[str, str], str] = {}
 WAYS = [(h2, tls) for h2 in (False, True) for tls in (False, True)]
@@ -160,7 +169,7 @@ def case(cause: Cause, h2: bool, tls: bool) -> str:
 
 
 def entries(cause: Cause, h2: bool, tls: bool, cloud: Cloud, nowhere: Nowhere) -> Iterator[dict[str, Any]]:
-    """Three backends for each cell of the matrix, which nobody else asks; two of them are all that has the model `none-...`."""
+    """Three backends for each cell of the matrix, used by no other test; only two of them have the model `none-...`."""
     name = case(cause, h2, tls)
     for index in range(3):
         entry = cloud.entry(index, tls=tls) | {"name": f"{name}-{index}", "models": {name: "gpt-4o"}}
@@ -187,16 +196,17 @@ def test_two_of_three_fail(cause: Cause, h2: bool, tls: bool, matrix: Mitmdump, 
             simulator.faults.always(cause.fault)
     kinds = [stream for stream in (False, True) if (cause.streams if stream else not cause.only_streams)]
     name = case(cause, h2, tls)
+    path, body = ("/v1/responses", {"input": "one two three"}) if cause.responses else ("/v1/chat/completions", CHAT)
 
     with client(matrix, h2=h2) as http:
         for stream in kinds:
-            answer = http.post("/v1/chat/completions", json=CHAT | {"model": name, "stream": stream})
+            answer = http.post(path, json=body | {"model": name, "stream": stream})
             assert (200, SAID) == (answer.status_code, contents(answer))
             assert ("HTTP/2" if h2 else "HTTP/1.1") == answer.http_version
         if cause.once and cause.fault:
             cloud.simulators[1].faults.always(cause.fault)
         for stream in kinds:
-            failed = http.post("/v1/chat/completions", json=CHAT | {"model": f"none-{name}", "stream": stream})
+            failed = http.post(path, json=body | {"model": f"none-{name}", "stream": stream})
             assert cause.alone == failed.status_code
             assert {"message", "type", "param", "code"} <= set(failed.json()["error"])
             assert 0 < int(failed.headers["retry-after-ms"])
@@ -219,7 +229,7 @@ def test_a_request_that_azure_may_have_had_is_sent_once_more(fault: Fault, h2: b
 
 
 def test_the_matrix_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """What was seen to hold, as a table."""
+    """The observed results, as a table."""
     columns = ["h1/plain", "h1/TLS", "h2/plain", "h2/TLS"]
     with capsys.disabled():
         print("", f"{'cause':22}" + "".join(f"{column:26}" for column in columns), sep="\n")  # noqa: T201 - for people
@@ -263,7 +273,7 @@ def raw(answer: bytes) -> tuple[int, threading.Thread]:
 
 @pytest.mark.parametrize("h2", [False, True], ids=["h1", "h2"])
 def test_after_a_malformed_answer(h2: bool, cloud: Cloud) -> None:
-    """The connection that is closed for it has no say in what comes after."""
+    """The connection that is closed for it does not affect later requests."""
     port, thread = raw(b"HTTP/1.1 nonsense\r\n\r\n")
     broken = cloud.entry(0) | {"endpoint": f"http://127.0.0.1:{port}"}
     with cloud.start(broken, cloud.entry(1)) as proxy, client(proxy, h2=h2) as http:
@@ -290,7 +300,7 @@ LATE = (
 @pytest.mark.parametrize("late", LATE, ids=lambda late: late.name)
 @pytest.mark.parametrize("h2", [False, True], ids=["h1", "h2"])
 def test_time_runs_out(late: Late, h2: bool, cloud: Cloud) -> None:
-    """What does not come in time moves the request on; with nobody left it is a 504 that says so."""
+    """After a time-out the request fails over; without another backend the client gets a 504 that names the time-out."""
     gate = Gate(before=None)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         slow = cloud.entry(0)
@@ -309,7 +319,7 @@ def test_time_runs_out(late: Late, h2: bool, cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("h2", [False, True], ids=["h1", "h2"])
 def test_a_stream_that_stops_ends_with_an_error_event(h2: bool, cloud: Cloud) -> None:
-    """After the first event nothing is sent again: the reader is told."""
+    """After the first event there is no retry: the stream ends with an error event."""
     gate = Gate(before=4)
     cloud.simulators[0].faults.always(gate)
     with cloud.start(cloud.entry(0), cloud.entry(1), azure_openai_chunk_timeout="0.3") as proxy, client(proxy, h2=h2) as http:
@@ -327,7 +337,7 @@ def test_a_stream_that_stops_ends_with_an_error_event(h2: bool, cloud: Cloud) ->
 
 
 def test_what_nobody_has(cloud: Cloud) -> None:
-    """A name that no backend knows is told as that, the second time too: nobody is over a limit."""
+    """A model that no backend has is reported as missing, the second time too, and not as a rate limit."""
     with cloud.start(cloud.entry(0), cloud.entry(1)) as proxy, client(proxy) as http:
         answers = [http.post("/v1/chat/completions", json=CHAT | {"model": "nobody-s"}) for _ in range(3)]
         fine = http.post("/v1/chat/completions", json=CHAT)
@@ -418,7 +428,7 @@ def test_a_change_of_the_file_drops_no_request(cloud: Cloud) -> None:
 
 
 def test_what_was_tried_can_be_seen(cloud: Cloud) -> None:
-    """In the answer's headers, when that is asked for; a filtered prompt is not to be sent again by anyone."""
+    """The attempts are in the response headers if the option is set; a filtered prompt is marked as not to be retried."""
     cloud.simulators[0].faults.next(status(429))
     with cloud.start(cloud.entry(0), cloud.entry(1), azure_openai_debug_headers=True) as proxy, client(proxy) as http:
         answer = http.post("/v1/chat/completions", json=CHAT)
@@ -441,7 +451,7 @@ def keeping(id: str) -> Fault:
 
 
 def test_what_lives_on_one_backend(cloud: Cloud) -> None:
-    """Who created it is asked for it, even by what only mentions it; when it is down the failure is plain and nobody else is asked."""
+    """The backend that created a resource gets the requests for it, also those that only mention it; there is no failover from it."""
     a, b, c = cloud.simulators
     for simulator, id in zip(cloud.simulators, ("resp_aaa111", "resp_bbb222", "resp_ccc333"), strict=True):
         simulator.faults.always(keeping(id))
@@ -455,7 +465,7 @@ def test_what_lives_on_one_backend(cloud: Cloud) -> None:
         assert 200 == http.get("/v1/responses/resp_ccc333").status_code
         assert 200 == http.get("/v1/responses/resp_ccc333").status_code
         assert (2, 4, 2) == (len(a.requests), len(b.requests), len(c.requests))
-        # Nobody has it.
+        # No backend has it.
         assert 404 == http.get("/v1/responses/resp_ddd444").status_code
         b.faults.clear()
         b.faults.always(status(503))
@@ -511,7 +521,7 @@ FOLLOWING = {
 @pytest.mark.parametrize("options", [{}, {"azure_openai_normalize": "false"}, {"azure_openai_fast_path": "false"}], ids=str)
 @pytest.mark.parametrize("way", ["JSON", "SSE", "gzip", "h2", "poll"])
 def test_the_items_of_a_response(way: str, options: dict[str, str], cloud: Cloud) -> None:
-    """What follows up on an item goes to the backend that made it, when the first one is well again; nobody else is asked."""
+    """Follow-ups on an item go to the backend that made it once that has recovered; no other backend gets them."""
     a, b, _ = cloud.simulators
     a.faults.next(status(429, retry_after=0.001))
     faults = (making_items, reshape.compressed("gzip")) if way == "gzip" else (making_items,)
@@ -537,7 +547,7 @@ def test_the_items_of_a_response(way: str, options: dict[str, str], cloud: Cloud
 
 
 def test_the_items_of_a_websocket(cloud: Cloud) -> None:
-    """What was made on a connection is followed up by a request; a client's metadata claims nothing."""
+    """A request can follow up an item that was made on a WebSocket; the metadata of a client claims no item."""
     a, b, _ = cloud.simulators
     b.faults.always(making_items)
     with cloud.start(cloud.entry(0, models=["gpt-4o"]), cloud.entry(1), azure_openai_apiversion="v1") as proxy, client(proxy) as http:
@@ -620,7 +630,7 @@ def test_a_limit_of_one_clients_own_key_is_that_keys(how: str, stream: bool, clo
         del entry["token"]
     with cloud.start(*entries) as proxy, httpx.Client(base_url=proxy.url, timeout=PATIENCE, trust_env=False) as http:
         assert [429, 429] == [ask(http, "one") for _ in range(2)]
-        assert (1, 1) == (len(a.requests), len(b.requests))  # the second time it is told at once
+        assert (1, 1) == (len(a.requests), len(b.requests))  # the second time the failure is immediate
         assert [200, 401, 200] == [ask(http, key) for key in (a.key, "wrong", a.key)]
         assert (4, 1) == (len(a.requests), len(b.requests))
         assert 200 == http.get("/readyz").status_code

@@ -1,4 +1,4 @@
-"""The proxy is nobody's way into a network that is not theirs, and the key goes to Azure alone. Whatever is tried here is refused."""
+"""The proxy relays to no private network, and the key is sent to Azure only. Each attempt here is refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ remote = pytest.mark.skipif(not ADDRESS, reason="this machine has no address but
 
 
 class Listener:
-    """Takes a connection, and keeps what comes in."""
+    """Accepts a connection and records the received bytes."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.accepted, self.received = threading.Event(), b""
@@ -71,7 +71,7 @@ class Listener:
                 self.received += more
 
     def close(self) -> bytes:
-        """What came in until the other side left."""
+        """The bytes received until the other side closed."""
         if not self.accepted.is_set():
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(PATIENCE)
@@ -81,7 +81,7 @@ class Listener:
 
 @pytest.fixture
 def inside() -> Iterator[Decoy]:
-    """A service on this machine's loopback that is nobody's business."""
+    """A service on this machine's loopback address that clients must not reach."""
     decoy = Decoy()
     yield decoy
     decoy.close()
@@ -170,7 +170,7 @@ def test_nor_behind_another_proxy(inside: Decoy, proxy: Proxies) -> None:
 
 
 class OtherProxy:
-    """The proxy that ours is behind: it accepts every CONNECT, and keeps what it was asked for."""
+    """The upstream proxy: it accepts every CONNECT, and records the requested targets."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -206,7 +206,7 @@ def other() -> Iterator[OtherProxy]:
 
 
 def sent(at: tuple[str, int], *parts: bytes) -> bytes:
-    """What comes back when each part is sent after an answer to the one before it."""
+    """The received bytes, if each part is sent after the response to the previous one."""
     received = b""
     with socket.create_connection(at, PATIENCE) as connection:
         for part in parts:
@@ -322,7 +322,7 @@ def test_a_name_that_cannot_be_judged_is_refused(host: str, way: str, other: Oth
 
 @remote
 def test_public_names_are_reached_behind_another_proxy(other: OtherProxy, proxy: Proxies) -> None:
-    """What is public still works, plain and by CONNECT."""
+    """Public names are reachable, plain and by CONNECT."""
     names = {"RECORDER_HOSTS": json.dumps({"public.example": ["198.20.0.1"]})}
     through = everywhere(proxy, f"upstream:http://127.0.0.1:{other.port}", env=names)
     tunnel = b"CONNECT public.example:80 HTTP/1.1\r\nHost: public.example:80\r\n\r\n"
@@ -508,7 +508,7 @@ def test_a_redirect_is_not_followed(status: int, azure: Simulator, evil: Simulat
 
 @pytest.mark.parametrize("status", [302, 307])
 def test_nor_by_the_proxy_s_own_request(status: int, azure: Simulator, evil: Simulator, tmp_path: Path, confdir: Path) -> None:
-    """The list of deployments is asked for with the key: a redirect is a failure, logged once, and nobody else is asked."""
+    """The list of deployments is requested with the key: a redirect is a failure, logged once, and no other host gets a request."""
     azure.faults.always(lambda *_: Answer(status, (), {"location": f"{evil.http_url}/openai/deployments"}))
     options = {"azure_openai_endpoint": azure.http_url, "azure_openai_discover_models": True} | OWNER_S
 
@@ -570,7 +570,7 @@ SMUGGLED = {
 
 @pytest.mark.parametrize("sent", SMUGGLED.values(), ids=SMUGGLED)
 def test_a_request_that_is_read_in_two_ways(sent: bytes, azure: Simulator, proxy: Proxies) -> None:
-    """It is refused, nothing of it reaches Azure, and what comes behind it on the connection is not taken for a request."""
+    """It is refused, no part of it reaches Azure, and the bytes after it on the connection are not taken for a request."""
     through = proxy(**OWNER_S)
 
     with socket.create_connection(("127.0.0.1", through.port), PATIENCE) as connection:
@@ -582,7 +582,7 @@ def test_a_request_that_is_read_in_two_ways(sent: bytes, azure: Simulator, proxy
     assert [] == azure.requests
 
 
-# What the owner is told
+# Warnings for the owner
 
 WARNS = "uses the configured key"
 
@@ -600,7 +600,9 @@ WARNS = "uses the configured key"
     ],
 )
 def test_an_owner_is_warned_whose_key_anybody_may_use(options: dict[str, Any], warned: bool, proxy: Proxies) -> None:
-    """One line at the start, where the port is open to others and nobody is asked for a key."""
+    """One line at startup, if the port is open to other machines and clients need no key."""
     through = proxy("--mode", "regular", **options, env={"FRESH": str(options)})
 
+    if warned:
+        through.wait_for_start_line(WARNS)
     assert warned == (WARNS in through.started)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import socket
@@ -32,10 +34,9 @@ pytestmark = pytest.mark.skipif(not (shutil.which("haproxy") and shutil.which("c
 
 
 def free_ports(count: int) -> list[int]:
-    """That many next to each other."""
+    """That many next to each other, below those that the system may give to another socket before they are used."""
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            first = probe.getsockname()[1]
+        first = random.randrange(20_000, 32_000)
         try:
             for port in range(first, first + count):
                 socket.create_server(("127.0.0.1", port)).close()
@@ -46,23 +47,26 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def scaled(azure: Simulator, confdir: Path, home: Path, **more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Two processes; the one port. They are ready when the balancer has somebody for a client."""
+    """Two processes; the one port. They are ready when the balancer accepts a client."""
     port, first, _ = free_ports(3)
     command = [sys.executable, str(ROOT / "tools/scale.py"), "-n", "2", "--bind", f"127.0.0.1:{port}", "--first-port", str(first)]
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "AZURE_OPENAI_ENDPOINT": azure.http_url, **more}
     with subprocess.Popen(
         [*command, "--set", f"confdir={confdir}"], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
+        assert process.stdout
+        output: list[str] = []
+        reader = threading.Thread(target=output.extend, args=(process.stdout,), daemon=True)
+        reader.start()
         try:
-            assert process.stdout
-            threading.Thread(target=process.stdout.read, daemon=True).start()
-            ready(port)
+            ready(port, output)
             yield process, port
         finally:
             process.terminate()
+            reader.join(PATIENCE)  # before the pipe is closed
 
 
-def ready(port: int) -> None:
+def ready(port: int, output: list[str]) -> None:
     """Wait until the balancer has a process for a client."""
     waited = threading.Event()
     for _ in range(int(PATIENCE / 0.1)):
@@ -71,7 +75,7 @@ def ready(port: int) -> None:
                 return
         except OSError:
             waited.wait(0.1)
-    pytest.fail("nobody is ready")
+    pytest.fail(f"no process is ready; they printed:\n{''.join(output)}")
 
 
 @second_try(THREADS)
@@ -82,14 +86,13 @@ def test_one_port(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
         assert "1.1" == serves(Curl([*trust, H1]), f"http://127.0.0.1:{port}", azure)
         assert "2" == serves(Curl([*trust, H2]), f"https://localhost:{port}", azure)
         assert "2" == serves(Curl([*trust, H2, "--proxy", f"http://127.0.0.1:{port}"]), "https://api.openai.com", azure)
-        # behind a balancer everybody looks local, and is led to no place inside all the same
+        # behind a balancer every client has a local address, and is still refused private destinations
         assert 403 == Curl(["--proxy", f"http://127.0.0.1:{port}"])(azure.http_url).status
 
         process.send_signal(signal.SIGTERM)
         assert 0 == process.wait(PATIENCE)
 
 
-@second_try(THREADS)
 def test_a_stop_lets_streams_finish(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
     """Through the balancer too."""
     gate = Gate(before=3)
@@ -111,7 +114,7 @@ def test_a_stop_lets_streams_finish(azure: Simulator, confdir: Path, tmp_path: P
 
 @pytest.mark.parametrize("hosts, status", [({}, 403), ({"AZURE_OPENAI_HOSTS": "gateway.example.com"}, 200)])
 def test_the_name_that_clients_use(hosts: dict[str, str], status: int, azure: Simulator, confdir: Path, tmp_path: Path) -> None:
-    """The balancer passes it on: with a configured key it has to be set, and who did not is told the setting; addresses need none."""
+    """The balancer passes the name on: with a configured key it has to be allowed, and the refusal names the setting."""
     azure.reset()
     with scaled(azure, confdir, tmp_path, AZURE_OPENAI_TOKEN=azure.key, **hosts) as (process, port):
         at = f"http://127.0.0.1:{port}/v1/models"
@@ -120,3 +123,26 @@ def test_the_name_that_clients_use(hosts: dict[str, str], status: int, azure: Si
         assert (status == 403) == ("azure_openai_hosts" in json.dumps(named.json))
         process.terminate()
         assert 0 == process.wait(PATIENCE)
+
+
+def test_the_first_clients_are_served(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
+    """As soon as the port answers, each new connection reaches a process that serves."""
+    with scaled(azure, confdir, tmp_path) as (_, port):
+        assert [200] * 12 == [Curl()(f"http://127.0.0.1:{port}/readyz").status for _ in range(12)]
+
+
+def test_each_process_has_its_metrics(azure: Simulator, confdir: Path, tmp_path: Path) -> None:
+    """The processes serve their metrics at the configured port and the one after it, and together they count every request."""
+    azure.reset()
+    first, second = free_ports(2)
+    body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]})
+    ask = Curl(["-H", f"Authorization: Bearer {azure.key}", "-H", "Content-Type: application/json", "-d", body])
+    with scaled(azure, confdir, tmp_path, AZURE_OPENAI_METRICS=f"127.0.0.1:{first}") as (_, port):
+        answers = [ask(f"http://127.0.0.1:{port}/v1/chat/completions").status for _ in range(4)]
+        pages = [
+            Curl(["--retry", "50", "--retry-connrefused", "--retry-delay", "1"])(f"http://127.0.0.1:{at}/metrics") for at in (first, second)
+        ]
+    assert [200] * 4 == answers
+    assert [200, 200] == [page.status for page in pages]
+    counts = [float(count) for page in pages for count in re.findall(r"(?m)^azure_openai_proxy_requests_total{.*} (\S+)$", page.body)]
+    assert 4 == sum(counts)

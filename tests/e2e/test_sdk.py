@@ -28,7 +28,7 @@ CLIENTS = ROOT / "tests" / "clients"
 class Client(NamedTuple):
     name: str
     script: str
-    version: str  # what `openai.__version__` must start with, lest we test another than we say
+    version: str  # the beginning of `openai.__version__`, so that no other version is tested by mistake
 
     @property
     def python(self) -> Path:

@@ -1,4 +1,4 @@
-"""A key is told to nobody: not by a log line, printed or not, and not by an answer."""
+"""No key appears in a log line, printed or not, or in a response."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def ask(case: Case, url: str, key: str) -> httpx.Response:
 
 
 def told(proxy: Mitmdump, answers: list[httpx.Response]) -> list[str]:
-    """Everything anyone could read, line by line."""
+    """All readable output, line by line."""
     heads = [f"{name}: {value}" for answer in answers for name, value in answer.headers.items()]
     return [*proxy.output, *proxy.records, *heads, *(line for answer in answers for line in answer.text.splitlines())]
 
 
 @pytest.mark.parametrize("args", VERBOSITIES.values(), ids=VERBOSITIES)
 def test_the_client_s_key_is_told_to_nobody(args: list[str], azure: Simulator, proxy: Proxies) -> None:
-    """Whatever goes right or wrong, at every verbosity: the key reaches Azure and is repeated nowhere."""
+    """In success and failure, at every verbosity: the key reaches Azure and is repeated nowhere."""
     through = proxy(*args)
     answers = []
     for case in CASES.values():
@@ -91,7 +91,7 @@ def test_the_client_s_key_is_told_to_nobody(args: list[str], azure: Simulator, p
 @pytest.mark.parametrize("args", VERBOSITIES.values(), ids=VERBOSITIES)
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_the_owner_s_key_is_told_to_nobody(how: str, args: list[str], azure: Simulator, proxy: Proxies) -> None:
-    """A configured key is told to nobody either, nor is the one that the client sent and that was not used."""
+    """Neither a configured key appears, nor the unused key of the client."""
     through = proxy(*args, azure_openai_token=azure.key) if how == "option" else proxy(*args, env={"AZURE_OPENAI_TOKEN": azure.key})
     answers = []
     for case in CASES.values():

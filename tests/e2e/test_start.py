@@ -25,7 +25,7 @@ KEY = "a-key-that-nobody-may-read-42"
 @pytest.fixture
 def mitmdump(tmp_path: Path, confdir: Path) -> Callable[..., Mitmdump]:
     def make(env: Mapping[str, str] | None = None, **more: object) -> Mitmdump:
-        return Mitmdump(tmp_path / "home", confdir, env=env or {}, **more)  # type: ignore[arg-type]
+        return Mitmdump(tmp_path / "home", confdir, env=env or {}, fresh=True, **more)  # type: ignore[arg-type]
 
     return make
 
@@ -61,7 +61,7 @@ BAD = {
 
 @pytest.mark.parametrize("env, options, says", BAD.values(), ids=BAD)
 def test_a_bad_setting_ends_the_start(env: dict[str, str], options: dict[str, str], says: str, mitmdump: Callable[..., Mitmdump]) -> None:
-    """With one line that says what, where and what would be right; without a traceback, without the key."""
+    """With one line that names the setting, its source and the valid values; without a traceback, without the key."""
     started = mitmdump(env, options=options).launch()
     assert 1 == started.wait()
     about = [line for line in started.output if re.search("azure.openai", line) and "Loading script" not in line]
@@ -94,7 +94,7 @@ FILES = {
 def test_a_file_of_others_ends_the_start(
     command: str, mode: int, owner: int | None, says: str, mitmdump: Callable[..., Mitmdump], tmp_path: Path
 ) -> None:
-    """In the working directory, where nobody asked for it; one line says why."""
+    """It is in the working directory, which no option names; one line gives the reason."""
     file = tmp_path / "home" / "mitm_config.yaml"
     file.parent.mkdir()
     file.write_text("azure_openai_max_body: 1m\n")
@@ -158,7 +158,7 @@ def test_careless_settings_are_named(options: dict[str, object], says: str, mitm
     """Each with one warning at the start, which does not hold the key."""
     with mitmdump(options=options) as started:
         pass
-    assert [says] == [word for _, word in CARELESS.values() if word in started.started]
+    assert [says] == [word for _, word in CARELESS.values() if word in started.log()]
     assert 1 == started.log().count(says)
     assert KEY not in started.log()
 

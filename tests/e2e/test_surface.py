@@ -1,4 +1,4 @@
-"""What comes back of all that is no chat: typed events, binary answers, addresses, and files that nobody touches."""
+"""Responses other than chats: typed events, binary bodies, addresses, and unchanged files."""
 
 from __future__ import annotations
 

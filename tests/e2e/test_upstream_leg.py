@@ -1,4 +1,4 @@
-"""Connections to Azure, with real sockets: shared by all clients, and what goes wrong on them."""
+"""Connections to Azure, with real sockets: shared by all clients, and their failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import re
 import socket
 import ssl
+import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -79,8 +81,9 @@ class Backend:
             except OSError:
                 return
             self._open.append(sock)
-            threading.Thread(target=self._serve, args=(sock, self.accepted), daemon=True).start()
-            self.accepted += 1
+            before = self.accepted
+            self.accepted += 1  # before the thread: a test may read it as soon as it has the response
+            threading.Thread(target=self._serve, args=(sock, before), daemon=True).start()
 
     def _serve(self, sock: socket.socket, before: int) -> None:
         with suppress(OSError, ValueError):
@@ -197,6 +200,7 @@ def test_clients_share_connections(h2: bool, secure: bool, tls: tuple[Path, ssl.
     """Thirty new client connections, one after the other, take one connection upstream, of HTTP/1.1."""
     ca, context = tls
     context.set_alpn_protocols(["h2", "http/1.1"])
+    context.num_tickets = 0  # tickets that arrive with the first request look like a connection that was closed while idle
     with answering(OK, tls=context if secure else None) as backend:
         proxy = proxying(backend, ssl_verify_upstream_trusted_ca=ca)
         for _ in range(30):
@@ -206,16 +210,38 @@ def test_clients_share_connections(h2: bool, secure: bool, tls: tuple[Path, ssl.
         assert ["http/1.1"] * secure == backend.protocols
 
 
+@pytest.mark.parametrize("fast", [True, False], ids=["fast path", "plain path"])
+def test_many_new_clients_at_once(fast: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]) -> None:
+    """400 client connections of one request each, 16 at a time, take few more upstream than requests at a time."""
+    ca, context = tls
+    with answering(OK, tls=context) as backend:
+        proxy = proxying(backend, ssl_verify_upstream_trusted_ca=ca, azure_openai_fast_path=fast)
+
+        def one(_: int) -> int:
+            with client(proxy) as http:
+                return ask(http).status_code
+
+        with ThreadPoolExecutor(16) as threads:
+            assert [200] * 400 == list(threads.map(one, range(400)))
+        assert 400 == len(backend.requests)
+        assert backend.accepted <= 20
+
+
 @both
 def test_tls_sessions_are_resumed(h2: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]) -> None:
-    """An upstream that closes after each response gets a whole handshake once."""
+    """An upstream that closes after each response gets a whole handshake once.
+
+    A second one if a ticket arrives in the moment of the first request: that looks like the end of the connection, which is then not used.
+    """
     ca, context = tls
     with answering(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n", 1), tls=context) as backend:
         proxy = proxying(backend, ssl_verify_upstream_trusted_ca=ca)
         with client(proxy, h2=h2) as http:
             for _ in range(5):
                 assert 200 == ask(http).status_code
-        assert [False] + [True] * 4 == backend.resumed
+        unused = len(backend.resumed) - 5
+        assert unused in (0, 1)
+        assert [False] * (1 + unused) + [True] * 4 == backend.resumed
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the kernel's timers are shown on Linux only")
@@ -348,6 +374,7 @@ def test_informational_responses(
 ) -> None:
     """They are dropped, before an answer and before a stream; nothing of a body is logged."""
     informational = b"HTTP/1.1 %b\r\nLink: </a>\r\n\r\n" % status.encode()
+    tls[1].num_tickets = 0  # tickets that arrive with the first request look like a connection that was closed while idle
     stream = STREAM + chunk(EVENT) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
     with answering(informational + OK, informational * 2 + stream, tls=tls[1] if secure else None) as backend:
         proxy = proxying(backend, ssl_verify_upstream_trusted_ca=tls[0])
@@ -398,7 +425,148 @@ def test_a_client_certificate_is_wanted(
         assert [] == wants.requests
 
 
+def speaking_tls(context: ssl.SSLContext, then: Callable[[Callable[[bytes], None], Callable[[], None]], None]) -> Backend:
+    """A server that can send a real fatal alert at any time. `then` gets two functions after each request: send data, send the alert."""
+
+    def serve(sock: socket.socket, before: int) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+
+        def until[T](step: Callable[[], T]) -> T:
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    sock.sendall(outgoing.read())
+                    incoming.write(Backend._more(sock))
+                finally:
+                    sock.sendall(outgoing.read())
+
+        def send(data: bytes) -> None:
+            tls.write(data)
+            sock.sendall(outgoing.read())
+
+        def alert() -> None:
+            incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))  # a record with a wrong signature
+            with suppress(ssl.SSLError):
+                tls.read(1)
+            sock.sendall(outgoing.read())
+
+        until(tls.do_handshake)
+        while True:
+            data = b""
+            while not data.endswith(b"}"):
+                data += until(lambda: tls.read(1 << 16))
+            backend.requests.append(data)
+            then(send, alert)
+
+    backend = Backend(serve)
+    return backend
+
+
+@both
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "of two"])
+@pytest.mark.parametrize("reused", [False, True], ids=["new", "reused"])
+def test_a_fatal_alert_before_the_response(
+    reused: bool, others: bool, h2: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]
+) -> None:
+    """The client gets 502 with the alert's name, or another backend's answer; a reused connection may have been closed before."""
+    ca, context = tls
+
+    def then(send: Callable[[bytes], None], alert: Callable[[], None]) -> None:
+        if reused and len(alerting.requests) == 1:
+            send(OK)
+        else:
+            alert()
+
+    alerting = speaking_tls(context, then)
+    with alerting, answering(OK) as other:
+        first = {"endpoint": f"https://127.0.0.1:{alerting.port}"}
+        proxy = proxying(first, *([other] if others else []), ssl_verify_upstream_trusted_ca=ca)
+        with client(proxy, h2=h2) as http:
+            if reused:
+                assert 200 == ask(http).status_code
+            answer = ask(http)
+        if others:
+            assert (200, 1) == (answer.status_code, len(other.requests))
+        else:
+            assert (502, "upstream_error") == (answer.status_code, answer.json()["error"]["code"])
+            assert "alert bad record mac" in answer.json()["error"]["message"]
+        assert (3 if reused else 1) == len(alerting.requests)  # a stale connection is replaced once
+
+
+@both
+def test_a_fatal_alert_in_a_stream(h2: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]) -> None:
+    """The last event has the alert's name; nothing is sent again."""
+    ca, context = tls
+
+    def then(send: Callable[[bytes], None], alert: Callable[[], None]) -> None:
+        send(STREAM + chunk(EVENT))
+        arrived.wait(PATIENCE)
+        alert()
+
+    arrived = threading.Event()
+    alerting = speaking_tls(context, then)
+    with alerting, answering(OK) as other:
+        proxy = proxying({"endpoint": f"https://127.0.0.1:{alerting.port}"}, other, ssl_verify_upstream_trusted_ca=ca)
+        body = b""
+        with (
+            client(proxy, h2=h2) as http,
+            http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response,
+            suppress(httpx.RemoteProtocolError),
+        ):
+            for piece in response.iter_raw():
+                body += piece
+                if EVENT in body:
+                    arrived.set()
+        assert body.startswith(EVENT)
+        assert b"alert bad record mac" in body
+        assert (1, []) == (len(alerting.requests), other.requests)
+
+
 # Health, and sending again
+
+
+UPGRADE = (
+    b"GET /v1/realtime?model=gpt-4o HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+UPGRADED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"  # the example of RFC 6455
+)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("end", ["close frame", "no close frame", "reset"])
+def test_the_end_of_a_websocket_blames_no_backend(
+    end: str, secure: bool, tls: tuple[Path, ssl.SSLContext], proxying: Callable[..., Mitmdump]
+) -> None:
+    """However Azure ends its connection: the next request goes to the same backend, and the proxy stays ready."""
+
+    def serve(sock: socket.socket, before: int) -> None:
+        while b"GET" != first.read(sock)[:3]:
+            sock.sendall(OK)
+        sock.sendall(UPGRADED + (b"\x88\x02\x03\xe8" if end == "close frame" else b"\x81\x02{}"))
+        upgraded.wait(PATIENCE)
+        if end == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    upgraded = threading.Event()
+    first = Backend(serve, tls[1] if secure else None)
+    with first, answering(OK) as second:
+        proxy = proxying(first, second, ssl_verify_upstream_trusted_ca=tls[0])
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", proxy.port), PATIENCE) as websocket:
+                websocket.sendall(UPGRADE)
+                assert websocket.recv(12) == b"HTTP/1.1 101"
+                upgraded.set()
+                received = b"".join(iter(lambda: websocket.recv(1 << 16), b""))
+                assert (b"\x88\x02\x03\xe8" if end == "close frame" else b"\x03\xf3") in received  # code 1000 or 1011
+        with client(proxy) as http:
+            assert 200 == ask(http).status_code
+            assert 200 == http.get("/readyz").status_code
+        assert [] == second.requests
 
 
 @both
@@ -424,6 +592,56 @@ def test_a_stale_connection_blames_no_backend(h2: bool, proxying: Callable[..., 
             for answer in answers
         ]
         assert (2, []) == (first.accepted, second.requests)
+
+
+def test_a_slow_client_blames_no_backend(proxying: Callable[..., Mitmdump]) -> None:
+    """A stream whose client does not read outlives the time-out between chunks, ends well, and the same backend gets the next request."""
+    stalled, silent_asked = threading.Event(), threading.Event()
+
+    def serve(sock: socket.socket, before: int) -> None:
+        first.read(sock)
+        left = memoryview(STREAM + chunk(EVENT * 300_000) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        sock.settimeout(1)
+        while left:
+            try:
+                left = left[sock.send(left) :]
+            except TimeoutError:
+                stalled.set()
+        sock.settimeout(PATIENCE)
+        while True:
+            first.read(sock)
+            sock.sendall(OK)
+
+    def say_nothing(sock: socket.socket, before: int) -> None:
+        silent.read(sock)
+        sock.sendall(STREAM + chunk(EVENT))
+        silent_asked.wait(PATIENCE)
+
+    first, silent = Backend(serve), Backend(say_nothing)
+    with first, silent, answering(OK) as other, socket.socket() as slow:
+        entries = [{"endpoint": backend.url(), "models": models} for backend, models in ((first, ["gpt-4o"]), (silent, ["silent"]))]
+        proxy = proxying(*entries, {"endpoint": other.url(), "models": ["gpt-4o"]}, azure_openai_chunk_timeout=4)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(PATIENCE)
+        slow.connect(("127.0.0.1", proxy.port))
+        body = json.dumps(CHAT | {"stream": True}).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        slow.sendall(head % len(body) + body)
+        assert stalled.wait(PATIENCE)
+        with client(proxy) as http:
+            with (
+                suppress(httpx.RemoteProtocolError),
+                http.stream("POST", "/v1/chat/completions", json=CHAT | {"model": "silent", "stream": True}) as late,
+            ):
+                assert "upstream_timeout" in "".join(late.iter_text())  # its time began after the slow client stopped reading
+            silent_asked.set()
+            tail = b""
+            while not tail.endswith(b"0\r\n\r\n"):
+                tail = (tail + slow.recv(1 << 20))[-1000:]
+            assert b"[DONE]" in tail
+            assert b"upstream" not in tail
+            assert 200 == ask(http).status_code
+        assert (2, []) == (len(first.requests), other.requests)
 
 
 @both
@@ -487,6 +705,25 @@ async def test_a_shortage_of_descriptors(proxying: Callable[..., Mitmdump]) -> N
             text = (await http.post("/v1/chat/completions", json=CHAT | {"stream": True})).text
             assert "[DONE]" in text
         assert [] == other.requests
+        assert 1 == sum("Raise the limit of the process" in line for line in proxy.output)
+
+
+@pytest.mark.skipif(not Path("/bin/sh").exists(), reason="a limit is set by a shell")
+def test_more_clients_than_descriptors(proxying: Callable[..., Mitmdump]) -> None:
+    """Clients wait to be accepted, one line is logged, and those that come later are served when the first ones have left."""
+    with answering(OK) as backend, answering(OK) as other:
+        command = ("/bin/sh", "-c", 'ulimit -n 100; exec "$0" "$@"', MITMDUMP)
+        proxy = proxying(backend, other, command=command)
+        with ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), PATIENCE))
+            proxy.wait_for_log("Raise the limit of the process")
+        for _ in range(10):
+            with client(proxy) as http:
+                assert 200 == ask(http).status_code
+                assert 200 == http.get("/readyz").status_code
+        assert [] == other.requests
+        assert 1 == sum("Raise the limit of the process" in line for line in proxy.output)
 
 
 # Uploads
@@ -531,4 +768,4 @@ def test_a_proxy_in_the_environment_is_ignored(proxying: Callable[..., Mitmdump]
         proxy = proxying(backend, env={"HTTPS_PROXY": "http://127.0.0.1:9"})
         with client(proxy) as http:
             assert 200 == ask(http).status_code
-        assert re.search("HTTPS_PROXY is set and is ignored: .*--mode upstream:", proxy.started)
+        proxy.wait_for_start_line("HTTPS_PROXY is set and is ignored: .*--mode upstream:")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from support.mitmweb import Web
     from support.processes import Decoy
 
-# What a person looks for in answers that are put together. All others are shown as what they are: JSON.
+# Expected text in the views of responses that are assembled. All other responses are shown as JSON.
 PUT_TOGETHER = {
     "POST chat/completions": "── assistant\nYou said: hi\n",
     "GET chat/completions/{id}": "── assistant\nhello\n",
@@ -85,7 +85,7 @@ def of(row: Operation) -> tuple[str, Sample]:
         return "/v1/models/tts-1", Sample()
     form = "v1" if row.api.v1 else max(row.api.versions)
     path = place(row, form)
-    openais = form == "v1" and operations.row(row.method, path).by in ("azure", "models")
+    openais = form == "v1" and operations.row(row.method, path).handled_by in ("azure", "models")
     sample = SAMPLES.get(row.path) if row.method == "POST" else None
     return path if openais else f"/openai{path}", sample or (NOTE if row.body in ("json", "either") else Sample())
 
@@ -127,7 +127,7 @@ def missing(web: Web, flow: dict[str, Any], sample: Sample, answer: httpx.Respon
 
 
 def test_every_kind_is_shown(web: Web, client: httpx.Client) -> None:
-    """All of what was asked and said is there: put together where it is a conversation, as what it is elsewhere."""
+    """The complete request and response are shown: as a conversation if they are one, as JSON otherwise."""
     asked = [(row, *of(row)) for row in OPERATIONS]
     answers = [ask(client, row.method, path, sample) for row, path, sample in asked]
     flows = web.flows()
@@ -157,12 +157,12 @@ TALKS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
     "/v1/responses": ([CREATED], ["response.completed"]),
     "/v1/live/sessions": ([STARTED, {"type": "response.create"}], ["session.created", "response.done"]),
 }
-"""What is said, and which of Azure's messages end what they bring."""
+"""The messages of a session, and those of Azure that end a series of deltas."""
 
 
 @pytest.mark.parametrize("path", TALKS)
 def test_every_talk_is_shown(path: str, web: Web) -> None:
-    """Each message with what it is, and in it what was said."""
+    """Each message is shown with its type and its text."""
     said, ends = TALKS[path]
     with connect(web.proxy.url.replace("http", "ws") + path, proxy=None) as socket:
         waiting = iter(said)

@@ -1,4 +1,4 @@
-"""Every way in, for real: a chat and a stream by it, while api.openai.com is asked for nothing and other hosts keep their certificate."""
+"""Every way to connect, with real clients: a chat and a stream, no request to api.openai.com, and other hosts keep their certificates."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_behind_a_proxy_with_a_password(
     decoy: Decoy,
     proxy: Proxies,
 ) -> None:
-    """Azure, and everyone else, is reached through the company's proxy alone."""
+    """Azure and all other hosts are reached through the company's proxy only."""
     through = proxy("--mode", f"upstream:{corporate.url}", "--upstream-auth", "clerk:password", **upstream)
     corporate.forget()
     curl = trusting(through, version, "--proxy", written(at, through))

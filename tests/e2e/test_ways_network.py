@@ -1,4 +1,4 @@
-"""The ways in that a client knows nothing of, between two network namespaces: a transparent gateway, WireGuard, a captured process."""
+"""Connections without a setting at the client, between two network namespaces: a gateway, WireGuard, and a captured process."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import ssl
+import socket
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from support.marks import THREADS, second_try
-from support.processes import PATIENCE
+from support.processes import PATIENCE, for_websockets
 
 if TYPE_CHECKING:
     from azure_simulator import Simulator
@@ -27,7 +27,7 @@ MAPPER = "rt=gpt-realtime,chat=gpt-4o"
 def dial(way: str, proxy: Mitmdump, path: str, **options: Any) -> ClientConnection:
     """As a client with a base URL (plain or TLS), or as one with OpenAI's own address that goes through the proxy."""
     url = {"ws": proxy.url, "wss": proxy.https_url, "CONNECT": "https://api.openai.com"}[way].replace("http", "ws", 1)
-    trust = None if way == "ws" else ssl.create_default_context(cafile=proxy.ca)
+    trust = None if way == "ws" else for_websockets(proxy.ca)
     through = proxy.url if way == "CONNECT" else None
     connection: ClientConnection = connect(url + path, ssl=trust, proxy=through, open_timeout=PATIENCE, close_timeout=PATIENCE, **options)
     return connection
@@ -50,7 +50,7 @@ def test_openai_s_realtime_client_has_a_session(way: str, azure: Simulator, prox
     """The SDK's own client gets its session, changes it and gets an answer, under the model's name that it asked for."""
     through = proxy(azure_openai_model_mapper=MAPPER)
     base = {"ws": through.url, "wss": through.https_url, "CONNECT": "https://api.openai.com"}[way]
-    options: Any = {} if way == "ws" else {"ssl": ssl.create_default_context(cafile=through.ca)}
+    options: Any = {} if way == "ws" else {"ssl": for_websockets(through.ca)}
     if way == "CONNECT":
         options["proxy"] = through.url
     client = openai.OpenAI(api_key=azure.key, base_url=f"{base}/v1")
@@ -101,7 +101,7 @@ def test_a_browser_s_key_among_the_subprotocols_reaches_azure_as_a_header(way: s
 
 
 def test_a_key_in_the_query_becomes_a_header(azure: Simulator, proxy: Proxies) -> None:
-    """It stands in no path that goes on, nor in one that is logged, whatever becomes of the request."""
+    """The key is in no forwarded or logged path, whether the request succeeds or fails."""
     through = proxy("--set", "flow_detail=1")
     with dial("ws", through, f"/v1/realtime?api-key={azure.key}&model=gpt-realtime") as ws:
         heard(ws)
@@ -115,7 +115,7 @@ def test_a_key_in_the_query_becomes_a_header(azure: Simulator, proxy: Proxies) -
 
 @pytest.mark.parametrize("how", ["header", "subprotocol"])
 def test_a_client_of_the_previews_gets_the_previews_realtime(how: str, azure: Simulator, proxy: Proxies) -> None:
-    """Who speaks the older protocol goes to the dated path, and nobody's api-version to the other."""
+    """A client of the preview protocol is sent to the dated path, without its own api-version."""
     more: dict[str, Any] = {"subprotocols": ["realtime", f"openai-insecure-api-key.{azure.key}", "openai-beta.realtime-v1"]}
     if how == "header":
         more = {"additional_headers": bearer(azure) | {"OpenAI-Beta": "realtime=v1"}}
@@ -194,7 +194,7 @@ def test_frames_of_every_kind_pass(way: str, azure: Simulator, proxy: Proxies) -
 
 
 def test_a_client_s_closing_code_reaches_azure(azure: Simulator, proxy: Proxies) -> None:
-    """Azure hears why the client left."""
+    """Azure gets the client's closing code."""
     with dial("ws", proxy(), "/v1/realtime?model=gpt-realtime", additional_headers=bearer(azure)) as ws:
         heard(ws)
         ws.close(4321, "bye")
@@ -205,7 +205,7 @@ def test_a_client_s_closing_code_reaches_azure(azure: Simulator, proxy: Proxies)
 
 
 def test_a_large_frame_that_is_changed_keeps_its_text(azure: Simulator, proxy: Proxies) -> None:
-    """A model renamed in a frame of many kilobytes leaves every character of it what it was."""
+    """A renamed model in a frame of many kilobytes leaves the rest of the text unchanged."""
     instructions = "é€😀" * 5000
     with dial("ws", proxy(azure_openai_model_mapper=MAPPER), "/v1/realtime?model=rt", additional_headers=bearer(azure)) as ws:
         heard(ws)
@@ -216,7 +216,7 @@ def test_a_large_frame_that_is_changed_keeps_its_text(azure: Simulator, proxy: P
 
 
 def test_a_large_frame_without_its_filter_keeps_its_text(azure: Simulator, proxy: Proxies) -> None:
-    """What the filter found goes from a response of many kilobytes, and every character of its text stays what it was."""
+    """Filter results are removed from a response of many kilobytes, and the rest of the text stays unchanged."""
     text = "é€😀" * 5000
     frame = {"type": "test.echo", "response": {"content_filters": [], "text": text}}
     with dial("ws", proxy(), "/v1/realtime?model=gpt-realtime", additional_headers=bearer(azure)) as ws:
@@ -237,7 +237,7 @@ def test_an_error_in_a_frame_is_openai_s(azure: Simulator, proxy: Proxies) -> No
 
 
 def test_a_connection_that_breaks_off_is_no_regular_end(azure: Simulator, proxy: Proxies) -> None:
-    """A client is not told 1000 when Azure is gone in mid-sentence: the SDK takes up 1011 again."""
+    """If Azure's connection breaks off, the client does not get 1000: the SDK reconnects after 1011."""
     with dial("ws", proxy(), "/v1/realtime?model=gpt-realtime", additional_headers=bearer(azure)) as ws:
         heard(ws)
         ws.send(json.dumps({"type": "test.drop"}))
@@ -246,6 +246,20 @@ def test_a_connection_that_breaks_off_is_no_regular_end(azure: Simulator, proxy:
 
     assert closed.value.rcvd
     assert 1011 == closed.value.rcvd.code
+
+
+def test_a_client_that_half_closes_before_the_upgrade_holds_no_session(azure: Simulator, proxy: Proxies) -> None:
+    """It can send nothing more, also no close frame: both connections are closed."""
+    head = (
+        "GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {azure.key}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", proxy().port), PATIENCE) as client:
+        client.sendall(head.encode())
+        client.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as answer:
+            assert b"HTTP/1.1 101 " in answer.read()
+    assert azure.wait_for_request().done.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(

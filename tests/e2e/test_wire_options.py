@@ -1,4 +1,4 @@
-"""The options of what goes over the wire, on a real mitmdump."""
+"""The options that change requests and responses, on a real mitmdump."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def client(url: str, key: str) -> openai.OpenAI:
 
 
 def test_the_resource_s_deployments_are_listed(azure: Simulator, proxy: Proxies) -> None:
-    """Asked once, in the background, with the configured key; a request for the list asks nobody."""
+    """The list is fetched once, in the background, with the configured key; a client's request for it sends nothing to Azure."""
     through = proxy(azure_openai_token=azure.key, azure_openai_discover_models=True, azure_openai_model_mapper="mine=gpt-4o")
     assert "/openai/deployments?api-version=2023-03-15-preview" == azure.wait_for_request().path
     assert azure.wait_for_request().done.wait(PATIENCE)
@@ -54,14 +54,14 @@ def test_a_native_client_s_retired_version(replaced: tuple[str, ...], status: in
 
 
 def test_moderations_by_the_option(azure: Simulator, proxy: Proxies) -> None:
-    """In the SDK's own types, and nobody asked Azure."""
+    """In the SDK's own types, without a request to Azure."""
     answer = client(proxy(azure_openai_moderations_unflagged=True).url, "x").moderations.create(input=["a", "b"])
 
     assert ([False, False], True, []) == ([result.flagged for result in answer.results], "unchecked" in answer.id, azure.requests)
 
 
 def test_without_the_option_there_are_no_moderations(azure: Simulator, proxy: Proxies) -> None:
-    """The client is told so."""
+    """The client gets that error."""
     with pytest.raises(openai.NotFoundError, match="Azure OpenAI has no POST /v1/moderations"):
         client(proxy().url, "x").moderations.create(input="a")
 

@@ -21,7 +21,7 @@ _REQUIRED = (typing.Required, typing_extensions.Required)  # `__required_keys__`
 
 
 def required(method: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """What it cannot be called without; `given` by name, wherever the method has such a parameter."""
+    """The required arguments; `given` by name, for each parameter of the method with such a name."""
     method = next(iter(typing.get_overloads(method)), method)
     hints = typing.get_type_hints(method, include_extras=True)
     parameters = {name: it for name, it in inspect.signature(method).parameters.items() if name != "self"}

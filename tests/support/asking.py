@@ -1,4 +1,4 @@
-"""What every way in must do: asked through curl, and for a WebSocket through a client of its own."""
+"""Check that a way of connecting serves requests: with curl, and with a client of its own for a WebSocket."""
 
 from __future__ import annotations
 

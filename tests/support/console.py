@@ -34,7 +34,7 @@ class Console:
 
     def start(self, command: list[str]) -> None:
         self.tmux(
-            *("start-server", ";", "set-option", "-g", "remain-on-exit", "on", ";"),  # what ends at its start has said why
+            *("start-server", ";", "set-option", "-g", "remain-on-exit", "on", ";"),  # shows the error of a start
             *("new-session", "-d", "-c", str(self._home), "-x", "200", "-y", "60", shlex.join(command), ";"),
             *("pipe-pane", f"cat > {shlex.quote(str(self._home / 'drawn'))}"),
         )
@@ -72,7 +72,7 @@ class Console:
         deadline = time.monotonic() + PATIENCE
         while not (found := re.search(pattern, seen := (look or self.screen)())):
             assert time.monotonic() < deadline, f"never showed {pattern!r}, but\n{seen}"
-            time.sleep(0.05)  # nobody tells when a screen changes
+            time.sleep(0.05)  # a change of the screen causes no event
         return found
 
     def tmux(self, *arguments: str) -> str:
@@ -86,8 +86,9 @@ class Console:
 
 
 @contextmanager
-def console(home: Path, confdir: Path, **options: object) -> Iterator[Console]:
-    command = [MITMPROXY, "-s", str(SCRIPT)]
+def console(home: Path, confdir: Path, path: Path | None = None, /, **options: object) -> Iterator[Console]:
+    """`path`: a folder with packages that are imported instead of those that are installed."""
+    command = [*(("env", f"PYTHONPATH={path}") if path else ()), MITMPROXY, "-s", str(SCRIPT)]
     for name, value in ({"confdir": confdir, "listen_host": "127.0.0.1", "listen_port": 0} | options).items():
         command += ["--set", f"{name}={value}"]
     with tempfile.TemporaryDirectory() as folder:  # a socket's path is short

@@ -40,7 +40,7 @@ class Curl:
     prefix: Sequence[str] = ()
 
     def _command(self, *more: str) -> list[str]:
-        # -q: nobody's .curlrc; --noproxy: nobody's either
+        # -q: no .curlrc; --noproxy: no proxy of the environment
         return [*self.prefix, "curl", "-qsS", "--noproxy", "", "-m", str(PATIENCE), *self.arguments, *more]
 
     def __call__(self, *more: str) -> Answer:

@@ -1,7 +1,7 @@
-"""Hostile requests, and an Azure that parses strictly what arrives: for property tests and for `make fuzz`.
+"""Hostile requests, and an Azure that parses each received request strictly: for property tests and for `make fuzz`.
 
 `cases` puts one hostile text into every place of a request that a client can write in. `Wire` stands in for Azure, answers every
-request alike and keeps what came, byte for byte. `faults` says what about a received request must not be.
+request alike and keeps what came, byte for byte. `faults` lists the faults of a received request.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _form(fields: Iterable[tuple[str, str]]) -> bytes:
     return "".join(parts).encode("utf-8", "surrogateescape") + b"--b--\r\n"
 
 
-# What arrives
+# Received requests
 
 
 @dataclass
@@ -187,7 +187,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def faults(case: Case, received: Sequence[Received], host: bytes, *, key: str = KEY, prefix: str = PREFIX) -> list[str]:
-    """What must not be about the requests that came for `case`."""
+    """The faults of the requests that arrived for `case`."""
     if len(received) > 1:
         return [f"{len(received)} requests for one: {received}"]
     return [fault for request in received for fault in _faults(case, request, host, key.encode(), prefix.encode())]
@@ -237,7 +237,7 @@ def parse(head: bytes) -> Received:
 
 
 def read_fields(stream: IO[bytes], request: Received) -> str:
-    """Read headers into `request`; what is wrong with them."""
+    """Read headers into `request`. Return their faults."""
     while (line := stream.readline()) != b"\r\n":
         if not line.endswith(b"\r\n") or b":" not in line or line[:1] in b" \t":
             return f"header line {line!r}"
@@ -247,7 +247,7 @@ def read_fields(stream: IO[bytes], request: Received) -> str:
 
 
 class Wire:
-    """Azure: it reads HTTP/1.1 strictly, keeps what it read, and answers 200 with a JSON object, or 101 to an upgrade."""
+    """Azure: it reads HTTP/1.1 strictly, keeps each request, and answers 200 with a JSON object, or 101 to an upgrade."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -268,7 +268,7 @@ class Wire:
         return f"http://127.0.0.1:{self.port}{PREFIX}"
 
     def take(self) -> list[Received]:
-        """What has come since the last call."""
+        """The requests since the last call."""
         with self._lock:
             taken, self._received = self._received, []
             return taken
@@ -298,7 +298,7 @@ class Wire:
 
     @staticmethod
     def _read(stream: IO[bytes], request: Received) -> str:
-        """The rest of one request; what is wrong with it."""
+        """Read the rest of one request. Return its faults."""
         if broken := read_fields(stream, request):
             return broken
         lengths, codings = request.values(b"content-length"), request.values(b"transfer-encoding")
@@ -323,7 +323,7 @@ def _answer(request: Received) -> bytes:
     return head + b"\x88\x02\x03\xe8"
 
 
-# What asks
+# Clients
 
 
 def ask_http1(port: int, case: Case) -> int:

@@ -1,9 +1,9 @@
-"""Two machines in one: a client and a gateway, in network namespaces of their own, for the ways in that a client knows nothing of.
+"""Two machines in one: a client and a gateway, in network namespaces of their own, for connections that a client does not configure.
 
     client eth0  10.99.1.2, fd99::2 ──► 10.99.1.1, fd99::1  eth1 gateway
 
 The gateway is where the client's default route leads. All of the Internet is there too, on its loopback: api.openai.com (a decoy)
-and third.example, at addresses that are nobody's, and Azure.
+and third.example, at unassigned addresses, and Azure.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def run(*command: str, input: str | None = None) -> str:
 
 
 def inside[T](namespace: str, do: Callable[[], T]) -> T:
-    """What `do` gives when it runs in that namespace. Sockets that it opens, and threads that it starts, stay there."""
+    """Run `do` in that namespace and return its result. Sockets that it opens, and threads that it starts, stay there."""
     result: list[Any] = []
 
     def enter() -> None:

@@ -25,7 +25,7 @@ class Row(NamedTuple):
     path: str  # OpenAI's, query included
     body: Literal["-", "json", "multipart"]
     model: Literal["-", "json", "multipart", "path", "query"]
-    by: Literal["azure", "here", "nobody"]  # who answers: Azure, the proxy, or the proxy in the place of nobody
+    handled_by: Literal["azure", "proxy", "unsupported"]  # unsupported: the proxy responds that Azure does not have the operation
     v1: str = "-"  # below /openai/v1
     dated: str = "-"  # below /openai; `=` with a deployment: `deployment`
     ga: str = "-"
@@ -54,7 +54,7 @@ def rows() -> list[Row]:
     return [Row(*line) for line in lines]  # type: ignore[arg-type]  # a test compares them with the map
 
 
-_BY = {"refuse": "nobody", "synthesize": "here"}
+_HANDLED_BY = {"refuse": "unsupported", "synthesize": "proxy"}
 
 
 def condensed(entry: dict[str, Any]) -> Row:
@@ -69,9 +69,9 @@ def condensed(entry: dict[str, Any]) -> Row:
         path,
         "-" if entry["body_kind"] == "none" else entry["body_kind"],
         "-" if entry["model_in"] == "none" else entry["model_in"],
-        _BY.get(entry["disposition"], "azure"),  # type: ignore[arg-type]
+        _HANDLED_BY.get(entry["disposition"], "azure"),  # type: ignore[arg-type]
     )
-    if row.by != "azure":
+    if row.handled_by != "azure":
         return row
     return row._replace(
         v1="=" if v1 == same else v1,

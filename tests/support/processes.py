@@ -1,4 +1,4 @@
-"""What end-to-end tests stand on: the real mitmdump in a process of its own, and a decoy in the place of api.openai.com."""
+"""The processes of end-to-end tests: the real mitmdump, and a decoy in the place of api.openai.com."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, Self
 
+from support.forks import Fork, can_fork, fork
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["MITMDUMP", "MITMPROXY", "MITMWEB", "PATIENCE", "ROOT", "SCRIPT", "Decoy", "Mitmdump", "only_http2"]
+__all__ = ["MITMDUMP", "MITMPROXY", "MITMWEB", "PATIENCE", "ROOT", "SCRIPT", "Decoy", "Mitmdump", "for_websockets", "only_http2"]
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "addon" / "azure_openai.py"
@@ -44,8 +46,18 @@ def only_http2(ca: Path) -> ssl.SSLContext:
     return context
 
 
+def for_websockets(ca: Path) -> ssl.SSLContext:
+    """For the WebSocket client of `websockets.sync`, whose two threads share a TLS object, which Python 3.13.0 does not lock.
+
+    With TLS 1.3 the server sends tickets after the handshake: one thread read them while the other sent the request, which could be lost.
+    """
+    context = ssl.create_default_context(cafile=ca)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 class Decoy:
-    """A TCP listener that counts who comes and answers nobody: api.openai.com, as far as the proxy can tell."""
+    """A TCP listener that counts connections and answers none: the proxy takes it for api.openai.com."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.accepted = 0
@@ -82,7 +94,9 @@ class Mitmdump:
     args: Sequence[str] = ()
     scripts: Sequence[Path] = (SCRIPT,)
     command: Sequence[str] = (MITMDUMP,)
-    decoy_port: int = 9  # discard: nobody listens there
+    fresh: bool = False
+    """Start a Python of its own; else mitmdump and mitmweb are forks of one that has imported mitmproxy (see `support.forks`)."""
+    decoy_port: int = 9  # discard: no process listens there
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -92,7 +106,7 @@ class Mitmdump:
         self.output: list[str] = []
         """Every line that was printed."""
         self.started = ""
-        """What was printed until it was ready; tests that share it do not forget that."""
+        """The output until it was ready; tests that share the process keep it."""
         self.records: list[str] = []
         """Everything that was logged, at any level, printed or not."""
         self.lookups: list[str] = []
@@ -107,32 +121,36 @@ class Mitmdump:
         self.home.mkdir(parents=True, exist_ok=True)
         options = {"confdir": self.confdir, "listen_host": "127.0.0.1", "listen_port": 0} | dict(self.options)
         notes, notes_in = os.pipe()
-        self._process = subprocess.Popen(
-            [
-                *self.command,
-                *(part for script in (*self.scripts, RECORDER / "ready.py") for part in ("-s", str(script))),
-                *(part for name, value in options.items() if value is not None for part in ("--set", f"{name}={_text(value)}")),
-                *self.args,
-            ],
-            cwd=self.home,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(self.home),
-                "LANG": "C.UTF-8",
-                "PYTHONUNBUFFERED": "1",
-                "PYTHONPATH": str(RECORDER),
-                "RECORDER_PIPE": str(notes_in),
-                "RECORDER_DECOY_PORT": str(self.decoy_port),
-                **{name: os.environ[name] for name in ("AZURE_OPENAI_FAST_PATH",) if name in os.environ},  # to test all without them
-                **self.env,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            pass_fds=[notes_in],
-        )
+        args = [
+            *(part for script in (*self.scripts, RECORDER / "ready.py") for part in ("-s", str(script))),
+            *(part for name, value in options.items() if value is not None for part in ("--set", f"{name}={_text(value)}")),
+            *self.args,
+        ]
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(RECORDER),
+            "RECORDER_PIPE": str(notes_in),
+            "RECORDER_DECOY_PORT": str(self.decoy_port),
+            **{name: os.environ[name] for name in ("AZURE_OPENAI_FAST_PATH",) if name in os.environ},  # to test all without them
+            **self.env,
+        }
+        if not self.fresh and tuple(self.command) in {(MITMDUMP,), (MITMWEB,)} and can_fork(self.env):
+            self._process: subprocess.Popen[str] | Fork = fork(Path(self.command[0]), args, env, self.home, notes_in)
+        else:
+            self._process = subprocess.Popen(
+                [*self.command, *args],
+                cwd=self.home,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                pass_fds=[notes_in],
+            )
         os.close(notes_in)
         assert self._process.stdout
         self._readers = [self._read(self._process.stdout, self._printed), self._read(os.fdopen(notes, encoding="utf-8"), self._noted)]
@@ -201,13 +219,13 @@ class Mitmdump:
     def pid(self) -> int:
         return self._process.pid
 
-    # -- what it said
+    # -- its output
 
     def log(self) -> str:
         return "\n".join(self.output)
 
     def wait_for_log(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
-        """The first match in what was printed, now or later."""
+        """The first match in the output, now or later."""
         found: re.Match[str] | None = None
 
         def look() -> bool:
@@ -220,15 +238,27 @@ class Mitmdump:
             self._fail(f"ended and never printed {pattern!r}")
         return found
 
+    def wait_for_start_line(self, pattern: str) -> re.Match[str]:
+        """The first match in the output of the start. Its last lines may be read after the process is known to be ready."""
+        found = re.search(pattern, self.started) or self.wait_for_log(pattern)
+        if not re.search(pattern, self.started):
+            self.started += f"\n{found[0]}"
+        return found
+
+    def wait_for_connections(self) -> list[str]:
+        """The addresses that were connected to: at least one, now or later."""
+        self._wait(lambda: self.connections, "connects to nothing")
+        return self.connections
+
     def take(self) -> tuple[list[str], list[str], list[str]]:
-        """What was printed and logged, what was looked up and what was connected to since this was asked last."""
+        """The output and log lines, the names looked up and the addresses connected to since the last call."""
         with self._news:
             taken = [*self.output, *self.records], [*self.lookups], [*self.connections]
             self.forget()
         return taken
 
     def forget(self) -> None:
-        """What was said and done so far is no matter of the coming test."""
+        """Forget the output and the connections so far: the next test does not check them."""
         with self._news:
             for list_ in (self.output, self.records, self.lookups, self.connections):
                 list_.clear()

@@ -1,4 +1,4 @@
-"""A client that sends exactly what it is given, and keeps its connection as long as it may."""
+"""A client that sends exactly the given bytes, and keeps its connection as long as it may."""
 
 from __future__ import annotations
 

@@ -349,12 +349,12 @@ ANSWERS: dict[str, tuple[str, bytes, list[str]]] = {
             {"type": "image_generation.partial_image", "b64_json": "AAAA"},
             {"type": "image_generation.completed", "b64_json": "AAAA", "usage": {"input_tokens": 1}},
         ),
-        ["[image, 3 bytes]", "1 + 0 tokens"],
+        ["[image, 3 bytes]", "1 tokens"],
     ),
     "stream of speech": (
         "text/event-stream",
         events({"type": "speech.audio.delta", "audio": "AAAA"}, {"type": "speech.audio.done", "usage": {"input_tokens": 1}}),
-        ["── speech.audio\n[audio, 3 bytes]", "1 + 0 tokens"],
+        ["── speech.audio\n[audio, 3 bytes]", "1 tokens"],
     ),
     "stream of a thread": (
         "text/event-stream",
@@ -383,7 +383,7 @@ ANSWERS: dict[str, tuple[str, bytes, list[str]]] = {
                 "usage": {"prompt_tokens": 2},
             }
         ),
-        ["── embedding 0\n1,536 numbers: 0.5", "[base64, 3 bytes]", "… and 12 more", "2 + 0 tokens"],
+        ["── embedding 0\n1,536 numbers: 0.5", "[base64, 3 bytes]", "… and 12 more", "2 tokens"],
     ),
     "one embedding": ("application/json", body({"data": [{"embedding": [1]}]}), ["1 numbers: 1"]),
     "images": (

@@ -19,11 +19,12 @@ TOOLS = {
     "azure-openai-proxy": f"{PYTHON} -m azure_openai_proxy.cli.command",
     "mitmdump": f"exec {shlex.quote(MITMDUMP)}",
     "python": PYTHON,
+    "pip": f"exec {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tests' / 'support' / 'pip_install.py'))}",
 }
 
 
 def installed(home: Path) -> dict[str, str]:
-    """The environment of such a shell. What pip would have installed is this repository, and the mitmproxy of the tests."""
+    """The environment of such a shell. What pip would have installed is this repository and the mitmproxy of the tests: `pip` checks it."""
     bin = home / "bin"
     bin.mkdir(parents=True, exist_ok=True)
     for name, command in TOOLS.items():

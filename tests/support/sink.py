@@ -28,7 +28,7 @@ def pattern(size: int) -> Iterator[bytes]:
 
 @dataclass
 class Taken:
-    """What is known of a request: all but the middle of its body."""
+    """A received request: all but the middle of its body."""
 
     method: str
     path: str

@@ -1,4 +1,4 @@
-"""Both ends of the wire under a test's control: an upstream that answers when it is told to, and clients of HTTP/1 and HTTP/2."""
+"""Both ends of the wire under a test's control: an upstream that answers on command, and clients of HTTP/1 and HTTP/2."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def connect(proxy: Mitmdump, *, tls: bool = False, receive: int = 0) -> socket.s
 
 
 def read_head(connection: socket.socket) -> bytes:
-    """The bytes up to the blank line, and none of what follows."""
+    """The bytes up to the blank line, and none after it."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         byte = connection.recv(1)
@@ -105,6 +105,12 @@ class Peer:
     def ended(self) -> bool:
         return end(self.socket)
 
+    def reset(self) -> bool:
+        """Wait for a RST, without reading."""
+        poll = select.poll()
+        poll.register(self.socket, 0)  # POLLERR and POLLHUP are always reported
+        return any(event & select.POLLERR for _, event in poll.poll(PATIENCE * 1000))
+
 
 class Upstream:
     """Listens, and does nothing by itself."""
@@ -153,9 +159,9 @@ class Upstream:
         return None
 
 
-def response(connection: socket.socket, method: str = "POST") -> tuple[int, bytes]:
-    """The next response of an HTTP/1 connection, and nothing of what follows it."""
-    head = read_head(connection)
+def response(connection: socket.socket, method: str = "POST", head: bytes = b"") -> tuple[int, bytes]:
+    """The next response of an HTTP/1 connection, and no byte after it. `head`: its head, if that has been read."""
+    head = head or read_head(connection)
     headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
     body = b""
     if method == "HEAD":

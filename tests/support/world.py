@@ -106,7 +106,7 @@ def confined(network: Network) -> Iterator[tuple[str, ...]]:
 
 
 def captured(curl: Curl) -> None:
-    """Wait until the kernel hands connections over, some time after the proxy says that it listens: nobody else is at that port."""
+    """Wait until the kernel hands connections over, some time after the proxy says that it listens: no other process uses that port."""
     deadline = time.monotonic() + PATIENCE
     while (answer := curl("http://third.example")).error:
         assert time.monotonic() < deadline, answer

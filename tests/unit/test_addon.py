@@ -4,100 +4,100 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import gzip
-import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 from mitmproxy import connection, ctx, http
-from mitmproxy.addons.proxyauth import ProxyAuth
-from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.addons.tlsconfig import TlsConfig
-from mitmproxy.addons.upstream_auth import UpstreamAuth
+from mitmproxy.addonmanager import Loader
+from mitmproxy.addons.view import View
 from mitmproxy.connection import Server
 from mitmproxy.flow import Error
 from mitmproxy.proxy import mode_specs, server_hooks
-from mitmproxy.test import taddons, tflow
+from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy import errors
-from azure_openai_proxy.addon import AzureOpenAIProxy
+from azure_openai_proxy.accounting.accounts import Accounts, SinkKind
+from azure_openai_proxy.accounting.shared import link
+from azure_openai_proxy.accounting.sink import BackendState, LiveState
+from azure_openai_proxy.addon import GC_THRESHOLD
 from azure_openai_proxy.api.credentials import MASK
-from azure_openai_proxy.config import origins, runtime, settings
-from azure_openai_proxy.egress.connect import Destination
-from azure_openai_proxy.egress.request import Hold
-from azure_openai_proxy.egress.resolver import Resolver
-from azure_openai_proxy.gateway.exchange import Exchange
-from azure_openai_proxy.gateway.registry import Policy
-from azure_openai_proxy.mitmproxy_patches import connections, install, interface
+from azure_openai_proxy.config import settings
+from azure_openai_proxy.gateway.upstream_policy import Policy
+from azure_openai_proxy.gateway.websocket_messages import WebSocketMessages
+from azure_openai_proxy.inspection.site import mitmweb
+from azure_openai_proxy.mitmproxy_patches import connections, install
 from azure_openai_proxy.routing import entra_tokens
-from azure_openai_proxy.routing.attempts import GIVE_UP, Retry
+from support.flows import ask, gateways, somebody_elses, status
+from support.shared import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable
+    from pathlib import Path
 
     from mitmproxy import tls
     from mitmproxy.proxy.layer import NextLayer
 
-    from azure_openai_proxy.egress.request import ClientSide
-    from azure_openai_proxy.routing.attempts import Plan
-
-CHAT = b'{"model":"gpt-4o"}'
-
-
-@pytest.fixture
-async def addon() -> AsyncIterator[AzureOpenAIProxy]:
-    """The addon, loaded with an endpoint, in a mitmproxy that serves nobody."""
-    addon = AzureOpenAIProxy(runtime.Runtime(environ={"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, arguments=[]))
-    addon.registry.pools.resolver = Resolver(lookup=lambda *_: [])
-    with taddons.context(Proxyserver(), ProxyAuth(), UpstreamAuth(), TlsConfig(), addon):
-        addon.configure(set(ctx.options.keys()))
-        addon.started.set()
-        yield addon
-
-
-def gateways(method: str = "POST", path: str = "/v1/chat/completions", body: bytes = CHAT, **headers: str) -> http.HTTPFlow:
-    request = http.Request.make(method, f"http://localhost:8080{path}", body)
-    request.headers.update({"authorization": "Bearer client", **headers})
-    flow = tflow.tflow(req=request)
-    flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse("regular")
-    flow.server_conn.address = None
-    return flow
-
-
-def somebody_elses() -> http.HTTPFlow:
-    flow = gateways()
-    flow.metadata[interface.ABSOLUTE_FORM] = True
-    flow.request.host = "other.example"
-    return flow
-
-
-def ask(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.HTTPFlow:
-    if judging := addon.requestheaders(flow):
-        cast("Coroutine[None, None, None]", judging).close()  # where it goes is the guard's matter
-    addon.request(flow)
-    return flow
-
-
-def on_the_wire(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.Request:
-    sent = addon.registry.on_the_wire(flow)
-    assert isinstance(sent, http.Request)
-    return sent
-
-
-def status(flow: http.HTTPFlow) -> int:
-    assert flow.response
-    return flow.response.status_code
+    from azure_openai_proxy.accounting.record import CallRecord
+    from azure_openai_proxy.addon import AzureOpenAIProxy
+    from support.redis import RedisServer
 
 
 def test_a_request_of_ours_goes_to_azure(addon: AzureOpenAIProxy) -> None:
     """It is translated in place and not answered."""
     flow = ask(addon, gateways())
     assert ("r.openai.azure.com", None) == (flow.request.host, flow.response)
+
+
+def test_a_confdir_that_cannot_be_written_ends_the_start(addon: AzureOpenAIProxy, tmp_path: Path) -> None:
+    """With one line; mitmproxy would go on to a traceback."""
+    (tmp_path / "file").touch()
+    ctx.options.confdir = str(tmp_path / "file" / "x")
+    with pytest.raises(SystemExit, match=r"^azure-openai-proxy: .*set confdir"):
+        addon.load(cast("Any", None))
+
+
+def test_commands_on_threads_need_a_list_of_flows(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mitmweb and the console have one."""
+    assert ["azure_openai_commands"] == [getattr(one, "name", "") for one in addon.addons]
+    monkeypatch.setattr(ctx.master, "view", View(), raising=False)
+    addon.load(Loader(ctx.master))
+    assert "azure_openai_threads" == getattr(addon.addons[-1], "name", "")
+
+
+@pytest.mark.slow
+def test_a_mitmdump_does_not_import_the_inspector() -> None:
+    """Neither the page, nor what groups calls and removes secrets: their patterns take a tenth of a second to compile."""
+    names = "[name for name in sys.modules if name.startswith('azure_openai_proxy.inspection.')]"
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys, azure_openai_proxy.addon; print(*{names})"], capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[2] for name in found.stdout.split()}
+    assert ("recorder" in loaded, set()) == (True, loaded & {"site", "sharing", "threads", "thread_commands"})
+
+
+def test_mitmweb_gets_a_page(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads mitmweb's list of flows and the current settings."""
+    monkeypatch.setattr(ctx.master, "view", View(), raising=False)
+    assert "threads" in addon.site().handler.site.gets
+
+
+def test_comments_have_a_style_in_mitmweb(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made by the patch that adds it, since other tools do without tornado."""
+    styles: list[object] = []
+    monkeypatch.setattr(install, "show_comments", lambda _master, _one_line, style, **_: styles.append(style()))
+    addon.show_comments(shown=True)
+    assert [mitmweb.CommentStyle] == styles
 
 
 def test_an_error_is_kept_as_plain_text(addon: AzureOpenAIProxy) -> None:
@@ -145,7 +145,7 @@ def test_a_replayed_request_passes(addon: AzureOpenAIProxy) -> None:
 
 
 def test_a_flow_from_a_file_stays_as_it_is(addon: AzureOpenAIProxy) -> None:
-    """Nobody asks anything: its comment, its answer and what it was are those of then, in a mode that serves whatever comes too."""
+    """No request is sent: comment, response and metadata stay as saved, also in replay modes."""
     flow = gateways()
     flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse("reverse:https://r.openai.azure.com")
     ask(addon, flow)
@@ -165,7 +165,7 @@ def test_an_error_is_an_answer(addon: AzureOpenAIProxy) -> None:
 
 
 def test_the_answer_to_head_has_no_body(addon: AzureOpenAIProxy) -> None:
-    """What is sent after its head would be taken for the next answer."""
+    """Bytes after its head would be taken for the next response."""
     flow = ask(addon, gateways("HEAD", "/"))
     addon.responseheaders(flow)
     addon.response(flow)
@@ -179,16 +179,6 @@ def test_an_answer_that_somebody_gave_stays(addon: AzureOpenAIProxy) -> None:
     flow = gateways()
     flow.response = http.Response.make(418)
     assert 418 == status(ask(addon, flow))
-
-
-def test_a_request_that_cannot_be_translated_does_not_leave(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the mistake: it would take the client's key to where the client sent it."""
-
-    def fail(*_: object) -> None:
-        raise RuntimeError
-
-    monkeypatch.setattr(Exchange, "request", fail)
-    assert 500 == status(ask(addon, gateways()))
 
 
 def test_no_key_stays_on_the_flow(addon: AzureOpenAIProxy) -> None:
@@ -205,7 +195,7 @@ def test_no_key_stays_on_the_flow(addon: AzureOpenAIProxy) -> None:
 
 @pytest.mark.parametrize("mode", ["azure", "openai"])
 def test_a_key_that_the_answer_repeats_is_masked(addon: AzureOpenAIProxy, mode: Literal["azure", "openai"]) -> None:
-    """In its reason, its headers and its trailers, before anybody sees them, whoever was asked."""
+    """In its reason, its headers and its trailers, before any view shows them, in either mode."""
     addon.runtime.settings = dataclasses.replace(addon.runtime.settings, mode=mode)
     flow = ask(addon, gateways(authorization="Bearer the-client-s-key"))
     flow.response = http.Response.make(200, b"{}", {"content-type": "application/json", "x-debug": "the-client-s-key"})
@@ -226,62 +216,8 @@ def test_openai_mode_hands_over(addon: AzureOpenAIProxy) -> None:
     assert ("api.openai.com", True, None) == (flow.request.host, flow.request.stream, addon.registry.max_body(flow))
 
 
-def test_the_limit_is_for_requests_of_ours(addon: AzureOpenAIProxy) -> None:
-    """mitmproxy's own rules hold for the rest."""
-    ours, other = ask(addon, gateways()), ask(addon, somebody_elses())
-    assert (256 << 20, None) == (addon.registry.max_body(ours), addon.registry.max_body(other))
-    assert (256 << 20, None) == (addon.registry.max_message(ours), addon.registry.max_message(other))
-
-
-def test_the_response_to_a_request_without_a_key_does_not_wait(addon: AzureOpenAIProxy) -> None:
-    """It is there when the head is; for other requests there is none."""
-    ours, other = gateways(), ask(addon, somebody_elses())
-    del ours.request.headers["authorization"]
-    addon.requestheaders(ours)
-    assert (401, None) == ((early := addon.registry.early_response(ours)) and early.status_code, addon.registry.early_response(other))
-
-
-def test_a_failure_below_the_hooks_is_told_in_openais_shape(addon: AzureOpenAIProxy) -> None:
-    """To a page of another origin too; to whom is not ours, mitmproxy speaks."""
-    failure = errors.Failure(413, "request_too_large", "too large")
-    ours = addon.registry.answer(failure, gateways(origin="https://page.example"))
-    assert ours is not None
-    assert "https://page.example" == ours.headers["access-control-allow-origin"]
-    unread = addon.registry.answer(failure, None)
-    assert unread is not None
-    assert 413 == unread.status_code
-    assert addon.registry.answer(failure, somebody_elses()) is None
-
-
-KEYED = settings.Settings(origins=origins.allowed((), frozenset(), keyed=True))
-
-
-def test_a_page_of_a_foreign_origin_is_refused(addon: AzureOpenAIProxy) -> None:
-    """Before its body is read, and it may not read the answer, nor that of a failure below the hooks."""
-    addon.runtime.settings = KEYED
-    flow = gateways(origin="https://page.example")
-    assert 403 == status(ask(addon, flow))
-    assert addon.registry.early_response(flow) is flow.response
-    assert flow.response
-    addon.responseheaders(flow)
-    failed = addon.registry.answer(errors.Failure(413, "request_too_large", "too large"), flow)
-    assert failed
-    for response in (flow.response, failed):
-        assert "access-control-allow-origin" not in response.headers
-    assert addon.registry.early_response(ask(addon, gateways(origin="http://localhost:3000"))) is None
-
-
-def test_a_replayed_request_of_a_page_is_the_owner_s(addon: AzureOpenAIProxy) -> None:
-    """Nobody but the owner can send a flow again."""
-    addon.runtime.settings = KEYED
-    flow = gateways(origin="https://page.example")
-    ask(addon, flow)
-    flow.is_replay, flow.response = "request", None
-    assert not addon.registry.refuses_page(flow, addon.registry.exchanges[flow])
-
-
 def test_only_openais_hosts_are_decrypted(addon: AzureOpenAIProxy) -> None:
-    """Unless the user's own options say what is."""
+    """Unless the user's own options select the hosts."""
 
     def passes(host: str) -> bool:
         context = SimpleNamespace(
@@ -294,28 +230,6 @@ def test_only_openais_hosts_are_decrypted(addon: AzureOpenAIProxy) -> None:
     assert [False, True] == [passes("api.openai.com"), passes("other.example")]
     ctx.options.allow_hosts = ["other"]
     assert not passes("other.example")
-
-
-@pytest.mark.parametrize(
-    ("path", "start"),
-    [("/v1/chat/completions", b'data: {"error":'), ("/v1/responses", b'event: error\ndata: {"type":"error","sequence_number":8,"error":')],
-)
-def test_a_stream_that_breaks_off_ends_with_an_error_of_its_kind(path: str, start: bytes, addon: AzureOpenAIProxy) -> None:
-    """A stream of typed events with a typed one; a flow that is not ours with none."""
-    failure = errors.Failure(502, "upstream_error", "The connection upstream failed.")
-    flow = ask(addon, gateways("POST", path, b'{"model":"m","stream":true}'))
-    before = addon.registry.last_event(failure, flow)
-    flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
-    addon.responseheaders(flow)
-    assert callable(flow.response.stream)
-    flow.response.stream(b'data: {"type":"x","sequence_number":7}\n\n')
-    event = addon.registry.last_event(failure, flow)
-    assert event
-    assert event.startswith(start)
-    error = {"message": failure.message, "type": "server_error", "param": None, "code": "upstream_error"}
-    assert error == json.loads(event.split(b"data: ")[1])["error"]
-    assert before == b"data: %b\n\n" % json.dumps({"error": error}, separators=(",", ":")).encode()
-    assert addon.registry.last_event(failure, somebody_elses()) is None
 
 
 def test_a_connection_that_ended_is_closed(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +252,7 @@ def test_a_failed_connection_is_not_remembered(addon: AzureOpenAIProxy) -> None:
 def test_a_frame_is_changed_on_its_way(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it is of a WebSocket of ours."""
     seen: list[object] = []
-    monkeypatch.setattr(Exchange, "frame", lambda _, messages, *__: seen.append(messages))
+    monkeypatch.setattr(WebSocketMessages, "translate", lambda _, messages, *__: seen.append(messages))
     ours, other = ask(addon, gateways("GET", "/v1/realtime?model=m", b"", upgrade="websocket")), ask(addon, somebody_elses())
     ours.websocket = other.websocket = WebSocketData(messages=[WebSocketMessage(Opcode.TEXT, True, b"{}")])
     addon.websocket_message(ours)
@@ -357,57 +271,6 @@ async def test_layers_and_life_are_left_to_who_knows_them(addon: AzureOpenAIProx
     addon.running()
     assert (layer, addon.registry) == seen[0]
     assert 2 == len(seen)
-
-
-def test_what_the_upstream_leg_asks(addon: AzureOpenAIProxy) -> None:
-    """Of a request of ours its exchange decides; any other is mitmproxy's to send."""
-    ours, other = ask(addon, gateways()), ask(addon, somebody_elses())
-    assert (True, False) == (addon.registry.takes(ours), addon.registry.takes(other))
-    policy = Policy(addon.registry, ours, addon.registry.exchanges[ours])
-    failed = http.Response.make(503)
-    assert (addon.settings.timeouts, Hold.FAILURE, GIVE_UP) == (policy.timeouts, policy.hold(failed), policy.next_attempt(failed))
-    answer = addon.registry.answer(errors.Failure(502, "upstream_error", "cut"), ours)
-    assert answer
-    assert "retry-after" not in answer.headers  # there is only one backend
-    addon.error(ours)
-    assert [{"backend": "default", "cause": "503", "repaired": []}] == ours.metadata["azure_openai_attempts"]
-
-
-async def test_a_request_goes_to_its_backend(addon: AzureOpenAIProxy) -> None:
-    """The destination is the flow's, the request has the key; one that must not be sent is a failure."""
-    flow = ask(addon, gateways())
-    request = addon.registry.send_upstream(flow, cast("ClientSide", None), streamed=True)
-    assert request.body.streamed
-    planned = request.policy.upstream_request()
-    assert not isinstance(planned, errors.Failure)
-    destination, sent = planned
-    assert (Destination("r.openai.azure.com", 443, tls=True), "client") == (destination, sent.headers["api-key"])
-    flow.request.headers["x"] = "a\nb"
-    assert isinstance(request.policy.upstream_request(), errors.Failure)
-
-
-def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next backend's key is on the wire alone, as the first one's was."""
-    ours = ask(addon, gateways())
-
-    def resend(_: Exchange, request: http.Request, __: object) -> Retry:
-        request.headers["api-key"] = "another"
-        return Retry(cast("Plan", None))
-
-    monkeypatch.setattr(Exchange, "next_attempt", resend)
-    assert Policy(addon.registry, ours, addon.registry.exchanges[ours]).next_attempt(http.Response.make(503))
-    assert "[key]" == ours.request.headers["api-key"]
-    assert "another" == on_the_wire(addon, ours).headers["api-key"]
-    assert "[key]" == ours.request.headers["api-key"]
-
-
-def test_a_key_that_somebody_put_in_since_is_masked(addon: AzureOpenAIProxy) -> None:
-    """A person or another addon may edit a request on its way; the flow is kept longer than that."""
-    ours = ask(addon, gateways())
-    ours.request.headers["authorization"] = "Bearer mine"
-    ours.response = http.Response.make(200, b"{}")
-    addon.responseheaders(ours)
-    assert "Bearer [key]" == ours.request.headers["authorization"]
 
 
 def test_a_client_is_probed(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +305,7 @@ async def test_its_end(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_an_owner_is_warned(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Whose key anybody may use who reaches the port."""
+    """If any client that reaches the port may use the configured key."""
     monkeypatch.setattr(addon.shutdown, "arm", lambda: None)
     ctx.options.azure_openai_token = "key"
     addon.running()
@@ -497,29 +360,8 @@ async def test_destinations_are_judged(addon: AzureOpenAIProxy) -> None:
     await addon.http_connect_upstream(flow)  # a backend, by way of another proxy
 
 
-def test_a_large_body_goes_on(addon: AzureOpenAIProxy) -> None:
-    """Of an upload of ours; what is translated then is not translated again."""
-    flow, other = gateways("POST", "/v1/files", b"", **{"content-type": "multipart/form-data; boundary=b"}), somebody_elses()
-    addon.requestheaders(flow)
-    assert [True, False] == [addon.registry.may_stream_upload(flow), addon.registry.may_stream_upload(other)]
-    addon.registry.start_streamed_upload(flow, b"--b")
-    path = flow.request.path
-    addon.request(flow)
-    assert ("/openai/files?api-version=2024-10-21", True, None) == (path, flow.request.stream, flow.response)
-    assert path == flow.request.path
-
-
-def test_what_goes_on_can_be_refused(addon: AzureOpenAIProxy) -> None:
-    """As every request."""
-    flow = gateways("POST", "/v1/files", b"", **{"content-type": "multipart/form-data; boundary=b"})
-    flow.request.headers.pop("authorization")
-    addon.requestheaders(flow)
-    addon.registry.start_streamed_upload(flow, b"--b")
-    assert 401 == status(flow)
-
-
 async def test_a_proxy_that_stops_is_not_ready(addon: AzureOpenAIProxy) -> None:
-    """It says so as long as it lives."""
+    """It reports this until it ends."""
     answers = []
     for stopping in (False, True):
         addon.shutdown.began = stopping
@@ -529,93 +371,38 @@ async def test_a_proxy_that_stops_is_not_ready(addon: AzureOpenAIProxy) -> None:
     assert [(200, "ok\n"), (503, "stopping\n")] == answers
 
 
-def test_a_key_is_on_the_wire_alone(addon: AzureOpenAIProxy) -> None:
-    """From its first moment the flow shows a mask; upstream gets the key; what is not ours goes as it is."""
-    flow = gateways()
-    addon.requestheaders(flow)
-    before = flow.request.headers["authorization"]
-    addon.request(flow)
-    other = somebody_elses()
-    assert ("Bearer [key]", MASK, "client") == (before, flow.request.headers["api-key"], on_the_wire(addon, flow).headers["api-key"])
-    assert addon.registry.on_the_wire(other) is other.request
+async def test_a_shared_state(addon: AzureOpenAIProxy, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is joined before the first request, follows the option, and is left at the end; while its server is down, readiness says so."""
+    monkeypatch.setattr(link, "REPLY", 20.0)
+    monkeypatch.setattr(link, "CONNECT", 20.0)
+    monkeypatch.setattr(addon.runtime, "running", lambda _: None)
+    monkeypatch.setattr(addon.shutdown, "arm", lambda: None)
+    ctx.options.update(azure_openai_shared_state=redis_server.url)
+    starting = addon.running()
+    assert starting
+    await starting
+    assert addon.live_state().shared_state_up
+    assert ask_readiness(addon) == (200, "ok\n")
+    redis_server.kill()
+    await until(lambda: not addon.live_state().shared_state_up)
+    assert ask_readiness(addon) == (200, "ok: the shared state cannot be reached, each process counts on its own\n")
+    ctx.options.update(azure_openai_shared_state="")
+    assert addon.sharing
+    await addon.sharing
+    assert addon.live_state().shared_state_up is None
+    redis_server.start()
+    ctx.options.update(azure_openai_shared_state=redis_server.url)
+    await addon.sharing
+    ending = addon.done()
+    assert ending
+    await ending
+    assert addon.shared_state.up is None
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda request: setattr(request, "path", "/openai/../secret"),
-        lambda request: setattr(request, "path", "/secret"),
-        lambda request: setattr(request, "path", request.path + " HTTP/1.1\r\nX: y"),
-        lambda request: setattr(request, "method", "GET /"),
-        lambda request: request.headers.update({"x": "a\r\nb: c"}),
-        lambda request: request.headers.update({"api-key": "a\nb"}),
-    ],
-)
-def test_an_edited_request_is_checked_again(addon: AzureOpenAIProxy, edit: Callable[[http.Request], None]) -> None:
-    """A person edits a request that is held, another addon any: what cannot be sent is not."""
-    flow = ask(addon, gateways())
-    assert isinstance(addon.registry.on_the_wire(flow), http.Request)
-    edit(flow.request)
-    failure = addon.registry.on_the_wire(flow)
-    assert isinstance(failure, errors.Failure)
-    assert 400 == failure.status
-
-
-def test_a_line_of_somebody_elses_http2_request_is_checked(addon: AzureOpenAIProxy) -> None:
-    """A space in it would make another request on HTTP/1.1."""
-    other = somebody_elses()
-    other.request.http_version = "HTTP/2.0"
-    assert addon.registry.on_the_wire(other) is other.request
-    other.request.method = "GET /secret"
-    assert isinstance(addon.registry.on_the_wire(other), errors.Failure)
-
-
-@pytest.mark.parametrize(
-    "method, path, headers",
-    [
-        ("GET", "/openai/v1/../../secret", ()),
-        ("GET", "/openai/files/a?api-version=v%0d%0aX:%20y", ()),
-        ("GET /secret", "/openai/v1/files", ()),
-        ("TRACE", "/openai/v1/files", ()),
-        ("GET", "/openai/v1/files", ((b"x: y", b"1"),)),
-        ("GET", "/openai/v1/files", ((b"x", b"1\r\ny: 2"),)),
-    ],
-)
-def test_a_saved_flow_that_is_sent_again_is_checked(
-    method: str, path: str, headers: tuple[tuple[bytes, bytes], ...], addon: AzureOpenAIProxy
-) -> None:
-    """A file of flows may come from anybody: what a client could not send, a replay cannot either."""
-    flow = gateways("GET", path, b"", authorization="Bearer client")
-    flow.is_replay, flow.metadata["azure_openai_deployment"] = "request", "d"
-    flow.request.data.method = method.encode()
-    flow.request.headers.fields += headers
-    ask(addon, flow)
-    assert status(flow) in (400, 405)
-
-
-def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> None:
-    """Its prefix and its headers, with the keys in them."""
-    addon.runtime.settings = dataclasses.replace(addon.settings, mode="openai")
-    flow, bad = gateways(), gateways("GET", "/v1/files", b"", **{"api-key": "a\x01b"})
-    addon.requestheaders(flow)
-    assert isinstance(addon.registry.on_the_wire(flow), http.Request)
-    flow.request.headers["x"] = "a\x01b"
-    assert isinstance(addon.registry.on_the_wire(flow), errors.Failure)
-    addon.requestheaders(bad)
-    assert 400 == status(bad)
-    dots = gateways("GET", "/v1/../secret", b"")
-    addon.requestheaders(dots)
-    assert 400 == status(dots)
-
-
-def test_a_mitmproxy_that_is_not_known_gets_the_key_on_the_flow(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as the wire needs it: there is nobody who could put it in later."""
-    monkeypatch.setattr(install, "sends_upstream", lambda _: False)
-    flow = ask(addon, gateways())
-    before = flow.request.headers["api-key"]
-    flow.response = http.Response.make(200, b"{}")
-    addon.responseheaders(flow)
-    assert ("client", MASK) == (before, flow.request.headers["api-key"])
+def ask_readiness(addon: AzureOpenAIProxy) -> tuple[int, str | None]:
+    flow = ask(addon, gateways("GET", "/readyz", b""))
+    assert flow.response
+    return flow.response.status_code, flow.response.text
 
 
 def test_a_flow_sent_again_gets_the_configured_key(addon: AzureOpenAIProxy) -> None:
@@ -631,15 +418,16 @@ def test_a_flow_sent_again_gets_the_configured_key(addon: AzureOpenAIProxy) -> N
     )
 
 
-def test_a_flow_tells_what_it_was(addon: AzureOpenAIProxy) -> None:
-    """When its answer is there, when it fails, when its WebSocket closes; what is not ours tells nothing."""
+async def test_a_flow_tells_what_it_was(addon: AzureOpenAIProxy) -> None:
+    """The comment is set when the response is complete, when it fails, and when its WebSocket closes; other flows get none."""
+    addon.recorder.watched = True
     answered, talked, other = ask(addon, gateways()), ask(addon, gateways()), ask(addon, somebody_elses())
     answered.response = http.Response.make(200, b'{"usage":{"prompt_tokens":1}}')
     addon.responseheaders(answered)
     addon.response(answered)
     addon.websocket_end(talked)
     addon.websocket_end(other)
-    assert answered.comment.startswith("gpt-4o · 1+0 tokens · ")
+    assert answered.comment.startswith("gpt-4o · 1 tokens · ")
     assert "gpt-4o · 0 messages" == talked.comment
     assert "" == other.comment
 
@@ -658,7 +446,7 @@ async def test_the_player_of_recordings_is_no_strangers_destination(addon: Azure
 
 
 class Identity:
-    """A credential that gives its token when it is told to."""
+    """A credential that returns its token once the test allows it."""
 
     def __init__(self) -> None:
         self.asked, self.given = asyncio.Event(), asyncio.Event()
@@ -704,7 +492,7 @@ async def test_a_request_waits_for_the_end_of_the_start(addon: AzureOpenAIProxy)
 
 
 async def test_but_not_for_ever(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a start that does not end, and a token that does not come, the client is told."""
+    """If the start does not end, or a token does not arrive, the client gets an error."""
     monkeypatch.setattr(entra_tokens, "PATIENCE", 0)
     identity = with_entra(addon)
     addon.started.clear()
@@ -758,3 +546,156 @@ def test_a_response_that_broke_off_is_recorded(addon: AzureOpenAIProxy) -> None:
     Policy(addon.registry, flow, exchange).broke_off(errors.Failure(502, "upstream_error", "cut"))
     assert exchange.attempts
     assert "upstream_error" == exchange.attempts.tried[-1].cause
+
+
+# Usage records
+
+
+class Kept:
+    """A sink that keeps records."""
+
+    def __init__(self) -> None:
+        self.calls: list[CallRecord] = []
+        self.reopened = asyncio.Event()
+
+    def record(self, call: CallRecord) -> None:
+        self.calls.append(call)
+
+    async def start(self, live: Callable[[], LiveState]) -> None:
+        self.live = live
+
+    def reopen(self) -> None:
+        self.reopened.set()
+
+    async def close(self) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def kept(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    """A sink that is opened while `azure_openai_debug_headers` is on."""
+    sink, module = Kept(), ModuleType("azure_openai_proxy.accounting.kept")
+    module.__dict__["open_sink"] = lambda _: sink
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    addon.accounts = Accounts(addon.live_state, (SinkKind("debug_headers", "kept"),))
+    monkeypatch.setattr(addon.shutdown, "arm", lambda: None)
+    return sink
+
+
+async def started(addon: AzureOpenAIProxy) -> None:
+    ctx.options.azure_openai_debug_headers = True
+    if addon.following:
+        await addon.following
+    else:
+        starting = addon.running()
+        assert starting
+        await starting
+
+
+async def test_sinks_are_opened_before_the_first_request(addon: AzureOpenAIProxy, kept: Kept) -> None:
+    """The start waits for them, and the end closes them."""
+    addon.started.clear()
+    await started(addon)
+    assert addon.started.is_set()
+    flow = gateways("GET", "/v1/models", b"")
+    addon.requestheaders(flow)
+    addon.request(flow)
+    addon.responseheaders(flow)
+    addon.response(flow)
+    ending = addon.done()
+    assert ending
+    await ending
+    assert [("models", 200)] == [(call.operation, call.status) for call in kept.calls]
+
+
+async def test_a_sink_that_cannot_be_opened_ends_the_start(
+    addon: AzureOpenAIProxy, kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mitmproxy ends after an error at its start."""
+
+    async def fail(_: object) -> None:
+        raise errors.SettingsError("the address is in use")
+
+    monkeypatch.setattr(kept, "start", fail)
+    addon.started.clear()
+    await started(addon)
+    assert [("ERROR", "the address is in use")] == [(one.levelname, one.message) for one in caplog.records if one.levelname == "ERROR"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+async def test_files_are_reopened_on_sighup(addon: AzureOpenAIProxy, kept: Kept) -> None:
+    """A program that rotates the files sends it. Sinks that were turned on later get it too."""
+    await started(addon)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await asyncio.wait_for(kept.reopened.wait(), 30)
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+
+
+async def test_a_system_without_sighup(addon: AzureOpenAIProxy, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sinks work without it."""
+    monkeypatch.delattr(signal, "SIGHUP", raising=False)
+    await started(addon)
+    assert [kept] == addon.accounts.sinks
+
+
+async def test_the_live_state(addon: AzureOpenAIProxy, kept: Kept) -> None:
+    """Metrics show the requests that run, the connections, and the backends with their remaining rate limits."""
+    await started(addon)
+    client = connection.Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2))
+    addon.client_connected(client)
+    flow = ask(addon, gateways())
+    addon.shared.use(addon.settings.backends)
+    exchange = addon.registry.exchanges[flow]
+    assert exchange.meter
+    exchange.meter.attempt_failed(http.Response.make(429, b"", {"x-ratelimit-remaining-tokens": "7"}))
+    assert LiveState(1, 0, 1, [BackendState("default", "gpt-4o", True, 7, None)], 0, [], {}) == kept.live()
+    addon.client_disconnected(client)
+    addon.error(flow)
+    assert LiveState(0, 0, 0, [BackendState("default", "gpt-4o", True, 7, None)], 0, [], {}) == kept.live()
+
+
+async def test_a_websocket_has_a_record(addon: AzureOpenAIProxy, kept: Kept) -> None:
+    """It is made at the end of the WebSocket."""
+    await started(addon)
+    flow = gateways("GET", "/v1/realtime?model=m", b"", upgrade="websocket", connection="upgrade")
+    ask(addon, flow)
+    flow.response = http.Response.make(101)
+    addon.responseheaders(flow)
+    addon.response(flow)
+    assert 1 == kept.live().active_streams
+    flow.websocket = WebSocketData(
+        messages=[WebSocketMessage(Opcode.TEXT, False, b'{"type":"response.done","response":{"usage":{"input_tokens":1}}}')]
+    )
+    addon.websocket_message(flow)
+    addon.websocket_end(flow)
+    await asyncio.sleep(0)
+    assert [(200, True), (101, False)] == [(call.status, call.in_websocket) for call in kept.calls]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/healthz"), ("GET", "/"), ("OPTIONS", "/v1/models")])
+async def test_the_proxy_s_own_pages_have_no_record(method: str, path: str, addon: AzureOpenAIProxy, kept: Kept) -> None:
+    """They are no requests of the API."""
+    await started(addon)
+    flow = gateways(method, path, b"")
+    addon.requestheaders(flow)
+    assert addon.registry.exchanges[flow].meter is None
+    assert [] == kept.calls
+
+
+async def test_what_is_made_at_the_start_is_not_collected(addon: AzureOpenAIProxy) -> None:
+    """Full collections pass over the modules and options: otherwise they take 50 ms, in which no request is served."""
+    made: list[object] = []
+    made.append(made)
+    addon.serve()
+    assert not any(made is known for known in gc.get_objects())
+    assert gc.get_freeze_count()
+
+
+async def test_requests_in_progress_cause_no_collections(addon: AzureOpenAIProxy) -> None:
+    """The objects of some dozen requests are fewer than those after which Python looks for cycles."""
+    before = gc.get_threshold()
+    try:
+        addon.serve()
+        assert GC_THRESHOLD == gc.get_threshold()[0]
+    finally:
+        gc.set_threshold(*before)

@@ -1,10 +1,10 @@
-"""What `make fuzz` takes for a fault, and that its requests can be made again."""
+"""The faults that `make fuzz` reports, and the repetition of its requests."""
 
 from __future__ import annotations
 
 import pytest
 from fuzz import checks, inputs
-from fuzz.inputs import CONFIGS, CONFIGURED_KEY, Input
+from fuzz.hostile_input import CONFIGS, CONFIGURED_KEY, Input
 
 from support.hostile_requests import Case, Received
 
@@ -91,6 +91,13 @@ def test_what_no_log_should_hold_is_a_fault(line: str) -> None:
     assert [] != list(checks.log_faults(line))
 
 
+@pytest.mark.parametrize("line", [b"{", b"[]", b"{}", rb'{"request_id": "1", "path": "/\u001b[2J"}'])
+def test_faults_of_the_access_log(line: bytes) -> None:
+    """Each line is a record without control characters."""
+    assert [] == list(checks.access_log_faults(b'{"request_id": "1", "status": 200}'))
+    assert [] != list(checks.access_log_faults(line))
+
+
 @pytest.mark.parametrize(
     ("frames", "fault"),
     [
@@ -120,7 +127,7 @@ def test_a_request_is_known_by_its_number() -> None:
 
 
 def test_a_seed_makes_the_same_requests() -> None:
-    """Each by itself, whatever was made before."""
+    """Each by itself, in any order."""
     made = [inputs.make(5, number) for number in range(300)]
     assert made[200:] == [inputs.make(5, number) for number in range(200, 300)]
     assert {"http1", "raw1", "http2", "websocket", "benign"} == {one.transport for one in made}

@@ -1,5 +1,6 @@
 """What mitmproxy loads."""
 
+import gc
 import importlib.util
 import sys
 
@@ -7,7 +8,8 @@ from azure_openai_proxy.cli.launcher import SCRIPT
 
 
 def test_loading_the_script_again_loads_the_package_anew() -> None:
-    """mitmproxy watches only the script: touching it must bring every change in the package."""
+    """mitmproxy watches only the script: touching it must bring every change in the package, and let the old one be collected."""
+    gc.freeze()
     kept = {name: module for name, module in sys.modules.items() if name.startswith("azure_openai_proxy")}
     try:
         classes = []
@@ -18,9 +20,11 @@ def test_loading_the_script_again_loads_the_package_anew() -> None:
             script = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(script)
             classes.append(type(script.addons[0]))
+            assert 0 == gc.get_freeze_count()
     finally:
         for name in [name for name in sys.modules if name.startswith("azure_openai_proxy")]:
             del sys.modules[name]
         sys.modules.update(kept)
+        gc.freeze()  # as before the tests
     assert ["AzureOpenAIProxy"] * 2 == [loaded.__name__ for loaded in classes]
     assert classes[0] is not classes[1]

@@ -18,9 +18,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import growth, held, large, looks, many
+from . import growth, held, large, looks, many, teams
 from .session import CORES, Bench, Case
-from .targets import PEDESTAL, UNSEEN, targets
+from .targets import ACCOUNTING, AFFINE, NOT_AFFINE, PAGE_OPEN, PEDESTAL, SEEN, UNSEEN, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,18 +37,25 @@ CASES = (
     Case("chat, 32 clients", {"kind": "chat", "clients": 32}, quick=True),
     Case("chat, 64 clients", {"kind": "chat", "clients": 64}),
     Case("chat, new connections", {"kind": "fresh", "clients": 8}),
+    Case("chat, far TLS upstream", {"kind": "chat", "clients": 8}, tls="far"),
+    Case("chat, new connections, far TLS upstream", {"kind": "fresh", "clients": 8}, tls="far"),
     Case("chat, TLS upstream", {"kind": "chat", "clients": 32}, tls="upstream"),
     Case("chat, TLS both sides", {"kind": "chat", "clients": 32}, tls="both"),
     Case("streams at full speed", {"kind": "stream", "clients": 8, "chunks": 200}, "chunks", quick=True),
+    Case("streams at full speed, TLS upstream", {"kind": "stream", "clients": 8, "chunks": 200}, "chunks", tls="upstream"),
     Case("50 paced streams", PACED, "chunks", quick=True),
     Case("50 paced streams, TLS upstream", PACED, "chunks", tls="upstream"),
     Case("50 paced streams, TLS both sides", PACED, "chunks", tls="both"),
+    Case("chat, HTTP/2", {"kind": "chat", "clients": 32, "streams": 8}, tls="client"),
+    Case("50 paced streams, HTTP/2", PACED | {"streams": 5}, "chunks", tls="client"),
+    Case("100 realtime sessions", {"kind": "realtime", "clients": 100, "chunks": 75, "gap": 0.02, "spread": 0.002}, "frames"),
     Case("embeddings of 30 KB", {"kind": "embeddings", "clients": 16}),
     Case("uploads of 20 MB", {"kind": "upload", "clients": 2}),
+    Case("uploads of 20 MB, slow upstream", {"kind": "slow upload", "clients": 4}),
 )
 
 # Additional tables, by their name for `--only`. The short ones are in every run except a quick one; the long ones take minutes.
-SHORT, LONG = ("views", "large"), ("growth", "held", "scale")
+SHORT, LONG = ("views", "large"), ("growth", "held", "scale", "teams")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,12 +66,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         bench = Bench(args, stack)
         chosen = [target for target in targets(options=not args.quick) if not args.targets or target.name in args.targets.split(";")]
         plain = [bench.start(target) for target in chosen] if cases or args.only == "large" else []
-        secure = [bench.start(target, tls=True) for target in chosen if target.tls] if args.tls else []
-        runs = _side_by_side(args, bench, cases, plain, secure)
+        legs = {case.tls for case in cases}
+        secure = [bench.start(target, tls=True) for target in chosen if target.tls] if legs & {"upstream", "both"} else []
+        far = [bench.start(target, far=True) for target in chosen if target.tls and not target.option] if "far" in legs else []
+        runs = _side_by_side(args, bench, cases, {"": plain, "client": plain, "far": far, "upstream": secure, "both": secure})
         tables: dict[str, Callable[[], list[Row]]] = {
             "views": looks.rows,
             "large": lambda: [row for one in plain if one.target.name in (PEDESTAL, OURS) for row in large.rows(one)],
             "growth": lambda: growth.rows(bench, args.turns, args.seconds),
+            "teams": lambda: teams.rows(bench, args.turns),
             "held": lambda: held.rows(bench, _plainly(chosen), args.hold),
             "scale": lambda: many.rows(bench, [target for target in _plainly(chosen) if target.name != OURS], args.turns, args.seconds),
         }
@@ -90,25 +100,25 @@ def _plainly(chosen: list[Target]) -> list[Target]:
 
 
 def _side_by_side(
-    args: argparse.Namespace, bench: Bench, cases: list[Case], plain: list[Running], secure: list[Running]
+    args: argparse.Namespace, bench: Bench, cases: list[Case], running: dict[str, list[Running]]
 ) -> dict[str, dict[str, list[dict[str, float]]]]:
     """Measure all targets in turns, so that other load of the machine affects all of them alike."""
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
 
     def who(case: Case) -> list[Running]:
-        pool = secure if case.tls else plain
-        return [running for running in pool if case.quick or not running.target.option]
+        found = [one for one in running[case.tls] if case.quick or not one.target.option]
+        return [one for one in found if one.process] if "streams" in case.job else found  # the upstream has no HTTP/2
 
     for case in cases:  # warm-up
-        for running in who(case):
-            seen = bench.run(_lasting(case, WARM_UP), running, WARM_UP)
+        for one in who(case):
+            seen = bench.run(_lasting(case, WARM_UP), one, WARM_UP)
             if seen["failed"] + seen["lost"]:
-                print(f"{running.target.name} does not serve `{case.name}` well: {seen}", file=sys.stderr, flush=True)
+                print(f"{one.target.name} does not serve `{case.name}` well: {seen}", file=sys.stderr, flush=True)
     for turn in range(args.turns if cases else 0):
         for case in cases:
-            for running in who(case) if turn % 2 else reversed(who(case)):
-                result = bench.run(_lasting(case, args.seconds), running, args.seconds)
-                rows.setdefault(case.name, {}).setdefault(running.target.name, []).append(result)
+            for one in who(case) if turn % 2 else reversed(who(case)):
+                result = bench.run(_lasting(case, args.seconds), one, args.seconds)
+                rows.setdefault(case.name, {}).setdefault(one.target.name, []).append(result)
         print(f"turn {turn + 1} of {args.turns}", file=sys.stderr, flush=True)
     return rows
 
@@ -165,16 +175,45 @@ def table(result: dict[str, Any]) -> str:
     lines += [f"| {name} | {one['start-up']:.2f} | {one['peak']:.0f} |" for name, one in result["processes"].items()]
     if not result["cases"]:
         del lines[1:]
-    for seen in _seen(result), *result["tables"].values():
+    for seen in _seen(result), _paged(result), _accounted(result), _affine(result), *result["tables"].values():
         lines += ["", *_rows(seen)] if seen else []
     return "\n".join(lines)
 
 
 def _seen(result: dict[str, Any]) -> list[Row]:
     """The cost of views, comments and stored bodies."""
-    pairs = [(name, row.get("ours in mitmweb"), row.get(UNSEEN)) for name, row in result["cases"].items()]
+    pairs = [(name, row.get(SEEN), row.get(UNSEEN)) for name, row in result["cases"].items()]
     return [
         {"in mitmweb": name, "CPU µs each, unseen": off["cpu"] * 1e6, "seen": on["cpu"] * 1e6, "seen, of unseen": on["of_other"]}
+        for name, on, off in pairs
+        if on and off
+    ]
+
+
+def _paged(result: dict[str, Any]) -> list[Row]:
+    """The cost of the inspector's page while it is open."""
+    pairs = [(name, row.get(PAGE_OPEN), row.get(SEEN)) for name, row in result["cases"].items()]
+    return [
+        {"inspector's page": name, "CPU µs each, closed": off["cpu"] * 1e6, "open": on["cpu"] * 1e6, "open, of closed": on["of_other"]}
+        for name, on, off in pairs
+        if on and off
+    ]
+
+
+def _accounted(result: dict[str, Any]) -> list[Row]:
+    """The cost of metrics, access log and ledger together."""
+    return _pairs(result, "accounting", ACCOUNTING, OURS)
+
+
+def _affine(result: dict[str, Any]) -> list[Row]:
+    """The cost of session affinity."""
+    return _pairs(result, "session affinity", AFFINE, NOT_AFFINE)
+
+
+def _pairs(result: dict[str, Any], head: str, with_it: str, without: str) -> list[Row]:
+    pairs = [(name, row.get(with_it), row.get(without)) for name, row in result["cases"].items()]
+    return [
+        {head: name, "CPU µs each, off": off["cpu"] * 1e6, "on": on["cpu"] * 1e6, "on, of off": on["of_other"]}
         for name, on, off in pairs
         if on and off
     ]

@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from .load import KEY
+from .jobs import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,10 @@ def _upload(connection: socket.socket) -> int:
     for _ in range(_SIZE // len(_BLOCK)):
         connection.sendall(_BLOCK)
     connection.sendall(_END)
-    return _SIZE if connection.recv(1 << 16).startswith(b"HTTP/1.1 200") else 0
+    received = b""  # the first bytes may arrive during the upload
+    while b"\r\n" not in received and (more := connection.recv(1 << 16)):
+        received += more
+    return _SIZE if received.startswith(b"HTTP/1.1 200") else 0
 
 
 def _download(connection: socket.socket) -> int:

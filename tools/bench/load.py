@@ -7,87 +7,42 @@ streams open until it reads another line, and then writes its result.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-import re
+import math
 import resource
 import ssl
 import sys
 import time
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
-from .upstream import STAMP
+from .http2 import Streams
+from .jobs import KEY, Events, Job, Seen, client_keys, content, headers
+from .realtime import Session
 
-__all__ = ["KEY", "Job", "run"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-KEY = "bench-key"
-_FRAME = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
-
-
-class Job(NamedTuple):
-    """One run of the load generator."""
-
-    port: int
-    kind: str  # chat, fresh, stream, hold, embeddings, upload
-    clients: int
-    seconds: float = 2.0  # for which new requests are started; 0: one request per client
-    chunks: int = 0
-    gap: float = 0.0  # seconds between two chunks
-    spread: float = 0.0  # seconds between the starts of two clients
-    tls: bool = False
-    host: str = "127.0.0.1"
-    prefix: str = "/v1"
-    headers: tuple[str, ...] = ()
+__all__ = ["run"]
 
 
-def _request(job: Job) -> bytes:
-    streams = job.kind in ("stream", "hold")
-    said = f"bench {job.chunks} {job.gap}" if streams else "Hello!"  # in the conversation, since some proxies drop unknown parameters
-    asked: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]}
-    path, kind = "/chat/completions", "application/json"
-    if streams:
-        asked |= {"stream": True, "user": ""}
-    body = json.dumps(asked).encode()
-    if job.kind == "embeddings":
-        path, body = "/embeddings", json.dumps({"model": "text-embedding-3-small", "input": "The food was delicious."}).encode()
-    elif job.kind == "upload":
-        path, kind = "/files", "multipart/form-data; boundary=bench"
-        form = b'--bench\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
-        file = b"x" * (20 << 20)
-        body = form % (b"purpose", b"", b"batch") + form % (b"file", b'; filename="big.jsonl"', file) + b"--bench--\r\n"
-    head = (
-        f"POST {job.prefix}{path} HTTP/1.1\r\nHost: {job.host}:{job.port}\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
-        f"Accept: application/json\r\nContent-Type: {kind}\r\nUser-Agent: OpenAI/Python 1.99.1\r\nX-Stainless-Lang: python\r\n"
-        f"X-Stainless-Package-Version: 1.99.1\r\nX-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n"
-        f"X-Stainless-Runtime-Version: 3.13.0\r\nAuthorization: Bearer {KEY}\r\nX-Stainless-Async: false\r\nx-stainless-retry-count: 0\r\n"
-        f"x-stainless-read-timeout: 600\r\n{''.join(f'{header}\r\n' for header in job.headers)}Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-class Seen:
-    """The results of all clients of a run."""
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.failed = 0
-        self.chunks = 0
-        self.lost = 0
-        self.took: list[float] = []  # seconds to a complete response, or to the first chunk
-        self.delays: list[float] = []  # seconds that chunks were in transit
-        self.news = asyncio.Event()
+def _request(job: Job, key: str) -> bytes:
+    path, kind, body = content(job)
+    head = f"POST {path} HTTP/1.1\r\nHost: {job.host}:{job.port}\r\nConnection: keep-alive\r\nContent-Type: {kind}\r\n"
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers(job, key))
+    return f"{head}{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class Client(asyncio.Protocol):
-    """One connection, which sends requests sequentially until the time is up."""
+    """One connection, which sends requests sequentially until the time is up or there are no more."""
 
     transport: asyncio.Transport
 
-    def __init__(self, job: Job, request: bytes, seen: Seen, until: float, done: asyncio.Event) -> None:
-        self.job, self.request, self.seen, self.until, self.done = job, request, seen, until, done
+    def __init__(self, job: Job, requests: Iterator[bytes], seen: Seen, until: float, done: asyncio.Event) -> None:
+        self.job, self.requests, self.seen, self.until, self.done = job, requests, seen, until, done
         self.received = b""
         self.begun = 0.0
-        self.chunks = 0
-        self.tail = b""
+        self.events = Events(seen)
         self.waiting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -95,8 +50,17 @@ class Client(asyncio.Protocol):
         self.ask()
 
     def ask(self) -> None:
-        self.begun, self.received, self.chunks, self.tail, self.waiting = time.monotonic(), b"", 0, b"", True
-        self.transport.write(self.request)
+        request = next(self.requests, None)
+        if request is None:
+            self.end()
+            return
+        self.begun, self.received, self.waiting = time.monotonic(), b"", True
+        self.events = Events(self.seen)
+        self.transport.write(request)
+
+    def end(self) -> None:
+        self.transport.close()
+        self.done.set()
 
     def data_received(self, data: bytes) -> None:
         if self.job.kind in ("stream", "hold"):
@@ -109,21 +73,11 @@ class Client(asyncio.Protocol):
                 self.answered(fine=head[9:12] == b"200")
 
     def streamed(self, data: bytes) -> None:
-        now = time.monotonic()
-        text = self.tail + data
-        whole = text.rfind(b"\n\n") + 2
-        for stamp in STAMP.findall(_FRAME.sub(b"", text[:whole])):  # an event may continue in the next HTTP chunk
-            if not self.chunks:
-                self.seen.took.append(now - self.begun)
-                self.seen.news.set()
-            self.chunks += 1
-            self.seen.delays.append(now - float(stamp))
-        self.tail = text[whole:] if whole > 1 else text
+        text = self.events.read(data)
         if text.endswith(b"\r\n0\r\n\r\n"):
-            self.seen.chunks += self.chunks
-            self.seen.lost += self.job.chunks - self.chunks
-            self.answered(fine=self.chunks > 0)
-        elif not self.chunks and b"content-length" in text:
+            self.events.ended(self.job.chunks)
+            self.answered(fine=self.events.chunks > 0)
+        elif not self.events.chunks and b"content-length" in text:
             self.answered(fine=False)
 
     def answered(self, *, fine: bool) -> None:
@@ -131,8 +85,7 @@ class Client(asyncio.Protocol):
         self.seen.requests += 1
         self.seen.failed += not fine
         if time.monotonic() >= self.until or not fine or self.job.kind == "fresh":
-            self.transport.close()
-            self.done.set()
+            self.end()
         else:
             self.ask()
 
@@ -149,13 +102,19 @@ def _whole(head: bytes, body: bytes) -> bool:
     return len(body) >= int(length.partition(b"\r\n")[0]) if named else body.endswith(b"0\r\n\r\n")
 
 
-async def _client(job: Job, request: bytes, seen: Seen, until: float, context: ssl.SSLContext | None) -> None:
+def _protocol(job: Job, requests: Iterator[bytes], seen: Seen, until: float, done: asyncio.Event) -> asyncio.Protocol:
+    if job.streams:
+        return Streams(job, seen, until, done)
+    return Session(job, seen, until, done) if job.kind == "realtime" else Client(job, requests, seen, until, done)
+
+
+async def _client(job: Job, requests: Iterator[bytes], seen: Seen, until: float, context: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
     while True:
         done = asyncio.Event()
         try:
             transport, _ = await loop.create_connection(
-                lambda: Client(job, request, seen, until, done),  # noqa: B023 - called at once
+                lambda: _protocol(job, requests, seen, until, done),  # noqa: B023 - called at once
                 job.host,
                 job.port,
                 ssl=context,
@@ -178,12 +137,17 @@ async def run(job: Job) -> dict[str, float]:
     if job.tls:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    seen, request = Seen(), _request(job)
+        if job.streams:
+            context.set_alpn_protocols(["h2"])
+    seen = Seen()
+    requests: Iterator[bytes] = itertools.cycle([_request(job, key) for key in client_keys(job.keys) or [KEY]])  # of all connections
     begun, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
     until = begun + job.seconds
+    if job.requests:
+        requests, until = itertools.islice(requests, job.requests), math.inf
     clients = []
-    for _ in range(job.clients):
-        clients.append(asyncio.create_task(_client(job, request, seen, until, context)))
+    for _ in range(job.clients // (job.streams or 1)):
+        clients.append(asyncio.create_task(_client(job, requests, seen, until, context)))
         if job.spread:
             await asyncio.sleep(job.spread)
     if job.kind == "hold":
@@ -204,6 +168,7 @@ async def run(job: Job) -> dict[str, float]:
         "requests": seen.requests,
         "failed": seen.failed,
         "chunks": seen.chunks,
+        "frames": seen.frames,
         "lost": seen.lost,
         "seconds": took,
         "busy": (now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime) / took,

@@ -17,12 +17,31 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-__all__ = ["PEDESTAL", "ROOT", "UNSEEN", "Cost", "Running", "Target", "free_ports", "ours", "peers", "scaled", "start", "targets"]
+__all__ = [
+    "ACCOUNTING",
+    "AFFINE",
+    "NOT_AFFINE",
+    "PAGE_OPEN",
+    "PEDESTAL",
+    "ROOT",
+    "SEEN",
+    "UNSEEN",
+    "Cost",
+    "Running",
+    "Target",
+    "free_ports",
+    "ours",
+    "peers",
+    "scaled",
+    "start",
+    "targets",
+]
 
 ROOT = Path(__file__).parents[2]
 PEDESTAL = "bare mitmdump"
 UNSEEN = "ours in mitmweb, unseen"
-_TICKS = os.sysconf("SC_CLK_TCK")
+SEEN = "ours in mitmweb"
+PAGE_OPEN = "ours in mitmweb, page open"
 _STARTED_WITHIN = 120.0  # seconds
 _VARIABLE = "BENCH_PEER_"
 
@@ -49,6 +68,10 @@ _OURS = (*_MITMDUMP, *_SCRIPT)
 _MITMWEB = ("{mitmweb}", "-q", *_COMMON, "--no-web-open-browser", "--web-port", "0", *_SCRIPT)
 _SETTINGS = (("AZURE_OPENAI_ENDPOINT", "{upstream}"), ("AZURE_OPENAI_TOKEN", "bench-azure-key"))
 
+AFFINE, NOT_AFFINE = "ours, 2 backends, affinity", "ours, 2 backends, no affinity"
+ACCOUNTING = "ours, accounting"
+_ACCOUNTING = ("azure_openai_metrics=127.0.0.1:0", "azure_openai_access_log=access.log", "azure_openai_ledger=sqlite:///usage.db")
+
 # Options that may cost CPU time, each measured alone.
 _OPTIONS = {
     "ours, no normalising": "azure_openai_normalize=false",
@@ -63,18 +86,26 @@ def targets(*, options: bool = True) -> list[Target]:
     found = [Target("direct"), Target(PEDESTAL, _BARE), ours()]
     if options:
         found += [Target(name, (*_OURS, "--set", option), _SETTINGS, option=True) for name, option in _OPTIONS.items()]
+        recorded = tuple(part for option in _ACCOUNTING for part in ("--set", option))
+        found.append(Target(ACCOUNTING, (*_OURS, *recorded), _SETTINGS, option=True, against="ours"))
+        found += [
+            ours(NOT_AFFINE, backends=2, affinity="off")._replace(option=True),
+            ours(AFFINE, backends=2, against=NOT_AFFINE)._replace(option=True),
+        ]
         blind = ("-s", str(Path(__file__).with_name("unseen.py")))
         found += [
             Target(UNSEEN, (*_MITMWEB, *blind), _SETTINGS, option=True),
-            Target("ours in mitmweb", _MITMWEB, _SETTINGS, option=True, against=UNSEEN),
+            Target(SEEN, _MITMWEB, _SETTINGS, option=True, against=UNSEEN),
+            Target(PAGE_OPEN, (*_MITMWEB, "-s", str(Path(__file__).with_name("page_open.py"))), _SETTINGS, option=True, against=SEEN),
         ]
     return found + list(peers(os.environ))
 
 
-def ours(name: str = "ours", *, backends: int = 0, models: int = 0, against: str = PEDESTAL) -> Target:
+def ours(name: str = "ours", *, backends: int = 0, models: int = 0, affinity: str = "auto", against: str = PEDESTAL) -> Target:
     """This proxy with `backends` backends, of which every second has a list of models, or `models` mappings, half of them patterns."""
     settings: dict[str, object] = {}
     if backends:
+        settings["azure_openai_session_affinity"] = affinity
         named = {"models": {f"model-{number}": f"deployment-{number}" for number in range(4)} | {"gpt-4o": "gpt-4o"}}
         settings["azure_openai_backends"] = [
             {"name": f"b{number}", "endpoint": "{upstream}", "token": "bench-azure-key"} | (named if number % 2 else {})
@@ -159,10 +190,11 @@ def _family(pid: int) -> list[int]:
 
 
 def _cost(pid: int) -> tuple[float, float, float]:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     status = dict(line.partition(":")[::2] for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     peak, memory = (int(status[name].split()[0]) / 1024 for name in ("VmHWM", "VmRSS"))
-    return (int(fields[11]) + int(fields[12])) / _TICKS, peak, memory
+    # The clock of the process, as clock_getcpuclockid(3) returns it. /proc has the same time in hundredths of a second, a part of 0.08 of a
+    # turn on a slow machine.
+    return time.clock_gettime((~pid << 3) | 2), peak, memory
 
 
 def start(target: Target, mitmdump: str, upstream: str, log: IO[bytes], cores: Collection[int]) -> Running:

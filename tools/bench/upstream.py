@@ -12,7 +12,10 @@ import re
 import ssl
 import sys
 import time
+from contextlib import suppress
 from typing import cast
+
+from .websocket import ACCEPT, echoes
 
 __all__ = ["STAMP", "Upstream", "main"]
 
@@ -20,6 +23,11 @@ _LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 _CONTENT = re.compile(rb"GET [^ ]*/file-([0-9]+)/content")
 _STREAM = re.compile(rb'"bench ([0-9]+) ([0-9.]+)"')
 STAMP = re.compile(rb'"content": ?"t([0-9.]+)"')
+
+SLOW = 20 << 20
+"""Bytes per second that a slow upstream reads of a request body."""
+FAR = 0.06
+"""Seconds of a TLS handshake with a distant upstream."""
 
 _FILTER = b",".join(b'"%b":{"filtered":false,"severity":"safe"}' % kind for kind in (b"hate", b"self_harm", b"sexual", b"violence"))
 _AZURES = (
@@ -64,6 +72,10 @@ _FILE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n%bco
 _ANSWERS = {b"/embeddings": _whole(_EMBEDDING), b"/files": _whole(_FILE), b"/completions": _whole(_CHAT)}
 
 
+_SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n" % ACCEPT.encode()
+)
+_SLOW = b'filename="slow.jsonl"'
 _BLOCK = bytes(1 << 18)
 
 
@@ -81,6 +93,8 @@ class Upstream(asyncio.Protocol):
         self.answer = b""
         self.missing = 0  # bytes of a long request body that are not received yet
         self.gone = False
+        self.slow = False  # the request body is read slowly
+        self.upgraded: bytearray | None = None  # received bytes of a WebSocket
         self.left = 0  # bytes of a file that are not written yet
         self.full = False
 
@@ -99,8 +113,16 @@ class Upstream(asyncio.Protocol):
         self.content()
 
     def data_received(self, data: bytes) -> None:
+        if self.upgraded is not None:
+            self.upgraded += data
+            self.transport.write(echoes(self.upgraded))
+            return
         if self.missing:
             self.missing -= len(data)
+            self.slow = self.slow or _SLOW in data[:1024]  # some proxies send the head alone
+            if self.slow:
+                self.transport.pause_reading()
+                asyncio.get_running_loop().call_later(len(data) / SLOW, self.transport.resume_reading)
             if not self.missing:
                 self.transport.write(self.answer)
             return
@@ -111,9 +133,14 @@ class Upstream(asyncio.Protocol):
         length = int(found[1]) if (found := _LENGTH.search(head)) else 0
         path = head.split(b" ", 2)[1].partition(b"?")[0]
         self.answer = next((answer for name, answer in _ANSWERS.items() if path.endswith(name)), _ANSWERS[b"/completions"])
+        if head.startswith(b"GET ") and b"\r\nupgrade: websocket" in head.lower():
+            self.received, self.upgraded = b"", bytearray()
+            self.transport.write(_SWITCH)
+            return
         if len(body) < length:
             if length > 1 << 20:
                 self.received = b""
+                self.slow = _SLOW in body
                 self.missing = length - len(body)
             return
         self.received = b""
@@ -148,8 +175,43 @@ class Upstream(asyncio.Protocol):
             loop.call_soon(self.chunk, left - 1, gap)
 
 
+class Far(Upstream):
+    """A connection with TLS to a distant upstream: its handshake takes `FAR` seconds. The requests after it do not."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
+        self.context = context
+        self.early: list[bytes] | None = []  # received before asyncio returns from the handshake
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        made = cast("asyncio.Transport", transport)
+        made.pause_reading()
+        asyncio.get_running_loop().call_later(FAR, self.begin, made)
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        _handshakes.add(task := asyncio.ensure_future(self.shake_hands(transport)))
+        task.add_done_callback(_handshakes.discard)
+
+    async def shake_hands(self, transport: asyncio.Transport) -> None:
+        with suppress(OSError):  # the proxy has closed the connection
+            if made := await asyncio.get_running_loop().start_tls(transport, self, self.context, server_side=True):
+                self.transport = made
+                early, self.early = self.early or [], None
+                for data in early:
+                    self.data_received(data)
+
+    def data_received(self, data: bytes) -> None:
+        if self.early is not None:
+            self.early.append(data)
+        else:
+            super().data_received(data)
+
+
+_handshakes: set[asyncio.Future[None]] = set()
+
+
 async def main(certificate: str | None) -> None:
-    """Serve on a free port, and with TLS on another if there is a certificate. Print the ports."""
+    """Serve on a free port, and with TLS on two others if there is a certificate. Print the ports."""
     loop = asyncio.get_running_loop()
     plain = await loop.create_server(Upstream, "127.0.0.1", 0, backlog=4096)
     ports = [plain.sockets[0].getsockname()[1]]
@@ -157,7 +219,8 @@ async def main(certificate: str | None) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         secure = await loop.create_server(Upstream, "127.0.0.1", 0, ssl=context, backlog=4096)
-        ports.append(secure.sockets[0].getsockname()[1])
+        far = await loop.create_server(lambda: Far(context), "127.0.0.1", 0, backlog=4096)
+        ports += [server.sockets[0].getsockname()[1] for server in (secure, far)]
     print(*ports, flush=True)
     await asyncio.Event().wait()
 

@@ -27,7 +27,7 @@ from mitmproxy.certs import CertStore
 from azure_simulator import Simulator
 from fuzz import checks, inputs
 from fuzz.clients import Answer, Http1, Http2, Silence
-from fuzz.inputs import CONFIGS, CONFIGURED_KEY, KEY_SIGN, Config, Input
+from fuzz.hostile_input import CONFIGS, CONFIGURED_KEY, KEY_SIGN, Config, Input
 from fuzz.upstream import Upstream
 from support.hostile_requests import Received
 from support.processes import SCRIPT, Mitmdump
@@ -134,7 +134,7 @@ class Fuzz:
         await asyncio.to_thread(self.stop)
         server.close()
         self.look_at_logs()
-        self.look_at_flows()
+        self.look_at_files()
 
     async def give(self, queues: dict[tuple[Config, str, str], asyncio.Queue[Input]]) -> None:
         """Generate the requests in order."""
@@ -232,6 +232,8 @@ class Fuzz:
                 "azure_openai_allowed_destinations": "off",
                 "ssl_verify_upstream_trusted_ca": simulator.ca if config.simulated else None,
                 "save_stream_file": self.flows(config),
+                "azure_openai_access_log": self.flows(config).with_suffix(".log"),
+                "azure_openai_ledger": f"sqlite:///{self.flows(config).with_suffix('.db')}",
             }
             env = {"AZURE_OPENAI_TOKEN": CONFIGURED_KEY} if config.key else {}
             script = Path(self.arguments.script) if self.arguments.script else SCRIPT
@@ -267,13 +269,19 @@ class Fuzz:
         if hasattr(self, "simulator"):
             self.simulator.reset()
 
-    def look_at_flows(self) -> None:
+    def look_at_files(self) -> None:
+        """Search the saved flows, the access logs and the ledgers for keys, and read each line of the access logs."""
         for config in self.proxies:
-            data = self.flows(config).read_bytes() if self.flows(config).exists() else b""
-            self.counts["bytes of saved flows"] += len(data)
-            for match in re.finditer(f"{CONFIGURED_KEY}|{KEY_SIGN}([0-9]{{8}})".encode(), data):
-                around = data[max(0, match.start() - 700) : match.end() + 100]
-                self.fail(f"a key in the saved flows: {around!r}", self.sent.get(int(match[1] or -1)))
+            for what, suffix in (("saved flows", ".flows"), ("access logs", ".log"), ("ledgers", ".db")):
+                file = self.flows(config).with_suffix(suffix)
+                data = file.read_bytes() if file.exists() else b""
+                self.counts[f"bytes of {what}"] += len(data)
+                for match in re.finditer(f"{CONFIGURED_KEY}|{KEY_SIGN}([0-9]{{8}})".encode(), data):
+                    around = data[max(0, match.start() - 700) : match.end() + 100]
+                    self.fail(f"a key in the {what}: {around!r}", self.sent.get(int(match[1] or -1)))
+                for line in data.splitlines() if suffix == ".log" else ():
+                    for fault in checks.access_log_faults(line):
+                        self.fail(f"{config.name}: {fault}")
 
     # -- the end
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
-from fuzz.inputs import CONFIGURED_KEY, KEY_SIGN, NUMBER
+from fuzz.hostile_input import CONFIGURED_KEY, KEY_SIGN, NUMBER
 from support.hostile_requests import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fuzz.inputs import Input
+    from fuzz.hostile_input import Input
     from support.hostile_requests import Received
 
-__all__ = ["MARKED", "frame_faults", "request_faults", "response_faults", "sender"]
+__all__ = ["MARKED", "access_log_faults", "frame_faults", "request_faults", "response_faults", "sender"]
 
 MARKED = re.compile(rb"z([qh])([0-9]{7})\1z|z[qh]([0-9]{7})[qh]z", re.IGNORECASE)
 _OURS = frozenset({b"host", b"api-key", b"authorization", b"content-length", b"transfer-encoding", b"connection", b"upgrade", NUMBER})
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control characters and changes of the writing direction
 _DOTS = re.compile(rb"(^|[/\\])\.{1,2}([/\\;]|$)")
 _SENT_NAME = re.compile(rb"^[ \t]*([^:\r\n]+?)[ \t]*:", re.MULTILINE)
 _KEYS = re.compile(re.escape(KEY_SIGN).encode() + rb"[0-9]{8}|" + re.escape(CONFIGURED_KEY).encode())
@@ -200,3 +202,16 @@ def log_faults(line: str) -> Iterator[str]:
         yield f"a key in the log: {line[:500]}"
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", line):
         yield f"control characters in the log: {line[:500]!r}"
+
+
+def access_log_faults(line: bytes) -> Iterator[str]:
+    """The faults of a line of an access log, apart from keys."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        yield f"no JSON in the access log: {line[:500]!r}"
+        return
+    if not isinstance(fields, dict) or "request_id" not in fields:
+        yield f"no record in the access log: {line[:500]!r}"
+    elif any(isinstance(value, str) and _UNSAFE.search(value) for value in fields.values()):
+        yield f"control characters in the access log: {line[:500]!r}"

@@ -8,7 +8,7 @@ import hashlib
 import io
 from typing import TYPE_CHECKING, cast
 
-from fuzz.inputs import NUMBER
+from fuzz.hostile_input import NUMBER
 from support.hostile_requests import PREFIX, Received, read_fields
 
 if TYPE_CHECKING:

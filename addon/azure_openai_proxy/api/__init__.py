@@ -20,6 +20,9 @@ __all__ = [
     "request_syntax",
     "response",
     "response_headers",
+    "response_items",
+    "session",
+    "stream_failures",
     "stream_probe",
     "url_rewriting",
 ]

@@ -10,7 +10,7 @@ import datetime as dt
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import parse_qsl
 
 from azure_openai_proxy.errors import SettingsError
@@ -88,9 +88,16 @@ class Backend:
     apiversion: str  # "2024-10-21", "2025-04-01-preview", "v1" or "preview"
     priority: int = 0  # the lowest number is tried first
     weight: int = 1  # relative share of the requests within one priority
+    kind: Literal["provisioned", "standard"] = "standard"  # of its deployments
     models: Mapper | None = None  # its models with their deployments; None: any model, by the common mapping
     entra: str = ""  # kind of Microsoft Entra ID credential; "": an API key
     scope: str = ""  # of the Entra tokens; "": the default for the API version
+    zone: str = ""  # data zone of its deployments ("us", "eu"), for the price; "": global
+
+    @property
+    def order(self) -> tuple[int, bool]:
+        """The backends with the lowest value are used first: throughput that is paid for in any case before that which is paid by use."""
+        return self.priority, self.kind != "provisioned"
 
     def serves(self, model: str | None) -> bool:
         """Return whether the backend has this model. Every backend serves a request without a model."""

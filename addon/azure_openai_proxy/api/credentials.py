@@ -13,7 +13,7 @@ from azure_openai_proxy.errors import NoKey
 if TYPE_CHECKING:
     from mitmproxy import http
 
-__all__ = ["MASK", "Credential", "choose", "scope", "seen", "without_key"]
+__all__ = ["MASK", "Credential", "choose", "of_client", "scope", "seen", "without_key"]
 
 MASK = "[key]"
 """Replaces a key in recorded requests, once the key is no longer needed."""
@@ -75,6 +75,11 @@ def scope(headers: http.Headers, query: str = "") -> bytes:
 def seen(headers: http.Headers, query: str = "") -> tuple[str, ...]:
     """Return every secret that the client sent, for masking in responses and logs."""
     return tuple(filter(None, (headers.get("api-key", "").strip(), _bearer(headers), query)))
+
+
+def of_client(headers: http.Headers, *, protocol_key: str = "", query: str = "") -> tuple[str, ...]:
+    """Return the keys that a client presents for itself: `api-key`, Bearer, and for a WebSocket its subprotocol and its query."""
+    return tuple(dict.fromkeys(filter(None, (headers.get("api-key", "").strip(), _bearer(headers), protocol_key, query))))
 
 
 def without_key(path: str) -> str:

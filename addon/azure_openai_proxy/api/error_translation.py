@@ -64,14 +64,14 @@ def error_body(
     status: int,
     body: bytes,
     *,
-    asked: str | None,
+    requested: str | None,
     models: Sequence[str],
     secrets: Sequence[str],
     deployment: str | None = None,
 ) -> bytes:
     """Translate the body of an error response into OpenAI's shape.
 
-    For an unknown deployment the message names the model that the client `asked` for, the `deployment` that the model maps to, and the
+    For an unknown deployment the message names the `requested` model, the `deployment` that the model maps to, and the
     configured `models`. The `secrets` are masked even if Azure repeats them.
     """
     try:
@@ -79,7 +79,7 @@ def error_body(
     except RecursionError:
         error = shape(_text(status, body, secrets), status, secrets)
     if error["code"] == "model_not_found":
-        error["message"] = _no_such_model(error["message"], asked, deployment, models)
+        error["message"] = _no_such_model(error["message"], requested, deployment, models)
     elif status == 404 and error["message"].rstrip(".").lower() == "resource not found":
         error["message"] = (
             "Azure has no such path, or not in this api-version: check the client's base URL, which ends in /v1, "
@@ -180,8 +180,8 @@ def _kind(status: int | None, code: str | None, message: str, inner: object) -> 
     return known._replace(code=code or known.code)
 
 
-def _no_such_model(said: str, asked: str | None, deployment: str | None, models: Sequence[str]) -> str:
-    model = f"The model `{asked}`" if asked else "The model"
+def _no_such_model(said: str, requested: str | None, deployment: str | None, models: Sequence[str]) -> str:
+    model = f"The model `{requested}`" if requested else "The model"
     named = f"no deployment `{deployment}`" if deployment else "no deployment for it"
     listed = f" Configured models: {', '.join(models)}." if models else ""
     return f"{model} does not exist: Azure has {named}.{listed} Azure said: {said}"

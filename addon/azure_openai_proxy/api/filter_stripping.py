@@ -27,6 +27,7 @@ _DELTA = _object(rb"(?:%b|%b|\[(?:%b(?:,%b)*+)?+\])" % (_PLAIN, _DEEP, _DEEP, _D
 _MEMBERS = rb'(?:,"[a-z_]++":(?:%b|%b))*+' % (_PLAIN, _DEEP)
 _CHUNK = re.compile(rb'\{"choices":\[\{("content_filter_results":%b,)?"delta":(%b)%b\}\]%b\}' % (_DEEP, _DELTA, _MEMBERS, _MEMBERS))
 _TEXT = re.compile(rb'\{"content":%b\}' % _STRING)
+_TEXTS = re.compile(rb'\{"content":%b\}(?:\n\{"content":%b\})*+' % (_STRING, _STRING))
 
 
 class Pattern(NamedTuple):
@@ -37,6 +38,7 @@ class Pattern(NamedTuple):
     before: bytes
     after: bytes
     new_before: bytes
+    new_after: bytes
 
     def cut(self, event: bytes) -> bytes | None:
         """Return `event` as `without_filter` does; the same object if nothing is removed. Return None if a parser is needed.
@@ -48,7 +50,38 @@ class Pattern(NamedTuple):
         start, end = len(self.before), len(event) - len(self.after)
         if not _TEXT.fullmatch(event, start, end) or not _is_text(event):
             return None
-        return event if self.before == self.new_before else self.new_before + event[start:end] + self.after
+        if self.before == self.new_before and self.after == self.new_after:
+            return event
+        return self.new_before + event[start:end] + self.new_after
+
+    def of(self, received: bytes, event: bytes) -> Pattern | None:
+        """Return the pattern of `received`, from which bytes after the text were removed to give `event`, the event of this pattern.
+
+        None: other bytes were removed.
+        """
+        if received is event:
+            return self
+        kept = len(event) - len(self.after)
+        if not event.endswith(self.after) or received[:kept] != event[:kept]:
+            return None
+        return self._replace(after=received[kept:])
+
+    def cut_all(self, data: bytes, at: int) -> tuple[bytes, int] | None:
+        """Return the results of `cut` for the events that start at `at` and match, and the end of the last one.
+
+        Return None if the first event does not match, or if an event matches except for its text.
+        """
+        if not data.startswith(self.before, at):
+            return None
+        texts = data[at + len(self.before) :].split(self.after + self.before)
+        last, found, _ = texts.pop().partition(self.after)
+        if found:  # otherwise the last event is incomplete
+            texts.append(last)
+        joined = b"\n".join(texts)  # the texts of valid events contain no line end
+        if not _TEXTS.fullmatch(joined) or not _is_text(joined):
+            return None
+        end = at + len(joined) - len(texts) + 1 + len(texts) * (len(self.before) + len(self.after))
+        return b"%b%b%b" % (self.new_before, (self.new_after + self.new_before).join(texts), self.new_after), end
 
 
 class Chunk(NamedTuple):
@@ -69,7 +102,7 @@ def without_filter(chunk: bytes) -> Chunk | None:
         return Chunk(content, None)
     before, after = b"data: " + chunk[: found.start(2)], chunk[found.end(2) :] + b"\n\n"
     new_before = before if end < 0 else b'data: {"choices":[{"delta":'
-    return Chunk(content, Pattern(before, after, new_before))
+    return Chunk(content, Pattern(before, after, new_before, after))
 
 
 def _is_text(data: bytes) -> bool:

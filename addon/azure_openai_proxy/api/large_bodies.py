@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.formats.json_scan import Outline, Turns
 
-__all__ = ["LargeBody", "ShortBody", "is_large", "read", "renamed_in_line"]
+__all__ = ["LargeBody", "is_large", "read", "renamed_in_line"]
 
 LONG = 128
 """Size in bytes from which a string is replaced."""

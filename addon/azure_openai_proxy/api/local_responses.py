@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from .operation import Call
 
 __all__ = [
+    "KEY_PAGE",
     "MODERATION_INPUTS",
     "MOST_MODERATIONS",
     "add_cors",
-    "answer",
     "health",
+    "is_own_page",
     "is_probe",
+    "is_self_service",
     "not_found",
     "preflight",
+    "respond",
     "unflagged_moderation",
     "welcome",
 ]
@@ -37,6 +40,8 @@ Point an OpenAI client here (base URL: this address with /v1), or send it throug
 Available models: GET /v1/models
 """
 
+KEY_PAGE = "/azure-openai-proxy/key"
+"""The page about a client's key."""
 _FOR_PROBES = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store", "x-azure-openai-proxy": "1"}
 """`azure-openai-proxy doctor` recognises the proxy by the last header before it sends a key."""
 _CATEGORIES = (
@@ -65,19 +70,31 @@ def welcome() -> http.Response:
     return http.Response.make(200, _WELCOME, {"content-type": "text/plain; charset=utf-8"})
 
 
+def is_own_page(method: str, path: str) -> bool:
+    """Return whether the request is not one of the API: a preflight, a health check or the start page."""
+    return method == "OPTIONS" or (method in ("GET", "HEAD") and (is_probe(path) or path.partition("?")[0] == "/"))
+
+
+def is_self_service(method: str, path: str) -> bool:
+    """Return whether a client asks what its key has left: such a request has no usage record."""
+    bare = path.partition("?")[0]
+    return method in ("GET", "HEAD") and (bare == KEY_PAGE or "/dashboard/billing/" in bare)
+
+
 def is_probe(path: str) -> bool:
     return path in ("/healthz", "/readyz")
 
 
-def health(path: str, not_ready: Callable[[], str | None]) -> http.Response | None:
-    """Return the response to a health check; None for another path. `/healthz`: the process runs. `/readyz`: it can serve requests, or 503
-    with the reason.
+def health(path: str, not_ready: Callable[[], str | None], detail: Callable[[], str] = str) -> http.Response | None:
+    """Return the response to a health check; None for another path. `/healthz`: the process runs. `/readyz`: it can serve requests, with a
+    detail if there is one, or 503 with the reason.
     """
     if not is_probe(path):
         return None
     if path == "/readyz" and (reason := not_ready()):
         return http.Response.make(503, f"{reason}\n", _FOR_PROBES)
-    return http.Response.make(200, "ok\n", _FOR_PROBES)
+    more = detail() if path == "/readyz" else ""
+    return http.Response.make(200, f"ok: {more}\n" if more else "ok\n", _FOR_PROBES)
 
 
 def not_found() -> http.Response:
@@ -85,27 +102,29 @@ def not_found() -> http.Response:
     return http.Response.make(404, "Not found.\n", {"content-type": "text/plain; charset=utf-8"})
 
 
-def answer(call: Call, mapper: Mapper, discovered: Sequence[str] = ()) -> http.Response:
+def respond(call: Call, mapper: Mapper, discovered: Sequence[str] = (), may_use: Callable[[str], bool] = lambda _: True) -> http.Response:
     """Return the response for an operation that the table assigns to the proxy. `discovered`: deployments in addition to the configured
-    models.
+    models; `may_use`: whether the client may use a model.
 
     Raises:
         NotFound: the mapping does not cover the model, or Azure lacks the operation.
     """
-    match call.endpoint.by:
+    match call.endpoint.handled_by:
         case "models":
-            return _json(_models(call, mapper, discovered, _model))
+            return _json(_models(call, mapper, discovered, may_use, _model))
         case "engines":
-            return _json(_models(call, mapper, discovered, _engine))
+            return _json(_models(call, mapper, discovered, may_use, _engine))
         case "billing" if (probe := call.path.rpartition("/")[2]) in _BILLING:
             return _json(_BILLING[probe])
     instead = f" Instead: {call.endpoint.instead}." if call.endpoint.instead else ""
     raise NotFound(f"Azure OpenAI has no {call.operation}.{instead}", code="unsupported_by_azure")
 
 
-def _models(call: Call, mapper: Mapper, discovered: Sequence[str], shape: Callable[[str], dict[str, object]]) -> dict[str, object]:
+def _models(
+    call: Call, mapper: Mapper, discovered: Sequence[str], may_use: Callable[[str], bool], shape: Callable[[str], dict[str, object]]
+) -> dict[str, object]:
     configured = mapper.names() if mapper.entries or not discovered else []  # the default entries are a guess
-    names = list(dict.fromkeys([*configured, *discovered]))
+    names = list(filter(may_use, dict.fromkeys([*configured, *discovered])))
     if call.model is None:
         return {"object": "list", "data": [shape(name) for name in names]}
     if call.model in names or mapper.mapped(call.model):
@@ -158,9 +177,9 @@ def preflight(request: http.Request) -> http.Response:
         "access-control-request-method": "access-control-allow-methods",
         "access-control-request-headers": "access-control-allow-headers",
     }
-    for asked, allowed in echoed.items():
-        if asked in request.headers:
-            response.headers[allowed] = request.headers[asked]
+    for requested, allowed in echoed.items():
+        if requested in request.headers:
+            response.headers[allowed] = request.headers[requested]
     if request.headers.get("access-control-request-private-network") == "true":
         response.headers["access-control-allow-private-network"] = "true"
     return response
@@ -194,20 +213,20 @@ def unflagged_moderation(content: bytes, large: LargeBody | None = None) -> http
         "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
         "category_applied_input_types": {category: [] for category in _CATEGORIES},
     }
-    answer = {"id": f"modr-unchecked-{uuid.uuid4().hex}", "model": model or "unchecked", "results": [result] * count}
-    return http.Response.make(200, json.dumps(answer), {"content-type": "application/json"})
+    document = {"id": f"modr-unchecked-{uuid.uuid4().hex}", "model": model or "unchecked", "results": [result] * count}
+    return http.Response.make(200, json.dumps(document), {"content-type": "application/json"})
 
 
 def _inputs_of(content: bytes) -> tuple[int, Any]:
     """Return the number of requested results, and the model."""
     try:
-        asked = json.loads(content)
+        document = json.loads(content)
     except (ValueError, RecursionError):
         return 0, None
-    given = asked.get("input") if isinstance(asked, dict) else None
+    given = document.get("input") if isinstance(document, dict) else None
     if not given or not isinstance(given, str | list):
         return 0, None
-    return len(given) if isinstance(given, list) and isinstance(given[0], str) else 1, asked.get("model")
+    return len(given) if isinstance(given, list) and isinstance(given[0], str) else 1, document.get("model")
 
 
 def _inputs_of_large(large: LargeBody) -> tuple[int, Any]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from azure_openai_proxy.errors import SettingsError
 
-__all__ = ["DEFAULTS", "Entry", "Mapper", "family"]
+__all__ = ["Entry", "Mapper", "family"]
 
 _DATED = re.compile(r"(?P<family>.+)-(?:\d{4}-\d{2}-\d{2}|\d{4})")
 MOST_KNOWN, LONGEST_KNOWN = 1000, 100

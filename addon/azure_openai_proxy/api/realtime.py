@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .large_bodies import LargeBody
 
-__all__ = ["Frames", "answered", "in_ascii", "key", "offered", "speaks_beta"]
+__all__ = ["Frames", "Literal", "accepted_protocol", "in_ascii", "key", "offered", "speaks_beta"]
 
 _KEY = "openai-insecure-api-key."
 _OPENAIS_OWN = (_KEY, "openai-organization.", "openai-project.", "openai-beta.")
@@ -47,9 +47,23 @@ def speaks_beta(headers: Mapping[str, str]) -> bool:
     return headers.get("openai-beta", "").replace("=", "-") == _BETA or f"openai-beta.{_BETA}" in _protocols(headers)
 
 
-def answered(client: Mapping[str, str], azure: Mapping[str, str]) -> str | None:
+def accepted_protocol(client: Mapping[str, str], azure: Mapping[str, str]) -> str | None:
     """Return the subprotocol to add to a response of Azure without one. A browser that offered subprotocols fails without it."""
     return None if _HEADER in azure else next(iter(offered(client)), None)
+
+
+class Literal:
+    r"""A JSON string to find in frames, also where it is written with escapes (`\u006d` for `m`), which Azure reads all the same."""
+
+    def __init__(self, text: str) -> None:
+        self._plain = f'"{text}"'.encode()
+        hexadecimal = ("".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(character):04x}") for character in text)
+        pattern = "".join(rf"(?:{re.escape(character)}|\\u{digits})" for character, digits in zip(text, hexadecimal, strict=True))
+        self._pattern = re.compile(f'"{pattern}"'.encode())
+
+    def is_in(self, frame: bytes) -> bool:
+        """Return whether a frame has the string. Most frames have no escapes and are not searched for them."""
+        return self._plain in frame or (b"\\u" in frame and self._pattern.search(frame) is not None)
 
 
 class Frames:
@@ -64,7 +78,7 @@ class Frames:
         self._deployment = deployment
         self._names: dict[str, str] = {}  # deployment → the client's last name for it, if they differ
 
-    def asked(self, model: str) -> str:
+    def deployment_for(self, model: str) -> str:
         """Return the deployment for `model`, and rename it back to `model` from now on."""
         deployment = self._deployment(model)
         self._names.pop(deployment, None)
@@ -76,7 +90,7 @@ class Frames:
 
     def out(self, frame: bytes, large: LargeBody | None = None) -> bytes:
         """Rename the models in a client's frame for Azure. `large`: the scanned frame, if it is large, with `places` or `BACK` located."""
-        return _renamed(frame, self.places, self.asked, large)
+        return _renamed(frame, self.places, self.deployment_for, large)
 
     def back(self, frame: bytes, large: LargeBody | None = None) -> bytes:
         """Rename the models in Azure's frame for the client. A model that the client did not name stays, so the client sees which model

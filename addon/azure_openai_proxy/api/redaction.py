@@ -13,26 +13,26 @@ import re
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, quote_plus, unquote_plus
+from urllib.parse import quote, quote_plus, unquote_plus, unquote_to_bytes
 
 from azure_openai_proxy.formats import json_edit
 
 from .credentials import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mitmproxy import http
 
 __all__ = [
     "Fields",
     "Hidden",
-    "headers",
     "hide",
     "is_key_header",
     "mask",
-    "mask_answer_head",
     "mask_fields",
+    "mask_path",
+    "mask_response_head",
     "minted",
     "path",
     "show",
@@ -40,9 +40,14 @@ __all__ = [
     "without_masks",
 ]
 
+_MASK = MASK.encode()
 _HEADERS = frozenset(b"api-key authorization proxy-authorization x-api-key ocp-apim-subscription-key".split())
 _PROTOCOLS = b"sec-websocket-protocol"
 _WITH_KEYS = _HEADERS | {_PROTOCOLS}
+_READ = frozenset(b"connection content-length content-type expect host te transfer-encoding upgrade".split())
+"""Headers that mitmproxy reads from the flow."""
+_SHORTEST_REPEATED = 16
+"""Length of a key that is also masked in other headers. Shorter ones may be words that occur there by chance."""
 _IN_PROTOCOL = re.compile(rb"(openai-insecure-api-key\.)[^,\s]+")
 _SCHEME = re.compile(rb"(?i)^((?:bearer|basic)[ \t]+).*$", re.DOTALL)
 _IN_QUERY = frozenset({"api-key", "api_key", "key", "subscription-key", "token"})
@@ -57,12 +62,21 @@ class Hidden(NamedTuple):
 
     headers: tuple[tuple[bytes, bytes, bytes], ...] = ()  # name, masked value, original value
     path: tuple[str, str] | None = None  # masked, original
+    masked: Fields = ()  # all headers after the masking
+    plain: Fields = ()  # and before it
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Return the keys in headers, without their schemes."""
-        mask = MASK.encode()
-        return tuple(old[len(new) - len(mask) :].decode("utf-8", "surrogateescape") for _, new, old in self.headers if new.endswith(mask))
+        """Return the keys in headers, without their schemes, and those in the query, unless they are as short as a word."""
+        found = [
+            old[len(new) - len(_MASK) :].decode("utf-8", "surrogateescape")
+            for name, new, old in self.headers
+            if new.endswith(_MASK) and name.lower().strip() in _WITH_KEYS
+        ]
+        if self.path:
+            values = [unquote_plus(pair.partition("=")[2]) for pair in self.path[1].partition("?")[2].split("&") if _is_key(pair)]
+            found += [value for value in values if len(value) >= _SHORTEST_IN_HEADERS]
+        return tuple(found)
 
     def __repr__(self) -> str:
         return f"Hidden({len(self.headers) + bool(self.path)})"
@@ -75,25 +89,27 @@ def is_key_header(name: str) -> bool:
 
 def hide(request: http.Request) -> Hidden:
     """Mask every key in `request`, in place. Return the keys; existing masks are not included."""
-    plain = request.headers.fields
-    masked = headers(plain)
-    found: tuple[tuple[bytes, bytes, bytes], ...] = ()
-    if masked is not plain:
-        found = tuple((name, new, old) for (name, new), (_, old) in zip(masked, plain, strict=True) if new is not old)
-        request.headers.fields = masked
-    if b"?" not in request.data.path:
-        return Hidden(found)
-    whole = request.path
-    shown = path(whole)
-    if shown != whole:
-        request.path = shown
-    return Hidden(found, (shown, whole) if shown != whole else None)
+    data = request.data
+    plain = data.headers.fields
+    masked, found = _masked(plain)
+    hidden = Hidden()
+    if found:
+        data.headers.fields = masked
+        hidden = Hidden(found, None, masked, plain)
+    repeated = _repeats_key(data.path, keys := _repeated(found)) if found else False
+    if repeated or b"?" in data.path:
+        whole = request.path
+        if (shown := _path_without(path(whole), keys) if repeated else path(whole)) != whole:
+            request.path = shown
+            hidden = hidden._replace(path=(shown, whole))
+    return hidden
 
 
 def show(request: http.Request, hidden: Hidden) -> http.Request:
     """Insert the hidden keys into `request`, in place, and return it. Parts that were changed meanwhile stay."""
     if hidden.headers:
-        request.headers.fields = _shown(request.headers.fields, hidden)
+        headers = request.data.headers
+        headers.fields = hidden.plain if headers.fields is hidden.masked else _shown(headers.fields, hidden)
     if hidden.path and request.path == hidden.path[0]:
         request.path = hidden.path[1]
     return request
@@ -104,10 +120,17 @@ def with_secrets(request: http.Request, hidden: Hidden) -> http.Request:
 
     mitmproxy sends bodies separately, and may keep the head as long as the connection is open.
     """
-    twin, data = object.__new__(type(request)), object.__new__(type(request.data))
-    vars(twin).update(vars(request), data=data)
-    vars(data).update(vars(request.data), headers=type(request.headers)(request.headers.fields), content=None)
+    twin = _copy(request)
+    twin.data = _copy(request.data)
+    twin.data.headers, twin.data.content = _copy(request.data.headers), None
     return show(twin, hidden)
+
+
+def _copy[T: object](value: T) -> T:
+    """As `copy.copy` for an object with a plain `__dict__`, in a fifth of the time."""
+    twin = object.__new__(type(value))
+    vars(twin).update(vars(value))
+    return twin
 
 
 def _shown(fields: Fields, hidden: Hidden) -> Fields:
@@ -123,30 +146,70 @@ def without_masks(request: http.Request) -> None:
     request.path = bare + mark + "&".join(pair for pair in query.split("&") if not pair.endswith(f"={MASK}"))
 
 
-def headers(fields: Fields) -> Fields:
-    """Return headers with masked keys; the same object if there are none.
+def _masked(fields: Fields) -> tuple[Fields, tuple[tuple[bytes, bytes, bytes], ...]]:
+    """Return headers with masked keys, the same object if there are none, and name, mask and original value of each masked header.
 
     Whitespace around a name is ignored: such a request is refused, but its flow is kept.
     """
-    found = [at for at, (name, _) in enumerate(fields) if name.lower().strip() in _WITH_KEYS]
+    found: list[tuple[bytes, bytes, bytes]] = []
+    masked: list[tuple[bytes, bytes]] = []
+    for field in fields:
+        name, value = field
+        if (folded := name.lower().strip()) in _WITH_KEYS and (mask := _value(folded, value)) != value:
+            found.append((name, mask, value))
+            masked.append((name, mask))
+        else:
+            masked.append(field)
     if not found:
-        return fields
-    masked = list(fields)
-    changed = False
-    for at in found:
-        name, value = fields[at]
-        if (mask := _value(name.lower().strip(), value)) != value:
-            masked[at] = (name, mask)
-            changed = True
-    return tuple(masked) if changed else fields
+        return fields, ()
+    keys = _repeated(found)
+    if keys and any(key in b"\n".join([value for _, value in masked]) for key in keys):
+        for at, (name, value) in enumerate(masked):  # the client repeats its key in a header of its own
+            if (folded := name.lower().strip()) not in _WITH_KEYS and folded not in _READ:
+                mask = value
+                for key in keys:
+                    mask = mask.replace(key, _MASK)
+                if mask != value:
+                    found.append((name, mask, value))
+                    masked[at] = name, mask
+    return tuple(masked), tuple(found)
+
+
+def _repeated(found: Iterable[tuple[bytes, bytes, bytes]]) -> list[bytes]:
+    """The keys in masked headers that are masked in other places too, the longest first."""
+    keys = [key for _, mask, old in found if mask.endswith(_MASK) and len(key := old[len(mask) - len(_MASK) :]) >= _SHORTEST_REPEATED]
+    keys.sort(key=len, reverse=True)
+    return keys
+
+
+def mask_path(path: str, secrets: Iterable[str]) -> str:
+    """Mask the parts of a path that contain one of the secrets, as it is or percent-encoded. Short ones may be words."""
+    keys = [_bytes(secret) for secret in secrets if len(secret) >= _SHORTEST_REPEATED]
+    return _path_without(path, keys) if _repeats_key(_bytes(path), keys) else path
+
+
+def _repeats_key(path: bytes, keys: Iterable[bytes]) -> bool:
+    """Whether a path or a query contains one of the keys, as it is or percent-encoded."""
+    plain = unquote_to_bytes(path) if b"%" in path else path
+    return any(key in plain for key in keys)
+
+
+def _path_without(path: str, keys: Sequence[bytes]) -> str:
+    """Mask each part of a path and its query that contains one of the keys; all of it if a key contains a delimiter."""
+    parts = [MASK if _repeats_key(_bytes(part), keys) else part for part in re.split("([/?&=])", path)]
+    masked = "".join(parts)
+    return f"/{MASK}" if _repeats_key(_bytes(masked), keys) else masked
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _value(name: bytes, value: bytes) -> bytes:
-    mask = MASK.encode()
     if name in _HEADERS:
         scheme = _SCHEME.match(value)
-        return (scheme[1] if scheme else b"") + mask
-    return _IN_PROTOCOL.sub(rb"\g<1>" + mask, value) if name == _PROTOCOLS else value
+        return (scheme[1] if scheme else b"") + _MASK
+    return _IN_PROTOCOL.sub(rb"\g<1>" + _MASK, value)
 
 
 def path(path: str) -> str:
@@ -174,6 +237,8 @@ def minted(answer: bytes) -> bytes:
 _SHORTEST = 4
 _SHORTEST_IN_HEADERS = 8  # clients without a key send `none`, `test` or `dummy`, which may occur in other headers
 _SHORTEST_ENCODED = 12  # the base64 of a shorter one has too few characters that do not depend on its neighbours
+_LONGEST_REMEMBERED = 512
+"""Characters of the secrets of one request whose forms are remembered for many clients."""
 _FRAMING = frozenset(b"connection content-encoding content-length content-type date transfer-encoding upgrade".split())
 
 
@@ -183,7 +248,15 @@ def mask(text: str, secrets: Sequence[str]) -> str:
     return pattern.sub(MASK, text) if pattern else text
 
 
-def mask_answer_head(response: http.Response, secrets: Sequence[str]) -> None:
+def repeats(text: str, secrets: tuple[str, ...]) -> bool:
+    """Return whether `mask` would change `text`. For a short text this takes a fifth of the time."""
+    for form in _all_forms(secrets):  # noqa: SIM110 - as in `_repeats`
+        if form in text:
+            return True
+    return False
+
+
+def mask_response_head(response: http.Response, secrets: Sequence[str]) -> None:
     """Mask the secrets in a response's reason and headers, in place. Some gateways in front of Azure repeat the key there."""
     data = response.data
     if _repeats(b"\n".join(chain((data.reason,), *data.headers.fields)), secrets):
@@ -217,13 +290,24 @@ def _mask_bytes(value: bytes, secrets: Sequence[str]) -> bytes:
     return mask(value.decode("utf-8", "surrogateescape"), long).encode("utf-8", "surrogateescape")
 
 
-@lru_cache(maxsize=64)
+def _remembered[T](make: Callable[[tuple[str, ...]], T]) -> Callable[[tuple[str, ...]], T]:
+    """Remember the results for the secrets of many clients, and for fewer ones that are long."""
+    short, long = lru_cache(maxsize=2048)(make), lru_cache(maxsize=64)(make)
+    return lambda secrets: (short if sum(map(len, secrets)) <= _LONGEST_REMEMBERED else long)(secrets)
+
+
+@_remembered
 def _forms_in_headers(secrets: tuple[str, ...]) -> tuple[bytes, ...]:
     long = [secret for secret in secrets if len(secret) >= _SHORTEST_IN_HEADERS]
     return tuple(form.encode("utf-8", "surrogateescape") for form in _forms(long))
 
 
-@lru_cache(maxsize=64)
+@_remembered
+def _all_forms(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_forms(secrets))
+
+
+@_remembered
 def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
     # The longest first: a shorter form that is the prefix of a longer one would leave the rest of it.
     forms = sorted(_forms(secrets), key=len, reverse=True)

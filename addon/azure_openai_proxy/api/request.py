@@ -9,12 +9,13 @@ from urllib.parse import quote, unquote_plus
 
 from azure_openai_proxy.errors import BadRequest
 from azure_openai_proxy.formats import json_edit
+from azure_openai_proxy.formats.json_edit import Span
 
-from . import realtime, request_syntax, upload_rewriting
+from . import realtime, request_syntax, stream_usage, upload_rewriting
 from .endpoints import NEWEST_GA, Form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mitmproxy import http
 
@@ -30,10 +31,11 @@ __all__ = ["AzureRequest", "ClientRequest", "Query", "Target", "body", "form", "
 # Headers of this connection (RFC 9110 7.6.1), and the SDKs' headers for OpenAI accounts, which Azure refuses or ignores.
 _NOT_FOR_AZURE = frozenset(
     b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade "
-    b"openai-organization openai-project openai-beta authorization api-key cookie".split()
+    b"openai-organization openai-project openai-beta authorization api-key cookie x-session-affinity".split()
 )
 # Where no WebSocket is opened, Azure needs no subprotocols, and one of them may be the client's key.
 _NOT_FOR_AZURE_ORDINARILY = _NOT_FOR_AZURE | {b"sec-websocket-protocol"}
+_ROUTER = "auto"
 _ORDINARY = frozenset({"", "keep-alive", "close"})
 _EMPTY = re.compile(rb"\{[ \t\r\n]*+\}")
 # Dates with or without a suffix, v1, preview and latest. Azure refuses unknown versions. The proxy refuses all other text.
@@ -59,6 +61,8 @@ class Query(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Query:
+        if not text:
+            return _NO_QUERY
         rest, taken = [], {"api-version": "", "api-key": ""}
         for pair in filter(None, text.split("&")):
             name, _, value = pair.partition("=")
@@ -74,20 +78,37 @@ class Query(NamedTuple):
         Raises:
             BadRequest: it is neither a date nor one of Azure's names.
         """
-        if not _API_VERSION.fullmatch(self.api_version):
+        if self.api_version and not _API_VERSION.fullmatch(self.api_version):
             raise BadRequest("`api-version` must be YYYY-MM-DD, YYYY-MM-DD-preview, v1 or preview, as in 2024-10-21.", param="api-version")
 
     def with_model(self, deployment: str | None, name: str = "") -> str:
         """Return the rest with the deployment as the value of its `model` or `deployment`, and with that parameter renamed to `name` if
         given.
         """
-        if deployment is None:
-            return self.rest
+        return self.rest if deployment is None else self._renamed(lambda _: deployment, name)
+
+    def with_models(self, deployment: Callable[[str], str]) -> str:
+        """Return the rest with each value of `model` and `deployment` mapped."""
+        return self._renamed(deployment) if self.models else self.rest
+
+    @property
+    def models(self) -> list[str]:
+        """The values of `model` and `deployment`."""
+        pairs = (pair.partition("=") for pair in self.rest.split("&"))
+        return [unquote_plus(value) for name, _, value in pairs if unquote_plus(name).lower() in _NAMES_MODEL]
+
+    def _renamed(self, deployment: Callable[[str], str], name: str = "") -> str:
         pairs = (pair.partition("=") for pair in self.rest.split("&"))
         return "&".join(
-            f"{name or unquote_plus(old)}={quote(deployment)}" if unquote_plus(old) in ("model", "deployment") else f"{old}{sep}{value}"
+            f"{name or unquote_plus(old).lower()}={quote(deployment(unquote_plus(value)), errors='surrogateescape')}"
+            if unquote_plus(old).lower() in _NAMES_MODEL
+            else f"{old}{sep}{value}"
             for old, sep, value in pairs
         )
+
+
+_NO_QUERY = Query("")
+_NAMES_MODEL = ("model", "deployment")
 
 
 class Target(NamedTuple):
@@ -98,9 +119,9 @@ class Target(NamedTuple):
     form: Form
 
     @classmethod
-    def of(cls, call: Call, backend: Backend, deployment: str | None, asked_version: str = "") -> Target:
-        """`asked_version`: the api-version in the client's query."""
-        return cls(backend, deployment, form(call, deployment, backend, asked_version))
+    def of(cls, call: Call, backend: Backend, deployment: str | None, client_version: str = "") -> Target:
+        """`client_version`: the api-version in the client's query."""
+        return cls(backend, deployment, form(call, deployment, backend, client_version))
 
     @property
     def in_path(self) -> bool:
@@ -118,6 +139,7 @@ class AzureRequest(NamedTuple):
     deployment: str | None
     rewriter: Rewriter | None = None  # for a body that is streamed
     growth: int | None = 0  # change of the body's length in bytes; None: not known in advance
+    adds_usage: bool = False  # the usage of the stream is requested, which the client did not do
 
     @property
     def stream(self) -> bool | Callable[[bytes], list[bytes]]:
@@ -129,24 +151,44 @@ class AzureRequest(NamedTuple):
 
 
 def translate(
-    call: Call, asked: ClientRequest, target: Target, deployment: Callable[[str], str], credential: Credential, *, batch_lines: int = 0
+    call: Call,
+    client_request: ClientRequest,
+    target: Target,
+    deployment: Callable[[str], str],
+    credential: Credential,
+    *,
+    batch_lines: int = 0,
+    add_usage: bool = False,
 ) -> AzureRequest:
     """Translate a request for `target`. `deployment` maps the names of models in the body.
 
-    `batch_lines`: the maximum length in bytes of lines in a batch file whose models are mapped too; 0 for none.
+    `batch_lines`: the maximum length in bytes of lines in a batch file whose models are mapped too; 0 for none. `add_usage`: request the
+    usage of a stream.
     """
     backend, name = target.backend, target.deployment
     rewriter = None
-    if not json_edit.is_object(asked.content):
-        rewriter = upload_rewriting.rewriter(call, asked.headers, deployment, in_path=target.in_path, batch_lines=batch_lines)
+    if not json_edit.is_object(client_request.content):
+        rewriter = upload_rewriting.rewriter(
+            call,
+            client_request.headers,
+            deployment,
+            in_path=target.in_path,
+            batch_lines=batch_lines,
+            streamed=client_request.more,
+        )
+    usage = stream_usage.addition(client_request.content, client_request.large) if add_usage else None
+    query = client_request.query
+    if call.endpoint.in_query_too:
+        query = query._replace(rest=query.with_models(deployment))
     return AzureRequest(
         backend.base,
-        path(call, target, asked.query),
-        headers(asked.headers, credential, backend.base.netloc, websocket=call.method == "WS"),
-        b"" if asked.more else body(call, deployment, target, asked, rewriter),
+        path(call, target, query),
+        headers(client_request.headers, credential, backend.base.netloc, websocket=call.method == "WS"),
+        b"" if client_request.more else body(call, deployment, target, client_request, rewriter, usage),
         name,
-        rewriter if asked.more else None,
+        rewriter if client_request.more else None,
         _growth(call.model, name) if rewriter else 0,
+        usage is not None,
     )
 
 
@@ -154,25 +196,34 @@ def _growth(model: str | None, name: str | None) -> int | None:
     return None if model is None or name is None else len(name.encode()) - len(model.encode())
 
 
-def form(call: Call, deployment: str | None, backend: Backend, asked_version: str = "") -> Form:
+def form(call: Call, deployment: str | None, backend: Backend, client_version: str = "") -> Form:
     """Return the Azure API for this call. A client that uses one of Azure's own forms keeps it."""
     match call.native:
         case "v1":
-            kept = asked_version in ("v1", "preview") and not call.endpoint.unversioned
-            return Form("/openai/v1{path}", asked_version if kept else "")
+            kept = client_version in ("v1", "preview") and not call.endpoint.unversioned
+            return Form("/openai/v1{path}", client_version if kept else "")
         case "dated":
-            version = asked_version or (backend.apiversion if backend.apiversion[0].isdigit() else NEWEST_GA)
+            version = client_version or (backend.apiversion if backend.apiversion[0].isdigit() else NEWEST_GA)
             return Form("/openai/deployments/{deployment}{path}" if call.deployed else "/openai{path}", version)
-    return call.endpoint.form(backend.apiversion, model=deployment is not None, beta=call.beta)
+    # The model router without a deployment: only the v1 API has no deployment in the path.
+    dated = backend.apiversion[0].isdigit()
+    version = "v1" if dated and deployment == _ROUTER == call.model and call.endpoint.v1 else backend.apiversion
+    return call.endpoint.form(version, model=deployment is not None, beta=call.beta)
 
 
 def path(call: Call, target: Target, query: Query) -> str:
     """Return path and query for Azure."""
     (template, version), deployment = target.form, target.deployment
-    below = template.replace("{path}", "\0").format(deployment=quote(deployment or "", safe=""), **call.values).replace("\0", call.path)
+    below = _filled(template, quote(deployment or "", safe=""), call.path, **call.values)
     rest = query.with_model(deployment, "deployment" if call.beta else "") if call.endpoint.model_in == "query" else query.rest
     joined = "&".join(filter(None, [rest, f"api-version={quote(version)}" if version else ""]))
     return request_syntax.encoded(target.backend.base.prefix + below, joined)
+
+
+def _filled(template: str, deployment: str, path: str, **values: str) -> str:
+    if not values:  # as for most requests; `format` takes three times as long
+        return template.replace("{deployment}", deployment).replace("{path}", path)
+    return template.replace("{path}", "\0").format(deployment=deployment, **values).replace("\0", path)
 
 
 def headers(client: http.Headers, credential: Credential, host: str, *, websocket: bool = False) -> http.Headers:
@@ -190,7 +241,7 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
         else:
             kept.append(field)
     kept.append((credential.header.encode(), credential.value.encode(errors="surrogateescape")))
-    result = type(client)(kept)
+    result = type(client)(tuple(kept))
     if websocket:
         result["connection"], result["upgrade"] = "Upgrade", "websocket"
         if "sec-websocket-protocol" in result:
@@ -198,27 +249,39 @@ def headers(client: http.Headers, credential: Credential, host: str, *, websocke
     return result
 
 
-def body(call: Call, deployment: Callable[[str], str], target: Target, asked: ClientRequest, rewriter: Rewriter | None = None) -> bytes:
-    """Return the body for Azure. For v1 it has the deployment as its model; in the dated API the path has the deployment."""
-    content = asked.content
+def body(
+    call: Call,
+    deployment: Callable[[str], str],
+    target: Target,
+    client_request: ClientRequest,
+    rewriter: Rewriter | None = None,
+    usage: Span | None = None,
+) -> bytes:
+    """Return the body for Azure. For v1 it has the deployment as its model; in the dated API the path has the deployment.
+
+    `usage`: the edit that requests the usage of a stream.
+    """
+    content = client_request.content
     if rewriter:
         return rewriter.feed(content) + rewriter.end()
-    is_form = asked.headers.get("content-type", "").lower().startswith("multipart/") and not json_edit.is_object(content)
+    more = [usage] if usage else []
+    is_form = client_request.headers.get("content-type", "").lower().startswith("multipart/") and not json_edit.is_object(content)
     if call.model is None or target.in_path or call.endpoint.model_in == "query" or is_form:
-        return content
+        return json_edit.edited(content, more)
     if call.endpoint.model_in == "path":
-        return _with_model(content, deployment(call.model), asked.large)
-    if asked.large:
-        return json_edit.renamed(content, asked.large.strings(*call.endpoint.models), deployment)
-    return json_edit.rename(content, call.endpoint.models, deployment)
+        return _with_model(content, deployment(call.model), client_request.large, more)
+    places = call.endpoint.models
+    found = client_request.large.strings(*places) if client_request.large else json_edit.json_strings(content, places)
+    return json_edit.renamed(content, found, deployment, [stream_usage.beside(usage, found[0])] if usage and found else more)
 
 
-def _with_model(content: bytes, deployment: str, large: LargeBody | None) -> bytes:
-    """Set the deployment as the only `model` of a JSON object; the client has the model in its path."""
+def _with_model(content: bytes, deployment: str, large: LargeBody | None, more: Sequence[Span]) -> bytes:
+    """Set the deployment as the only `model` of a JSON object; the client has the model in its path. `more` are other edits."""
     if large:
-        return _with_model_in_large(large, json.dumps(deployment).encode())
+        return _with_model_in_large(large, json.dumps(deployment), more)
     if not json_edit.is_object(content):
         return content  # Azure reports the error
+    content = json_edit.edited(content, more)
     head, brace, members = content.partition(b"{")
     if b'"model"' in content or b"\\u" in content:
         try:
@@ -231,12 +294,12 @@ def _with_model(content: bytes, deployment: str, large: LargeBody | None) -> byt
     return head + brace + b'"model":' + json.dumps(deployment).encode() + comma + members
 
 
-def _with_model_in_large(large: LargeBody, model: bytes) -> bytes:
+def _with_model_in_large(large: LargeBody, model: str, more: Sequence[Span]) -> bytes:
     content, outline = large.content, large.outline
     if not outline or not outline.is_object:
         return content
     if member := outline.get("model"):
-        return b"".join([content[: member.value], model, content[member.end :]])
+        return json_edit.edited(content, [Span(member.value, member.end, model), *more])
     start = outline.root + 1
-    comma = b"" if _EMPTY.match(content, outline.root) else b","
-    return b"".join([content[:start], b'"model":', model, comma, content[start:]])
+    comma = "" if _EMPTY.match(content, outline.root) else ","
+    return json_edit.edited(content, [Span(start, start, f'"model":{model}{comma}'), *more])

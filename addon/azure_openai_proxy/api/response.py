@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from azure_openai_proxy.formats import compression, sse
 from azure_openai_proxy.formats.json_scan import LARGE
 
-from . import filter_stripping
+from . import filter_stripping, stream_usage
 from .error_translation import error_body, in_event, mask, shape
 from .response_headers import headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .large_bodies import LargeBody
 
-__all__ = ["Stream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"]
+__all__ = ["ResponseStream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"]
 
 # Members that Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. At deeper levels such names
 # only occur in strings of the user or the model. `obfuscation` stays, because OpenAI sends it too.
@@ -42,31 +42,48 @@ _AZURE_MEMBERS = frozenset(
 _TRACES = (b"_filter", b"latency_checkpoint", b"prompt_annotations", b"gpt-35-turbo")
 
 # Members of OpenAI's chunks without choices. A chunk with only these is dropped: LangChain, simonw/llm and others index its choices[0].
-# OpenAI also sends usage and moderation results in chunks without choices.
+# OpenAI also sends usage and moderation results in chunks without choices, and Azure's model router may report its choice in one.
 _PLAIN_MEMBERS = frozenset({"choices", "created", "id", "model", "object", "obfuscation", "service_tier", "system_fingerprint"})
 
 # Null is treated as absent where OpenAI always sends a value. One expression takes a tenth of the time of six searches.
 _NO_CONTENT = {"delta": re.compile(rb'"delta"\s*+:\s*+null'), "text": re.compile(rb'"text"\s*+:\s*+null')}
 _NO_MESSAGE = re.compile(rb'"(?:message|choices|text)"\s*+:\s*+null')
+_EMPTY_CHOICES: dict[str, dict[str, Any]] = {
+    "chat.completion": {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", "refusal": None},
+        "logprobs": None,
+        "finish_reason": "stop",
+    },
+    "text_completion": {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"},
+}
+"""The choice of a response without any, by the response's `object`."""
 _MESSAGE = {"role": "assistant", "content": None, "refusal": None}
+
+MANY = 2048
+"""Bytes of a read from which on it probably contains several events."""
 
 _DONE = b"data: [DONE]\n\n"
 _FINISHED = (b'"finish_reason":"', b'"finish_reason": "')  # in a string of the model's output the quotes would be escaped
 
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,15})')
 
+_decode = json.JSONDecoder().decode
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _dump_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-class Stream:
+class ResponseStream:
     """Translates one streamed response; the value for `flow.response.stream`.
 
     mitmproxy calls it with the bytes of each read, and with `b""` at a regular end only. A truncated stream gets no end from here.
 
     `normalize`: translate events; without it the bytes are forwarded unchanged. `encoding`: the response's content-encoding; the stream is
     decompressed. `done`: the stream ends with `data: [DONE]`; streams of typed events (the responses API) do not, and their `error` events
-    keep the members around the error. `secrets` are masked in error events. `items` is called with the data of each event.
+    keep the members around the error. `secrets` are masked in error events. `items` is called with the data of each event; without
+    `every`, events that differ from an earlier one in their text only may be left out.
+
+    `hide_usage`: the usage was not requested by the client. The stream is as it would be without it, also without `normalize`.
     """
 
     def __init__(
@@ -77,12 +94,16 @@ class Stream:
         done: bool = True,
         secrets: Sequence[str] = (),
         items: Callable[[bytes], None] | None = None,
+        every: bool = False,
+        hide_usage: bool = False,
     ) -> None:
         self._normalize = normalize
         self._decompressor = compression.decompressor(encoding)
         self._done = done
         self._secrets = secrets
         self._items = items
+        self._every = every
+        self._hide_usage = hide_usage
         self._events = sse.Decoder()
         self._content: Literal["delta", "text"] | None = None  # the member of this stream's choices that has the content, once known
         self._pattern: filter_stripping.Pattern | None = None  # of its events with text, once one was received
@@ -90,6 +111,7 @@ class Stream:
         self._failed = False  # an error was received
         self._errors = False  # so was anything that may contain one
         self._over = False  # all further input is dropped
+        self.broken = False  # the compressed body cannot be read
         self._last = b""  # data of the last typed event
 
     def __call__(self, data: bytes) -> list[bytes]:
@@ -105,12 +127,16 @@ class Stream:
             except compression.BrokenError as error:
                 broken = error
                 data = b""
-        if self._items and not self._normalize:
-            for event in self._events.feed(data):
-                self._items(event.data or b"")
-        out = self._normalized(data, at_end=at_end and not broken) if self._normalize else data
+        if self._normalize:
+            out = self._normalized(data, at_end=at_end and not broken)
+        elif self._hide_usage:
+            out = self._without_usage(data, at_end=at_end or broken is not None)
+        else:
+            out = data
+            for event in self._events.feed(data) if self._items else ():
+                self._report(event)
         if broken and not self._over:
-            self._over = True
+            self._over = self.broken = True
             said = {"message": f"Azure's compressed response cannot be read: {broken}.", "type": "server_error", "code": "upstream_error"}
             # The blank line ends an event of which the client may have received a part.
             out += (b"" if self._normalize else b"\n\n") + self.failure(shape(said))
@@ -136,10 +162,38 @@ class Stream:
     def _normalized(self, data: bytes, *, at_end: bool) -> bytes:
         if self._pattern and not at_end and self._events.idle and (event := self._pattern.cut(data)) is not None:
             return event
-        out = [self._event(event) for event in self._events.feed(data)]
+        out: list[bytes] = []
+        rest = self._fast_part(data, out) if len(data) > MANY and b"\r" not in data else data
+        out += [self._event(event) for event in self._events.feed(rest)]
         if at_end:
             out.append(self._end())
         return out[0] if len(out) == 1 else b"".join(out)
+
+    def _without_usage(self, data: bytes, *, at_end: bool) -> bytes:
+        out = []
+        for event in self._events.feed(data) + (self._events.flush() if at_end else []):
+            self._report(event)
+            hidden = stream_usage.without_usage(event) if event.data and stream_usage.MEMBER in event.data else event
+            out += [hidden.raw] if hidden else []
+        return b"".join(out)
+
+    def _report(self, event: sse.Event) -> None:
+        if self._items:
+            self._items(event.data or b"")
+
+    def _fast_part(self, data: bytes, out: list[bytes]) -> bytes:
+        """Translate runs of events that match the pattern at once. Return the rest of `data` for the decoder."""
+        at = 0
+        while not self._over and (end := data.find(b"\n\n", at) + 2) > 1:
+            if self._pattern and self._events.idle and data.startswith(self._pattern.before, at):
+                if not (run := self._pattern.cut_all(data, at)):
+                    break
+                out.append(run[0])
+                at = run[1]
+            else:
+                out += [self._event(event) for event in self._events.feed(data[at:end])]
+                at = end
+        return data[at:]
 
     def _end(self) -> bytes:
         """Return the output for the regular end of the body.
@@ -179,8 +233,16 @@ class Stream:
             self._last = data
         elif not self._finished:
             self._finished = _FINISHED[0] in data or _FINISHED[1] in data
+        received = event.raw
+        if self._hide_usage and stream_usage.MEMBER in data:
+            hidden = stream_usage.without_usage(event)
+            if hidden is None:
+                self._errors |= b'"error"' in data
+                return b""
+            event, data = hidden, hidden.data or b""
         if self._content == "delta" and (chunk := filter_stripping.without_filter(data)) and not self._suspect(event, chunk.content):
-            self._pattern = chunk.pattern or self._pattern
+            if chunk.pattern and not self._every:
+                self._pattern = chunk.pattern.of(received, event.raw) or self._pattern
             return event.raw if chunk.content is data else sse.encode(chunk.content, of=event)
         if not self._suspect(event, data):
             return event.raw
@@ -249,7 +311,7 @@ def _chunk(chunk: dict[str, Any], content: Literal["delta", "text"]) -> dict[str
 
 def _has_information(chunk: dict[str, Any], *, pruned: bool) -> bool:
     """Return whether a chunk without choices has information for the client. `pruned`: Azure's members were removed from it."""
-    if chunk.get("usage") is not None or chunk.get("moderation") is not None:
+    if any(chunk.get(name) is not None for name in ("usage", "moderation", "model_selection_details")):
         return True
     return not pruned and any(value is not None and name not in _PLAIN_MEMBERS for name, value in chunk.items())
 
@@ -297,7 +359,13 @@ def _pruned(item: Any) -> Any:
 
 def json_body(body: bytes) -> bytes:
     """Remove Azure's additions from a complete JSON response. Return `body` itself if there are none, or if it is not valid."""
-    return (_clean(_object(body)) if suspect(body) else None) or body
+    return read_json_body(body)[0]
+
+
+def read_json_body(body: bytes) -> tuple[bytes, Mapping[str, Any] | None]:
+    """As `json_body`. Also return the object that `body` contains, if that had to be parsed."""
+    value = _object(body) if suspect(body) else None
+    return _clean(value) or body, value
 
 
 def large_json_body(body: LargeBody) -> LargeBody:
@@ -311,6 +379,8 @@ def suspect(body: bytes) -> bool:
     if any(trace in body for trace in _TRACES):
         return True
     # For tens of megabytes the regular expression takes longer than parsing the body in its short form.
+    if b'"choices":[]' in body or b'"choices": []' in body:
+        return True
     return b"null" in body and (len(body) > LARGE or bool(_NO_MESSAGE.search(body)))
 
 
@@ -350,20 +420,24 @@ def _clean_frame(value: dict[str, Any] | None, secrets: Sequence[str]) -> bytes 
         return None
 
 
-def _with_messages(answer: dict[str, Any]) -> dict[str, Any]:
-    """Add the missing message to each choice of a chat's response, or the missing text to each of a completion's. Return `answer` itself if
-    none is missing.
+def _with_messages(document: dict[str, Any]) -> dict[str, Any]:
+    """Add the missing message to each choice of a chat's response, or the missing text to each of a completion's.
+
+    Return `document` itself if none is missing.
     """
-    if "choices" not in answer:
-        return answer
-    choices = answer["choices"]
+    if "choices" not in document:
+        return document
+    choices = document["choices"]
+    kind = document.get("object")
+    if choices == [] and isinstance(kind, str) and kind in _EMPTY_CHOICES:  # gpt-oss sends none, and clients read the first one
+        return {**document, "choices": [_EMPTY_CHOICES[kind]]}
     if choices is None:
-        return {**answer, "choices": []}
-    text = answer.get("object") == "text_completion" or any("text" in choice for choice in _dicts(choices))
+        return {**document, "choices": []}
+    text = document.get("object") == "text_completion" or any("text" in choice for choice in _dicts(choices))
     name, value = ("text", "") if text else ("message", _MESSAGE)
     if not any(_lacks(choice, name) for choice in _dicts(choices)):
-        return answer
-    return {**answer, "choices": [{**choice, name: value} if _lacks(choice, name) else choice for choice in choices]}
+        return document
+    return {**document, "choices": [{**choice, name: value} if _lacks(choice, name) else choice for choice in choices]}
 
 
 def _lacks(choice: Any, name: str) -> bool:
@@ -374,7 +448,8 @@ def _lacks(choice: Any, name: str) -> bool:
 
 def _object(data: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(data)
+        # What `json.loads` takes for UTF-8, without its search for other encodings.
+        value = _decode(data.decode("utf-8", "surrogatepass")) if data[:1] == b"{" and data[1:2] != b"\0" else json.loads(data)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -48,8 +48,8 @@ _DURATION = re.compile(rb"(?:[0-9]+(?:\.[0-9]+)?(?:h|m|s|ms|us|\xc2\xb5s|ns))+")
 def headers(headers: http.Headers, *, stream: bool, http1: bool = False) -> None:
     """Translate the headers of a response, in place. Not for a 101, whose `upgrade` must stay.
 
-    `stream`: a `Stream` rewrites the body. `http1`: the response arrived over HTTP/1, where a body of unknown length must be chunked to
-    keep the connection open.
+    `stream`: a `ResponseStream` rewrites the body. `http1`: the response arrived over HTTP/1, where a body of unknown length must be
+    chunked to keep the connection open.
     """
     named = [name.strip().lower().encode(errors="surrogateescape") for name in headers.get("connection", "").split(",")]
     dropped = _DROPPED.union(named) - _NEVER_DROPPED if named != [b""] else _DROPPED

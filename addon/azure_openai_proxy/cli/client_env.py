@@ -15,7 +15,7 @@ import ssl
 import sys
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from azure_openai_proxy.formats import quoting
 
@@ -24,7 +24,7 @@ from . import doctor, java_truststore
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["bundle", "fetch_ca", "main", "variables"]
+__all__ = ["bundle", "main", "variables"]
 
 CA = Path("~/.mitmproxy/mitmproxy-ca-cert.pem")
 BUNDLE = "azure-openai-proxy-bundle.pem"
@@ -109,12 +109,12 @@ def fetch_ca(proxy: str, path: Path) -> Path:
     connection = http.client.HTTPConnection(at.hostname or "", at.port or 80, timeout=doctor.PATIENCE)
     try:
         connection.request("GET", "http://mitm.it/cert/pem")
-        answer = connection.getresponse()
-        text = answer.read(doctor.MOST)
+        response = connection.getresponse()
+        text = response.read(doctor.MOST)
     finally:
         connection.close()
-    if answer.status != 200 or b"BEGIN CERTIFICATE" not in text:
-        raise OSError(f"{proxy} returned no certificate ({answer.status})")
+    if response.status != 200 or b"BEGIN CERTIFICATE" not in text:
+        raise OSError(f"{proxy} returned no certificate ({response.status})")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text)
     return path
@@ -135,36 +135,42 @@ OF_THE_KEY = """\
 """
 
 
-def environment(asked: argparse.Namespace) -> str:
+def environment(arguments: argparse.Namespace) -> str:
     """The output of `env`.
 
     Raises:
         ValueError: an argument is not a URL or has control characters.
         OSError, HTTPException: the CA cannot be read or downloaded.
     """
-    proxy = checked(asked.proxy).rstrip("/")
+    proxy = checked(arguments.proxy).rstrip("/")
     try:
         doctor.split(proxy)
     except ValueError as error:
         raise ValueError(f"--proxy {proxy}: {error}") from None
     ca: Path | None = None
     notes = OF_THE_KEY
-    if asked.way == "proxy":
+    if arguments.way == "proxy":
         notes = OF_A_PROXY.format(proxy=quoted(proxy)) + notes
-    if asked.way == "proxy" or proxy.startswith("https:"):
-        ca = Path(checked(str(Path(asked.ca).expanduser().absolute())))
-        if asked.fetch or not ca.is_file():
+    if arguments.way == "proxy" or proxy.startswith("https:"):
+        ca = Path(checked(str(Path(arguments.ca).expanduser().absolute())))
+        if arguments.fetch or not ca.is_file():
             fetch_ca(proxy, ca)
         bundle(ca, system_certificates())
         notes = OF_TRUST.format(ca=quoted(str(ca))) + notes
-    exports = [f"export {name}={quoted(value)}" for name, value in variables(asked.way, proxy, ca).items()]
+    exports = [f"export {name}={quoted(value)}" for name, value in variables(arguments.way, proxy, ca).items()]
     return "\n".join(exports) + "\n" + notes
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(quoting.line(message))  # it repeats the arguments, which may have control characters
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="azure-openai-proxy", description=(__doc__ or "").partition("\n")[0])
+    parser = _Parser(prog="azure-openai-proxy", description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    env = commands.add_parser("env", help='print the environment variables that a client must set: eval "$(azure-openai-proxy env)"')
+    purpose = 'print the environment variables that a client must set, for a POSIX shell or fish: eval "$(azure-openai-proxy env)"'
+    env = commands.add_parser("env", help=purpose, description=f"P{purpose[1:]}")
     env.add_argument(
         "--way",
         choices=("base-url", "proxy"),
@@ -176,7 +182,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--ca", default=str(CA), help="file of the proxy's CA (default %(default)s); downloaded from the proxy if it is missing"
     )
     env.add_argument("--fetch", action="store_true", help="download the CA even if the file exists")
-    check = commands.add_parser("doctor", help="test a client's connection through the proxy step by step, with a remedy for each failure")
+    purpose = "test a client's connection through the proxy step by step, and say what to do about each failure"
+    check = commands.add_parser("doctor", help=purpose, description=f"T{purpose[1:]}.")
     check.add_argument("--base-url", help="default: OPENAI_BASE_URL")
     check.add_argument("--proxy", help="default: HTTPS_PROXY")
     check.add_argument("--ca", help="default: SSL_CERT_FILE, or the system's certificates")
@@ -186,27 +193,28 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
-    asked = _arguments(sys.argv[1:] if argv is None else argv)
+    arguments = _arguments(sys.argv[1:] if argv is None else argv)
     environ = os.environ if environ is None else environ
-    if asked.command == "env":
+    if arguments.command == "env":
         try:
-            sys.stdout.write(environment(asked))
+            text = environment(arguments)
         except ValueError as error:
             sys.stderr.write(f"azure-openai-proxy: {quoting.line(str(error))}\n")
             return 1
         except (OSError, http.client.HTTPException) as error:
-            what = quoting.line(f"cannot read the CA {asked.ca} or download it from {asked.proxy}: {error}")
+            what = quoting.line(f"cannot read the CA {arguments.ca} or download it from {arguments.proxy}: {error}")
             sys.stderr.write(f"azure-openai-proxy: {what}\n")
             return 1
+        sys.stdout.write(text)
         return 0
     setup = doctor.Setup(
-        base=asked.base_url or environ.get("OPENAI_BASE_URL") or doctor.OPENAI,
-        proxy=asked.proxy or environ.get("HTTPS_PROXY") or environ.get("https_proxy") or None,
-        ca=asked.ca or environ.get("SSL_CERT_FILE") or None,
-        key=asked.key or environ.get("OPENAI_API_KEY", ""),
+        base=arguments.base_url or environ.get("OPENAI_BASE_URL") or doctor.OPENAI,
+        proxy=arguments.proxy or environ.get("HTTPS_PROXY") or environ.get("https_proxy") or None,
+        ca=arguments.ca or environ.get("SSL_CERT_FILE") or None,
+        key=arguments.key or environ.get("OPENAI_API_KEY", ""),
     )
     healthy = True
-    for finding in doctor.examine(setup, asked.model):
+    for finding in doctor.examine(setup, arguments.model):
         healthy &= finding.ok
         sys.stdout.write(f"{finding}\n")
     return 0 if healthy else 1

@@ -160,21 +160,21 @@ def _trusts(setup: Setup, base: SplitResult) -> Finding:
 
 
 def _is_the_api(setup: Setup, base: SplitResult) -> Finding:
-    status, answer, recognised = _asked(setup, base, "/healthz")
-    if (status, answer, recognised) != (200, "ok\n", True):
+    status, response, recognised = _get(setup, base, "/healthz")
+    if (status, response, recognised) != (200, "ok\n", True):
         remedy = "the base URL or HTTPS_PROXY names another service: see where the proxy listens"
         return Finding(ok=False, what=f"this is not the proxy, so no key is sent: GET /healthz returns {status}", remedy=remedy)
-    status, answer, _ = _asked(setup, base, "/readyz")
+    status, response, _ = _get(setup, base, "/readyz")
     if status != 200:
-        return Finding(ok=False, what=f"the proxy is not ready: {str(answer).strip()}", remedy=_remedy(503, ""))
+        return Finding(ok=False, what=f"the proxy is not ready: {str(response).strip()}", remedy=_remedy(503, ""))
     return Finding(ok=True, what="this is the proxy, and it is ready")
 
 
 def _models(setup: Setup, base: SplitResult) -> tuple[Finding, list[str]]:
-    status, answer = _ask(setup, base, "GET", "/models")
-    if status != 200 or not isinstance(answer, dict):
+    status, response = _ask(setup, base, "GET", "/models")
+    if status != 200 or not isinstance(response, dict):
         return Finding(ok=False, what=f"GET {setup.base}/models returns {status}", remedy=_remedy(404, "")), []
-    data = answer.get("data")
+    data = response.get("data")
     names = [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model] if isinstance(data, list) else []
     return Finding(ok=True, what=f"{len(names)} models: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"), names
 
@@ -182,11 +182,11 @@ def _models(setup: Setup, base: SplitResult) -> tuple[Finding, list[str]]:
 def _completes(setup: Setup, base: SplitResult, model: str) -> Finding:
     """Request a completion of one token."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    status, answer = _ask(setup, base, "POST", "/chat/completions", body)
-    error = answer.get("error") if isinstance(answer, dict) else None
+    status, response = _ask(setup, base, "POST", "/chat/completions", body)
+    error = response.get("error") if isinstance(response, dict) else None
     error = error if isinstance(error, dict) else {}
     if status != 200:
-        message = str(error.get("message", answer))[:200]
+        message = str(error.get("message", response))[:200]
         return Finding(ok=False, what=f"{model}: {status} {message}", remedy=_remedy(status, str(error.get("code")), model))
     return Finding(ok=True, what=f"{model}: works")
 
@@ -225,7 +225,7 @@ def _ask(setup: Setup, base: SplitResult, method: str, path: str, body: Any = No
         return status, text
 
 
-def _asked(setup: Setup, base: SplitResult, path: str) -> tuple[int, str, bool]:
+def _get(setup: Setup, base: SplitResult, path: str) -> tuple[int, str, bool]:
     """Get a path outside the base URL, without the key. Return status, body and whether the response has the proxy's header."""
     status, text, headers = _exchange(setup, base, "GET", path, {})
     return status, text, MARK in headers
@@ -242,12 +242,12 @@ def _exchange(
         connection = _connection(setup, base)
         try:
             connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            text = answer.read(MOST).decode(errors="replace")
+            response = connection.getresponse()
+            text = response.read(MOST).decode(errors="replace")
         finally:
             connection.close()
     except ValueError:  # its message contains the key
         return 0, "the key or the base URL has a character that is invalid in HTTP", set()
     except (OSError, http.client.HTTPException) as error:
         return 0, str(error), set()
-    return answer.status, text, {name.lower() for name in answer.headers}
+    return response.status, text, {name.lower() for name in response.headers}

@@ -7,9 +7,10 @@ setting ends the start before any port is opened.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from mitmproxy.options import CONF_DIR, Options
 from mitmproxy.tools import main as tools
 
 from azure_openai_proxy.config import runtime, sources
+from azure_openai_proxy.config.confdir import check_confdir
 from azure_openai_proxy.config.settings import resolve
 from azure_openai_proxy.errors import SettingsError
 
@@ -30,6 +32,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "azure_openai.py"
 
 TOOLS = {"--web": "mitmweb", "--console": "mitmproxy"}
 INFORMATION_ONLY = frozenset({"-h", "--help", "--version", "--options", "--commands"})
+READS_FILE = re.compile("-[nqv]*r|--rfile")
+"""The option for a flow file, also after short options without a value, as in `-nr`."""
 LISTENING = {"mode": list, "listen_host": str, "listen_port": int}
 
 
@@ -37,13 +41,17 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     """The arguments for mitmproxy: the script and the configured address (unless the user sets one), then the user's arguments.
 
     Raises:
-        SettingsError: a setting is invalid.
+        SettingsError: a setting is invalid, or there is no file of flows to read.
     """
     given = sources.command_line(user, Options())
     confdir = (given.sets.get("confdir") or [CONF_DIR])[-1]
     check_confdir(confdir)
     found, file = sources.gather(given, environ, confdir)
-    settings = resolve(found, offline="server_replay" in given.names)
+    shows_file = any(map(READS_FILE.fullmatch, user))
+    for flag, argument in itertools.pairwise(user):
+        if READS_FILE.fullmatch(flag) and argument != "-":  # mitmdump's standard input
+            _check_flows(Path(argument).expanduser())
+    settings = resolve(found, offline=shows_file or not given.names.isdisjoint({"server_replay", "rfile"}))
     ours = ["-s", str(SCRIPT)]
     modes = given.modes
     for name, type in LISTENING.items():
@@ -59,24 +67,12 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     return [*ours, *user]
 
 
-def check_confdir(confdir: str) -> None:
-    """Check that mitmproxy has its CA or can make one; it would fail with a traceback.
-
-    Raises:
-        SettingsError: it cannot.
-    """
-    folder = Path(confdir).expanduser()
-    try:
-        if (folder / "mitmproxy-ca.pem").is_file():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(
-            f"{folder} cannot be written ({reason}): set confdir (--set confdir=FOLDER) or HOME to a folder that can."
-        ) from None
+def _check_flows(path: Path) -> None:
+    """Refuse what mitmproxy reports with a traceback. It reads pipes too."""
+    if path.is_dir():
+        raise SettingsError(f"--rfile: {path} cannot be read: it is a directory")
+    if not path.exists():
+        raise SettingsError(f"--rfile: {path} cannot be read: there is no such file")
 
 
 def main(user: Sequence[str]) -> int | None:

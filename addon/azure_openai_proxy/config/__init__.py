@@ -4,4 +4,16 @@
 `__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
 
-__all__ = ["option_conflicts", "options", "origins", "parsers", "runtime", "settings", "sources"]
+__all__ = [
+    "clients",
+    "confdir",
+    "option_conflicts",
+    "options",
+    "origins",
+    "parsers",
+    "prices",
+    "regular_file",
+    "runtime",
+    "settings",
+    "sources",
+]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
-import importlib.util
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from azure_openai_proxy.api.backend import Backend, parse_apiversion, parse_endpoint
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
 
-from . import file_trust
+from . import extras, file_trust
+from .prices import ZONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ENTRA", "KEYS", "NAME", "expand", "files", "parse", "parse_entra", "parse_key"]
 
 NAME = "azure_openai_backends"
-KEYS = ("name", "endpoint", "token", "token_file", "entra", "scope", "apiversion", "priority", "weight", "models")
+KEYS = ("name", "endpoint", "token", "token_file", "entra", "scope", "apiversion", "priority", "weight", "kind", "zone", "models")
 ENTRA = ("default", "managed_identity", "workload_identity", "client_secret", "cli")
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -34,7 +34,7 @@ def files(raw: object) -> Iterator[Path]:
             yield Path(path).expanduser()
 
 
-def expand(raw: object, environ: Mapping[str, str], where: str) -> object:
+def expand(raw: object, environ: Mapping[str, str], where: str, name: str = NAME) -> object:
     """Replace each `${NAME}` in the list by the environment variable.
 
     Raises:
@@ -43,7 +43,7 @@ def expand(raw: object, environ: Mapping[str, str], where: str) -> object:
 
     def variable(match: re.Match[str]) -> str:
         if not (value := environ.get(match[1], "").strip()):
-            raise SettingsError(f"{NAME} ({where}): the environment variable {match[1]} is not set")
+            raise SettingsError(f"{name} ({where}): the environment variable {match[1]} is not set")
         return value
 
     def text(value: object) -> object:
@@ -93,25 +93,20 @@ def _backend(name: str, entry: Mapping[str, Any], apiversion: str | None, defaul
         apiversion=parse_apiversion(own) if own else apiversion or pasted or default_version,
         priority=_number(entry, "priority", 0, 0),
         weight=_number(entry, "weight", 1, 1),
+        kind=_kind(_text(entry, "kind")),
         models=_models(entry.get("models")),
         entra=entra,
         scope=_text(entry, "scope"),
+        zone=_zone(_text(entry, "zone")),
     )
 
 
 def parse_entra(text: str) -> str:
     if text and text not in ENTRA:
         raise SettingsError(f"entra: write {', '.join(ENTRA[:-1])} or {ENTRA[-1]}")
-    if text and not _installed("azure.identity"):
-        raise SettingsError('entra needs azure-identity: pip install "azure-openai-proxy[entra]"')
+    if text:
+        extras.require("entra", "entra")
     return text
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the parent package is missing
-        return False
 
 
 def parse_key(text: str) -> str:
@@ -153,6 +148,21 @@ def _text(entry: Mapping[str, Any], key: str, *, required: bool = False) -> str:
     if not isinstance(value, str) or (required and not value):
         raise SettingsError(f"{key}: write text; in YAML, between quotes")
     return value.strip()
+
+
+def _zone(text: str) -> str:
+    if text and not ZONE.fullmatch(text.lower()):
+        raise SettingsError("zone: write the data zone of its deployments, as in us or eu, or leave it out for global ones")
+    return text.lower()
+
+
+def _kind(text: str) -> Literal["provisioned", "standard"]:
+    match text.lower():
+        case "provisioned":
+            return "provisioned"
+        case "" | "standard":
+            return "standard"
+    raise SettingsError("kind: write provisioned or standard")
 
 
 def _number(entry: Mapping[str, Any], key: str, default: int, least: int) -> int:

@@ -1,4 +1,5 @@
-"""Permission check of configuration files: on POSIX only the owner may write them, who must be the proxy's user or root.
+"""Permission check of configuration files. On POSIX the owner must be the proxy's user, root or the user who called sudo, and others may
+not write them; a group may, with a warning.
 
 Another user who can write the configuration could redirect the key. On Windows nothing is checked, because `os.stat` does not show
 its access control lists.
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import stat
 from typing import TYPE_CHECKING
+
+from . import regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +31,9 @@ def read(path: Path, environ: Mapping[str, str]) -> bytes:
 
     Raises:
         Untrusted: all users may write it, or it belongs to another user.
-        OSError: it cannot be read.
+        OSError: it is no regular file, or cannot be read.
     """
-    with path.open("rb") as file:
+    with regular_file.opened(path) as file:
         if POSIX:
             _check(path, os.fstat(file.fileno()), environ)
         return file.read()

@@ -9,7 +9,8 @@ from azure_openai_proxy.api.backend import EXAMPLE, parse_apiversion
 from azure_openai_proxy.api.model_mapping import Mapper
 
 from . import backends as backends_config
-from . import origins, parsers
+from . import client_list, origins, otlp, parsers
+from . import prices as prices_config
 from .parsers import OPENAI
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ API_VERSION = "2024-10-21"
 """The newest dated api-version of Azure that is not a preview."""
 FILE = "mitm_config.yaml"
 MASK = "(hidden)"
-"""Value of the token's option while a token is set, because mitmweb shows option values to its users."""
+"""Value of an option that contains a secret, because mitmweb shows option values to its users."""
 
 
 class Option(NamedTuple):
@@ -173,6 +174,42 @@ OPTIONS = (
         "The greatest number of attempts for one request, including failover to other backends and repaired requests.",
     ),
     Option(
+        "azure_openai_session_affinity",
+        str,
+        "auto",
+        parsers.session_affinity,
+        "auto: with several backends, the requests of a session go to the same one, for its prompt cache. off: each one is routed alone.",
+    ),
+    Option(
+        "azure_openai_affinity_timeout",
+        str,
+        "3600",
+        parsers.timeout,
+        "Seconds after the last request of a session until it is no longer bound to a backend.",
+    ),
+    Option(
+        "azure_openai_affinity_sessions",
+        str,
+        "10000",
+        parsers.affinity_sessions,
+        "The greatest number of sessions that are bound to a backend.",
+    ),
+    Option(
+        "azure_openai_max_cool_down",
+        str,
+        "300",
+        parsers.timeout,
+        "The longest cool-down of a backend in seconds. If Azure's Retry-After is longer, one request probes the backend after that time.",
+    ),
+    Option(
+        "azure_openai_lost_items",
+        str,
+        "refuse",
+        parsers.lost_items,
+        "What happens to a conversation with items of a response whose backend is gone. refuse: the client gets an error. drop: it is sent "
+        "to another backend without the encrypted reasoning of that one.",
+    ),
+    Option(
         "azure_openai_repair",
         bool,
         True,  # noqa: FBT003 - the default of a row
@@ -201,6 +238,29 @@ OPTIONS = (
         "Timeout in seconds between two chunks of a response.",
     ),
     Option(
+        "azure_openai_flex_timeout",
+        str,
+        "900",
+        parsers.timeout,
+        "Timeout in seconds for the first byte of the response to a request with `service_tier: flex`. Its chunks may be as far apart.",
+    ),
+    Option(
+        "azure_openai_tier_fallback",
+        bool,
+        False,  # noqa: FBT003 - the default of a row
+        lambda value: value,
+        "If no backend serves the `service_tier` of a request, send it once more without it, at the price and speed of the deployment. "
+        "Off: the client gets Azure's refusal.",
+    ),
+    Option(
+        "azure_openai_hold_stream",
+        str,
+        "2",
+        parsers.seconds,
+        "Seconds for which the beginning of a stream is held at most until its first output or comment, while another backend could take "
+        "the request if the stream begins with an overload.",
+    ),
+    Option(
         "azure_openai_pool_size",
         str,
         "100",
@@ -219,7 +279,7 @@ OPTIONS = (
         bool,
         False,  # noqa: FBT003 - the default of a row
         lambda value: value,
-        "Report the backend and the repairs in the headers of each response.",
+        "Report the backend, the reason for it and the repairs in the headers of each response.",
     ),
     Option(
         "azure_openai_entra",
@@ -259,6 +319,75 @@ OPTIONS = (
         "With --server-replay: send streams with the recorded timing. Off: at once.",
     ),
     Option(
+        "azure_openai_metrics",
+        str,
+        "",
+        parsers.metrics_address,
+        "The address of the metrics for Prometheus, HOST:PORT, as in 127.0.0.1:9464; the path is /metrics. It needs the extra metrics. "
+        "Empty: none.",
+    ),
+    Option(
+        "azure_openai_metrics_series",
+        str,
+        "200",
+        parsers.metrics_series,
+        "How many values each label of a metric may have, such as model names; further ones are counted as `other`.",
+    ),
+    Option(
+        "azure_openai_prices",
+        str,
+        "",
+        prices_config.read_file,
+        "A YAML file with prices of models in USD per million tokens, which take precedence over the built-in ones. It is read again when "
+        "it changes.",
+    ),
+    Option(
+        "azure_openai_ledger",
+        str,
+        "",
+        parsers.ledger,
+        "The database that gets a row for each request, as a URL: sqlite:///usage.db or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE. "
+        "It needs the extra ledger. Empty: none.",
+    ),
+    Option(
+        "azure_openai_shared_state",
+        str,
+        "",
+        parsers.shared_state,
+        "The URL of a Redis or Valkey server, through which replicas share the limits and budgets of clients, and cool-downs and repairs: "
+        "redis://HOST:PORT, or rediss:// with TLS. It needs the extra redis. Empty: each process has its own.",
+    ),
+    Option(
+        "azure_openai_shared_state_failure",
+        str,
+        "local",
+        parsers.shared_state_failure,
+        "What happens to clients with limits while azure_openai_shared_state cannot be reached. local: each process counts on its own. "
+        "refuse: their requests get 503.",
+    ),
+    Option(
+        "azure_openai_access_log",
+        str,
+        "",
+        parsers.file,
+        "A file that gets one line of JSON for each request, with its tokens and cost, and without keys and texts. -: standard output.",
+    ),
+    Option(
+        "azure_openai_client_auth",
+        str,
+        "",
+        client_list.parse_auth,
+        "Whether clients need a key of azure_openai_clients or of the ledger. required: each request does. optional: requests without one "
+        "are served too. off: keys are not checked. Empty: required as soon as there is a client, else off.",
+    ),
+    Option(
+        "azure_openai_unpriced",
+        str,
+        "refuse",
+        client_list.parse_unpriced,
+        "The response to a client with a budget that requests a model without a price. refuse: a 403. allow: the model's, without cost.",
+    ),
+    Option(
         "azure_openai_fast_path",
         bool,
         True,  # noqa: FBT003 - the default of a row
@@ -271,6 +400,28 @@ OPTIONS = (
         str(OPENAI),
         parsers.openai,
         "The URL that requests go to if azure_openai_proxy_mode is openai.",
+    ),
+    Option(
+        "azure_openai_otlp",
+        str,
+        "",
+        otlp.url,
+        "The URL of an OpenTelemetry collector, as in http://127.0.0.1:4318, which receives metrics and a trace of each request. OTLP over "
+        "HTTP; /v1/traces and /v1/metrics are appended, and the OTEL_* variables apply. Empty: none.",
+    ),
+    Option(
+        "azure_openai_otlp_content",
+        bool,
+        False,  # noqa: FBT003 - the default of a row
+        lambda value: value,
+        "Export the texts of requests and responses with the spans of azure_openai_otlp.",
+    ),
+    Option(
+        "azure_openai_semconv",
+        str,
+        "1.41",
+        otlp.semconv,
+        "The generation of OpenTelemetry's GenAI conventions that metrics and spans follow, in OTLP and in Prometheus: 1.41 or genai-0.1.",
     ),
     Option(
         "azure_openai_config",

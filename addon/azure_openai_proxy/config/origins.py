@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
 
-__all__ = ["APP_SCHEMES", "EVERY", "LONGEST", "Origins", "Pattern", "allowed", "parse", "split"]
+__all__ = ["EVERY", "LONGEST", "Origins", "Pattern", "allowed", "parse", "split"]
 
 APP_SCHEMES = frozenset({"app", "capacitor", "file", "tauri", "vscode-file", "vscode-webview"})
 """Schemes whose pages belong to an application that is installed on this machine."""
@@ -65,7 +65,7 @@ class Pattern(NamedTuple):
 
 
 type Listed = tuple[Pattern, ...] | None
-"""What the option lists. None: `*`, every origin."""
+"""The patterns of the option. None: `*`, every origin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from azure_openai_proxy.api.backend import Base, parse_apiversion, parse_base, parse_endpoint, parse_host
 from azure_openai_proxy.api.endpoints import RETIRED
 from azure_openai_proxy.errors import SettingsError
+
+from . import extras
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +23,23 @@ __all__ = [
     "Address",
     "AllowedDestinations",
     "address",
+    "affinity_sessions",
     "allowed_destinations",
     "count",
     "endpoint",
+    "file",
     "hosts",
     "kept",
+    "ledger",
+    "lost_items",
+    "metrics_address",
+    "metrics_series",
     "mode",
     "openai",
     "seconds",
+    "session_affinity",
+    "shared_state",
+    "shared_state_failure",
     "size",
     "timeout",
     "versions",
@@ -81,6 +94,19 @@ def address(text: str) -> Address | None:
     return Address(parse_host(host) if host else "", int(port))
 
 
+def metrics_address(text: str) -> Address | None:
+    found = address(text)
+    if found:
+        extras.require("metrics")
+    return found
+
+
+def metrics_series(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,4}", text):
+        raise SettingsError("write a whole number from 1 to 99999")
+    return int(text)
+
+
 def hosts(names: Sequence[str]) -> frozenset[str]:
     try:
         return frozenset(map(parse_host, names)) | {OPENAI.host}
@@ -125,6 +151,24 @@ def count(text: str) -> int:
     return int(text)
 
 
+def session_affinity(text: str) -> bool:
+    if text.lower() not in ("auto", "off"):
+        raise SettingsError("write auto or off")
+    return text.lower() == "auto"
+
+
+def lost_items(text: str) -> bool:
+    if text.lower() not in ("refuse", "drop"):
+        raise SettingsError("write refuse or drop")
+    return text.lower() == "drop"
+
+
+def affinity_sessions(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,6}", text):
+        raise SettingsError("write a whole number from 1 to 9999999")
+    return int(text)
+
+
 def pool_size(text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text):
         raise SettingsError("write a whole number from 0 to 99999")
@@ -133,6 +177,39 @@ def pool_size(text: str) -> int:
 
 def kept(text: str) -> int | None:
     return None if text.lower() == "auto" else 0 if text.lower() in ("off", "0") else size(text)
+
+
+def ledger(text: str) -> str:
+    if text:
+        extras.require("ledger")
+    return text  # `accounting.ledger` parses it, with SQLAlchemy
+
+
+def shared_state(text: str) -> str:
+    if not text:
+        return text
+    extras.require("redis")
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0 and not parts.query
+        fits = fits and re.fullmatch("/?|/[0-9]{1,3}", parts.path) is not None
+    except ValueError:
+        fits = False
+    if not fits or re.search(r"[^\x21-\x7e]", text):
+        raise SettingsError("write redis://HOST:PORT or, with TLS, rediss://USER:PASSWORD@HOST:PORT, each with /NUMBER for a database")
+    return text
+
+
+def shared_state_failure(text: str) -> str:
+    if text not in ("local", "refuse"):
+        raise SettingsError("write local or refuse")
+    return text
+
+
+def file(text: str) -> str:
+    if "\0" in text:
+        raise SettingsError("write the path of a file")
+    return text if text in ("", "-") else str(Path(text).expanduser())
 
 
 def openai(text: str) -> Base:

@@ -17,7 +17,8 @@ from mitmproxy.utils import typecheck
 from azure_openai_proxy.errors import SettingsError
 
 from . import backends as backends_config
-from . import startup_warnings
+from . import client_list, startup_warnings
+from . import prices as prices_config
 from .options import FILE, NAMES, declare
 from .settings import Found, Settings, as_option_values, resolve, summary
 from .sources import ConfigFile, Given, check_names, command_line, gather
@@ -76,6 +77,7 @@ class Runtime:
         self._changed: dict[str, Found] = {}  # set while running
         self._shown: dict[str, Any] = {}  # the option values that this class has set: another value is a user's change
         self._file = ConfigFile()
+        self._watched: tuple[ConfigFile | None, tuple[Path, ...]] = (None, ())  # and the files that it names
         self._found: Mapping[str, Found] = {}
         self._running = False
         self._busy = False
@@ -123,16 +125,24 @@ class Runtime:
             logger.info(summary(self.settings))
 
     async def watch(self, options: OptManager, every: float = 1.0) -> None:
-        """Poll the configuration file and its token files, and apply changes. `every` is in seconds. An invalid change is logged once."""
+        """Poll the configuration file and those it names, and apply changes. `every` is in seconds. An invalid change is logged once."""
         seen = self._stamps()
         while True:
             await asyncio.sleep(every)
             if seen != (seen := self._stamps()):
+                if self.settings.prices:
+                    await asyncio.to_thread(prices_config.preload, self.settings.prices.path)
                 self.reread(options)
                 seen = self._stamps()
 
     def _stamps(self) -> dict[Path, tuple[int, int] | None]:
-        files = {self._file.path or Path(FILE), *backends_config.files(self._file.values.get(backends_config.NAME))}
+        if self._watched[0] is not self._file:
+            named = backends_config.files(self._file.values.get(backends_config.NAME))
+            named_by_clients = client_list.files(self._file.values.get(client_list.NAME))
+            self._watched = self._file, (self._file.path or Path(FILE), *named, *named_by_clients)
+        files = set(self._watched[1])
+        if self.settings.prices:
+            files.add(self.settings.prices.path)
         return {path: _modified(path) for path in files}
 
     def reread(self, options: OptManager) -> None:
@@ -171,6 +181,8 @@ class Runtime:
             *startup_warnings.careless(self.settings, self._found, self._file.path, ssl_insecure=options.ssl_insecure),
             *startup_warnings.ignored_proxy(self._environ, options.mode, options.listen_port),
             *startup_warnings.unread(self._environ),
+            *startup_warnings.forgetful(self.settings),
+            *startup_warnings.keyless(self.settings),
         ):
             logger.warning(line)
 
@@ -179,6 +191,11 @@ class Runtime:
         found, file = gather(self._given, self._environ, options.confdir, deferred=self._deferred, changed=changed)
         check_names(file, options.keys())
         settings = resolve(found, offline=_offline(options))
+        if settings.client_auth == "required" and not (settings.clients or settings.ledger or self._running):
+            raise SettingsError(
+                "azure_openai_client_auth: it is required, but there is no client: "
+                "add azure_openai_clients, or azure_openai_ledger for managed keys"
+            )
         runtime = "azure_openai_proxy_address" in changed
         if self._given.listens and not runtime and settings.address != (options.listen_host, options.listen_port):
             settings = dataclasses.replace(settings, address=None)  # the command line overrides the address
@@ -207,7 +224,10 @@ class Runtime:
             if spec.choices and value not in spec.choices:
                 raise SettingsError(f"{where}: write one of {', '.join(spec.choices)}")
             if name == "confdir":
-                logger.warning("%s: too late for its config.yaml, which is not read: use --set confdir=...", where)
+                logger.warning(
+                    "%s: the config.yaml in this folder is not read, because mitmproxy reads it before this file: use --set confdir=FOLDER",
+                    where,
+                )
             if name == "scripts":  # scripts that run, such as this addon, stay loaded
                 folder = (file.path or Path()).absolute().parent
                 named = [str(folder / Path(script).expanduser()) for script in _strings(value)]
@@ -244,7 +264,7 @@ def _modified(path: Path) -> tuple[int, int] | None:
 
 
 def _offline(options: OptManager) -> bool:
-    return "server_replay" in options and bool(options.server_replay)
+    return any(name in options and bool(getattr(options, name)) for name in ("server_replay", "rfile"))
 
 
 def _current(options: OptManager) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
 
 from . import backends as backends_config
-from . import origins
+from . import client_list, origins
 from .options import API_VERSION, FILE, MASK, OPTIONS, Option
 from .origins import EVERY, Origins
+from .otlp import Semconv
 from .parsers import OPENAI, REPLAY_IGNORED, Address, AllowedDestinations
 
 if TYPE_CHECKING:
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 
     from mitmproxy.optmanager import OptManager
 
+    from .client_list import Auth
+    from .clients import Client, Group
+    from .prices import PriceFile
 
-__all__ = ["Found", "Settings", "Timeouts", "as_option_values", "kept_bodies", "resolve", "summary"]
+__all__ = ["Found", "Semconv", "Settings", "Timeouts", "as_option_values", "kept_bodies", "resolve", "summary"]
 
 KEEP = 64 << 20
 """Default size, in bytes, of the store of streamed bodies, if a user interface or a flow file shows them."""
@@ -65,18 +69,45 @@ class Settings:
     allowed_destinations: AllowedDestinations = "local"
     shutdown_timeout: float = 30.0  # seconds
     fast_path: bool = True
+    metrics: Address | None = None  # None: no metrics for Prometheus
+    metrics_series: int = 200  # values of each label
+    prices: PriceFile | None = None  # None: only the built-in prices
     passthrough_endpoint: Base = OPENAI
     max_attempts: int = 4
+    session_affinity: bool = True
+    affinity_timeout: float = 3600.0  # seconds
+    affinity_sessions: int = 10_000
+    max_cool_down: float = 300.0  # seconds
+    drop_lost_items: bool = False
     repair: bool = True
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
+    flex_timeout: float = 900.0  # seconds
+    tier_fallback: bool = False
+    hold_stream: float = 2.0  # seconds
     pool_size: int = 100  # idle connections to each backend
     pool_idle: float = 55.0  # seconds
     debug_headers: bool = False
+    otlp: str = ""  # base URL of an OpenTelemetry collector
+    otlp_content: bool = False
+    semconv: Semconv = "1.41"
+    shared_state: str = dataclasses.field(default="", repr=False)  # URL of Redis, may contain a password; "": none
+    shared_state_failure: str = "local"
+    ledger: str = dataclasses.field(default="", repr=False)  # URL of the database, may contain a password; "": none
+    access_log: str = ""  # a file, or "-"; "": none
+    clients: tuple[Client, ...] = ()
+    groups: tuple[Group, ...] = ()
+    client_auth: Auth = ""  # "": required as soon as there is a client
+    unpriced: str = "refuse"
 
     @property
     def backend(self) -> Backend | None:
         """The first backend."""
         return self.backends[0] if self.backends else None
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether clients need a key, as far as the settings say."""
+        return self.client_auth == "required" or bool(self.clients and not self.client_auth)
 
     @property
     def token(self) -> str:
@@ -145,7 +176,12 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
             f"azure_openai_endpoint is not set: set AZURE_OPENAI_ENDPOINT={EXAMPLE}, "
             f"--set azure_openai_endpoint={EXAMPLE}, or azure_openai_endpoint in {FILE}"
         )
-    keyed = value["azure_openai_proxy_mode"] == "azure" and any(backend.token or backend.entra for backend in backends)
+    clients, groups = _clients(found, backends)
+    if value["azure_openai_proxy_mode"] == "openai" and (clients or value["azure_openai_client_auth"] in ("required", "optional")):
+        name = client_list.NAME if clients else "azure_openai_client_auth"
+        raise SettingsError(f"{name} ({found[name].where}): keys of clients need azure_openai_proxy_mode: azure")
+    required = value["azure_openai_client_auth"] == "required" or bool(clients and not value["azure_openai_client_auth"])
+    keyed = value["azure_openai_proxy_mode"] == "azure" and any(backend.token or backend.entra for backend in backends) and not required
     return Settings(
         backends=backends,
         mapper=value["azure_openai_model_mapper"],
@@ -165,24 +201,62 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
         allowed_destinations=value["azure_openai_allowed_destinations"],
         shutdown_timeout=value["azure_openai_shutdown_timeout"],
         fast_path=value["azure_openai_fast_path"],
+        metrics=value["azure_openai_metrics"],
+        metrics_series=value["azure_openai_metrics_series"],
+        prices=value["azure_openai_prices"],
         passthrough_endpoint=value["azure_openai_passthrough_endpoint"],
         max_attempts=value["azure_openai_max_attempts"],
+        session_affinity=value["azure_openai_session_affinity"],
+        affinity_timeout=value["azure_openai_affinity_timeout"],
+        affinity_sessions=value["azure_openai_affinity_sessions"],
+        max_cool_down=value["azure_openai_max_cool_down"],
+        drop_lost_items=value["azure_openai_lost_items"],
         repair=value["azure_openai_repair"],
         timeouts=Timeouts(
             value["azure_openai_connect_timeout"], value["azure_openai_first_byte_timeout"], value["azure_openai_chunk_timeout"]
         ),
+        flex_timeout=value["azure_openai_flex_timeout"],
+        tier_fallback=value["azure_openai_tier_fallback"],
+        hold_stream=value["azure_openai_hold_stream"],
         pool_size=value["azure_openai_pool_size"],
         pool_idle=value["azure_openai_pool_idle"],
         debug_headers=value["azure_openai_debug_headers"],
+        otlp=value["azure_openai_otlp"],
+        otlp_content=value["azure_openai_otlp_content"],
+        semconv=value["azure_openai_semconv"],
+        shared_state=value["azure_openai_shared_state"],
+        shared_state_failure=value["azure_openai_shared_state_failure"],
+        ledger=value["azure_openai_ledger"],
+        access_log=value["azure_openai_access_log"],
+        clients=clients,
+        groups=groups,
+        client_auth=value["azure_openai_client_auth"],
+        unpriced=value["azure_openai_unpriced"],
     )
+
+
+def _clients(found: Mapping[str, Found], backends: Sequence[Backend]) -> tuple[tuple[Client, ...], tuple[Group, ...]]:
+    name = client_list.GROUPS
+    try:
+        groups = client_list.parse_groups(found[name].raw) if name in found else ()
+        name = client_list.NAME
+        names = [backend.name for backend in backends]
+        clients = client_list.parse(found[name].raw, groups, names) if name in found else ()
+    except SettingsError as error:
+        raise SettingsError(f"{name} ({found[name].where}): {error}") from None
+    return clients, groups
 
 
 def kept_bodies(settings: Settings, options: OptManager, *, looked_at: bool) -> int:
     """Size of the store of streamed bodies, in bytes. `looked_at` means that a user interface shows the flows."""
     if settings.keep_bodies is not None:
         return settings.keep_bodies
-    saved = any(name in options and getattr(options, name) for name in ("save_stream_file", "hardump"))
-    return KEEP if looked_at or saved else 0
+    return KEEP if looked_at or saves_flows(options) else 0
+
+
+def saves_flows(options: OptManager) -> bool:
+    """Whether mitmproxy saves flows to a file."""
+    return any(name in options and getattr(options, name) for name in ("save_stream_file", "hardump"))
 
 
 def summary(settings: Settings) -> str:
@@ -200,6 +274,7 @@ def summary(settings: Settings) -> str:
             "API version " + ", ".join(dict.fromkeys(backend.apiversion for backend in settings.backends)),
             f"{count or 'no'} mapping{'' if count == 1 else 's'} beside the default",
             " and ".join(sorted(keys)),
+            *([f"keys of clients required ({len(settings.clients)} in the file)"] if settings.keys_required else []),
             *([f"pages of {settings.origins} may use the key"] if settings.origins.keyed else []),
         ]
     return ", ".join([*parts, f"address {settings.address}" if settings.address else "mitmproxy's own address"])
@@ -212,11 +287,15 @@ def _key_of(backend: Backend) -> str:
 
 
 def as_option_values(found: Mapping[str, Found], settings: Settings, config: Path | None) -> dict[str, Any]:
-    """The effective configuration as option values, which mitmweb shows; the key is masked."""
+    """The effective configuration as option values, which mitmweb shows; secrets are masked."""
     values = {option.name: _typed(option, found) for option in OPTIONS}
     values["azure_openai_config"] = str(config.absolute()) if config else ""
     if "azure_openai_token" in found:
         values["azure_openai_token"] = MASK
+    if "@" in settings.ledger or "?" in settings.ledger:  # the URL may contain a password
+        values["azure_openai_ledger"] = MASK
+    if "@" in settings.shared_state:
+        values["azure_openai_shared_state"] = MASK
     if settings.backend and backends_config.NAME not in found:
         values["azure_openai_endpoint"] = str(settings.backend.base)  # the rest of a pasted URL is unused and may contain a key
         values["azure_openai_apiversion"] = settings.backend.apiversion

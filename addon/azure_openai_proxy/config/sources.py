@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from azure_openai_proxy.errors import SettingsError
 
 from . import backends as backends_config
-from . import file_trust
+from . import client_list, file_trust
 from .options import BY_NAME, FILE, MASK, NAMES, OPTIONS
 from .settings import Found
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["ConfigFile", "Given", "check_names", "command_line", "gather"]
 
 
+LISTS = {backends_config.NAME: "backends", client_list.NAME: "clients", client_list.GROUPS: "groups of clients"}
+"""The settings that are lists, in words."""
 MIN_SIMILARITY = 0.85
 """Least similarity of an unknown name to one of `NAMES` to be reported. Other scripts also have options."""
 
@@ -105,14 +107,17 @@ def gather(
     file = ConfigFile(path, _read(path, environ)) if path.is_file() else ConfigFile()
     if "azure_openai_config" in file.values:
         raise SettingsError(f"azure_openai_config ({path}): it names this file: set AZURE_OPENAI_CONFIG or --set azure_openai_config=FILE")
-    return _over(levels[0], _from_file(file.values, str(path)), _backends(file, environ), *levels[1:]), file
+    return _over(levels[0], _from_file(file.values, str(path)), _lists(file, environ), *levels[1:]), file
 
 
-def _backends(file: ConfigFile, environ: Mapping[str, str]) -> dict[str, Found]:
-    """The list of backends, which only the file can contain."""
-    raw = file.values.get(backends_config.NAME)
+def _lists(file: ConfigFile, environ: Mapping[str, str]) -> dict[str, Found]:
+    """The lists of backends and clients, which only the file can contain."""
     where = str(file.path)
-    return {} if raw is None else {backends_config.NAME: Found(backends_config.expand(raw, environ, where), where)}
+    return {
+        name: Found(backends_config.expand(raw, environ, where, name), where)
+        for name in LISTS
+        if (raw := file.values.get(name)) is not None
+    }
 
 
 def _over(*levels: Mapping[str, Found]) -> dict[str, Found]:
@@ -198,8 +203,8 @@ def _check_set(names: Iterable[str], where: str) -> None:
         plain = name.lower().replace("-", "_")
         if name in NAMES or not (plain.startswith("azure_openai") or difflib.get_close_matches(plain, NAMES, 1, MIN_SIMILARITY)):
             continue
-        if name == backends_config.NAME:
-            raise SettingsError(f"{name} ({where}): a list of backends can be set in {FILE} only")
+        if name in LISTS:
+            raise SettingsError(f"{name} ({where}): a list of {LISTS[name]} can be set in {FILE} only")
         near = difflib.get_close_matches(plain, sorted(NAMES), 1, 0.5)
         what = f"{name} is" if re.fullmatch("[A-Za-z_-]{1,40}", name) else "one of its names is"
         raise SettingsError(f"{where}: {what} not an option" + (f": did you mean {near[0]}?" if near else ""))
@@ -211,7 +216,7 @@ def check_names(file: ConfigFile, known: Iterable[str]) -> None:
     Raises:
         SettingsError: no option has this name; the message suggests the most similar one.
     """
-    known = {*known, *NAMES, *TOOLS, backends_config.NAME}
+    known = {*known, *NAMES, *TOOLS, *LISTS}
     for name in file.values:
         if name not in known:
             near = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(known), 1, 0.5)

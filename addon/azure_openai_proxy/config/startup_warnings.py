@@ -1,4 +1,4 @@
-"""Warnings at startup about valid settings that put the key at risk."""
+"""Warnings at startup about valid settings that put a secret at risk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .settings import Found, Settings
 
-__all__ = ["careless", "ignored_proxy", "unread"]
+__all__ = ["careless", "forgetful", "ignored_proxy", "keyless", "unread"]
 
 MIN_SIMILARITY = 0.95
 """Least similarity of a variable's name to an option's for a warning. Other programs also have AZURE_OPENAI_ variables."""
@@ -32,10 +32,39 @@ def careless(settings: Settings, found: Mapping[str, Found], file: Path | None, 
             "azure_openai_token is on the command line, where every user of this machine can read it: "
             "set AZURE_OPENAI_TOKEN, or write it into the configuration file."
         )
+    if (ledger := found.get("azure_openai_ledger")) and ledger.where == "--set" and ":" in _user(settings.ledger):
+        yield (
+            "azure_openai_ledger has a password on the command line, where every user of this machine can read it: "
+            "set AZURE_OPENAI_LEDGER, or write it into the configuration file."
+        )
+    if (state := found.get("azure_openai_shared_state")) and state.where == "--set" and ":" in _user(settings.shared_state):
+        yield (
+            "azure_openai_shared_state has a password on the command line, where every user of this machine can read it: "
+            "set AZURE_OPENAI_SHARED_STATE, or write it into the configuration file."
+        )
     if ssl_insecure and any(base.scheme == "https" for base in bases):
         yield "ssl_insecure: Azure's certificate is not verified, so an attacker on the network can read keys and prompts."
     if file and (doubt := file_trust.doubts(file)):
         yield f"{file}: {doubt}. A user who can change it can redirect the key."
+
+
+def forgetful(settings: Settings) -> Iterator[str]:
+    """A line if the sums of budgets are lost at the end of the process."""
+    budgets = [*(client.budget for client in settings.clients), *(group.budget for group in settings.groups)]
+    if not settings.ledger and any(budgets):
+        yield "Budgets begin anew at each start, because there is no ledger: set azure_openai_ledger to keep their sums."
+
+
+def keyless(settings: Settings) -> Iterator[str]:
+    """A line for each backend that no client can use, because the keys of clients are not Azure's."""
+    for backend in settings.backends if settings.keys_required else ():
+        if not (backend.token or backend.entra):
+            yield f"The backend {backend.name} has no key, and the keys of clients are not Azure's: set azure_openai_token."
+
+
+def _user(url: str) -> str:
+    """The user of a URL, with a colon and the password if there is one."""
+    return url.rpartition("@")[0].partition("://")[2]
 
 
 def is_loopback(host: str) -> bool:
@@ -46,7 +75,7 @@ def is_loopback(host: str) -> bool:
 
 
 def ignored_proxy(environ: Mapping[str, str], modes: Iterable[str], listen_port: int | None) -> Iterator[str]:
-    """A line if the environment names a proxy for what this one sends to Azure, and no mode does. This one itself is for clients."""
+    """A line if the environment names a proxy, which requests to Azure do not use. One with this proxy's address is for clients."""
     if any(mode.startswith("upstream:") for mode in modes):
         return
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):

@@ -6,4 +6,4 @@ below it.
 `__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
 
-__all__ = ["connect", "pool", "request", "tls"]
+__all__ = ["connect", "interface", "pool", "request", "request_body", "shortage", "tls"]

@@ -15,8 +15,11 @@ __all__ = ["Destination", "Proxy", "connect_any", "is_shortage"]
 HEAD_START = 0.25
 """Seconds until the next address is tried in parallel."""
 
-_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-"""Idle seconds before the first probe, seconds between probes, number of probes. Azure's balancer drops idle ones after 4 minutes."""
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""Idle seconds before the first probe (`TCP_KEEPALIVE` on macOS), seconds between probes, number of probes.
+
+Azure's balancer drops idle connections after 4 minutes.
+"""
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 

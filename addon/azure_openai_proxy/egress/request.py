@@ -16,33 +16,33 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
 
-from azure_openai_proxy.api.stream_probe import error_response
+from azure_openai_proxy.api.stream_failures import error_response
 from azure_openai_proxy.errors import Failure
-from azure_openai_proxy.routing.attempts import Respond, Retry
+from azure_openai_proxy.routing.decisions import Respond, Retry
 
 from .connection import ConnectionFailed
+from .deadlines import DEADLINES
 from .http1 import END
+from .interface import Hold
+from .request_head import request_head
+from .shortage import SHORTAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
-
-    from mitmproxy.connection import Server
+    from collections.abc import Callable, Coroutine
 
     from azure_openai_proxy.api.stream_probe import Peek
-    from azure_openai_proxy.config.settings import Timeouts
-    from azure_openai_proxy.routing.attempts import Decision
 
-    from .connect import Destination
     from .connection import Connection
     from .http1 import Item
+    from .interface import ClientSide, Policy
     from .pool import Pools
+    from .request_body import Body
 
-__all__ = ["Body", "ClientSide", "Hold", "Policy", "UpstreamRequest"]
+__all__ = ["UpstreamRequest"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,72 +52,6 @@ SLICE = 1 << 18
 """Bytes of a large body to write at once, before the write buffer must have drained."""
 STALE_WITHIN = 0.5
 """Seconds. If a reused connection closes this soon after the request and without a response, it was already closed before the request."""
-LOOK = 5.0
-"""Maximum seconds between checks of the deadlines."""
-
-
-class Policy(Protocol):
-    """Chooses the request of each attempt, and whether to retry after a failure."""
-
-    timeouts: Timeouts
-    hold_stream: float
-    """Maximum seconds for which the beginning of a stream is buffered."""
-
-    def upstream_request(self) -> tuple[Destination, http.Request] | Failure:
-        """The destination and the request of this attempt, with the credentials that the flow does not contain.
-
-        Returns a `Failure` if the request must not be sent.
-        """
-
-    def hold(self, response: http.Response) -> Hold | Peek:
-        """How much of this response to buffer before the client receives it."""
-
-    def next_attempt(self, failed: Failure | http.Response) -> Decision:
-        """Decide after an attempt that failed before the client received anything.
-
-        After `Retry`, `upstream_request` returns the request of the next attempt.
-        """
-
-    def broke_off(self, failure: Failure) -> None:
-        """The response failed after the client had received a part of it."""
-
-
-class ClientSide(Protocol):
-    """The consumer of the response, and the client's flow control."""
-
-    def connected(self, server: Server) -> None:
-        """The server of the current attempt. Also called before a new connection is established."""
-
-    def deliver(self, items: Sequence[Any]) -> None:
-        """The next items of the response: an `http.Response`, bytes, trailers as `http.Headers`, or the end as anything else."""
-
-    def failed(self, failure: Failure) -> None:
-        """The request failed, before or during the response."""
-
-    def full(self) -> bool:
-        """Whether the client reads more slowly than the upstream sends, so that reading must pause."""
-
-    async def room(self) -> None:
-        """Wait until the client has read enough for more to be delivered."""
-
-    def straight(self, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:
-        """A function that forwards raw bytes of a chunked body directly to the client, or None if that is impossible now.
-
-        The function returns False if it did not take the bytes. `between_chunks` returns whether the next byte starts a chunk.
-        """
-
-    def body_taken(self) -> None:
-        """A part of the request body was sent upstream."""
-
-
-class Hold(enum.Enum):
-    """How much of a response to buffer. For a stream, a `Peek` buffers the beginning until it has a verdict."""
-
-    NOTHING = "pass"
-    FAILURE = "failure"
-    """The complete response, which is then passed to `Policy.next_attempt`."""
-    WHOLE = "whole"
-    """The complete response, which is then delivered. If it is truncated, another attempt is possible."""
 
 
 class _State(enum.Enum):
@@ -140,86 +74,6 @@ class _Stale:
     """The outcome of an attempt on a pooled connection that was already closed."""
 
 
-class Body:
-    """A request body: complete from the beginning, or streamed while the client sends it."""
-
-    def __init__(self, *, streamed: bool = False) -> None:
-        self.streamed = streamed
-        self.complete = False
-        self.pieces: deque[bytes] = deque()
-        self.size = 0
-        """Total bytes of `pieces`."""
-        self._changed: asyncio.Future[None] | None = None
-
-    def add(self, data: bytes) -> None:
-        if not self.complete:
-            self.pieces.append(data)
-            self.size += len(data)
-            self._wake()
-
-    def take(self) -> bytes:
-        piece = self.pieces.popleft()
-        self.size -= len(piece)
-        return piece
-
-    def end(self) -> None:
-        self.complete = True
-        self._wake()
-
-    def discard(self) -> None:
-        """Drop the remaining pieces, since the request is over."""
-        self.pieces.clear()
-        self.size = 0
-        self.end()
-
-    def _wake(self) -> None:
-        if self._changed and not self._changed.done():
-            self._changed.set_result(None)
-
-    async def more(self) -> None:
-        """Wait for the next piece or the end of the body."""
-        while not self.pieces and not self.complete:
-            self._changed = asyncio.get_running_loop().create_future()
-            await self._changed
-
-
-class _Deadlines:
-    """One timer for all requests of the process, since one timer per request costs as much as the request's translation."""
-
-    def __init__(self) -> None:
-        self._watched: set[UpstreamRequest] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-
-    def watch(self, request: UpstreamRequest, soonest: float) -> None:
-        self._watched.add(request)
-        loop = asyncio.get_running_loop()
-        due = loop.time() + min(LOOK, soonest / 2)
-        if self._timer and not self._timer.cancelled() and self._due <= due:
-            return
-        if self._timer:
-            self._timer.cancel()
-        self._due, self._timer = due, loop.call_at(due, self._look)
-
-    def forget(self, request: UpstreamRequest) -> None:
-        self._watched.discard(request)
-        if not self._watched and self._timer:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        self._timer = None
-        now = asyncio.get_running_loop().time()
-        for request in list(self._watched):
-            if request.deadline is not None and now >= request.deadline:
-                request.too_late()
-        soonest = min(min(request.policy.timeouts) for request in self._watched)
-        self.watch(next(iter(self._watched)), soonest)
-
-
-DEADLINES = _Deadlines()
-
-
 class UpstreamRequest:
     """Sends one client's request upstream until it is answered. `policy` decides on attempts, and `client` receives the response."""
 
@@ -227,10 +81,12 @@ class UpstreamRequest:
         self.policy, self.client, self.pools, self.body = policy, client, pools, body
         self.straight: Callable[[bytes], bool] | None = None
         self.deadline: float | None = None
+        self.silence = 0.0
+        """Seconds for which the upstream may send nothing within a response."""
         self.upgraded = False
         self.began = False
         """The client has received a part of the response: no retry is possible."""
-        self._why_late = ""
+        self._why_late = ("", 0.0)
         self._state = _State.OVER
         self._connection: Connection | None = None
         self._reused = False
@@ -272,7 +128,7 @@ class UpstreamRequest:
 
     async def _run(self) -> None:
         try:
-            DEADLINES.watch(self, min(self.policy.timeouts))
+            DEADLINES.watch(self)
             while True:
                 failed = await self._attempt()
                 if failed is None or self._decide(failed):
@@ -322,23 +178,24 @@ class UpstreamRequest:
         if isinstance(planned, Failure):
             raise _Refused(planned)
         destination, request = planned
-        head = self._head(request, destination)
+        head, self._chunked = request_head(request, destination, streamed=self.body.streamed)
         pool = self.pools.of(destination)
         # A streamed body cannot be sent again if the pooled connection proves to be closed.
         connection = None if self.body.streamed else pool.take()
-        self._reused = connection is not None and connection.requests > 0  # one opened in advance has sent nothing yet
         while True:
             if connection is None:
-                self._reused = False
                 try:
                     async with asyncio.timeout(self.policy.timeouts.connect):
-                        connection = await pool.connect(self.client.connected)
+                        if pool.opening and not self.body.streamed:
+                            connection = await pool.wait_for_opening()
+                        connection = connection or await pool.connect(self.client.connected)
                 except ConnectionFailed as error:
                     return self._not_connected(error)
                 except TimeoutError:
                     seconds = self.policy.timeouts.connect
                     message = f"Could not connect upstream in time: there was no connection for {seconds:g} seconds."
                     return Failure(504, "upstream_connect_timeout", message)
+            self._reused = connection.requests > 0  # one opened in advance has sent nothing yet
             outcome = await self._exchange(connection, head, request)
             if not isinstance(outcome, _Stale):
                 return outcome
@@ -346,6 +203,7 @@ class UpstreamRequest:
 
     def _not_connected(self, error: ConnectionFailed) -> Failure:
         if error.local:
+            SHORTAGES.report(error)
             return Failure(503, "proxy_shortage", f"The proxy could not open a connection: {error}")
         return Failure(502, "upstream_unreachable", f"Could not connect upstream: {error}")
 
@@ -366,47 +224,11 @@ class UpstreamRequest:
             self._sent = loop.time()
         return await self._outcome
 
-    def _head(self, request: http.Request, destination: Destination) -> bytes:
-        """The bytes of the request line and headers. Their values were validated when the request was built."""
-        data = request.data
-        target = data.path
-        proxy = destination.proxy
-        lines: list[bytes] = []
-        host: bytes | None = None
-        cookies: list[bytes] = []
-        self._chunked = False
-        whole = False
-        for name, value in data.headers.fields:
-            folded = name.lower()
-            if folded == b"host":
-                host = value
-                continue
-            if folded == b"cookie":
-                cookies.append(value)
-                continue
-            if folded == b"transfer-encoding":
-                if not self.body.streamed:
-                    whole = True
-                    continue
-                self._chunked = True
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if whole:  # the client sent chunks, and the body was buffered
-            lines = [line for line in lines if not line.lower().startswith(b"content-length:")]
-            lines.append(b"content-length: %d\r\n" % len(request.raw_content or b""))
-        if host is None:
-            host = data.authority or destination.netloc.encode()
-        if cookies:
-            lines.append(b"cookie: %b\r\n" % b"; ".join(cookies))
-        if proxy and not destination.tls:
-            target = b"http://%b%b" % (destination.netloc.encode(), target)
-            if proxy.authorization:
-                lines.append(b"proxy-authorization: %b\r\n" % proxy.authorization)
-        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (data.method, target, host, b"".join(lines))
-
     # The request body
 
     async def _upload(self, connection: Connection, content: bytes) -> None:
         """Write a large or streamed body at the speed of the upstream. Returns early when the attempt is over."""
+        connection.uploads = True
         view = memoryview(content)
         for at in range(0, len(view), SLICE):
             if not await self._write(connection, bytes(view[at : at + SLICE])):
@@ -482,7 +304,6 @@ class UpstreamRequest:
     def _first(self, items: list[Item]) -> None:
         response = items[0]
         assert isinstance(response, http.Response)
-        self.progress()
         whole = not self.body.streamed or (self.body.complete and not self.body.pieces)
         how = self.policy.hold(response) if whole and response.status_code != 101 else Hold.NOTHING
         if how is Hold.NOTHING:
@@ -497,8 +318,8 @@ class UpstreamRequest:
     def _collect(self, items: list[Item]) -> None:
         """State HOLDING: buffer the response until it is complete."""
         self._hold(items)
-        self.progress()
         if items[-1] is not END:
+            self.progress()
             if self._how is Hold.FAILURE and self._held_size > HOLD_AT_MOST:
                 self._let_go()
             return
@@ -515,7 +336,7 @@ class UpstreamRequest:
             self._pass_from_here([response, *([content] if content else []), *trailers, END])
 
     def _look(self, items: list[Item]) -> None:
-        """State PROBING: buffer a stream until its first event shows whether it is an error."""
+        """State PROBING: buffer a stream until its first events show whether it is an error."""
         assert self._probe
         self._hold(items)
         self.progress()
@@ -527,20 +348,19 @@ class UpstreamRequest:
                     self._refused(verdict.error)
                 return
         if items[-1] is END:
-            self._let_go()
+            verdict = self._probe.end()
+            if verdict and verdict.error is not None:
+                self._refused(verdict.error)
+            else:
+                self._let_go()
         elif self._probe_timer is None:
-            self._probe_timer = asyncio.get_running_loop().call_later(self.policy.hold_stream, self._held_long_enough)
+            self._probe_timer = asyncio.get_running_loop().call_later(self._probe.seconds, self._held_long_enough)
 
     def _refused(self, error: dict[str, object]) -> None:
-        """Convert a stream whose first event is an error into the HTTP error response of the same meaning."""
+        """Convert a stream that begins with an error into the HTTP error response of the same meaning."""
         head = self._held[0]
         assert isinstance(head, http.Response)
-        status, content = error_response(error)
-        response = head.copy()
-        for name in ("content-length", "content-encoding", "transfer-encoding"):
-            response.headers.pop(name, None)
-        response.status_code, response.data.content = status, content
-        response.headers.update({"content-type": "application/json", "content-length": str(len(content))})
+        response = error_response(head, error)
         self._release(whole=False)
         self._over(response)
 
@@ -562,6 +382,8 @@ class UpstreamRequest:
     def _pass_from_here(self, items: list[Item]) -> None:
         self._stop_probing()
         self._state, self.began = _State.PASSING, True
+        self.silence = self.policy.timeouts.chunk
+        self.progress()
         response = items[0]
         assert isinstance(response, http.Response)
         if response.status_code == 101:
@@ -578,30 +400,16 @@ class UpstreamRequest:
             self._over(None)
             return
         if not self.upgraded:
-            self.progress()
-        self.client.deliver(items)
-        connection = self._connection
-        if connection is None or self._state is not _State.PASSING:
-            return
-        if self.straight is None and connection.reader.between_chunks:
-            self.straight = self._watched(self.client.straight(lambda: connection.reader.between_chunks))
+            self.deadline = asyncio.get_running_loop().time() + self.silence
+        straight, item = self.straight, items[0]
+        if straight is None or type(item) is not bytes or not straight(item):
+            self.client.deliver(items)
+            if self._connection is None or self._state is not _State.PASSING:
+                return
+            if straight is None:
+                self.straight = self.client.straight()
         if self.client.full():
             self.pause()
-
-    def _watched(self, take: Callable[[bytes], bool] | None) -> Callable[[bytes], bool] | None:
-        """Wrap `take` so that it extends the deadline and applies back-pressure."""
-        if take is None:
-            return None
-
-        def watched(data: bytes) -> bool:
-            if not take(data):
-                return False
-            self.progress()
-            if self.client.full():
-                self.pause()
-            return True
-
-        return watched
 
     def _give(self, response: http.Response) -> None:
         """Deliver a complete response to the client."""
@@ -632,17 +440,22 @@ class UpstreamRequest:
 
     def _wait(self, seconds: float, why: str) -> None:
         self.deadline = asyncio.get_running_loop().time() + seconds
-        self._why_late = f"{why} for {seconds:g} seconds"
+        self._why_late = (why, seconds)
 
     def progress(self) -> None:
         """Extend the deadline after response bytes."""
         self._wait(self.policy.timeouts.chunk, "Azure sent nothing more")
 
+    @property
+    def shortest_timeout(self) -> float:
+        return min(self.policy.timeouts)
+
     def too_late(self) -> None:
         """Fail the attempt, since its deadline has passed."""
         self.deadline = None
         self._release(whole=False)
-        self._over(Failure(504, "upstream_timeout", f"The response did not arrive in time: {self._why_late}."))
+        why, seconds = self._why_late
+        self._over(Failure(504, "upstream_timeout", f"The response did not arrive in time: {why} for {seconds:g} seconds."))
 
     # The end of an attempt
 
@@ -653,7 +466,7 @@ class UpstreamRequest:
             return
         now = asyncio.get_running_loop().time()
         whole = not self.body.streamed
-        fresh = self._state is _State.WAITING and not (connection and connection.answered)
+        fresh = self._state is _State.WAITING and not (connection and connection.response_started)
         if fresh and self._reused and whole and (self._sent is None or now - self._sent < STALE_WITHIN):
             self._over(_Stale())
         elif connection and connection.refused:

@@ -25,7 +25,7 @@ FRESH = 30.0
 """Seconds for which addresses are used without another lookup."""
 STALE = 600.0
 """Seconds for which expired addresses may be used while lookups fail."""
-AGAIN = 5.0
+LOOKUP_INTERVAL = 5.0
 """Seconds between lookups while they fail and stale addresses are in use."""
 PATIENCE = 1.0
 """Seconds to wait for a lookup before stale addresses are used. The lookup continues."""
@@ -93,7 +93,7 @@ class Resolver:
         except OSError:  # includes TimeoutError
             if usable is None:
                 raise
-            usable.fresh_until = max(usable.fresh_until, self.now() + AGAIN)
+            usable.fresh_until = max(usable.fresh_until, self.now() + LOOKUP_INTERVAL)
             return usable.addresses
 
     def forget(self, host: str, port: int) -> None:

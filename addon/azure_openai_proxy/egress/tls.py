@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tls", "TlsOptions", "context", "reason", "refuses_client"]
 
-_MOST = 1 << 18
-"""Decrypted bytes per read; a TLS record has at most 16 kB."""
+_MOST = 1 << 14
+"""Maximum bytes of a TLS record, and so of each read."""
 
 _VERSIONS = {
     "SSL3": ssl.TLSVersion.SSLv3,
@@ -169,7 +169,10 @@ class Tls:
         try:
             while piece := self.object.read(_MOST):
                 pieces.append(piece)
-            self.closed = True
+                if not self._incoming.pending and not self.object.pending():
+                    break  # the next read would only raise SSLWantReadError, which takes as long as this one
+            else:
+                self.closed = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:

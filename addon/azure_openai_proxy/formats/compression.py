@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
     from mitmproxy import http
 
-__all__ = ["BrokenError", "Decompressor", "TooLargeError", "content", "content_or_nothing", "decompressor", "known", "most"]
+__all__ = ["BrokenError", "TooLargeError", "content", "content_or_nothing", "decompressor", "known", "most"]
 
-MOST_AT_ONCE = 16 << 20
+MOST_AT_ONCE = 8 << 20
 """Maximum size in bytes of one decompressed piece of a stream; a piece is 64 kB. Text compresses to a twentieth of its size, a
 decompression bomb to a thousandth or less.
 """
+SMALLEST_LIMIT = 16 << 20
+"""The lowest limit in bytes for a whole body: a small body may consist of one repeated text."""
 LARGEST = 256 << 20
 """Maximum size in bytes of a decompressed body."""
 _STEP = 256 << 10  # bytes of output per call of a library
@@ -264,10 +266,8 @@ def decompressor(encoding: str | None) -> Decompressor | None:
 
 
 def most(size: int) -> int:
-    """Return the limit in bytes for the decompressed size of a body of `size` bytes. Text compresses to a twentieth of its size; a small
-    body may repeat itself more.
-    """
-    return min(LARGEST, max(MOST_AT_ONCE, 64 * size))
+    """Return the limit in bytes for the decompressed size of a body of `size` bytes. Text compresses to a twentieth of its size."""
+    return min(LARGEST, max(SMALLEST_LIMIT, 64 * size))
 
 
 def content(message: http.Message) -> bytes:

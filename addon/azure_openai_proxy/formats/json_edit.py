@@ -7,9 +7,9 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["BOM", "Span", "is_object", "json_strings", "rename", "renamed", "replace"]
+__all__ = ["BOM", "Span", "edited", "is_object", "json_strings", "rename", "renamed", "replace"]
 
 BOM = b"\xef\xbb\xbf"
 """A UTF-8 byte order mark. RFC 8259 lets a parser ignore one before a document; some editors and .NET clients write it."""
@@ -88,7 +88,12 @@ def rename(content: bytes, places: Iterable[str], new: Callable[[str], str]) -> 
     return renamed(content, json_strings(content, places), new)
 
 
-def renamed(content: bytes, found: Iterable[Span], new: Callable[[str], str]) -> bytes:
-    """The same for strings that are already located."""
-    spans = [span._replace(text=name) for span in found if (name := new(span.text)) != span.text]
-    return replace(content, spans, lambda name: json.dumps(name).encode()) if spans else content
+def renamed(content: bytes, found: Iterable[Span], new: Callable[[str], str], more: Iterable[Span] = ()) -> bytes:
+    """The same for strings that are already located. `more` are other edits; the text of each is JSON."""
+    spans = [span._replace(text=json.dumps(name)) for span in found if (name := new(span.text)) != span.text]
+    return edited(content, [*spans, *more])
+
+
+def edited(content: bytes, spans: Sequence[Span]) -> bytes:
+    """Return `content` with each span replaced by its text; `content` itself without spans."""
+    return replace(content, spans, str.encode) if spans else content

@@ -7,29 +7,35 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Edit", "Field", "Lines", "Part", "Rewriter", "boundary", "field"]
+__all__ = ["BLANK", "Blank", "Edit", "Field", "Lines", "Part", "Rewriter", "boundary", "field", "values"]
 
 CHUNK = 64 * 1024
 MAX_HEAD = 16 * 1024
-"""Maximum size in bytes of a part's headers. After larger headers the rest of the form passes unchanged."""
+"""Maximum size in bytes of a part's headers. After larger ones the rest passes unchanged, or blank if the rewriter is strict."""
 MAX_PARTS = 1000
-"""Maximum number of delimiters, including text that begins like one. After them the rest of the form passes unchanged, so the work is
+"""Maximum number of delimiters, including text that begins like one. After them the rest of the form passes likewise, so the work is
 bounded.
 """
+BLANK = b"-"
+"""Takes the place of each byte that a strict rewriter does not let pass, so that the length stays."""
 
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^";,\s]+))', re.IGNORECASE)
-_DISPOSITION = b"\ncontent-disposition:"
-_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)"?', re.IGNORECASE)
+_BOUNDARIES = re.compile(r"boundary[*0-9]{0,8}\s*=", re.IGNORECASE)
+_DISPOSITION = re.compile(rb"\ncontent-disposition[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE)
+_NAME = re.compile(rb'[;\s]name(\*)?[ \t]*=[ \t]*(?:"((?:[^"\\\r\n]|\\.)*)"?|([^";\s]*))', re.IGNORECASE)
+_LANGUAGE = re.compile(rb"[\w-]*'[^']*'")  # before a value of RFC 8187
 _AFTER_DELIMITER = re.compile(rb"--|[ \t]{0,64}(?=\r\n)")
 _INCOMPLETE_AFTER_DELIMITER = re.compile(rb"-?|[ \t]{0,64}\r?")  # an incomplete match of _AFTER_DELIMITER
 
 
 class Part(NamedTuple):
     name: str
+    odd: bool = False  # its headers have several names, of which parsers take different ones
 
 
 class Edit(Protocol):
@@ -69,6 +75,16 @@ class Field:
     def _flush(self) -> bytes:
         held, self._held = b"".join(self._held), []
         return held
+
+
+class Blank:
+    """Replaces each byte."""
+
+    def feed(self, data: bytes) -> bytes:
+        return BLANK * len(data)
+
+    def end(self) -> bytes:
+        return b""
 
 
 class Lines:
@@ -115,6 +131,8 @@ class Lines:
 def boundary(content_type: str) -> bytes | None:
     """Return the boundary between the parts; None if the content type is not a multipart form."""
     found = _BOUNDARY.search(content_type) if content_type.lower().startswith("multipart/") else None
+    if found and len(_BOUNDARIES.findall(content_type)) > 1:  # parsers take different ones
+        return None
     return (found[1] or found[2]).encode(errors="surrogateescape") if found else None
 
 
@@ -136,20 +154,48 @@ def field(content: bytes, content_type: str, name: str) -> str | None:
     return None
 
 
-def _name(head: bytes) -> str | None:
-    """Return the name from a part's headers. Only the first content-disposition is used, so each byte is read once."""
-    lines = b"\n" + head
-    at = lines.lower().find(_DISPOSITION)
-    if at < 0:
+def values(content: bytes, content_type: str, name: str) -> tuple[list[str], bool]:
+    """Return the texts of all fields of that name, and whether every parser finds the same ones."""
+    separator, found, odd = boundary(content_type), list[str](), list[Part]()
+    if not separator:
+        return [], not content_type.lower().startswith("multipart/")
+
+    def seen(text: str) -> str:
+        found.append(text)
+        return text
+
+    def choose(part: Part) -> Edit | None:
+        odd.extend([part] if part.odd else [])
+        return Field(seen) if part.name == name else None
+
+    rewriter = Rewriter(separator, choose)
+    for start in range(0, len(content), CHUNK):
+        rewriter.feed(content[start : start + CHUNK])
+    return found, not (odd or rewriter.lost)
+
+
+def _part(head: bytes) -> Part | None:
+    """Read the name from a part's headers. Only the first content-disposition names it."""
+    dispositions = [match[1] for match in _DISPOSITION.finditer(b"\n" + head)]
+    names = [[_decoded(match) for match in _NAME.finditer(b" " + text)] for text in dispositions]
+    if not dispositions or not any(names):
         return None
-    found = _NAME.search(lines, at + len(_DISPOSITION), lines.find(b"\r\n", at + 1))
-    return found[1].decode("utf-8", "replace") if found else None
+    different = {name for each in names for name in each}
+    return Part(names[0][0] if names[0] else "", len(different) > 1 or len(dispositions) > 1)
+
+
+def _decoded(match: re.Match[bytes]) -> str:
+    text = re.sub(rb"\\(.)", rb"\1", match[2]) if match[2] is not None else match[3]
+    return (unquote_to_bytes(_LANGUAGE.sub(b"", text, count=1)) if match[1] else text).decode("utf-8", "replace")
 
 
 class Rewriter:
     """Rewrites one form. `choose` returns the edit for a part, or None to leave the part unchanged."""
 
-    def __init__(self, boundary: bytes, choose: Callable[[Part], Edit | None]) -> None:
+    def __init__(self, boundary: bytes, choose: Callable[[Part], Edit | None], *, strict: bool = False) -> None:
+        self._strict = strict
+        self.lost = False
+        """Whether the form was not read to its end."""
         self._delimiter = b"\r\n--" + boundary
         self._choose = choose
         self._held = b"\r\n"  # the first delimiter may have no line end before it
@@ -191,7 +237,7 @@ class Rewriter:
             return self._pass(self._cut(at)) or None
         self._left -= 1
         if self._left < 0:
-            self._step = self._rest
+            self.lost, self._step = True, self._rest
             return self._pass(self._cut(at)) + self._edit_end()
         if not after:
             return self._pass(self._cut(end))
@@ -200,21 +246,23 @@ class Rewriter:
         return content + self._cut(after.end())
 
     def _head(self) -> bytes | None:
-        end = self._held.find(b"\r\n\r\n", self._at)
+        longest = self._at + MAX_HEAD + 4
+        end = self._held.find(b"\r\n\r\n", self._at, longest)
         if end < 0:
-            if len(self._held) - self._at > MAX_HEAD:
-                self._step = self._rest
+            if len(self._held) >= longest:
+                self.lost, self._step = True, self._rest
                 return b""
             return None
         head = self._cut(end + 4)
-        name = _name(head)
-        self._edit = self._choose(Part(name)) if name is not None else None
+        part = _part(head)
+        self._edit = self._choose(part) if part is not None else None
         self._step = self._content
         return head
 
     def _rest(self) -> bytes | None:
         """After the last part, or after a part that cannot be read."""
-        return self._cut(len(self._held)) or None
+        rest = self._cut(len(self._held))
+        return (BLANK * len(rest) if self._strict and self.lost else rest) or None
 
     def _pass(self, content: bytes) -> bytes:
         return self._edit.feed(content) if self._edit and content else content

@@ -38,6 +38,8 @@ def terminal(text: str) -> str:
 
 def line(text: str) -> str:
     """Return `text` on one line: like `terminal`, but tabs and newlines are escaped too."""
+    if text.isascii() and text.isprintable():  # nearly all texts, in a fifth of the time
+        return text
     return _UNSAFE_IN_LINE.sub(_escaped, text) if _UNSAFE_IN_LINE.search(text) else text
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Decoder", "Event", "encode", "finish"]
+__all__ = ["Decoder", "Event", "encode", "finish", "without"]
 
 BOM = b"\xef\xbb\xbf"
 
@@ -140,6 +140,36 @@ def encode(data: bytes, *, of: Event) -> bytes:
             fields.append(line)
     blank = end * (2 if pieces[-2:] == [b"", b""] else 1 if pieces[-1:] == [b""] else 0)
     return end.join(fields + new) + blank
+
+
+def without(event: Event, start: int, end: int) -> Event:
+    """Return `event` without the bytes of its data from `start` to `end`. All other bytes stay as they are."""
+    data, raw = event.data or b"", event.raw
+    kept = data[:start] + data[end:]
+    if len(raw) == len(data) + 8 and raw.startswith(b"data: ") and raw.endswith(b"\n\n"):
+        return event._replace(raw=b"data: %b\n\n" % kept, data=kept)
+    before, after = raw[: _place(raw, start)], raw[_place(raw, end) :]
+    if after[:1] not in (b"\r", b"\n"):  # a value follows, which may need the colon or the space of its own line
+        line = _LINE_END.split(before)[-1].removeprefix(BOM)
+        if line == b"data":
+            before += b": "
+        elif line == b"data:" and after.startswith(b" "):
+            before += b" "
+    return event._replace(raw=before + after, data=kept)
+
+
+def _place(raw: bytes, offset: int) -> int:
+    """Return the place in an event's bytes of an offset in its data."""
+    at = len(BOM) if raw.startswith(BOM) else 0
+    for line in _LINE_END.split(raw[at:]):
+        name, value = _field(line)
+        if name == b"data":
+            if offset <= len(value):
+                return at + len(line) - len(value) + offset
+            offset -= len(value) + 1
+        at += len(line)
+        at += 2 if raw.startswith(b"\r\n", at) else 1
+    return len(raw)
 
 
 def finish(event: Event) -> Event:

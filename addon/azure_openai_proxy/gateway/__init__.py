@@ -4,4 +4,4 @@ It may import everything but `addon` and `cli`; `registry`, `relay_guard` and `s
 `__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
 
-__all__ = ["exchange", "ingress", "log_records", "registry", "relay_guard", "shutdown"]
+__all__ = ["exchange", "ingress", "log_records", "registry", "relay_guard", "response_from_azure", "shutdown"]

@@ -13,6 +13,7 @@ from mitmproxy.addons.upstream_auth import parse_upstream_auth
 from mitmproxy.net.http.url import hostport
 from mitmproxy.proxy import mode_specs
 
+from azure_openai_proxy.client_leg.interface import ABSOLUTE_FORM, CLIENT_HOST
 from azure_openai_proxy.egress.connect import Proxy
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mitmproxy import http, tls
     from mitmproxy.options import Options
 
-__all__ = ["Upstream", "is_ours", "names_ours", "passes_through", "proxy", "upstream"]
+__all__ = ["Upstream", "absolute_form", "client_host", "is_ours", "names_ours", "passes_through", "proxy", "upstream"]
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -42,6 +43,28 @@ def is_ours(flow: http.HTTPFlow, hosts: AbstractSet[str], *, absolute: bool) -> 
     if not flow.client_conn.tls_established:  # in a transparent connection only the Host header has the destination's name
         tunnelled.append(flow.request.pretty_host)
     return names_ours(tunnelled, hosts)
+
+
+def absolute_form(flow: http.HTTPFlow, *, records_form: bool) -> bool:
+    """Whether the request target is in absolute form, as for a forward proxy. False for origin form (gateway) and inside a tunnel.
+
+    mitmproxy removes the difference from requests of HTTP/1. Without the patch that records it (`records_form`), each of them may be for
+    another host.
+    """
+    recorded = flow.metadata.get(ABSOLUTE_FORM)
+    if recorded is not None or records_form:
+        return bool(recorded)
+    request = flow.request
+    if isinstance(flow.client_conn.proxy_mode, mode_specs.ReverseMode):
+        return False
+    if request.is_http2 or request.is_http3:
+        return request.scheme == "http"
+    return bool(request.authority) or not isinstance(flow.client_conn.proxy_mode, mode_specs.UpstreamMode)
+
+
+def client_host(flow: http.HTTPFlow) -> str:
+    """The Host header that the client sent (`:authority` over HTTP/2), or ""."""
+    return str(flow.metadata.get(CLIENT_HOST) or flow.request.host_header or "")
 
 
 def _is_proxy_itself(flow: http.HTTPFlow) -> bool:

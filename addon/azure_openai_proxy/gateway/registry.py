@@ -6,30 +6,40 @@ import logging
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from mitmproxy import ctx
+
 from azure_openai_proxy import errors
-from azure_openai_proxy.api import large_bodies, local_responses, realtime, redaction, request_compression, request_syntax
+from azure_openai_proxy.accounting.socket_responses import response_id
+from azure_openai_proxy.api import large_bodies, local_responses, realtime, request_compression, request_syntax
+from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.egress.connect import Destination
 from azure_openai_proxy.egress.pool import Pools
-from azure_openai_proxy.egress.request import Body, UpstreamRequest
+from azure_openai_proxy.egress.request import UpstreamRequest
+from azure_openai_proxy.egress.request_body import Body
 from azure_openai_proxy.formats.json_scan import Turns
 from azure_openai_proxy.inspection import request_replay
 from azure_openai_proxy.mitmproxy_patches import install
-from azure_openai_proxy.routing.attempts import ATTEMPTS, Retry
+from azure_openai_proxy.routing.attempts import ATTEMPTS
 
-from . import ingress, origins
+from . import client_keys, ingress, origins
+from .admission import Admission
+from .arrival import is_upgrade, operation_method, path_of
+from .request_keys import key_in_path
+from .socket_admission import SocketAdmission, cancellation, error_event
+from .upstream_policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 
     from mitmproxy import http
+    from mitmproxy.websocket import WebSocketMessage
 
+    from azure_openai_proxy.accounting.teams import Teams
     from azure_openai_proxy.api.large_bodies import LargeBody
-    from azure_openai_proxy.api.stream_probe import Peek
     from azure_openai_proxy.config.runtime import Runtime
     from azure_openai_proxy.config.settings import Settings
-    from azure_openai_proxy.egress.request import ClientSide, Hold
+    from azure_openai_proxy.egress.interface import ClientSide
     from azure_openai_proxy.inspection.recorder import Recorder
-    from azure_openai_proxy.routing.attempts import Decision
 
     from .exchange import Exchange
 
@@ -37,13 +47,12 @@ __all__ = ["Registry"]
 
 logger = logging.getLogger(__name__)
 
+_UNCHECKED = "The proxy failed to check the key of this request: its log says why."
 _UNTRANSLATED = "The proxy failed to translate this request: its log says why."
-HOLD_STREAM = 2.0
-"""Maximum seconds for which the beginning of a stream is buffered."""
 
 
 class Registry:
-    """All running API requests. Implements `interface.HttpPolicy` for them."""
+    """All running API requests. Implements `client_leg.interface.HttpPolicy` for them."""
 
     def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
         self.runtime = runtime
@@ -61,14 +70,58 @@ class Registry:
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         if flow.is_replay:
             return request_replay.is_ours(flow)
-        return ingress.is_ours(flow, self.settings.hosts, absolute=install.absolute_form(flow))
+        return ingress.is_ours(flow, self.settings.hosts, absolute=ingress.absolute_form(flow, records_form=install.records_form()))
+
+    def authenticate(self, flow: http.HTTPFlow, exchange: Exchange, teams: Teams) -> Awaitable[None] | None:
+        """Find the client of a request by its key. A request that it may not send gets an early response.
+
+        A large upload is admitted here, before its body. Return an awaitable if the counters are not known yet.
+        """
+        request = flow.request
+        websocket = is_upgrade(request)
+        if exchange.unchanged:  # the client's key would reach OpenAI
+            refused = errors.Refused(503, "server_error", "client_keys_unavailable", "Client keys need azure_openai_proxy_mode: azure.")
+            exchange.early = errors.response(refused)
+            return None
+        try:
+            client = client_keys.authenticate(teams, exchange.settings, request, websocket=websocket)
+            if client is None:
+                return None
+            settings = exchange.settings = teams.settings_of(client, exchange.settings)
+            keys = client_keys.presented(request, websocket=websocket)
+            exchange.admission = admission = Admission(teams, client, settings, keys, teams.directory.group(client))
+            admission.socket = SocketAdmission(admission) if websocket else None
+            if exchange.meter is not None:
+                exchange.meter.client, exchange.meter.holder, admission.meter = client.name, admission, exchange.meter
+            admission.check_path(request.path)
+            method, path = operation_method(request), path_of(request)
+            exchange.reads_usage |= admission.counts_tokens
+            if (admission.is_limited or client.models) and operations.reaches_azure(method, path):
+                admission.check_operation(method, path)
+                if admission.is_limited and exchange.may_stream_upload(request):
+                    return admission.admit_upload(operations.row(request.method, path))
+        except Exception as error:  # noqa: BLE001 - an unchecked request must never be sent
+            exchange.early = errors.response(_unchecked(error))
+        return None
+
+    async def authenticate_later(self, exchange: Exchange, waiting: Awaitable[None]) -> None:
+        """Wait for the counters of a shared store."""
+        try:
+            await waiting
+        except Exception as error:  # noqa: BLE001 - as in `authenticate`
+            exchange.early = exchange.early or errors.response(_unchecked(error))
 
     def refuses_page(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
         """Reject a request of a web page that may not use the proxy, without CORS headers. Return whether it was rejected."""
-        if exchange.settings.origins.every or flow.is_replay:  # replayed by the owner
+        rule = exchange.settings.origins
+        bring_keys = exchange.own_keys and not rule.patterns and exchange.keys_required
+        if rule.every or flow.is_replay or bring_keys:  # replayed by the owner
             return False
         refused = self.gate.refusal(
-            flow, exchange.settings.origins, authority=install.client_host(flow), absolute=install.absolute_form(flow)
+            flow,
+            exchange.settings.origins,
+            authority=ingress.client_host(flow),
+            absolute=ingress.absolute_form(flow, records_form=install.records_form()),
         )
         if refused is None:
             return False
@@ -76,34 +129,62 @@ class Registry:
         exchange.early = flow.response = errors.response(refused)
         return True
 
+    def refuse_key_in_path(self, exchange: Exchange) -> None:
+        """Refuse a request for Azure whose path contains the client's key, unless that is of no use: the proxy has a key."""
+        if not (exchange.unchanged or any(backend.token or backend.entra for backend in exchange.settings.backends)):
+            exchange.early = exchange.early or errors.response(key_in_path())
+
     def show(self, flow: http.HTTPFlow, exchange: Exchange, request: http.Request) -> None:
         """Set the flow's request to `request` with its keys masked. The exchange keeps the keys."""
-        exchange.hidden = redaction.hide(request)
-        exchange.masked = request.headers.fields, request.data.path
+        exchange.keys.hide(request)
         _take_over(flow.request, request)
 
-    def mask_changes(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """Mask keys that a user or another addon has added to the request meanwhile."""
-        fields, path = exchange.masked
-        if flow.request.headers.fields is not fields or flow.request.data.path is not path:
-            redaction.hide(flow.request)
-
-    def translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> None:
+    def translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> Awaitable[None] | None:
         """Translate a copy of the request that contains the keys. The flow contains them only if mitmproxy itself sends the request."""
-        request = redaction.with_secrets(flow.request, exchange.hidden)
+        request = exchange.keys.restored(flow.request)
         request.data.content = flow.request.data.content
+        meter = exchange.meter
+        if meter is not None and start is None and meter.request_bytes is None:
+            meter.request_read(len(flow.request.raw_content or b""), flow.request.timestamp_end)
         try:
             flow.response = exchange.request(request, start)
-        except errors.ProxyError as error:
-            flow.response = errors.response(error)
-        except Exception:  # an untranslated request must never be sent
-            logger.exception("A request could not be translated")
-            flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
+        except Exception as error:  # noqa: BLE001 - an untranslated request must never be sent
+            flow.response = self._untranslated(exchange, error)
+        if exchange.waiting is not None:
+            return self._translate_later(flow, exchange, request, exchange.waiting)
+        self._translated(flow, exchange, request)
+        return None
+
+    async def _translate_later(
+        self, flow: http.HTTPFlow, exchange: Exchange, request: http.Request, waiting: Awaitable[http.Response | None]
+    ) -> None:
+        """Translate the request once `waiting` is done. The client may have left meanwhile."""
+        try:
+            flow.response = await waiting
+        except Exception as error:  # noqa: BLE001 - as in `translate`
+            flow.response = self._untranslated(exchange, error)
+        exchange.waiting = None
+        self._translated(flow, exchange, request)
+
+    def _untranslated(self, exchange: Exchange, error: Exception) -> http.Response:
+        """The response to a request that is not sent, and counts for no limit."""
+        if exchange.admission is not None and exchange.admission.held is not None:
+            exchange.admission.held.settle(0, refund=True)
+        if isinstance(error, errors.ProxyError):
+            return errors.response(error)
+        logger.error("A request could not be translated", exc_info=error)
+        return errors.response(errors.ProxyError(_UNTRANSLATED))
+
+    def _translated(self, flow: http.HTTPFlow, exchange: Exchange, request: http.Request) -> None:
+        meter = exchange.meter
         if flow.response or install.sends_upstream(flow):
             self.show(flow, exchange, request)
         else:
             _take_over(flow.request, request)
-        self.recorder.sent(flow, exchange.facts())
+            if meter is not None:
+                meter.sending()
+        if self.recorder.reads_requests:
+            self.recorder.record_upstream_request(flow, exchange.facts())
 
     async def translate_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
         """Scan a large body in slices, so that other clients are served in between, and translate the request."""
@@ -113,9 +194,10 @@ class Registry:
             logger.exception("A request could not be translated")
             flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
         else:
-            self.translate(flow, exchange)
+            if (waiting := self.translate(flow, exchange)) is not None:
+                await waiting
 
-    def answer_whole(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None, large: LargeBody | None = None) -> None:
+    def finish_response(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None, large: LargeBody | None = None) -> None:
         """Translate a buffered response, or end a streamed one. `azures`: Azure's body, decompressed."""
         assert flow.response
         exchange.response_body(flow.response, azures, large)
@@ -123,39 +205,95 @@ class Registry:
             flow.response.raw_content = b""  # mitmproxy would send it, and the client would read it as the next response
         self.finish(flow, exchange, azures)
 
-    async def answer_large(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes, places: tuple[str, ...]) -> None:
-        self.answer_whole(flow, exchange, azures, await large_bodies.read(self.turns, azures, *places))
+    async def finish_large_response(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes, places: tuple[str, ...]) -> None:
+        self.finish_response(flow, exchange, azures, await large_bodies.read(self.turns, azures, *places))
 
-    def frame(self, flow: http.HTTPFlow, exchange: Exchange, large: LargeBody | None = None) -> None:
-        """Translate the last WebSocket message before it is sent."""
+    def frame(self, flow: http.HTTPFlow, exchange: Exchange, large: LargeBody | None = None) -> Awaitable[None] | None:
+        """Translate the last WebSocket message before it is sent, unless the limits of the client do not allow it."""
         assert flow.websocket
-        exchange.frame(flow.websocket.messages, self.recorder.shelf.limit if self.recorder.shelf else 0, large)
+        message = flow.websocket.messages[-1]
+        socket = None if exchange.admission is None else exchange.admission.socket
+        if socket is not None and not (message.injected and message.from_client):
+            if message.injected and socket.is_own(message.content):
+                exchange.messages.drop_oldest(flow.websocket.messages, self._kept)
+                return None
+            try:
+                waiting = exchange.messages.admit(message.content, large, from_client=message.from_client)
+            except Exception as error:  # noqa: BLE001 - as in `authenticate`
+                self._refuse_frame(flow, exchange, message, _unchecked(error), large)
+                return None
+            if waiting is not None:
+                return self._frame_later(flow, exchange, message, waiting, large)
+        exchange.messages.translate(flow.websocket.messages, self._kept, large)
+        return None
+
+    @property
+    def _kept(self) -> int:
+        return self.recorder.shelf.limit if self.recorder.shelf else 0
+
+    async def _frame_later(
+        self, flow: http.HTTPFlow, exchange: Exchange, message: WebSocketMessage, waiting: Awaitable[None], large: LargeBody | None
+    ) -> None:
+        assert flow.websocket
+        try:
+            await waiting
+        except Exception as error:  # noqa: BLE001 - as in `authenticate`
+            self._refuse_frame(flow, exchange, message, _unchecked(error), large)
+        else:
+            exchange.messages.translate(flow.websocket.messages, self._kept, large)
+
+    def _refuse_frame(
+        self, flow: http.HTTPFlow, exchange: Exchange, message: WebSocketMessage, error: errors.ProxyError, large: LargeBody | None
+    ) -> None:
+        """Tell the client that a response is refused: drop its message, or cancel the response that Azure has started."""
+        assert flow.websocket
+        assert exchange.admission
+        assert exchange.admission.socket
+        if message.from_client:
+            tells = exchange.admission.socket.tells(message.content, error)
+            message.drop()
+            exchange.messages.drop_oldest(flow.websocket.messages, self._kept)
+            if not tells:
+                return
+        else:
+            _send_message(flow, cancellation(response_id(message.content)), to_client=False)
+            exchange.messages.translate(flow.websocket.messages, self._kept, large)
+        event = error_event(error)
+        exchange.admission.socket.own.append(event)
+        _send_message(flow, event, to_client=True)
 
     async def frame_large(self, flow: http.HTTPFlow, exchange: Exchange, content: bytes, places: tuple[str, ...]) -> None:
         assert flow.websocket
         message = flow.websocket.messages[-1]
-        self.frame(flow, exchange, await large_bodies.read(self.turns, content, *places))
+        if (waiting := self.frame(flow, exchange, await large_bodies.read(self.turns, content, *places))) is not None:
+            await waiting
         if message.content is not content:
             message.content = b"".join([piece async for piece in self.turns.share(realtime.pieces_in_ascii(message.content))])
 
     async def translate_compressed(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Decompress the request body and translate the request."""
+        if exchange.meter is not None:
+            exchange.meter.request_read(len(flow.request.raw_content or b""), flow.request.timestamp_end)
         try:
             await request_compression.decode(flow.request, exchange.settings.max_body)
         except errors.ProxyError as error:
             flow.response = errors.response(error)
-            self.recorder.sent(flow, exchange.facts())
+            self.recorder.record_upstream_request(flow, exchange.facts())
             return
         if scan := exchange.to_scan(flow.request):
             await self.translate_large(flow, exchange, *scan)
-        else:
-            self.translate(flow, exchange)
+        elif (waiting := self.translate(flow, exchange)) is not None:
+            await waiting
 
     def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
         exchange.finish()
-        self.recorder.ended(flow, exchange.facts(), azures)
+        self.recorder.record_body(flow, exchange.facts(), azures)
+        record = exchange.measure_end(flow, azures, shown=self.recorder.watched)
+        self.recorder.record_end(flow, exchange.facts(), record)
         if exchange.attempts:
-            flow.metadata[ATTEMPTS] = exchange.attempts.seen()
+            flow.metadata[ATTEMPTS] = exchange.attempts.summary()
+        if exchange.admission is not None and (flow.error or not flow.websocket):
+            exchange.admission.end_all()
 
     # `HttpPolicy`, called by the HTTP layer: requests with keys, limits, and error responses
 
@@ -163,10 +301,9 @@ class Registry:
         request = flow.request
         try:
             if exchange := self.exchanges.get(flow):
-                fields, path = exchange.masked
-                shown = redaction.with_secrets(request, exchange.hidden)
-                # `Exchange.send` has checked the request; check it again only if a user or another addon has changed it.
-                if exchange.unchanged or request.headers.fields is not fields or request.data.path is not path:
+                shown = exchange.keys.restored(request)
+                # `RequestToAzure.send` has checked the request; check it again only if a user or another addon has changed it.
+                if exchange.unchanged or exchange.keys.is_changed(request):
                     exchange.verify(shown)
                 else:
                     request_syntax.check_line(request)
@@ -198,7 +335,7 @@ class Registry:
 
     @property
     def fast_path(self) -> bool:
-        return self.settings.fast_path and install.fast_path_available()
+        return self.settings.fast_path and install.fast_path() is not None
 
     def early_response(self, flow: http.HTTPFlow) -> http.Response | None:
         exchange = self.exchanges.get(flow)
@@ -219,53 +356,47 @@ class Registry:
     def start_streamed_upload(self, flow: http.HTTPFlow, start: bytes) -> None:
         self.translate(flow, self.exchanges[flow], start)
 
-    def answer(self, failure: errors.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
+    def error_response(self, failure: errors.Failure, flow: http.HTTPFlow | None) -> http.Response | None:
         if flow and flow not in self.exchanges and not self.is_ours(flow):
             return None  # (a request with a malformed head has no flow; it was sent to the gateway)
         response = errors.response(errors.Failed(*failure))
-        if flow and (exchange := self.exchanges.get(flow)) and exchange.attempts:
-            exchange.attempts.say_when(response.headers, failure.status)
+        exchange = self.exchanges.get(flow) if flow else None
+        if exchange and exchange.attempts:
+            exchange.attempts.set_retry_after(response.headers, failure.status)
+            if exchange.settings.debug_headers:
+                response.headers.update(exchange.attempts.headers())
+        if exchange and exchange.meter is not None:
+            exchange.meter.error_response(failure, response)
+        if exchange and exchange.admission is not None:
+            exchange.admission.set_headers(response.headers)
         origin = flow.request.headers.get("origin") if flow else None
-        if flow and origin and self.settings.origins.allows(origin, install.client_host(flow)):
+        if flow and origin and self.settings.origins.allows(origin, ingress.client_host(flow)):
             local_responses.add_cors(response, origin)
         return response
 
     def last_event(self, failure: errors.Failure, flow: http.HTTPFlow) -> bytes | None:
         exchange = self.exchanges.get(flow)
-        return exchange.last_event(errors.Failed(*failure)) if exchange else None
+        if exchange is None:
+            return None
+        event = exchange.last_event(errors.Failed(*failure))
+        if exchange.meter is not None:
+            exchange.meter.last_event(2 + len(event))  # the HTTP layer puts a blank line before it
+        return event
+
+
+def _unchecked(error: Exception) -> errors.ProxyError:
+    """The error of a request whose key or limits do not allow it, or could not be checked."""
+    if isinstance(error, errors.ProxyError):
+        return error
+    logger.error("The key of a request could not be checked", exc_info=error)
+    return errors.ProxyError(_UNCHECKED)
+
+
+def _send_message(flow: http.HTTPFlow, content: bytes, *, to_client: bool) -> None:
+    """Send a message of the proxy's own over a WebSocket."""
+    ctx.master.commands.call("inject.websocket", flow, to_client, content, True)  # noqa: FBT003 - text
 
 
 def _take_over(request: http.Request, other: http.Request) -> None:
     """Copy the data of `other` to `request`; both may be the same object."""
     request.data, request.stream = other.data, other.stream
-
-
-class Policy:
-    """`egress.request.Policy` for one exchange."""
-
-    hold_stream = HOLD_STREAM
-
-    def __init__(self, exchanges: Registry, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        self._exchanges, self._flow, self._exchange = exchanges, flow, exchange
-        self.timeouts = exchange.settings.timeouts
-
-    def upstream_request(self) -> tuple[Destination, http.Request] | errors.Failure:
-        request = self._exchanges.on_the_wire(self._flow)
-        if isinstance(request, errors.Failure):
-            return request
-        request.data.content = self._flow.request.data.content
-        return Destination(request.data.host, request.data.port, request.data.scheme == b"https", self._exchange.proxy), request
-
-    def hold(self, response: http.Response) -> Hold | Peek:
-        return self._exchange.hold_mode(response)
-
-    def next_attempt(self, failed: errors.Failure | http.Response) -> Decision:
-        request = redaction.with_secrets(self._flow.request, self._exchange.hidden)
-        request.data.content = self._flow.request.data.content
-        decision = self._exchange.next_attempt(request, failed)
-        if isinstance(decision, Retry):
-            self._exchanges.show(self._flow, self._exchange, request)
-        return decision
-
-    def broke_off(self, failure: errors.Failure) -> None:
-        self._exchange.broke_off(failure)

@@ -26,7 +26,7 @@ from mitmproxy.proxy import mode_specs
 
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import redaction
-from azure_openai_proxy.mitmproxy_patches import connections
+from azure_openai_proxy.mitmproxy_patches import connections, install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Refused(errors.ProxyError):
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address is public, i.e. reachable without this proxy. An IPv6 address that embeds IPv4 addresses is judged by these."""
+    """Whether an IP address is public, i.e. reachable without this proxy. Of an IPv6 address that embeds IPv4 addresses, these decide."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
@@ -104,7 +104,7 @@ def is_plain(host: str) -> bool:
     return bool(HOST_NAME.fullmatch(name)) and not NUMBER.fullmatch(name.removesuffix(".").rpartition(".")[2])
 
 
-def answered_here(flow: http.HTTPFlow, options: Options) -> bool:
+def responds_locally(flow: http.HTTPFlow, options: Options) -> bool:
     """Whether mitmproxy answers this request itself (the page with its CA certificate, at mitm.it) without a connection."""
     if "onboarding" not in options or not options.onboarding:
         return False
@@ -147,7 +147,7 @@ class RelayGuard:
 
     async def request(self, flow: http.HTTPFlow, settings: Settings, options: Options) -> None:
         """Reject a request (or CONNECT) for a refused destination. Behind an upstream proxy this is the only check of plain requests."""
-        if flow.is_replay or answered_here(flow, options):  # a replay is the owner's own request
+        if flow.is_replay or responds_locally(flow, options):  # a replay is the owner's own request
             return
         try:
             await self.check(flow.client_conn, (flow.request.host, flow.request.port), settings.allowed_destinations)
@@ -180,6 +180,12 @@ class RelayGuard:
 
     def connected(self, data: server_hooks.ServerConnectionHookData, settings: Settings) -> None:
         """For the `server_connected` hook: check the address actually used, and close the connection if it is refused."""
+        if not install.records_form() and data.server.peername and data.server.peername[:2] == data.client.sockname[:2]:
+            logger.warning(
+                "The proxy is not known as %r: add the name to azure_openai_hosts.", data.server.address and data.server.address[0]
+            )
+            _cut(data.client, data.server)  # the request would arrive here again and again
+            return
         if settings.allowed_destinations == "any" or self._ours(data, settings):
             return
         try:
@@ -235,7 +241,7 @@ def _reason(addresses: set[str]) -> str | None:
 
 def warn(settings: Settings, options: Options) -> None:
     """Warn if clients on other machines can use the configured key (or identity) without authentication."""
-    keyed = any(backend.token or backend.entra for backend in settings.backends)
+    keyed = any(backend.token or backend.entra for backend in settings.backends) and not settings.keys_required
     if keyed and not options.proxyauth and (host := exposed(options.mode, options.listen_host)):
         logger.warning(
             "Any client that can reach %s uses the configured key: listen on 127.0.0.1 (AZURE_OPENAI_PROXY_ADDRESS), or configure no key.",

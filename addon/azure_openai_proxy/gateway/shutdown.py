@@ -79,7 +79,7 @@ class Shutdown:
         ctx.options.update(server=False)  # closes the ports, keeps connections
         limit = self._limit()
         if count := self._left():
-            logger.info("Stopping: %d running, with at most %g s to finish", count, limit)
+            logger.info("Stopping: running requests have at most %g s to finish: %d", limit, count)
         until = asyncio.get_running_loop().time() + limit
         while True:
             # Wait at least once: WireGuard's threads end shortly after the port is closed, and must do so before Python exits.
@@ -87,7 +87,7 @@ class Shutdown:
             if not (self._left() or _seen(connections.unsent) or _seen(connections.closing)) or asyncio.get_running_loop().time() >= until:
                 break
         if count := self._left():
-            logger.warning("Stopping: %d cut off after %g s", count, limit)
+            logger.warning("Stopping: requests cut off after %g s: %d", limit, count)
 
     def _left(self) -> int:
         return sum(flow.live for flow in list(self._running))

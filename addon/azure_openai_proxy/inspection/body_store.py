@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from mitmproxy import http
 
-__all__ = ["Shelf", "Tap"]
+    from azure_openai_proxy.accounting.meter import Meter
+
+__all__ = ["Shelf", "Tap", "Withheld"]
 
 
 BLOCK = 64 << 10
@@ -60,10 +62,15 @@ class Tap:
     """
 
     def __init__(
-        self, inner: Callable[[bytes], list[bytes]] | None, shelf: Shelf | None, began: float, clock: Callable[[], float] = time.time
+        self,
+        inner: Callable[[bytes], list[bytes]] | None,
+        shelf: Shelf | None,
+        began: float,
+        clock: Callable[[], float] = time.time,
+        *,
+        meter: Meter | None = None,
     ) -> None:
         self.chunks: list[float] = []  # seconds, bytes, seconds, bytes: a list of pairs would cost garbage collection
-        self.counted = b""  # the last bytes sent to the client, which contain the usage
         self.last = b""  # chunk
         self.taken = 0  # bytes reserved in the store
         self._left = 0  # reserved bytes that are unused
@@ -71,14 +78,18 @@ class Tap:
         self._shelf = shelf
         self._began = began
         self._clock = clock
+        self._meter = meter
         self._azures: list[bytes] = []
         self._clients: list[bytes] = []
 
     def __call__(self, data: bytes) -> list[bytes]:
-        out = self.inner(data) if self.inner else [data] if data else []
-        for piece in out:
-            if b"tokens" in piece or self.counted:
-                self.counted = self.counted[-4096:] + piece
+        meter = self._meter
+        if meter is None:
+            out = self.inner(data) if self.inner else [data] if data else []
+        else:
+            translation_began = meter.meters.clock()
+            out = self.inner(data) if self.inner else [data] if data else []
+            meter.chunk(translation_began, out, last=not data)
         if out:
             self.last = out[-1]
         if self._shelf:
@@ -127,3 +138,54 @@ class Tap:
             return None
         clients = b"".join(self._clients)
         return (b"".join(self._azures) if self.inner else clients), clients
+
+
+class Withheld(Tap):
+    """A tap that withholds the body from the client until its end, so that it can be edited. It takes the place of `tap`.
+
+    The HTTP layer sends the body (`release_withheld`) after the hook of the complete response. A body of more than `limit` bytes is sent
+    while it arrives, as without this class; then `too_large` is called.
+    """
+
+    def __init__(self, tap: Tap, limit: int, too_large: Callable[[], None]) -> None:
+        vars(self).update(vars(tap))
+        self.size = 0
+        self._limit, self._too_large = limit, too_large
+        self._withheld: list[bytes] | None = []
+        self._held = False
+        self._transient = False
+
+    def __call__(self, data: bytes) -> list[bytes]:
+        out = super().__call__(data)
+        if self._withheld is None:
+            return out
+        self._withheld += out
+        self.size += sum(map(len, out))
+        if self.size <= self._limit:
+            return []
+        passed = self._sent_on()
+        self._too_large()
+        return passed
+
+    def pass_on(self) -> None:
+        """Stop withholding. The bytes so far are sent with the next ones, the rest while it arrives."""
+        self._limit, self._too_large = -1, lambda: None
+
+    def hold(self, response: http.Response) -> None:
+        """Store the complete body on its flow, where it can be edited."""
+        self._held, self._transient = True, response.data.content is None
+        response.data.content = b"".join(self._withheld or ())
+
+    def release_withheld(self, response: http.Response) -> bytes:
+        """The bytes to send to the client: the body on the flow, which may be edited, or the part before the stream broke off."""
+        withheld = b"".join(self._sent_on())
+        if not self._held:
+            return withheld
+        edited = response.data.content
+        if self._transient:  # bodies are not stored
+            response.data.content = None
+        return withheld if edited is None else edited  # None: removed from the store meanwhile
+
+    def _sent_on(self) -> list[bytes]:
+        withheld, self._withheld = self._withheld, None
+        return withheld or []

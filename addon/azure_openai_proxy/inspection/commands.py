@@ -42,16 +42,24 @@ class Commands:
 
     @command.command("azure.backends")
     def backends(self) -> Sequence[str]:
-        """Each backend: its state, requests in flight, the rest of its cool-down, and the repairs learned for its deployments."""
+        """Each backend: its state, requests in flight, cool-down, the reason for its last request, and the repairs learned for it."""
         return [quoting.line(line) for view in self._shared.pool.views() for line in self._describe(view)]
 
     def _describe(self, view: View) -> Iterator[str]:
         backend = view.backend
-        parts = [view.state, f"{view.in_flight} in flight", f"priority {backend.priority}", f"weight {backend.weight}"]
+        parts = [
+            view.state,
+            f"{view.in_flight} in flight",
+            f"priority {backend.priority}",
+            f"weight {backend.weight}",
+            *([backend.kind] if backend.kind != "standard" else []),
+        ]
         if view.cooling:
             parts.append(f"{view.cooling:.1f} s of its cool-down left")
         if view.first_byte is not None:
             parts.append(f"first byte after {view.first_byte:.2f} s")
+        if view.reason:
+            parts.append(f"last request: {view.reason}")
         if backend.entra:
             parts.append("valid token" if self._shared.has_token(backend) else "no token")
         yield f"{backend.name} {backend.base}: {', '.join(parts)}"
@@ -82,15 +90,15 @@ class Commands:
         token = self._settings().token if key else ""
         if key and not token:
             raise exceptions.CommandError("No key is configured: clients send their own keys, which are not stored.")
-        told, found = [], _http(flows)
+        exported, found = [], _http(flows)
         for one in found:
             try:
-                told.append(exports.FORMATS[format](one.request, token))
+                exported.append(exports.FORMATS[format](one.request, token))
             except ValueError as error:
                 if len(found) == 1:
                     raise exceptions.CommandError(quoting.line(f"This request cannot be exported in this format: {error}.")) from error
-                told.append(quoting.line(f"# {one.request.method} {one.request.path} cannot be exported in this format: {error}"))
-        return "\n\n".join(told)
+                exported.append(quoting.line(f"# {one.request.method} {one.request.path} cannot be exported in this format: {error}"))
+        return "\n\n".join(exported)
 
     @command.command("azure.models")
     def models(self) -> Sequence[str]:
@@ -101,18 +109,18 @@ class Commands:
     @command.command("azure.resend")
     def resend(self, flows: Sequence[flow.Flow], deployment: str) -> str:
         """Send the requests to another deployment and compare the responses, in the log and in azure.explain of the new flow."""
-        copies = [(one, _copy(one, deployment)) for one in _http(flows) if _sent(one)]
+        copies = [(one, _copy(one, deployment)) for one in _http(flows) if _is_resendable(one)]
         if not copies:
             raise exceptions.CommandError("None of these requests was sent to a deployment completely and without a WebSocket.")
         if (view := ctx.master.addons.get("view")) is not None:  # not `if view`: an empty view is falsy
             view.add([copy for _, copy in copies])
         for one, copy in copies:
-            task = asyncio.create_task(self._again(one, copy))
+            task = asyncio.create_task(self._resend(one, copy))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return quoting.line(f"Requests sent to {deployment}: {len(copies)}.")
 
-    async def _again(self, one: http.HTTPFlow, copy: http.HTTPFlow) -> None:
+    async def _resend(self, one: http.HTTPFlow, copy: http.HTTPFlow) -> None:
         await ReplayHandler(copy, ctx.options).replay()
         compared = explanations.compare(one, copy)
         copy.metadata[f"{flow_metadata.PREFIX}compared"] = compared
@@ -127,7 +135,7 @@ def _http(flows: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
     return found
 
 
-def _sent(one: http.HTTPFlow) -> bool:
+def _is_resendable(one: http.HTTPFlow) -> bool:
     return (
         f"{flow_metadata.PREFIX}deployment" in one.metadata
         and one.request.raw_content is not None

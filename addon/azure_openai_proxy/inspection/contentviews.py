@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mitmproxy.contentviews import SyntaxHighlight
     from mitmproxy.optmanager import OptManager
 
-__all__ = ["VIEWS", "AnswerView", "AsAzureView", "AsClientView", "ConversationView", "register"]
+__all__ = ["VIEWS", "AsAzureView", "ConversationView", "ResponseView", "register"]
 
 _NO = -1.0
 _OFFERED = 0.0
@@ -37,15 +37,15 @@ class ConversationView(Contentview):
         return _CHOSEN if flow_metadata.is_ours(metadata.flow) and _is_text(data, metadata) else _OFFERED
 
 
-class AnswerView(Contentview):
+class ResponseView(Contentview):
     name = "Answer"
     syntax_highlight: SyntaxHighlight = "none"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
         if metadata.websocket_message or metadata.flow is None:
-            return response_text.answer(data, _content_type(metadata))
-        seen = flow_metadata.seen(metadata.flow)
-        return response_text.answer(data, _content_type(metadata), chunks=seen.chunks, azures=seen.answer)
+            return response_text.render(data, _content_type(metadata))
+        saved = flow_metadata.parse(metadata.flow)
+        return response_text.render(data, _content_type(metadata), chunks=saved.chunks, azures=saved.azure_body)
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if not data or _from_client(metadata):
@@ -60,10 +60,10 @@ class AsClientView(Contentview):
     syntax_highlight: SyntaxHighlight = "none"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
-        asked = flow_metadata.seen(metadata.flow).asked if metadata.flow else None
-        if asked is None:
+        client_request = flow_metadata.parse(metadata.flow).client_request if metadata.flow else None
+        if client_request is None:
             raise ValueError("this flow does not contain the client's request")
-        return flow_metadata.message(f"{asked.method} {asked.path}", asked.headers, asked.body(data))
+        return flow_metadata.message(f"{client_request.method} {client_request.path}", client_request.headers, client_request.body(data))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:  # noqa: ARG002 - as mitmproxy calls it
         return _OFFERED if _from_client(metadata) and not metadata.websocket_message and flow_metadata.is_ours(metadata.flow) else _NO
@@ -76,14 +76,14 @@ class AsAzureView(Contentview):
     syntax_highlight: SyntaxHighlight = "none"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
-        seen = flow_metadata.seen(metadata.flow) if metadata.flow else flow_metadata.NOTHING
-        return flow_metadata.message(seen.status, seen.headers, data if seen.answer is None else seen.answer)
+        saved = flow_metadata.parse(metadata.flow) if metadata.flow else flow_metadata.NOTHING
+        return flow_metadata.message(saved.status, saved.headers, data if saved.azure_body is None else saved.azure_body)
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:  # noqa: ARG002 - as mitmproxy calls it
         return _OFFERED if not _from_client(metadata) and not metadata.websocket_message and flow_metadata.is_ours(metadata.flow) else _NO
 
 
-VIEWS = (ConversationView(), AnswerView(), AsClientView(), AsAzureView())
+VIEWS = (ConversationView(), ResponseView(), AsClientView(), AsAzureView())
 
 
 def register(options: OptManager) -> None:

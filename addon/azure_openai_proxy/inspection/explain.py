@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from azure_openai_proxy.formats import compression, quoting
 
-from . import flow_metadata, response_text
+from . import flow_metadata, response_text, usage_text
 from . import text as readable_text
 from .flow_metadata import PREFIX
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mitmproxy import http
 
-    from .flow_metadata import Seen
+    from .flow_metadata import SavedExchange
 
 __all__ = ["compare", "explain"]
 
@@ -36,16 +36,16 @@ def explain(flow: http.HTTPFlow) -> str:
     lines = [quoting.line(f"{flow.metadata[PREFIX + 'operation']}")]
     lines += (
         f"  {name:<{_WIDTH}}{quoting.terminal(text) if name in _SEVERAL_LINES else quoting.line(text)}"
-        for name, text in _decisions(flow, flow_metadata.seen(flow))
+        for name, text in _decisions(flow, flow_metadata.parse(flow))
         if text
     )
     return "\n".join(lines)
 
 
-def _decisions(flow: http.HTTPFlow, seen: Seen) -> Iterator[tuple[str, str]]:
+def _decisions(flow: http.HTTPFlow, saved: SavedExchange) -> Iterator[tuple[str, str]]:
     known = flow_metadata.known(flow)
-    if seen.asked:
-        yield "client", f"{seen.asked.method} {seen.asked.path}"
+    if saved.client_request:
+        yield "client", f"{saved.client_request.method} {saved.client_request.path}"
     if "model" in known:
         deployment = known.get("deployment")
         yield (
@@ -58,14 +58,15 @@ def _decisions(flow: http.HTTPFlow, seen: Seen) -> Iterator[tuple[str, str]]:
         yield "backend", f"{known.get('backend', '')} {flow.request.scheme}://{flow.request.host}:{flow.request.port}".strip()
         yield "version", _version(flow.request.path)
         yield "azure", f"{flow.request.method} {flow.request.path}"
-        if seen.asked:
-            yield "body", _body(flow.request, seen.asked)
-            yield from _headers(flow.request, seen.asked)
+        if saved.client_request:
+            yield "body", _body(flow.request, saved.client_request)
+            yield from _headers(flow.request, saved.client_request)
     if flow.response:
         yield "answer", " · ".join([f"{flow.response.status_code}", *([flow.comment] if flow.comment else [])])
-        yield "changed", _dropped(flow.response, seen)
+        yield "changed", _dropped(flow.response, saved)
     if flow.error:
         yield "error", flow.error.msg
+    yield "usage", usage_text.describe(known)
     yield "repairs", ", ".join(map(str, known.get("changed", [])))
     yield "compared", "\n".join(f"\n  {line}" for line in str(known.get("compared", "")).splitlines())
 
@@ -78,37 +79,39 @@ def _version(path: str) -> str:
     return f"{version}, dated" if version else ""
 
 
-def _body(request: http.Request, asked: flow_metadata.Asked) -> str:
+def _body(request: http.Request, client_request: flow_metadata.ClientRequestHead) -> str:
     content = request.raw_content or b""
-    if not asked.splice:
+    if not client_request.splice:
         return f"unchanged, {readable_text.size(len(content))}" if content else ""
-    now = content[asked.splice.start : len(content) - asked.splice.tail]
+    now = content[client_request.splice.start : len(content) - client_request.splice.tail]
     rest = f"the rest of {readable_text.size(len(content))} unchanged"
-    return f"{_text(asked.splice.old)} → {_text(now)} at byte {asked.splice.start}, {rest}"
+    return f"{_text(client_request.splice.old)} → {_text(now)} at byte {client_request.splice.start}, {rest}"
 
 
 def _text(piece: bytes) -> str:
     return readable_text.clean(piece[:200].decode("utf-8", "replace")) or "nothing"
 
 
-def _headers(request: http.Request, asked: flow_metadata.Asked) -> Iterator[tuple[str, str]]:
-    before = {name.lower(): value for name, value in asked.headers}
+def _headers(request: http.Request, client_request: flow_metadata.ClientRequestHead) -> Iterator[tuple[str, str]]:
+    before = {name.lower(): value for name, value in client_request.headers}
     after = {name.lower(): value for name, value in request.headers.items()}
     gone = [name for name in before if name not in after and name not in _NOT_SHOWN]
     new = [name for name in after if name not in before and name not in _NOT_SHOWN]
     yield "headers", "; ".join(filter(None, [f"removed {', '.join(gone)}" if gone else "", f"added {', '.join(new)}" if new else ""]))
 
 
-def _dropped(response: http.Response, seen: Seen) -> str:
-    if seen.answer is None:
+def _dropped(response: http.Response, saved: SavedExchange) -> str:
+    if saved.azure_body is None:
         return ""
-    told = [body for _, body in response_text.dropped(seen.answer, response.headers.get("content-type", ""))]
-    return "\n".join(told).replace("\n", "\n" + " " * (_WIDTH + 2)) or "rewritten"
+    hidden = response_text.hides_usage(response.raw_content or b"", saved.azure_body)
+    removed = response_text.dropped(saved.azure_body, response.headers.get("content-type", ""), hides_usage=hidden)
+    dropped = [body for _, body in removed]
+    return "\n".join(dropped).replace("\n", "\n" + " " * (_WIDTH + 2)) or "rewritten"
 
 
 def compare(one: http.HTTPFlow, other: http.HTTPFlow) -> str:
     """Compare two responses to the same request: the share of equal words, and a diff of the lines."""
-    said = [_answer(flow).splitlines() for flow in (one, other)]
+    said = [_response_text(flow).splitlines() for flow in (one, other)]
     words = [" ".join(lines).partition("── end")[0].split() for lines in said]
     # SequenceMatcher takes quadratic time.
     short = max(map(len, words)) <= _COMPARED_WORDS
@@ -124,7 +127,7 @@ def _quick_ratio(one: list[str], other: list[str]) -> float:
     return 2 * both / (len(one) + len(other))
 
 
-def _answer(flow: http.HTTPFlow) -> str:
+def _response_text(flow: http.HTTPFlow) -> str:
     if not flow.response:
         return flow.error.msg if flow.error else ""
-    return response_text.answer(compression.content_or_nothing(flow.response)[:100_000], flow.response.headers.get("content-type", ""))
+    return response_text.render(compression.content_or_nothing(flow.response)[:100_000], flow.response.headers.get("content-type", ""))

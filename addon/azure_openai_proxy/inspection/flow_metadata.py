@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from azure_openai_proxy.formats import quoting
 
 from . import text as readable_text
+from . import usage_text
+from .body_diff import Splice
 from .response_text import Chunk
 
 if TYPE_CHECKING:
@@ -19,15 +21,16 @@ if TYPE_CHECKING:
 
     from mitmproxy.flow import Flow
 
+    from azure_openai_proxy.accounting.record import CallRecord
+
 __all__ = [
     "NOTHING",
     "PREFIX",
-    "Asked",
+    "ClientRequestHead",
     "Facts",
     "Packed",
     "PackedBytes",
-    "Seen",
-    "Splice",
+    "SavedExchange",
     "comment",
     "is_ours",
     "known",
@@ -35,8 +38,8 @@ __all__ = [
     "metadata",
     "pack",
     "pack_head",
+    "parse",
     "repack",
-    "seen",
     "texts",
     "unpack",
 ]
@@ -54,93 +57,63 @@ class Facts(NamedTuple):
     backend: str = ""
     stream: bool = False
     status: int | None = None
-    tokens: tuple[int, int] | None = None  # input, output
     first: float | None = None  # seconds to the first chunk
     total: float | None = None  # seconds to the end
     changed: tuple[str, ...] = ()  # repairs, retries and failures
+    record: CallRecord | None = None  # of the whole call
 
 
 def comment(facts: Facts) -> str:
-    """`gpt-4o → prod · 23+11 tokens · first chunk 0.32 s · max_tokens → max_completion_tokens`."""
-    where = [facts.model, facts.deployment if facts.deployment != facts.model else None]
-    named = " → ".join(part for part in where if part) or facts.operation
-    parts = [
-        named,
-        f"at {facts.backend}" if facts.backend not in ("", "default") else None,
-        str(facts.status) if facts.status and facts.status >= 400 else None,
-        f"{facts.tokens[0]}+{facts.tokens[1]} tokens" if facts.tokens else None,
-        f"first chunk {facts.first:.2f} s" if facts.stream and facts.first is not None else None,
-        f"{facts.total:.2f} s" if not facts.stream and facts.total is not None else None,
-        *facts.changed,
-    ]
-    return quoting.line(" · ".join(part for part in parts if part))
+    """`gpt-4o → prod · 1,204+87 tokens (1,024 cached) · $0.0031 · first chunk 0.4 s · max_tokens → max_completion_tokens`."""
+    operation, model, deployment, backend, stream, status, first, total, changed, record = facts
+    name = model or operation
+    if deployment and deployment != model:
+        name = f"{model} → {deployment}" if model else deployment
+    parts: list[str | None] = [name]
+    if backend not in ("", "default"):
+        parts.append(f"at {backend}")
+    if status and status >= 400:
+        parts.append(str(status))
+    if record:
+        parts += usage_text.tokens(record.tokens), usage_text.cost(record.cost_usd)
+    if stream and first is not None:
+        parts.append(f"first chunk {_seconds(first)}")
+    if not stream and total is not None:
+        parts.append(_seconds(total))
+    return quoting.line(" · ".join(filter(None, (*parts, *changed))))
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 0.1 else f"{seconds:.1f} s"
 
 
 def metadata(facts: Facts) -> dict[str, Any]:
     """The facts as metadata: names to strings, numbers and lists, without the unknown ones."""
-    values = {
-        "operation": facts.operation or None,
-        "model": facts.model,
-        "deployment": facts.deployment,
-        "backend": facts.backend or None,
-        "stream": facts.stream or None,
-        "tokens": list(facts.tokens) if facts.tokens else None,
-        "first_chunk": round(facts.first, 4) if facts.first is not None else None,
-        "changed": [quoting.line(change) for change in facts.changed] or None,
-    }
-    # Bytes that are not UTF-8 cannot be saved.
-    return {PREFIX + name: quoting.line(value) if isinstance(value, str) else value for name, value in values.items() if value is not None}
+    operation, model, deployment, backend, stream, _, first, _, changed, record = facts
+    values: dict[str, Any] = {}
+    if operation:
+        values[f"{PREFIX}operation"] = quoting.line(operation)  # bytes that are not UTF-8 cannot be saved
+    if model is not None:
+        values[f"{PREFIX}model"] = quoting.line(model)
+    if deployment is not None:
+        values[f"{PREFIX}deployment"] = quoting.line(deployment)
+    if backend:
+        values[f"{PREFIX}backend"] = quoting.line(backend)
+    if stream:
+        values[f"{PREFIX}stream"] = True
+    if first is not None:
+        values[f"{PREFIX}first_chunk"] = round(first, 4)
+    if changed:
+        values[f"{PREFIX}changed"] = list(map(quoting.line, changed))
+    if record:
+        values.update({PREFIX + name: value for name, value in usage_text.metadata(record).items()})
+    return values
 
 
 # The client's request and Azure's response
 
 
-class Splice(NamedTuple):
-    """The difference of two bodies that are equal except for one range: its position and its old bytes."""
-
-    start: int
-    tail: int  # equal bytes at the end
-    old: bytes
-
-    @classmethod
-    def between(cls, old: bytes, new: bytes) -> Splice | None:
-        """The difference of two bodies; None if they are equal."""
-        if old == new:
-            return None
-        start = _common(old, new)
-        most = min(len(old), len(new)) - start
-        tail = _common_end(old, new, most)
-        return cls(start, tail, old[start : len(old) - tail])
-
-    def undo(self, new: bytes) -> bytes:
-        """Restore the old body. If the user has edited `new` since, the result is an approximation."""
-        return new[: self.start] + self.old + new[max(self.start, len(new) - self.tail) :]
-
-
-def _common(one: bytes, other: bytes) -> int:
-    """Length of the common prefix, found by binary search, so that bodies of any length need few comparisons."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _common_end(one: bytes, other: bytes, most: int) -> int:
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[len(one) - middle : len(one) - low] == other[len(other) - middle : len(other) - low]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-class Asked(NamedTuple):
+class ClientRequestHead(NamedTuple):
     """The client's request, without its body and without keys."""
 
     method: str
@@ -152,28 +125,28 @@ class Asked(NamedTuple):
         return self.splice.undo(azures) if self.splice else azures
 
 
-class Seen(NamedTuple):
+class SavedExchange(NamedTuple):
     """The parsed metadata of a flow."""
 
-    asked: Asked | None = None
+    client_request: ClientRequestHead | None = None
     chunks: Sequence[Chunk] = ()
     status: str = ""  # of Azure's response
     headers: Sequence[tuple[str, str]] = ()
-    answer: bytes | None = None  # Azure's body, if it differs from the client's
+    azure_body: bytes | None = None  # Azure's body, if it differs from the client's
 
 
-NOTHING = Seen()
+NOTHING = SavedExchange()
 
 
 class Packed(list[Any]):
-    """A list for `seen`, with a short repr: the console prints all metadata, and a megabyte would block mitmproxy for many seconds."""
+    """A list for `parse`, with a short repr: the console prints all metadata, and a megabyte would block mitmproxy for many seconds."""
 
     def __repr__(self) -> str:
         return "…"
 
 
 class PackedBytes(bytes):
-    """A body for `seen`, with a short repr."""
+    """A body for `parse`, with a short repr."""
 
     __slots__ = ()
 
@@ -194,9 +167,9 @@ def is_ours(flow: Flow | None) -> bool:
     return flow is not None and f"{PREFIX}operation" in flow.metadata
 
 
-def pack(asked: Asked) -> list[Any]:
+def pack(head: ClientRequestHead) -> list[Any]:
     """The client's request as a metadata value."""
-    return Packed([asked.method, asked.path, asked.headers, list(asked.splice) if asked.splice else None])
+    return Packed([head.method, head.path, head.headers, list(head.splice) if head.splice else None])
 
 
 def pack_head(method: str, path: str, fields: tuple[tuple[bytes, bytes], ...]) -> list[Any]:
@@ -204,9 +177,9 @@ def pack_head(method: str, path: str, fields: tuple[tuple[bytes, bytes], ...]) -
     return Packed((method, path, fields, None))
 
 
-def unpack(packed: Any) -> Asked:
+def unpack(packed: Any) -> ClientRequestHead:
     method, path, fields, splice = packed
-    return Asked(method, path, texts(fields), Splice(*splice) if splice else None)
+    return ClientRequestHead(method, path, texts(fields), Splice(*splice) if splice else None)
 
 
 def texts(fields: Iterable[tuple[bytes | str, bytes | str]]) -> list[tuple[str, str]]:
@@ -223,20 +196,20 @@ def known(flow: Flow) -> dict[str, Any]:
     return {str(name).removeprefix(PREFIX): value for name, value in flow.metadata.items() if str(name).startswith(PREFIX)}
 
 
-def seen(flow: Flow) -> Seen:
+def parse(flow: Flow) -> SavedExchange:
     """Parse the metadata. A flow file is untrusted input: invalid metadata counts as absent."""
     values = known(flow)
     try:
-        packed = values.get("asked")
+        packed, azures = values.get("asked"), values.get("azures")
         status, headers = values.get("answered", ("", ()))
-        return Seen(
+        return SavedExchange(
             unpack(packed) if packed else None,
             tuple(Chunk(float(at), int(size)) for at, size in itertools.batched(values.get("chunks", ()), 2)),
             status,
             tuple(texts(headers)),
-            bytes(values["azures"]) if "azures" in values else None,
+            bytes(azures) if isinstance(azures, bytes) else None,  # of a number, it would allocate as many bytes
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return NOTHING
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,31 +11,26 @@ from azure_openai_proxy.api import response as openai_response
 from azure_openai_proxy.formats import compression, quoting
 
 from . import flow_metadata
+from .body_diff import Splice
 from .body_store import Shelf, Tap
-from .flow_metadata import PREFIX, Facts, Packed, PackedBytes, Splice
+from .flow_metadata import PREFIX, Facts, Packed, PackedBytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mitmproxy import http
 
+    from azure_openai_proxy.accounting.meter import Meter
+    from azure_openai_proxy.accounting.record import CallRecord
     from azure_openai_proxy.api.operation import Call
-    from azure_openai_proxy.routing.attempts import Attempt
+    from azure_openai_proxy.routing.decisions import Attempt
 
-__all__ = ["Recorder", "RequestFacts", "facts", "tokens"]
+__all__ = ["Recorder", "RequestFacts", "facts"]
 
 FAILED = ":red_circle:"
 CHANGED = ":wrench:"
-
-_INPUT = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d{1,12})')
-_OUTPUT = re.compile(rb'"(?:completion|output)_tokens":\s*(\d{1,12})')
-
-
-def tokens(body: bytes) -> tuple[int, int] | None:
-    """Input and output tokens of the usage at the end of a response, found without parsing JSON; None if there is no usage."""
-    used = body[max(0, body.rfind(b'"usage"')) :]
-    read, written = _INPUT.search(used), _OUTPUT.search(used)
-    return (int(read[1]), int(written[1]) if written else 0) if read else None
+_SPILLOVER = b"x-ms-spillover-"
+_LONGEST_NAME = 100  # characters of a deployment's name in a comment
 
 
 class RequestFacts(NamedTuple):
@@ -62,7 +56,12 @@ class Recorder:
         if limit != (self.shelf.limit if self.shelf else 0):
             self.shelf = Shelf(limit, _forget) if limit else None
 
-    def asked(self, flow: http.HTTPFlow) -> None:
+    @property
+    def reads_requests(self) -> bool:
+        """Whether `record_upstream_request` has anything to do."""
+        return self.watched or self.shelf is not None
+
+    def record_request(self, flow: http.HTTPFlow) -> None:
         """Record the head of the client's request, whose keys are already masked."""
         request = flow.request
         method, path = request.method, request.path
@@ -71,7 +70,7 @@ class Recorder:
         flow.metadata[f"{PREFIX}asked"] = flow_metadata.pack_head(method, path, request.headers.fields)
         flow.metadata[f"{PREFIX}operation"] = f"{method} {path.partition('?')[0]}"
 
-    def sent(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
+    def record_upstream_request(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
         """Record the translated request, or the request that the proxy responded to itself."""
         if request.content is not None and self.shelf:
             splice = Splice.between(request.content, flow.request.raw_content or b"")
@@ -81,23 +80,22 @@ class Recorder:
         if self.watched:
             _write(flow, facts(flow, request))
 
-    def answered(self, flow: http.HTTPFlow, response: http.Response) -> None:
+    def record_response_head(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """Record the head of Azure's response, before translation."""
         if self.shelf:
             status = f"{response.status_code} {response.reason}".rstrip()
             flow.metadata[f"{PREFIX}answered"] = Packed((status, response.headers.fields))
 
-    def streams(self, flow: http.HTTPFlow, response: http.Response) -> None:
+    def tap_stream(self, flow: http.HTTPFlow, response: http.Response, meter: Meter | None = None) -> None:
         """Wrap the stream of a streamed response in a `Tap`."""
         if response.stream and response.raw_content is None:
             inner = response.stream if callable(response.stream) else None
             began = flow.request.timestamp_end or flow.request.timestamp_start
-            response.stream = Tap(inner, self.shelf, began)  # type: ignore[arg-type]
+            response.stream = Tap(inner, self.shelf, began, meter=meter)  # type: ignore[arg-type]
 
-    def ended(self, flow: http.HTTPFlow, request: RequestFacts, azures: bytes | None = None) -> None:
-        """Record the end of the response, or the error. `azures` is Azure's body, if it was buffered."""
-        response = flow.response
-        tap = response.stream if response and isinstance(response.stream, Tap) else None
+    def record_body(self, flow: http.HTTPFlow, request: RequestFacts, azures: bytes | None = None) -> None:
+        """Store the body of a response that has ended or failed. `azures` is Azure's body, if it was buffered."""
+        response, tap = flow.response, _tap(flow)
         if response and tap:
             if flow.error and tap.complete:
                 flow.error, response.timestamp_end = None, time.time()
@@ -107,7 +105,7 @@ class Recorder:
                 response.data.content = bodies[1]
                 tap.give_up()
                 sent = _decoded(flow, bodies[0])
-                clean = isinstance(tap.inner, openai_response.Stream) and tap.inner.clean
+                clean = isinstance(tap.inner, openai_response.ResponseStream) and tap.inner.clean
                 self._keep(flow, sent if clean else _masked(sent, request.secrets), bodies[1], held=len(bodies[1]))
         elif response and azures is not None and self.shelf:
             self._keep(flow, _masked(azures, request.secrets), compression.content_or_nothing(response), held=0)
@@ -115,14 +113,15 @@ class Recorder:
             # The client has already received the secret: remove it from the stored body.
             response.content = redaction.minted(compression.content_or_nothing(response))
             flow.metadata.pop(f"{PREFIX}azures", None)  # contains the secret too
-        _write(flow, facts(flow, request, tap))
 
-    def websocket_ended(self, flow: http.HTTPFlow, request: RequestFacts) -> None:
-        """Record the end of a WebSocket."""
-        messages = flow.websocket.messages if flow.websocket else []
-        counted = [found for message in messages if not message.from_client and (found := tokens(message.content))]
-        summed = (sum(used for used, _ in counted), sum(used for _, used in counted)) if counted else None
-        _write(flow, facts(flow, request)._replace(tokens=summed, total=None, changed=(f"{len(messages)} messages",)))
+    def record_end(self, flow: http.HTTPFlow, request: RequestFacts, record: CallRecord | None = None) -> None:
+        """Record the end of the response, or the error. `record`: the usage record of the call."""
+        _write(flow, facts(flow, request, _tap(flow))._replace(record=record if self.watched else None))
+
+    def record_websocket_end(self, flow: http.HTTPFlow, request: RequestFacts, record: CallRecord | None = None) -> None:
+        """Record the end of a WebSocket. `record` has the tokens and the cost of all its responses."""
+        messages = f"{len(flow.websocket.messages) if flow.websocket else 0} messages"
+        _write(flow, facts(flow, request)._replace(total=None, changed=(messages,), record=record if self.watched else None))
 
     def _keep(self, flow: http.HTTPFlow, azures: bytes, clients: bytes, *, held: int) -> None:
         """Store Azure's body in the metadata if it differs from the client's. `held` is the number of bytes already in the flow."""
@@ -139,41 +138,59 @@ class Recorder:
 def facts(flow: http.HTTPFlow, request: RequestFacts, tap: Tap | None = None) -> Facts:
     """The facts about a flow at its present stage."""
     call, response, tried = request.call, flow.response, request.attempts
-    told = str(response.status_code) if response else ""
-    causes = (f"{one.backend}: {one.cause}" for one in tried if one.cause and (one is not tried[-1] or one.cause != told))
-    failed = ("broke off",) if flow.error and response else (flow.error.msg,) if flow.error else ()
+    status = response.status_code if response else None
+    changed: tuple[str, ...] = ()
+    if flow.error or len(tried) != 1 or tried[0].cause or tried[0].repaired:  # rare
+        last = str(status or "")
+        causes = (f"{one.backend}: {one.cause}" for one in tried if one.cause and (one is not tried[-1] or one.cause != last))
+        failed = ("broke off",) if flow.error and response else (flow.error.msg,) if flow.error else ()
+        changed = (*causes, *(tried[-1].repaired if tried else ()), *failed)
+    if response and (spilled := _spillover(response)):
+        changed = (*changed, spilled)
     ended = response.timestamp_end if response else None
     began = flow.request.timestamp_end or flow.request.timestamp_start
-    answer = tap.counted if tap else (response.raw_content or b"")[-4096:] if response else b""
     return Facts(
         operation=call.operation if call else flow.metadata.get(f"{PREFIX}operation", ""),
         model=call.model if call else None,
         deployment=request.deployment,
         backend=tried[-1].backend if tried else "",
         stream=tap is not None,
-        status=response.status_code if response else None,
-        tokens=tokens(answer),
+        status=status,
         first=tap.chunks[0] if tap and tap.chunks else None,
         total=ended - began if ended else None,
-        changed=(*causes, *(tried[-1].repaired if tried else ()), *failed),
+        changed=changed,
     )
 
 
-def _write(flow: http.HTTPFlow, told: Facts) -> None:
+def _spillover(response: http.Response) -> str:
+    """What Azure's headers say about spillover to another deployment of the resource; "" for nothing."""
+    names = [name.lower() for name, _ in response.headers.fields if name[: len(_SPILLOVER)].lower() == _SPILLOVER]
+    if not names:
+        return ""
+    if any(name.startswith(_SPILLOVER + b"from") for name in names):
+        return f"spillover to {response.headers.get('x-ms-deployment-name', 'another deployment')[:_LONGEST_NAME]}"
+    return "spillover failed" if _SPILLOVER + b"error" in names else ""
+
+
+def _tap(flow: http.HTTPFlow) -> Tap | None:
+    return flow.response.stream if flow.response and isinstance(flow.response.stream, Tap) else None
+
+
+def _write(flow: http.HTTPFlow, known: Facts) -> None:
     """Write the facts to the flow. A comment or mark set by the user is kept."""
     before = flow.metadata.get(f"{PREFIX}comment")
-    flow.metadata.update(flow_metadata.metadata(told))
+    flow.metadata.update(flow_metadata.metadata(known))
     if flow.comment in ("", before):
-        flow.comment = flow.metadata[f"{PREFIX}comment"] = flow_metadata.comment(told)
+        flow.comment = flow.metadata[f"{PREFIX}comment"] = flow_metadata.comment(known)
     if not flow.marked:
-        failed = flow.error or (told.status and told.status >= 400)
-        flow.marked = FAILED if failed else CHANGED if told.changed and told.status != 101 else ""
+        failed = flow.error or (known.status and known.status >= 400)
+        flow.marked = FAILED if failed else CHANGED if known.changed and known.status != 101 else ""
 
 
 def _mints(flow: http.HTTPFlow, request: RequestFacts) -> bool:
     """Whether the response contains a secret that Azure issued to the client."""
     row = request.call.endpoint if request.call else operations.row(flow.request.method, flow.request.path.partition("?")[0])
-    return row.answer == "secret"
+    return row.response_kind == "secret"
 
 
 def _forget(flow: http.HTTPFlow) -> None:

@@ -1,11 +1,13 @@
 """Index of recorded responses for `--server-replay`. A request matches a recording by operation, model, query and normalized body.
 
 Two bodies match if they differ only in white space, in the order of members, in ignored members, or in dates and UUIDs inside
-strings, which change from run to run.
+strings, which change from run to run. In a body of more than 1 MB they count in strings of more than `LONG` characters, which are images or
+files; a body that would take long to parse is compared byte by byte.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +16,7 @@ from urllib.parse import parse_qsl
 from azure_openai_proxy.config.parsers import REPLAY_IGNORED
 from azure_openai_proxy.errors import NotFound
 
-from . import flow_metadata
+from . import flow_metadata, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,6 +28,8 @@ __all__ = ["Key", "Recordings", "key", "meaning"]
 _DATES = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
 _UUIDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
+LONG = 64 << 10
+"""Characters of a string that is compared as a whole, in a large body."""
 _NOT_COMPARED = frozenset({"api-version", "api-key"})
 
 
@@ -47,17 +51,30 @@ def meaning(body: bytes, content_type: str = "", ignored: Sequence[str] = REPLAY
     """The normalized body: equal for bodies that match."""
     if boundary := _BOUNDARY.search(content_type):
         return body.replace(boundary[1].strip().encode(), b"")
+    if text.is_heavy(body):
+        return body
     try:
         value = json.loads(body)
+        if len(body) > text.LARGE:
+            value = _digested(value)
         for place in ignored:
             _forget(value, place.split("."))
-        text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+        written = json.dumps(value, sort_keys=True, ensure_ascii=False)
     except (ValueError, RecursionError):
         return body
     for word, pattern in (("dates", _DATES), ("uuids", _UUIDS)):
         if word in ignored:
-            text = pattern.sub(f"<{word}>", text)
-    return text.encode("utf-8", "surrogatepass")
+            written = pattern.sub(f"<{word}>", written)
+    return written.encode("utf-8", "surrogatepass")
+
+
+def _digested(value: Any) -> Any:
+    """The value with digests in place of its long strings, in which a search for dates takes long."""
+    if isinstance(value, str):
+        return value if len(value) <= LONG else hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+    if isinstance(value, list):
+        return [_digested(item) for item in value]
+    return {name: _digested(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _forget(value: Any, place: list[str]) -> None:
@@ -115,10 +132,10 @@ class Recordings:
 
 def _key(one: http.HTTPFlow, ignored: Sequence[str]) -> Key | None:
     """The key of a flow; None for a flow without a complete response."""
-    known, seen = flow_metadata.known(one), flow_metadata.seen(one)
+    known, saved = flow_metadata.known(one), flow_metadata.parse(one)
     whole = one.response and (one.response.raw_content is not None or one.websocket) and not one.error
-    if not whole or not seen.asked:
+    if not whole or not saved.client_request:
         return None
-    body = seen.asked.body(one.request.raw_content or b"")
+    body = saved.client_request.body(one.request.raw_content or b"")
     content_type = one.request.headers.get("content-type", "")
-    return key(str(known["operation"]), known.get("model"), seen.asked.path, content_type, body, ignored)
+    return key(str(known["operation"]), known.get("model"), saved.client_request.path, content_type, body, ignored)

@@ -63,10 +63,10 @@ class Replay:
         )
         return self.recorded.next(wanted)
 
-    def answer(self, found: http.HTTPFlow, request: http.Request) -> http.Response | None:
+    def respond(self, found: http.HTTPFlow, request: http.Request) -> http.Response | None:
         """The recorded response; None if the player serves it, in which case `request` is redirected to the player."""
         assert found.response, "only complete flows are indexed"
-        chunks = flow_metadata.seen(found).chunks
+        chunks = flow_metadata.parse(found).chunks
         if found.websocket or (self._paced and chunks):
             self._player.aim(request, found)
             return None
@@ -191,7 +191,7 @@ async def _stream(recorded: http.HTTPFlow, writer: asyncio.StreamWriter) -> None
     fields = [(name, value) for name, value in response.headers.fields if name.decode().lower() not in left_out]
     lines = [b"HTTP/1.1 %d %b" % (response.status_code, response.reason.encode()), *(name + b": " + value for name, value in fields)]
     writer.write(b"\r\n".join([*lines, b"transfer-encoding: chunked", b"", b""]))
-    for piece in pieces(response.raw_content or b"", tuple(flow_metadata.seen(recorded).chunks)):
+    for piece in pieces(response.raw_content or b"", tuple(flow_metadata.parse(recorded).chunks)):
         await writer.drain()
         await asyncio.sleep(max(0.0, piece.at - (clock() - began)))
         writer.write(b"%x\r\n%b\r\n" % (len(piece.data), piece.data))

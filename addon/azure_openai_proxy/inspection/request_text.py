@@ -43,14 +43,14 @@ def conversation(body: bytes, content_type: str = "") -> str:
 
 def _request(members: dict[str, Any]) -> Iterator[Section]:
     """The sections of a JSON request: parameters, tools, then the messages or input in order."""
-    told = {name: members[name] for name in _SAID if members.get(name) is not None}
+    instructions = {name: members[name] for name in _SAID if members.get(name) is not None}
     rest = {name: value for name, value in members.items() if name not in _SAID and name not in _TOOLS}
     first = [str(rest.pop(name)) for name in ("type", "model") if isinstance(rest.get(name), str)]
     yield "", " · ".join(filter(None, [*first, readable_text.parameters(rest)]))
     for name in _TOOLS:
         if members.get(name):
             yield name, readable_text.text("\n".join(_tool(tool) for tool in _list(members[name])))
-    for name, value in told.items():
+    for name, value in instructions.items():
         yield from _SAID[name](value)
 
 
@@ -291,10 +291,10 @@ def _form(body: bytes, content_type: str) -> Iterator[Section]:
         value = value.removesuffix(b"\r\n")
         kind = _PART_TYPE.search(head)
         if b"filename" in names or (kind and not kind[1].startswith((b"text/", b"application/json"))):
-            told = ", ".join(
+            described = ", ".join(
                 filter(None, [names.get(b"filename"), kind[1].decode("latin-1") if kind else "", readable_text.size(len(value))])
             )
-            yield names.get(b"name", "part"), f"[{told}]"
+            yield names.get(b"name", "part"), f"[{described}]"
         else:
             yield names.get(b"name", "part"), readable_text.text(value[:200_000].decode("utf-8", "replace"))
     if not body.rstrip().endswith(delimiter + b"--"):

@@ -5,10 +5,12 @@ The functions are pure and accept any bytes, like those of `request_text`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from azure_openai_proxy.accounting import usage
 from azure_openai_proxy.api import response as openai_response
 from azure_openai_proxy.formats import sse
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from .text import Section
 
-__all__ = ["Chunk", "answer", "dropped", "gaps", "is_stream", "usage"]
+__all__ = ["Chunk", "dropped", "gaps", "is_stream", "render", "usage"]
 
 READ_FIRST = 4 << 20  # bytes of a stream that are parsed: a view must not block the event loop
 READ_LAST = 256 << 10
@@ -36,13 +38,20 @@ class Chunk(NamedTuple):
     size: int
 
 
-def answer(body: bytes, content_type: str = "", *, chunks: Sequence[Chunk] = (), azures: bytes | None = None) -> str:
+def render(body: bytes, content_type: str = "", *, chunks: Sequence[Chunk] = (), azures: bytes | None = None) -> str:
     """The text of the view. `azures` is Azure's body, if it differs from `body`; `chunks` are the times and sizes of a stream."""
+    hidden = hides_usage(body, azures)
     try:
-        shown = _events(body) if is_stream(body, content_type) else _whole(body, content_type)
-        return readable_text.page(itertools.chain(shown, gaps(chunks), dropped(azures, content_type) if azures else ()))
+        shown = _events(body, azures if hidden else b"") if is_stream(body, content_type) else _whole(body, content_type)
+        removed = dropped(azures, content_type, hides_usage=hidden) if azures else ()
+        return readable_text.page(itertools.chain(shown, gaps(chunks), removed))
     except RecursionError:
         return "This nests too deeply to be shown."
+
+
+def hides_usage(body: bytes, azures: bytes | None) -> bool:
+    """Whether the proxy has removed the usage from a stream, for which the client had not asked."""
+    return azures is not None and b'"usage"' in azures and b'"usage"' not in body
 
 
 def is_stream(body: bytes, content_type: str = "") -> bool:
@@ -74,9 +83,10 @@ class _Output:
             yield from _error(error)
 
 
-def _events(body: bytes) -> Iterator[Section]:
+def _events(body: bytes, azures: bytes | None = None) -> Iterator[Section]:
+    """The sections of a stream. `azures`: Azure's stream, if it has a usage that the client's lacks."""
     pieces = [body] if len(body) <= READ_FIRST + READ_LAST else [body[:READ_FIRST], b"\n\n", body[-READ_LAST:]]
-    decoder, told = sse.Decoder(), _Output()
+    decoder, output = sse.Decoder(), _Output()
     unread = 0
     for event in itertools.chain(*map(decoder.feed, pieces), decoder.flush()):
         if event.data is None or event.data.strip() in (b"[DONE]", b""):
@@ -87,82 +97,95 @@ def _events(body: bytes) -> Iterator[Section]:
             unread += 1
             continue
         if isinstance(value, dict):
-            _take(told, value, (event.event or b"").decode("utf-8", "replace"))
-    yield from told.sections()
+            _take(output, value, (event.event or b"").decode("utf-8", "replace"))
+    if azures:
+        output.end["usage"] = _last_usage(azures)
+    yield from output.sections()
     if len(pieces) > 1:
         yield "", f"… {readable_text.size(len(body) - READ_FIRST - READ_LAST)} in the middle of this stream are not shown"
     if unread:
         yield "", f"… {unread} event{'s are' if unread > 1 else ' is'} not JSON, or not all of it"
 
 
-def _take(told: _Output, value: dict[str, Any], name: str) -> None:
+def _last_usage(stream: bytes) -> object:
+    for event in reversed(sse.Decoder().feed(stream[-READ_LAST:])):
+        if event.data and b'"usage"' in event.data:
+            with contextlib.suppress(ValueError):
+                value = readable_text.load(event.data)
+                return value.get("usage") if isinstance(value, dict) else None
+    return None
+
+
+def _take(output: _Output, value: dict[str, Any], name: str) -> None:
     kind = value.get("type") if isinstance(value.get("type"), str) else name
     if value.get("error") or kind == "error":
-        told.errors.append(value.get("error") or value)
+        output.errors.append(value.get("error") or value)
     elif "choices" in value:
-        _chunk(told, value)
+        _chunk(output, value)
     elif kind:
-        _typed(told, value, str(kind))
+        _typed(output, value, str(kind))
 
 
-def _chunk(told: _Output, value: dict[str, Any]) -> None:
+def _chunk(output: _Output, value: dict[str, Any]) -> None:
     """Add a chunk of a chat or a completion."""
     for choice in readable_text.dicts(value["choices"]):
         at = str(choice.get("index") or "")
         if isinstance(choice.get("text"), str):
-            told.texts["text", at, ""].append(choice["text"])
+            output.texts["text", at, ""].append(choice["text"])
         delta = choice.get("delta")
         if isinstance(delta, dict):
             for name, heading in _DELTAS.items():
                 if isinstance(delta.get(name), str) and delta[name]:
-                    told.texts[heading, at, ""].append(delta[name])
+                    output.texts[heading, at, ""].append(delta[name])
             for call in [*readable_text.dicts(delta.get("tool_calls")), *readable_text.dicts([delta.get("function_call")])]:
-                _call_delta(told, call, at)
+                _call_delta(output, call, at)
         if choice.get("finish_reason"):
-            told.end["finish"] = choice["finish_reason"]
+            output.end["finish"] = choice["finish_reason"]
     if isinstance(value.get("usage"), dict):
-        told.end["usage"] = value["usage"]
-    told.end["model"] = told.end.get("model") or value.get("model")
+        output.end["usage"] = value["usage"]
+    output.end["model"] = output.end.get("model") or value.get("model")
 
 
 _DELTAS = {"reasoning_content": "reasoning", "reasoning": "reasoning", "content": "assistant", "refusal": "assistant refuses"}
 
 
-def _call_delta(told: _Output, call: Mapping[str, Any], at: str) -> None:
+def _call_delta(output: _Output, call: Mapping[str, Any], at: str) -> None:
     function: Mapping[str, Any] = call["function"] if isinstance(call.get("function"), dict) else call
     key = ("tool call", at, str(call.get("index", 0)))
     if function.get("name"):
-        told.names[key] = " ".join(str(part) for part in ("tool call", function["name"], call.get("id")) if part)
+        output.names[key] = " ".join(str(part) for part in ("tool call", function["name"], call.get("id")) if part)
     arguments = function.get("arguments")
-    told.texts[key].append(arguments if isinstance(arguments, str) else "")
+    output.texts[key].append(arguments if isinstance(arguments, str) else "")
 
 
-def _typed(told: _Output, value: dict[str, Any], kind: str) -> None:
+def _typed(output: _Output, value: dict[str, Any], kind: str) -> None:
     """Add a typed event (`response.output_text.delta`) of the Responses API, images, transcriptions, threads or realtime."""
     what = kind.removeprefix("response.").removeprefix("thread.")
     item = value.get("item")
     id = str(value.get("item_id") or (item.get("id") if isinstance(item, dict) else "") or value.get("output_index") or "")
     if isinstance(item, dict) and item.get("name"):
-        told.names["function_call_arguments", id] = " ".join(str(part) for part in ("tool call", item["name"], item.get("call_id")) if part)
+        output.names["function_call_arguments", id] = " ".join(
+            str(part) for part in ("tool call", item["name"], item.get("call_id")) if part
+        )
     delta = value.get("delta")
     if what.endswith(".delta") and isinstance(delta, str):
         base = what.removesuffix(".delta")
-        told.texts[base, id].append(
+        output.texts[base, id].append(
             f"[{readable_text.encoded(delta, 'base64')}]\n" if "audio" in base and "transcript" not in base else delta
         )
     elif what.endswith(".delta") and isinstance(delta, dict):
-        told.texts["assistant", id].append(_delta_text(delta))
+        output.texts["assistant", id].append(_delta_text(delta))
     for name, medium in (("b64_json", "image"), ("partial_image_b64", "image"), ("audio", "audio")):
         if isinstance(value.get(name), str):
-            told.texts[what.removesuffix(".delta"), id].append(f"[{readable_text.encoded(value[name], medium)}]\n")
+            output.texts[what.removesuffix(".delta"), id].append(f"[{readable_text.encoded(value[name], medium)}]\n")
     if isinstance(value.get("response"), dict):
-        told.final = value["response"]
-        told.end["model"] = told.final.get("model")
+        output.final = value["response"]
+        output.end["model"] = output.final.get("model")
     if isinstance(value.get("usage"), dict):
-        told.end["usage"] = value["usage"]
+        output.end["usage"] = value["usage"]
     if (how := what.removeprefix("run.")) in _ENDS:
-        told.end["finish"] = how
-        told.end["model"] = told.end.get("model") or value.get("model")
+        output.end["finish"] = how
+        output.end["model"] = output.end.get("model") or value.get("model")
 
 
 _ENDS = frozenset({"cancelled", "completed", "done", "expired", "failed", "incomplete", "requires_action"})
@@ -181,11 +204,11 @@ def _whole(body: bytes, content_type: str) -> Iterator[Section]:
     try:
         value = readable_text.load(body)
     except ValueError as error:
-        told = body[:200_000].decode("utf-8", "replace")
+        start = body[:200_000].decode("utf-8", "replace")
         if content_type.lower().startswith(("text/", "application/json")) or not content_type:
             json = not content_type.lower().startswith("text/")
             yield "", f"This is not JSON, or not all of it ({error}):" if json else ""
-            yield "", readable_text.text(told)
+            yield "", readable_text.text(start)
         else:
             yield "", f"[{content_type}, {readable_text.size(len(body))}]"
         return
@@ -245,8 +268,8 @@ def _embeddings(value: dict[str, Any]) -> Iterator[Section]:
 def _images(value: dict[str, Any]) -> Iterator[Section]:
     for item in readable_text.dicts(value["data"]):
         image = item.get("b64_json")
-        told = f"[{readable_text.encoded(image, 'image')}]" if isinstance(image, str) else str(item.get("url"))[:500]
-        yield "image", "\n".join(filter(None, [told, str(item.get("revised_prompt") or "")]))
+        described = f"[{readable_text.encoded(image, 'image')}]" if isinstance(image, str) else str(item.get("url"))[:500]
+        yield "image", "\n".join(filter(None, [described, str(item.get("revised_prompt") or "")]))
     yield from _end({"usage": value.get("usage")})
 
 
@@ -256,9 +279,9 @@ def _is_image(item: dict[str, Any]) -> bool:
 
 def _frame(value: dict[str, Any]) -> Iterator[Section]:
     """One message of a realtime session, shown without the other messages."""
-    told = _Output()
-    _take(told, value, "")
-    said = list(told.sections())
+    output = _Output()
+    _take(output, value, "")
+    said = list(output.sections())
     rest = {name: part for name, part in value.items() if name not in ("type", "delta", "item", "response", "error", "event_id")}
     yield "", " · ".join(filter(None, [value["type"], readable_text.parameters(rest)]))
     yield from said or (request_text.item(value["item"]) if isinstance(value.get("item"), dict) else ())
@@ -293,31 +316,16 @@ def _end(end: Mapping[str, object]) -> Iterator[Section]:
         yield "end", " · ".join(str(part) for part in parts if part)
 
 
-class Usage(NamedTuple):
-    input: int
-    output: int
-
-
-def usage(value: object) -> Usage | None:
-    """Input and output tokens, under the names of either API; None if the usage is missing."""
-    if not isinstance(value, dict):
-        return None
-    told = [next((value[name] for name in names if isinstance(value.get(name), int)), None) for names in _TOKENS]
-    return None if told == [None, None] else Usage(told[0] or 0, told[1] or 0)
-
-
-_TOKENS = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
-
-
 def _tokens(value: object) -> str:
-    counted = usage(value)
+    counted = usage.tokens(value) if isinstance(value, dict) else None
     if counted is None or not isinstance(value, dict):
         return ""
     details = [part for name, part in value.items() if name.endswith("_details") and isinstance(part, dict)]
     named = [
         f"{name.removesuffix('_tokens')} {count}" for part in details for name, count in part.items() if isinstance(count, int) and count
     ]
-    return f"{counted.input} + {counted.output} tokens" + (f" ({', '.join(named)})" if named else "")
+    counts = [str(count) for count in (counted.input, counted.output) if count is not None]
+    return f"{' + '.join(counts)} tokens" + (f" ({', '.join(named)})" if named else "")
 
 
 # The timing of a stream
@@ -343,13 +351,16 @@ def gaps(chunks: Sequence[Chunk]) -> Iterator[Section]:
 # The members that the proxy dropped
 
 
-def dropped(azures: bytes, content_type: str = "") -> Iterator[Section]:
+def dropped(azures: bytes, content_type: str = "", *, hides_usage: bool = False) -> Iterator[Section]:
     """The members of Azure's response that the client did not receive, found by repeating the translation event by event."""
     found: defaultdict[str, list[object]] = defaultdict(list)
     events = 0
     cut = azures[:COMPARED]
     if is_stream(azures, content_type):
-        decoder, stream = sse.Decoder(), openai_response.Stream(normalize=True, encoding=None, done=b"data: [DONE]" in azures[-200:])
+        decoder, stream = (
+            sse.Decoder(),
+            openai_response.ResponseStream(normalize=True, encoding=None, done=b"data: [DONE]" in azures[-200:], hide_usage=hides_usage),
+        )
         for event in decoder.feed(cut):
             out = b"".join(stream(event.raw))
             if out == event.raw or event.data is None:
@@ -376,11 +387,11 @@ def _verdict(value: object) -> str:
         value = value[0].get("content_filter_results")
     if not isinstance(value, dict) or not all(isinstance(one, dict) and "filtered" in one for one in value.values()):
         return ""
-    told = (
+    parts = (
         f"{name} {one.get('severity') or ('yes' if one.get('detected') else 'no')}{' (filtered)' * bool(one['filtered'])}"
         for name, one in value.items()
     )
-    return ", ".join(told)
+    return ", ".join(parts)
 
 
 def _compare(before: bytes, after: bytes, found: defaultdict[str, list[object]]) -> None:

@@ -1,4 +1,4 @@
-"""Formatting of bodies for display, with limits on every length, so that any input yields a short text."""
+"""Reading and formatting of bodies for display, with limits on every length, so that any input yields a short text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from azure_openai_proxy.formats import quoting
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Section", "clean", "compact", "dicts", "encoded", "indented", "load", "page", "parameters", "size", "text"]
+__all__ = ["Section", "clean", "compact", "dicts", "encoded", "indented", "is_heavy", "load", "page", "parameters", "size", "text"]
 
 LONGEST_TEXT = 20_000  # characters of one section
 LONGEST_PAGE = 400_000  # characters of all sections
@@ -20,6 +20,9 @@ DEEPEST = 12  # levels of JSON
 LONGEST_PREFIX = 300  # characters of a data URL before its data
 LONGEST_HEADING = 300
 MOST_PARAMETERS = 200
+LARGE = 1 << 20  # bytes of JSON that are parsed whatever they contain
+LARGEST = 32 << 20  # bytes of JSON that are parsed at all
+MOST_VALUES = 300_000  # strings, lists, objects and numbers of a large body
 
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?[^,]{0,100}?;base64,")
 
@@ -50,12 +53,21 @@ def clean(text: str) -> str:
     return quoting.terminal(text.encode("utf-8", "replace").decode().replace("\r\n", "\n"))
 
 
+def is_heavy(body: bytes) -> bool:
+    """Whether parsing the body would block the event loop for long. A few long strings, such as images, are no matter."""
+    if len(body) <= LARGE:
+        return False
+    return len(body) > LARGEST or sum(map(body.count, (b'"', b",", b"[", b"{"))) > MOST_VALUES
+
+
 def load(body: bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: `body` is not JSON, nests too deeply or has a number with too many digits.
+        ValueError: `body` is not JSON, is too large or dense, nests too deeply or has a number with too many digits.
     """
+    if is_heavy(body):
+        raise ValueError(f"it is not parsed: {size(len(body))}, and more than {MOST_VALUES:,} values or {size(LARGEST)}")
     try:
         return json.loads(body)
     except RecursionError:
@@ -120,10 +132,10 @@ def encoded(value: str, kind: str = "") -> str:
 
 def parameters(members: Mapping[str, object]) -> str:
     """`temperature 0.2, stream, top_p 1`, without members that are false or null."""
-    told = [(name, value) for name, value in members.items() if value not in (None, False)]
-    more = [f"… {len(told) - MOST_PARAMETERS:,} more"] if len(told) > MOST_PARAMETERS else []
+    given = [(name, value) for name, value in members.items() if value not in (None, False)]
+    more = [f"… {len(given) - MOST_PARAMETERS:,} more"] if len(given) > MOST_PARAMETERS else []
     shown = (
-        name[:LONGEST_STRING] if value is True else f"{name[:LONGEST_STRING]} {_plain(value)}" for name, value in told[:MOST_PARAMETERS]
+        name[:LONGEST_STRING] if value is True else f"{name[:LONGEST_STRING]} {_plain(value)}" for name, value in given[:MOST_PARAMETERS]
     )
     return ", ".join([*shown, *more])
 

@@ -1,9 +1,9 @@
 """The only code that uses private parts of mitmproxy, h11 and asyncio.
 
-`install` is the entry point; `interface` defines the methods that the patches call. Both can be imported with any mitmproxy; all other
-modules are imported on demand. It may import `errors` only, and is imported by `addon` and by `registry`, `relay_guard` and `shutdown` of
+`install` is the entry point and can be imported with any mitmproxy, as `connections` can; all other modules are imported on demand. It may
+import `client_leg`, `compatibility` and `errors` only, and is imported by `addon` and by `registry`, `relay_guard` and `shutdown` of
 `gateway`.
 `__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
 """
 
-__all__ = ["connections", "install", "interface"]
+__all__ = ["connections", "install"]

@@ -1,91 +1,37 @@
-"""Compatibility check: all private attributes of mitmproxy, wsproto, h2, OpenSSL and asyncio that this package uses.
+"""The private attributes of mitmproxy, wsproto, h2, OpenSSL and asyncio that each feature uses, and the samples that must have them.
 
-A feature is on only if sample objects have every attribute and signature that the feature uses. The samples are instantiated, because most
-attributes are set by `__init__`, and driven where attributes are set later. docs/mitmproxy-internals.md describes each feature.
+`compatibility.Feature` compares them. docs/mitmproxy-internals.md describes each feature.
 """
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import inspect
-import logging
-import re
-import sys
-from contextlib import closing
-from functools import cached_property
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
 from mitmproxy import ctx, http
-from mitmproxy import version as mitmproxy_version
 from mitmproxy.connection import Client
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from azure_openai_proxy.compatibility import Feature
 
-__all__ = ["CONNECTIONS", "CONSOLE", "FAST_PATH", "FEATURES", "HTTP", "PORTS", "SHUTDOWN", "TESTED", "WEB", "Feature", "untested"]
-
-logger = logging.getLogger(__name__)
+__all__ = [
+    "CONNECTIONS",
+    "CONSOLE",
+    "FAST_PATH",
+    "FEATURES",
+    "HTTP",
+    "PORTS",
+    "SHUTDOWN",
+    "TESTED",
+    "WEB",
+    "WEB_SITE",
+]
 
 TESTED = {
     "mitmproxy": ("12.0", "12.1", "12.2", "12.3"),
     "h11": ("0.16",),
-    "Python": ("3.12", "3.13", "3.14"),
+    "Python": ("3.12", "3.13"),
 }
 """Minor versions with which the fast path is tested. For their patch releases, the check below decides."""
-
-_MEMBER = re.compile(r"(\w+)(\(.*?\))?")
-_ABSENT = object()
-
-
-def untested() -> str | None:
-    """The first installed package with a version that is not in TESTED; None if there is none."""
-    installed = {"mitmproxy": mitmproxy_version.VERSION, "h11": version("h11"), "Python": "{}.{}".format(*sys.version_info)}
-    for name, number in installed.items():
-        if ".".join(number.split(".")[:2]) not in TESTED[name]:
-            return f"{name} {number}"
-    return None
-
-
-class Feature:
-    """A set of patches that is on or off as a whole. `lost` is the sentence for the warning if it is off."""
-
-    def __init__(self, lost: str, samples: Callable[[], dict[str, object]], *uses: Mapping[str, str], modules: str = "") -> None:
-        self.lost = lost
-        self.samples = samples
-        self.uses = uses
-        """For each sample its attributes. The parameters of a method follow its name, without `self`."""
-        self.modules = modules.split()
-        """Modules of this package that import private names."""
-
-    @cached_property
-    def usable(self) -> bool:
-        """Whether nothing is missing. Otherwise a warning is logged once."""
-        if missing := self.missing():
-            logger.warning("This mitmproxy (%s) differs from those known: %s. %s", mitmproxy_version.VERSION, missing, self.lost)
-        return not missing
-
-    def missing(self) -> str | None:
-        try:
-            samples = self.samples()
-            for name in self.modules:
-                importlib.import_module(f"{__package__}.{name}")
-        except Exception as error:  # noqa: BLE001 - a changed class can raise anything
-            return f"{type(error).__name__}: {error}"
-        for uses in self.uses:
-            for name, members in uses.items():
-                for member, parameters in _MEMBER.findall(members):
-                    found = inspect.getattr_static(samples[name], member, _ABSENT)
-                    if found is _ABSENT:
-                        return f"{name} has no attribute {member}"
-                    if parameters and parameters != (actual := _parameters(found)):
-                        return f"{name}.{member} takes {actual} and not {parameters}"
-        return None
-
-
-def _parameters(member: Any) -> str:
-    return f"({' '.join(name for name in inspect.signature(member).parameters if name != 'self')})"
 
 
 def _connections() -> dict[str, object]:
@@ -126,17 +72,18 @@ def _http() -> dict[str, object]:
     list(stream.handle_event(events.Start()))
     head = _events.RequestHeaders(1, http.Request.make("GET", "http://localhost/"), end_stream=True)
     hook = next(stream.handle_event(head))
-    server = _http1.Http1Server(context.fork())
     server2: Any = _http2.Http2Server(context.fork())
     upgraded = http.HTTPFlow(context.client, context.server)
     upgraded.response = http.Response.make(101, headers={"sec-websocket-extensions": "permessage-deflate"})
     websocket: Any = WebsocketLayer(context.fork(), upgraded)
     next(websocket.handle_event(events.Start()))
-    frames = websocket.client_ws._proto  # noqa: SLF001
-    classes = {name: kind for module in (commands, events, _base, _events, _hooks, layers) for name, kind in vars(module).items()}
+    constructors = {name: made for each in (commands, events, _base, _events, _hooks, _http1, layers) for name, made in vars(each).items()}
     return {
-        **classes,
         **samples,
+        "Constructors": SimpleNamespace(**constructors),
+        "HTTPMode": layers.HTTPMode,
+        "HttpConnection": _base.HttpConnection,
+        "ErrorCode": _events.ErrorCode,
         "NextLayerAddon": NextLayerAddon(),
         "NextLayer": next_layer,
         "TLSLayer": ClientTLSLayer(context.fork()),
@@ -144,47 +91,29 @@ def _http() -> dict[str, object]:
         "HttpStream": stream,
         "StreamBuffer": stream.request_body_buf,
         "StartHook": hook,
-        "Http1Server": server,
-        "ReceiveBuffer": server.buf,
+        "Http1Server": _http1.Http1Server(context.fork()),
         "Http2Server": server2,
         "BufferedH2Connection": getattr(server2, "h2_conn", None),
         "SendH2Data": _http_h2.SendH2Data(b"", end_stream=False),
         "WebsocketLayer": websocket,
         "WebsocketConnection": websocket.client_ws,
-        "FrameProtocol": frames,
-        "PerMessageDeflate": frames.extensions[0],
+        "FrameProtocol": websocket.client_ws._proto,  # noqa: SLF001
     }
 
 
-class _Transport(asyncio.Transport):
-    def is_closing(self) -> bool:  # called when the writer is deleted
-        return True
-
-
 def _fast_path() -> dict[str, object]:
+    from h2.stream import H2Stream  # noqa: PLC0415
     from mitmproxy.addonmanager import AddonManager  # noqa: PLC0415
     from mitmproxy.addons.onboarding import Onboarding  # noqa: PLC0415
-    from mitmproxy.log import LegacyLogEvents  # noqa: PLC0415
-    from OpenSSL import SSL  # noqa: PLC0415
 
     samples = _http()
     handler: Any = samples["ConnectionHandler"]
-    with closing(asyncio.new_event_loop()) as loop:
-        reader = asyncio.StreamReader(loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        writer = asyncio.StreamWriter(_Transport(), protocol, reader, loop)
     return samples | {
         "Master": ctx.master,
         "AddonManager": AddonManager(ctx.master),
-        "LegacyLogEvents": LegacyLogEvents(ctx.master),
         "Onboarding": Onboarding(),
-        "MessageData": http.MessageData,
-        "Headers": http.Headers(),
+        "H2Stream": H2Stream(1, samples["Http2Server"].h2_conf, 0, 0),  # type: ignore[attr-defined]
         "TimeoutWatchdog": getattr(handler, "timeout_watchdog", None),
-        "StreamReader": reader,
-        "StreamWriter": writer,
-        "StreamReaderProtocol": protocol,
-        "SSLConnection": SSL.Connection,
     }
 
 
@@ -200,38 +129,40 @@ def _console() -> dict[str, object]:
         "WindowStack": stack,
         "FlowListBox": listed,
         "FlowListWalker": getattr(listed, "body", None),
-        "ConsoleMaster": ctx.master,
     }
 
 
 def _web() -> dict[str, object]:
+    from mitmproxy.tools.web.app import RequestHandler  # noqa: PLC0415
     from tornado.web import OutputTransform  # noqa: PLC0415
 
     app = ctx.master.app  # type: ignore[attr-defined]
-    return {"Application": app, "OutputTransform": OutputTransform}
+    return {
+        "Application": app,
+        "Router": getattr(app, "default_router", None),
+        "OutputTransform": OutputTransform,
+        "RequestHandler": RequestHandler,
+    }
 
 
-_TRANSPORTS = {
-    "Proxyserver": "connections",
-    "ConnectionHandler": "transports",
-    "ConnectionIO": "writer",
-}
+_TRANSPORTS = {"Proxyserver": "connections", "ConnectionHandler": "transports", "ConnectionIO": "writer"}
+_PAGE = {"Application": "transforms", "OutputTransform": "transform_first_chunk(status_code headers chunk finishing)"}
 
 HTTP = Feature(
     "Requests to Azure are sent by mitmproxy itself, with the key visible on the flow until the response begins. Off are: failover, "
     "retries and repairs, time-outs, pooled connections and their limit, errors in JSON, the limit and the streaming of request bodies, "
-    "the limit of WebSocket messages, refusals before the body is read, and telling a forward proxy's requests from the gateway's.",
+    "the limit of WebSocket messages, refusals before the body is read, and host names of the gateway that are neither local nor in "
+    "azure_openai_hosts.",
     _http,
-    _TRANSPORTS,
     {
+        "Proxyserver": "connections",
         "Context": "client server options layers fork()",
-        "ConnectionHandler": "server_event(event)",
-        "ConnectionIO": "handler reader",
+        "ConnectionHandler": "transports server_event(event)",
+        "ConnectionIO": "handler reader writer",
         "NextLayerAddon": "next_layer(nextlayer)",
         "NextLayer": "context",
         "HTTPMode": "transparent",
-        "HttpLayer": "context connections streams command_sources _handle_event(event) make_stream(stream_id)"
-        " get_connection(event reuse) event_to_child(child event)",
+        "HttpLayer": "context connections streams _handle_event(event) make_stream(stream_id) event_to_child(child event)",
         "HttpStream": "__init__(context stream_id) _handle_event(event) context mode flow stream_id child_layer request_body_buf"
         " response_body_buf client_state server_state check_invalid(request) check_killed(emit_error_hook) check_body_size(request)"
         " handle_protocol_error(event) make_server_connection() start_request_stream() flow_done() passthrough(event)"
@@ -239,41 +170,26 @@ HTTP = Feature(
         " state_stream_request_body(event) state_stream_response_body state_errored",
         "StreamBuffer": "clear() __bytes__() __len__()",
         "StartHook": "blocking",
-        "Http1Server": "__init__(context) _handle_event(event) conn buf state stream_id request response request_done response_done"
-        " wait(event) read_headers(event) read_body(event) send(event) done(event) mark_done(request response)",
-        "ReceiveBuffer": "maybe_extract_at_most(count) __bytes__() __len__()",
+        "Http1Server": "__init__(context) _handle_event(event) conn stream_id",
         "Http2Server": "__init__(context) _handle_event(event) h2_conf h2_conn protocol_error(message error_code)",
         "BufferedH2Connection": "stream_buffers local_settings acknowledge_received_data(acknowledged_size stream_id)"
         " data_to_send(amount) initiate_connection() receive_data(data)",
         "SendH2Data": "data",
         "HttpConnection": "__init__(context conn) _handle_event(event)",
-        "ReceiveHttp": "__init__(event)",
-        "SendHttp": "__init__(event connection)",
-        "GetHttpConnectionCompleted": "__init__(command reply)",
-        "DropStream": "__init__(stream_id)",
-        "RequestHeaders": "__init__(stream_id request end_stream replay_flow)",
-        "ResponseHeaders": "__init__(stream_id response end_stream)",
-        "RequestData": "__init__(stream_id data)",
-        "ResponseData": "__init__(stream_id data)",
-        "RequestProtocolError": "__init__(stream_id message code)",
-        "ResponseProtocolError": "__init__(stream_id message code)",
-        "ResponseTrailers": "__init__(stream_id trailers)",
-        "ResponseEndOfMessage": "__init__(stream_id)",
-        "HttpErrorHook": "__init__(flow)",
-        "HttpResponseHook": "__init__(flow)",
-        "HttpResponseHeadersHook": "__init__(flow)",
-        "SendData": "__init__(connection data)",
-        "CloseTcpConnection": "__init__(connection half_close)",
-        "RequestWakeup": "__init__(delay)",
-        "DataReceived": "__init__(connection data)",
+        "ErrorCode": "http_status_code()",
+        "Constructors": "ReceiveHttp(event) SendHttp(event connection) DropStream(stream_id)"
+        " RequestHeaders(stream_id request end_stream replay_flow) ResponseHeaders(stream_id response end_stream)"
+        " RequestData(stream_id data) ResponseData(stream_id data) ResponseTrailers(stream_id trailers)"
+        " RequestEndOfMessage(stream_id) ResponseEndOfMessage(stream_id)"
+        " RequestProtocolError(stream_id message code) ResponseProtocolError(stream_id message code)"
+        " HttpErrorHook(flow) HttpResponseHook(flow) HttpResponseHeadersHook(flow) make_error_response(status_code message)"
+        " SendData(connection data) DataReceived(connection data)",
         "TLSLayer": "tls tunnel_state send_close(command) tls_interact()",
         "WebsocketLayer": "client_ws server_ws flow _paused_event_queue",
         "WebsocketConnection": "_proto state frame_buf events() send2(event)",
         "FrameProtocol": "extensions",
-        "PerMessageDeflate": "_inbound_compressed _inbound_is_compressible _decompressor frame_inbound_payload_data(proto data)"
-        " frame_inbound_complete(proto fin)",
     },
-    modules="http_stream",
+    f"{__package__}.http_layer",
 )
 """All patches for requests and responses, including the upstream leg."""
 
@@ -292,64 +208,59 @@ PORTS = Feature(
 SHUTDOWN = Feature(
     "On SIGTERM the proxy does not see whether ports are closed and responses have left its buffers: their last bytes may be lost.",
     _connections,
-    _TRANSPORTS,
-    {"Proxyserver": "servers", "Servers": "is_updating"},
+    _TRANSPORTS | {"Proxyserver": "connections servers", "Servers": "is_updating"},
 )
 
 FAST_PATH = Feature(
     "The fast path is off: requests take more processor time, and nothing else changes.",
     _fast_path,
     {
-        "Master": "addons options _legacy_log_events",
-        "AddonManager": "master chain add(addons) clear() handle_lifecycle(event) register(addon) remove(addon) trigger_event(event)",
-        "LegacyLogEvents": "master emit(record)",
+        "Master": "addons options",
+        "AddonManager": "master chain add(addons) handle_lifecycle(event) register(addon) remove(addon) trigger_event(event)",
         "Onboarding": "host should_serve(flow)",
-        "MessageData": "__init__",
-        "Headers": "fields _kconv(key) _reduce_values(values) get_all(name) get(key default) __getitem__(key) __contains__(key)",
-        "ConnectionHandler": "log(message level exc_info) timeout_watchdog server_event(event) handle_connection(connection)"
-        " drain_writers()",
+        "ConnectionHandler": "log(message level exc_info) timeout_watchdog handle_connection(connection) drain_writers()",
         "TimeoutWatchdog": "register_activity()",
-        "ConnectionIO": "reader writer",
-        "StreamReader": "_waiter _loop feed_data(data) _wait_for_data(func_name)",
-        "StreamWriter": "_protocol is_closing() write(data)",
-        "StreamReaderProtocol": "_paused",
-        "HttpLayer": "connections",
-        "HttpStream": "context debug _paused flow server_state state_stream_response_body response_body_buf",
-        "Http1Server": "_paused",
-        "StartHook": "blocking",
-        "TLSLayer": "conn tls tunnel_state",
-        "SSLConnection": "bio_read sendall",
+        "HttpStream": "debug _paused",
+        "Http2Server": "is_open_for_us(stream_id)",
+        "BufferedH2Connection": "streams max_outbound_frame_size outbound_flow_control_window local_flow_control_window(stream_id)"
+        " send_data(stream_id data end_stream pad_length)",
+        "H2Stream": "outbound_flow_control_window",
+        "TLSLayer": "conn send_data(data)",
     },
-    modules="fastpath",
+    f"{__package__}.fastpath",
 )
+"""What the fast path uses besides `HTTP`, without which it is off too."""
 
 CONSOLE = Feature(
     "The console's list does not show the comments of flows.",
     _console,
     {
-        "ConsoleMaster": "view",
         "Window": "stacks",
         "WindowStack": "windows",
         "FlowListBox": "body",
         "FlowItem": "get_text()",
-        "FlowListWalker": "master get_focus() _get(pos) view_changed()",
+        "FlowListWalker": "view_changed()",
     },
-    modules="console_list",
+    f"{__package__}.console_list",
 )
 
 WEB = Feature(
     "mitmweb's list shows the comments of flows in a narrow column.",
     _web,
-    {"Application": "transforms", "OutputTransform": "transform_first_chunk(status_code headers chunk finishing)"},
-    modules="web_page",
+    _PAGE,
+    f"{__package__}.web_page",
 )
 
-FEATURES = {
-    "HTTP": HTTP,
-    "CONNECTIONS": CONNECTIONS,
-    "PORTS": PORTS,
-    "SHUTDOWN": SHUTDOWN,
-    "FAST_PATH": FAST_PATH,
-    "CONSOLE": CONSOLE,
-    "WEB": WEB,
-}
+WEB_SITE = Feature(
+    "The inspector's page /azure/ in mitmweb is missing.",
+    _web,
+    _PAGE
+    | {
+        "Application": "transforms default_router add_handlers(host_pattern host_handlers)",
+        "Router": "rules",
+        "RequestHandler": "_require_auth(fn) auth_fail(invalid_password)",
+    },
+    f"{__package__}.web_page",
+)
+
+FEATURES = {name: value for name, value in vars().items() if isinstance(value, Feature)}

@@ -7,12 +7,13 @@ Private attributes used: `connections` (client id → handler) and `servers` of 
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 from typing import TYPE_CHECKING
 
 from mitmproxy import ctx
 from mitmproxy.connection import ConnectionState
+
+from azure_openai_proxy.client_leg import sockets
 
 from . import compat
 
@@ -25,18 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["client_socket", "close_left", "closing", "cut", "handler", "lengthen_backlog", "unsent", "watch"]
 
 
-LOOK = 0.025
-"""Seconds between checks whether a client has disconnected."""
-
-_watching: set[asyncio.Task[None]] = set()
-
-
 def handler(client: Client) -> ConnectionHandler | None:
     """The handler of the client's connections. None if mitmproxy has none (in a replay or test)."""
     if not compat.CONNECTIONS.usable:
         return None
     known: dict[object, ConnectionHandler] = getattr(ctx.master.addons.get("proxyserver"), "connections", {})
     return known.get(client.id)
+
+
+def _writer(client: Client) -> asyncio.StreamWriter | None:
+    """The writer of a client's TCP connection, or None."""
+    found = handler(client)
+    io = found.transports.get(client) if found else None
+    return io.writer if io and isinstance(io.writer, asyncio.StreamWriter) else None
 
 
 def cut(client: Client, connection: Connection) -> None:
@@ -60,44 +62,23 @@ def watch(client: Client, left: Callable[[], None]) -> bool:
 
     Return False if it has already disconnected or cannot be watched, or if the proxy itself closes the connection, as when it stops.
     """
-    if client.state is ConnectionState.CLOSED:
-        return False
-    found = handler(client)
-    io = found.transports.get(client) if found else None
-    writer, reading = (io.writer, io.handler) if io else (None, None)
-    if not found or not reading or not isinstance(writer, asyncio.StreamWriter) or gone(writer):
+    found, writer = handler(client), _writer(client)
+    reading = found.transports[client].handler if found and writer else None
+    if client.state is ConnectionState.CLOSED or not found or not writer or not reading or sockets.is_gone(writer.transport):
         return False
 
-    async def look() -> None:
-        while client in found.transports:
-            if gone(writer):
-                left()
-                reading.cancel("the client is gone")
-                return
-            await asyncio.sleep(LOOK)
+    def leave() -> None:
+        left()
+        reading.cancel("the client is gone")
 
-    _watching.add(task := asyncio.create_task(look()))
-    task.add_done_callback(_watching.discard)
+    sockets.watch(writer.transport, lambda: client in found.transports, leave)
     return True
-
-
-def gone(writer: asyncio.StreamWriter) -> bool:
-    """Whether the connection was closed in both directions or reset."""
-    sock = writer.get_extra_info("socket")
-    if writer.is_closing() or sock is None or sock.fileno() < 0:
-        return True
-    if not hasattr(select, "poll"):
-        return False  # pragma: no cover - Windows: the next write fails
-    poll = select.poll()
-    poll.register(sock, 0)
-    return bool(poll.poll(0))
 
 
 def client_socket(client: Client) -> socket.socket | None:
     """The socket of a client's TCP connection, or None."""
-    found = handler(client)
-    io = found.transports.get(client) if found else None
-    return io.writer.get_extra_info("socket") if io and isinstance(io.writer, asyncio.StreamWriter) else None
+    writer = _writer(client)
+    return writer.get_extra_info("socket") if writer else None
 
 
 def lengthen_backlog() -> None:

@@ -6,19 +6,20 @@ connection at once. Here each stream has its own window, and bytes are acknowled
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-import h2.events
 from h2.errors import ErrorCodes
 from mitmproxy.proxy import events as proxy_events
 from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
 
+from azure_openai_proxy.client_leg import http2
+
 if TYPE_CHECKING:
     from collections.abc import Buffer, Callable
 
+    from h2.events import Event
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator
 
@@ -26,11 +27,6 @@ __all__ = ["WINDOW", "Server2"]
 
 WINDOW = 1 << 20
 """Initial window in bytes: how much of a request body the client may send before the upstream has accepted any."""
-
-MAX_MESSAGE = 1000
-"""Maximum characters of an error message, which must fit into one frame."""
-
-_QUOTED = re.compile(r":? \(?b['\"]")  # h2 quotes the invalid header, which may be a key
 
 
 class FlowControlled(BufferedH2Connection):
@@ -46,24 +42,21 @@ class FlowControlled(BufferedH2Connection):
         if not self.withhold(acknowledged_size, stream_id):
             super().acknowledge_received_data(acknowledged_size, stream_id)
 
-    def receive_data(self, data: Buffer) -> list[h2.events.Event]:
+    def receive_data(self, data: Buffer) -> list[Event]:
         """The events for `data`, without those of requests that are started and reset in the same data."""
-        received: list[h2.events.Event] = super().receive_data(data)
-        if not any(type(event) is h2.events.StreamReset for event in received):
-            return received
-        begun = {event.stream_id for event in received if isinstance(event, h2.events.RequestReceived)}
-        dropped = begun & {event.stream_id for event in received if isinstance(event, h2.events.StreamReset)}
-        for event in received:
-            if isinstance(event, h2.events.DataReceived) and event.stream_id in dropped:
-                super().acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        return [event for event in received if getattr(event, "stream_id", None) not in dropped]
+        events, dropped = http2.reset_at_once(super().receive_data(data))
+        for event in dropped:
+            super().acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        return events
 
 
 class Server2(Http2Server):
     h2_conn: FlowControlled
 
-    def __init__(self, context: Context, withhold: Callable[[int, int], bool]) -> None:
+    def __init__(self, context: Context, withhold: Callable[[int, int], bool], look_for_room: Callable[[], None]) -> None:
+        """`look_for_room`: called when the client may have increased its windows."""
         super().__init__(context)
+        self.look_for_room = look_for_room
         self.h2_conn = FlowControlled(self.h2_conf)
         self.h2_conn.withhold = withhold
         self.resets: dict[int, ResponseProtocolError] = {}
@@ -74,9 +67,10 @@ class Server2(Http2Server):
             self.resets[event.stream_id] = event
             return
         yield from super()._handle_event(event)
-        if self.resets and isinstance(event, proxy_events.DataReceived):
+        if isinstance(event, proxy_events.DataReceived):
+            self.look_for_room()
             for stream_id in [each for each in self.resets if not self.h2_conn.stream_buffers.get(each)]:
                 yield from super()._handle_event(self.resets.pop(stream_id))
 
     def protocol_error(self, message: str, error_code: int = ErrorCodes.PROTOCOL_ERROR) -> CommandGenerator[None]:
-        return super().protocol_error(_QUOTED.split(message, maxsplit=1)[0][:MAX_MESSAGE], error_code)
+        return super().protocol_error(http2.unquoted(message), error_code)

@@ -1,96 +1,71 @@
-"""HTTP streams and the HTTP layer of a client connection: errors in OpenAI's format, limits, early responses, the upstream leg."""
+"""HTTP streams: errors in OpenAI's format, limits, early responses, streamed uploads, the upstream leg."""
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy import flow
 from mitmproxy.connection import ConnectionState
-from mitmproxy.net.http import url
-from mitmproxy.proxy import events, mode_specs
 from mitmproxy.proxy.commands import CloseConnection, StartHook
-from mitmproxy.proxy.layers.http import (
-    DropStream,
-    GetHttpConnection,
-    GetHttpConnectionCompleted,
-    HttpLayer,
-    HTTPMode,
-    SendHttp,
-    is_h3_alpn,
-)
+from mitmproxy.proxy.layers.http import DropStream, HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
+    RequestData,
+    RequestEndOfMessage,
     RequestHeaders,
     RequestProtocolError,
     RequestTrailers,
     ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
-from mitmproxy.proxy.layers.tls import ClientTLSLayer
-from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.utils import human
-from OpenSSL import SSL
 
+from azure_openai_proxy.client_leg import hook_index, request_target
+from azure_openai_proxy.client_leg.failures import ends_with_event, failure, reason_to_close
+from azure_openai_proxy.client_leg.headers import make_index
+from azure_openai_proxy.client_leg.http1 import complete
+from azure_openai_proxy.client_leg.request_body import HELD, RequestBody
 from azure_openai_proxy.errors import Failure
 
-from . import connections
-from .http1_server import Server, Unreadable
-from .http2_server import Server2
-from .http_upload import HELD, Uploading
-from .interface import ABSOLUTE_FORM, CLIENT_HOST, HttpPolicy
-from .upstream_leg import LegServer, UpstreamFailed, leg_of
+from .http1_server import LastOfConnection, RequestUnreadable
+from .upstream_leg import Together, UpstreamFailed
 from .websocket import Upgrading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from mitmproxy import http
+    from mitmproxy.proxy import events
     from mitmproxy.proxy.context import Context
-    from mitmproxy.proxy.layer import CommandGenerator, Layer
-    from mitmproxy.proxy.server import ConnectionHandler
+    from mitmproxy.proxy.layer import CommandGenerator
 
+    from azure_openai_proxy.client_leg.interface import HttpPolicy
+
+    from .http_layer import Connection
     from .upstream_leg import Leg
 
-__all__ = ["Connection", "Stream", "patch"]
-
-# Status, code and beginning of the message for each of mitmproxy's errors. Other error codes mean that the request was cancelled.
-FAILURES = {
-    ErrorCode.GENERIC_CLIENT_ERROR: (400, "invalid_request", "The request cannot be read: "),
-    ErrorCode.REQUEST_VALIDATION_FAILED: (400, "invalid_request", ""),
-    ErrorCode.DESTINATION_UNKNOWN: (400, "invalid_request", ""),
-    ErrorCode.REQUEST_TOO_LARGE: (413, "request_too_large", ""),
-    ErrorCode.CONNECT_FAILED: (502, "upstream_unreachable", "Could not connect upstream: "),
-    ErrorCode.GENERIC_SERVER_ERROR: (502, "upstream_error", "The connection upstream failed: "),
-    ErrorCode.CANCEL: (502, "upstream_error", "The connection upstream failed: "),
-    ErrorCode.HTTP_1_1_REQUIRED: (502, "upstream_error", "The connection upstream failed: "),
-    ErrorCode.RESPONSE_TOO_LARGE: (502, "upstream_error", "The response from upstream cannot be forwarded: "),
-    ErrorCode.RESPONSE_VALIDATION_FAILED: (502, "upstream_error", "The response from upstream cannot be forwarded: "),
-}
-
-_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t"})
+__all__ = ["PatchedStream"]
 
 
-def _nothing() -> CommandGenerator[None]:
-    yield from ()
-
-
-class Stream(Uploading, Upgrading):
-    rules: HttpPolicy
-    max_body: int | None = None
+class PatchedStream(Upgrading):
+    leg: Leg | None = None  # once the upstream leg sends the request
+    body: RequestBody | None = None  # of a translated request
     large = False  # mitmproxy's `stream_large_bodies` applies
+    dropped = False  # the HTTP layer sends no more events to this stream
 
-    def __init__(self, context: Context, stream_id: int, rules: HttpPolicy) -> None:
+    def __init__(self, context: Context, stream_id: int, policy: HttpPolicy) -> None:
         super().__init__(context, stream_id)
-        self.rules = rules
+        self.policy = policy
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """As mitmproxy, but replace the error responses, and check the request before it is sent."""
         if self.dropped:
             return  # the event was queued while the previous one was processed
-        doing = self.dispatch(event)
+        if isinstance(event, RequestTrailers):
+            return  # they are not checked, and mitmproxy raises when writing them to HTTP/1.1: the client would get no response
+        doing: CommandGenerator[Any] = self.dispatch(event)
         reply: Any = None
         while True:
             try:
@@ -102,17 +77,16 @@ class Stream(Uploading, Upgrading):
             reply = None
             if type(command) is DropStream:
                 self.dropped = True
-            if isinstance(command, StartHook) and self.run_hook(command):
+            if isinstance(command, StartHook) and command.blocking is True and hook_index.in_place(command):
                 continue
-            if (
-                isinstance(command, SendHttp)
-                and isinstance(command.event, RequestHeaders)
-                and not isinstance(command.connection, LegServer)
-            ):
-                request = self.rules.on_the_wire(self.flow)
+            if self.leg and isinstance(command, SendHttp) and command.connection is self.leg.conn:
+                self.leg.send(command.event)  # does what the HTTP layer would, in a fifth of the time
+                continue
+            if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
+                request = self.policy.on_the_wire(self.flow)
                 if isinstance(request, Failure):
                     doing.close()
-                    doing = self.refuse(request.message, ErrorCode.REQUEST_VALIDATION_FAILED)
+                    doing = self.refuse((request.message, "REQUEST_VALIDATION_FAILED"))
                     if command.connection.alpn != b"h2":  # pragma: no branch - an HTTP/2 connection has other requests
                         yield CloseConnection(command.connection)
                     continue
@@ -123,15 +97,25 @@ class Stream(Uploading, Upgrading):
                 yield command
 
     def dispatch(self, event: events.Event) -> CommandGenerator[None]:
-        if isinstance(event, RequestTrailers):
-            return (
-                _nothing()
-            )  # trailers are not checked, and mitmproxy raises when writing them to HTTP/1.1, so that the client gets no response
-        return self.cut_short(event) if isinstance(event, Unreadable) else super()._handle_event(event)
+        if isinstance(event, Together):
+            return self.one_by_one(event)
+        return self.cut_short(event) if isinstance(event, RequestUnreadable) else super()._handle_event(event)
 
-    def run_hook(self, hook: StartHook) -> bool:  # noqa: ARG002 - overridden by the fast path
-        """Run a hook without a task. Return False to let mitmproxy run it."""
-        return False
+    def one_by_one(self, event: Together) -> CommandGenerator[None]:
+        for one in event.events:
+            yield from super()._handle_event(one)
+
+    def make_server_connection(self) -> CommandGenerator[bool]:
+        """Use the upstream leg for translated requests. There is nothing to wait for, so the HTTP layer is not involved."""
+        if not self.policy.takes(self.flow):
+            return (yield from super().make_server_connection())
+        layers = self.context.layers
+        self.leg = leg = cast("Connection", layers[layers.index(self) - 1]).make_leg()
+        if leg is None:
+            yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, "The client is gone.", ErrorCode.CONNECT_FAILED))
+            return False
+        self.context.server = self.flow.server_conn = cast("Any", leg.conn)
+        return True
 
     def free(self) -> None:
         """Release the flow and the buffers. Streams are in reference cycles, so bodies would be kept until a garbage collection."""
@@ -142,15 +126,9 @@ class Stream(Uploading, Upgrading):
     # The request
 
     def check_invalid(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
-        """Record the form of the request target and the Host. mitmproxy calls this first, and modifies the request afterwards."""
-        if request and self.mode is not HTTPMode.transparent and (asked := self.flow.request).method != "CONNECT":
-            self.flow.metadata[ABSOLUTE_FORM] = bool(asked.scheme == "http" if asked.is_http2 or asked.is_http3 else asked.authority)
-            if not asked.host and asked.http_version == "HTTP/1.0" and "host" not in asked.headers:
-                # Host is optional in HTTP/1.0, but mitmproxy requires it
-                address, port, *_ = self.context.client.sockname
-                asked.headers["Host"] = url.hostport("https" if self.context.client.tls else "http", address, port)
-        elif request and isinstance(self.context.client.proxy_mode, mode_specs.ReverseMode):
-            self.flow.metadata[CLIENT_HOST] = self.flow.request.host_header
+        if request:
+            make_index(self.flow.request)
+            request_target.record(self.flow, self.context.client, transparent=self.mode is HTTPMode.transparent)
         return (yield from super().check_invalid(request))
 
     def check_killed(self, emit_error_hook: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
@@ -161,17 +139,16 @@ class Stream(Uploading, Upgrading):
         if (yield from super().check_killed(emit_error_hook)):
             return True
         if self.client_state == self.state_wait_for_request_headers:
-            if response := self.rules.early_response(self.flow):
+            if response := self.policy.early_response(self.flow):
                 yield from self.respond_early(response)
                 return True
-            self.max_body = self.rules.max_body(self.flow)
-            if self.max_body is not None:
+            max_body = self.policy.max_body(self.flow)
+            if max_body is not None:
                 if self.large:
                     self.flow.request.stream = False  # mitmproxy would stream it untranslated
                 limit = human.parse_size(self.context.options.body_size_limit)
-                self.max_body = min(self.max_body, self.max_body if limit is None else limit)
-                self.may_go_on = None
-                return (yield from self.check_headers())
+                self.body = RequestBody(self.policy, max_body if limit is None else min(max_body, limit))
+                return (yield from self.refuse(self.body.error_in_head(self.flow)))
         return False
 
     def respond_early(self, response: http.Response) -> CommandGenerator[None]:
@@ -190,48 +167,63 @@ class Stream(Uploading, Upgrading):
         """Whether a body may or may not follow: the client sent `Expect: 100-continue` and got no 100 response."""
         return "expect" in self.flow.request.headers and not (self.flow.request.is_http2 or self.flow.request.is_http3)
 
-    def check_headers(self) -> CommandGenerator[bool]:
-        asked = self.flow.request
-        line = b"".join((asked.data.method, asked.data.authority, asked.data.path))
-        if b" " in line or b"\t" in line:  # possible with HTTP/2
-            yield from self.refuse("The request's method, authority or path has a space or a tab.", ErrorCode.REQUEST_VALIDATION_FAILED)
-            return True
-        head = b"".join((line, *(part for field in asked.headers.fields for part in field)))
-        if len(head.translate(None, _CONTROLS)) != len(head):
-            yield from self.refuse(
-                "The request line or headers contain control characters, or a header continues on the next line.",
-                ErrorCode.REQUEST_VALIDATION_FAILED,
-            )
-            return True
-        declared = asked.headers.get("content-length", "")
-        return (yield from self.check_max_body(int(declared) if declared.isdecimal() else 0))
-
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
-        if not request or self.max_body is None:
+        if not request or self.body is None:
             too_large = yield from super().check_body_size(request)
             self.large = request and self.flow.request.stream is True
             return too_large
-        if len(self.request_body_buf) > HELD and self.may_stream_upload:
-            return (yield from self.go_on())
-        return (yield from self.check_max_body(len(self.request_body_buf)))
+        if len(self.request_body_buf) > HELD:
+            if self.body.may_stream(self.flow):
+                return (yield from self.stream_upload(self.body))
+            self.request_body_buf = cast("Any", self.body.gathered(cast("Any", self.request_body_buf)))
+        return (yield from self.refuse(self.body.error_in_size(self.flow, len(self.request_body_buf))))
 
-    def check_max_body(self, size: int) -> CommandGenerator[bool]:
-        if self.max_body is None or size <= self.max_body or self.may_stream_upload:
+    def refuse(self, error: tuple[str, str] | None) -> CommandGenerator[bool]:
+        """Reject a request as mitmproxy does, if there is an error. The rest of the body is read and discarded."""
+        if error is None:
             return False
-        yield from self.refuse(f"The request's body is larger than {self.max_body} bytes.", ErrorCode.REQUEST_TOO_LARGE)
-        return True
-
-    def refuse(self, message: str, code: ErrorCode) -> CommandGenerator[None]:
-        """Reject a request as mitmproxy does. The rest of the body is read and discarded."""
+        message, code = error
         self.request_body_buf.clear()
         self.flow.error = flow.Error(message)
         yield HttpErrorHook(self.flow)
         if not (yield from super().check_killed(False)):  # noqa: FBT003 - mitmproxy's signature
-            yield SendHttp(ResponseProtocolError(self.stream_id, message, code), self.context.client)
+            yield SendHttp(ResponseProtocolError(self.stream_id, message, ErrorCode[code]), self.context.client)
         self.client_state = self.server_state = self.state_errored
         self.flow.live = False
+        return True
 
-    def cut_short(self, event: Unreadable) -> CommandGenerator[None]:
+    def stream_upload(self, body: RequestBody) -> CommandGenerator[bool]:
+        """Start streaming the body. Return True if the request was answered instead."""
+        start = bytes(self.request_body_buf)
+        self.request_body_buf.clear()
+        body.start_stream(self.flow, start)
+        if self.flow.response:
+            yield HttpResponseHeadersHook(self.flow)
+            if not (yield from self.check_killed(True)):  # noqa: FBT003 - mitmproxy's signature
+                yield from self.reply(self.flow.response, last=False)
+            return True
+        yield from self.start_request_stream()
+        if self.client_state == self.state_stream_request_body:
+            yield from self.state_stream_request_body(RequestData(self.stream_id, start))
+        return False
+
+    def start_request_stream(self) -> CommandGenerator[None]:
+        """As mitmproxy, but use chunked framing if the length is unknown (HTTP/2) or changed by the translation."""
+        headers = self.flow.request.headers
+        if not (yield from self.make_server_connection()):
+            self.client_state = self.state_errored
+            return
+        if not headers.get("content-length", ""):
+            headers["transfer-encoding"] = "chunked"
+        yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=False), self.context.server)
+        self.client_state = self.state_stream_request_body
+
+    def state_stream_request_body(self, event: RequestData | RequestEndOfMessage) -> CommandGenerator[None]:
+        if isinstance(event, RequestData) and not event.data:
+            return  # an empty HTTP/2 frame would become the last chunk of HTTP/1.1
+        yield from super().state_stream_request_body(event)
+
+    def cut_short(self, event: RequestUnreadable) -> CommandGenerator[None]:
         if self.server_state == self.state_errored:
             return  # the request is already answered
         waiting = self.waiting
@@ -251,126 +243,39 @@ class Stream(Uploading, Upgrading):
 
     def tell(self, error: ResponseProtocolError) -> CommandGenerator[bool]:
         """Report an error as a response, or as the last event of a started stream. Return False to let mitmproxy send its own error."""
-        if error.code not in FAILURES or not self.context.client.state & ConnectionState.CAN_WRITE:
+        told = error.failure if isinstance(error, UpstreamFailed) else failure(error.code.name, error.message)
+        if not told or not self.context.client.state & ConnectionState.CAN_WRITE:
             return False
-        failure = self.failure(error)
         if self.waiting:
-            return (yield from self.answer(failure, error.code))
+            if response := self.policy.error_response(told, self.flow):
+                yield from self.reply(response, last=reason_to_close(error.code.name, self.flow.request) or self.body_may_follow)
+            return response is not None
         if self.server_state == self.state_stream_response_body:
-            yield from self.last_event(failure)
+            yield from self.release()
+            if ends_with_event(cast("http.Response", self.flow.response)) and (event := self.policy.last_event(told, self.flow)):
+                # The blank line ends an incomplete event.
+                yield SendHttp(ResponseData(self.stream_id, b"\n\n" + event), self.context.client)
         return False
 
-    def failure(self, error: ResponseProtocolError) -> Failure:
-        if isinstance(error, UpstreamFailed):
-            return error.failure
-        status, code, intro = FAILURES[error.code]
-        return Failure(status, code, f"{intro}{error.message}")
+    def flow_done(self) -> CommandGenerator[None]:
+        yield from self.release()
+        yield from super().flow_done()
 
-    def answer(self, failure: Failure, code: ErrorCode) -> CommandGenerator[bool]:
-        response = self.rules.answer(failure, self.flow)
-        if response is None:
-            return False
-        # With invalid framing, or after `Expect` without a 100 response, the end of the request is unknown: close the connection.
-        lost = code in (ErrorCode.GENERIC_CLIENT_ERROR, ErrorCode.REQUEST_VALIDATION_FAILED)
-        last = lost and not (self.flow.request.is_http2 or self.flow.request.is_http3)
-        yield from self.reply(response, last=last or self.body_may_follow)
-        return True
+    def release(self) -> CommandGenerator[None]:
+        """Send what the `stream` function of the response has withheld until its end."""
+        response = cast("http.Response", self.flow.response)
+        if (release := getattr(response.stream, "release_withheld", None)) and (body := release(response)):
+            yield SendHttp(ResponseData(self.stream_id, body), self.context.client)
 
-    def last_event(self, failure: Failure) -> CommandGenerator[None]:
-        """Append an error event to a truncated event stream, so that the client does not take it for complete."""
-        headers = cast("http.Response", self.flow.response).headers
-        if "text/event-stream" not in headers.get("content-type", "") or "content-encoding" in headers or "content-length" in headers:
-            return
-        if event := self.rules.last_event(failure, self.flow):
-            # The blank line ends an incomplete event.
-            yield SendHttp(ResponseData(self.stream_id, b"\n\n" + event), self.context.client)
-
-
-class Connection(HttpLayer):
-    """mitmproxy's HTTP layer with the patched streams, client connections (`Server`, `Server2`) and the upstream leg."""
-
-    rules: HttpPolicy
-    leg: Leg | None = None
-
-    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        client = self.context.client
-        if isinstance(event, events.Start) and not is_h3_alpn(client.alpn):
-            http2 = client.alpn == b"h2"
-            context = self.context.fork()
-            self.connections[client] = Server2(context, self.withhold) if http2 else Server(context, self.rules, self.half_closed)
-        doing = cast("CommandGenerator[None]", super()._handle_event(event))
-        if self.leg and isinstance(event, events.DataReceived):
-            return self.then_look_for_room(doing, self.leg)
-        return doing
-
-    def withhold(self, size: int, stream_id: int) -> bool:
-        """Whether to postpone the acknowledgement of upload bytes (HTTP/2) until the upstream has accepted more."""
-        response = self.leg.responses.get(stream_id) if self.leg else None
-        if response is None or not response.streamed or not response.behind:
-            return False
-        response.owed += size
-        return True
-
-    def half_closed(self) -> bool:
-        """Whether to answer an HTTP/1 client that has half-closed its connection. If so, watch for its disconnection."""
-        server = cast("Server", self.connections[self.context.client])
-        stream = self.streams.get(server.stream_id)
-        if not isinstance(stream, Stream) or not self.rules.takes(stream.flow):
-            return False
-        return connections.watch(self.context.client, lambda: self.client_left(server.stream_id))
-
-    def client_left(self, stream_id: int) -> None:
-        """Cancel the request of a client that has disconnected. mitmproxy does not notice after a half-close, as it no longer reads."""
-        leg = cast("Leg", self.make_leg())  # the connection is still open on this side
-        leg.inject([RequestProtocolError(stream_id, "Client disconnected.", ErrorCode.CLIENT_DISCONNECTED)])
-
-    def make_leg(self) -> Leg | None:
-        """Create the leg if there is none. None if mitmproxy has closed the client's connection."""
-        if self.leg is None:
-            self.leg = leg_of(self)
-        return self.leg
-
-    def then_look_for_room(self, doing: CommandGenerator[None], leg: Leg) -> CommandGenerator[None]:
-        yield from doing
-        leg.client_data_received()
-
-    def straight(self, stream: Stream, handler: ConnectionHandler, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:  # noqa: ARG002 - overridden by the fast path
-        """A function that writes response chunks directly to the client, bypassing the layers, or None."""
-        return None
-
-    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
-        stream = self.command_sources.get(event)
-        if isinstance(stream, Stream) and self.rules.takes(stream.flow):
-            leg = self.make_leg()
-            del self.command_sources[event]
-            reply = (leg.conn, None) if leg else (None, "The client is gone.")
-            yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, reply))
-        else:
-            yield from super().get_connection(event, reuse=reuse)
-
-    def make_stream(self, stream_id: int) -> CommandGenerator[None]:
-        self.streams[stream_id] = self.stream(stream_id)
-        yield from self.event_to_child(self.streams[stream_id], events.Start())
-
-    def stream(self, stream_id: int) -> Stream:
-        return Stream(self.context.fork(), stream_id, self.rules)
-
-
-class ClientTLS(ClientTLSLayer):
-    """Client TLS that sends close_notify. Without it, clients treat a response without a length as truncated."""
-
-    def send_close(self, command: CloseConnection) -> CommandGenerator[None]:
-        if self.tunnel_state in (TunnelState.OPEN, TunnelState.CLOSED):
-            with suppress(SSL.Error):
-                self.tls.shutdown()
-            yield from self.tls_interact()
-        yield from super().send_close(command)
-
-
-def patch(layers: Iterable[Layer], rules: HttpPolicy, connection: type[Connection] = Connection) -> None:
-    for layer in layers:
-        if type(layer) is ClientTLSLayer:
-            layer.__class__ = ClientTLS
-        if type(layer) is HttpLayer:
-            layer.__class__ = connection
-            cast("Connection", layer).rules = rules
+    def reply(self, response: http.Response, *, last: bool) -> CommandGenerator[None]:
+        """Send a response immediately. The rest of the request is read and discarded. `last`: close an HTTP/1 connection afterwards."""
+        self.flow.response = complete(response, self.flow.request, last=last)
+        self.client_state = self.server_state = self.state_errored
+        self.flow.live = False
+        self.dropped = True
+        content = response.raw_content
+        yield SendHttp(ResponseHeaders(self.stream_id, response, not content), self.context.client)
+        if content:
+            yield SendHttp(ResponseData(self.stream_id, content), self.context.client)
+        yield DropStream(self.stream_id)
+        yield SendHttp((LastOfConnection if last else ResponseEndOfMessage)(self.stream_id), self.context.client)

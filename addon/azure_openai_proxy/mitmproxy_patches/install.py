@@ -1,4 +1,4 @@
-"""Installs the patches of mitmproxy, each in a hook or at startup, and provides the values that they record on flows.
+"""Installs the patches of mitmproxy, each in a hook or at startup.
 
 `attach` replaces the class of the HTTP layer of each client connection. Only the fast path and the comments in the lists of flows patch
 objects shared by all connections. A feature is off if this mitmproxy lacks an attribute that it needs (see `compat`).
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx
 
+from azure_openai_proxy.compatibility import untested
+
 from . import compat
-from .interface import ABSOLUTE_FORM, CLIENT_HOST, HttpPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
     from mitmproxy import connection, http
     from mitmproxy.master import Master
     from mitmproxy.proxy import layer
+    from tornado.web import OutputTransform
+
+    from azure_openai_proxy.client_leg.interface import HttpPolicy
+
+    from .web_page import Mount
 
 __all__ = [
-    "HttpPolicy",
-    "absolute_form",
     "attach",
     "check",
-    "client_host",
     "enable_direct_reads",
     "fast_path",
-    "fast_path_available",
+    "records_form",
     "sends_upstream",
+    "serve_site",
     "set_fast_path",
     "show_comments",
 ]
@@ -48,22 +52,22 @@ def check() -> None:
         _ = feature.usable
 
 
-def attach(nextlayer: layer.NextLayer, rules: HttpPolicy) -> None:
+def attach(nextlayer: layer.NextLayer, policy: HttpPolicy) -> None:
     """Patch the HTTP layers of this connection; for the `next_layer` hook."""
     if not compat.HTTP.usable:
         return
-    from . import http_stream  # noqa: PLC0415 - the import may fail with an untested mitmproxy
+    from . import http_layer  # noqa: PLC0415 - the import may fail with an untested mitmproxy
 
     # A script's hook runs before the built-in one, which would skip a layer that is already chosen.
     ctx.master.addons.get("nextlayer").next_layer(nextlayer)
-    fast = fast_path() if rules.fast_path else None
-    http_stream.patch(nextlayer.context.layers, rules, fast.FastConnection if fast else http_stream.Connection)
+    fast = fast_path() if policy.fast_path else None
+    http_layer.patch(nextlayer.context.layers, policy, fast.straight if fast else None)
 
 
-def enable_direct_reads(client: connection.Client, rules: HttpPolicy) -> None:
+def enable_direct_reads(client: connection.Client, policy: HttpPolicy) -> None:
     """Enable direct reads (see `fastpath.reads`) for this client connection; for the `client_connected` hook."""
-    if rules.fast_path and (fast := fast_path()):
-        fast.client_connected(client, client)
+    if policy.fast_path and (fast := fast_path()):
+        fast.enable_direct_reads(client, client)
 
 
 def set_fast_path(master: Master, *, on: bool) -> None:
@@ -77,39 +81,47 @@ def fast_path() -> Any:
     """The package `fastpath`, or None if it was deleted or is not tested with this mitmproxy."""
     if not compat.HTTP.usable or not importlib.util.find_spec(f"{__package__}.fastpath"):
         return None
-    if version := compat.untested():
+    if version := untested(compat.TESTED):
         logger.warning("The fast path is not tested with %s. %s", version, compat.FAST_PATH.lost)
         return None
     return importlib.import_module(f"{__package__}.fastpath") if compat.FAST_PATH.usable else None
 
 
-def fast_path_available() -> bool:
-    """Whether the fast path can be used."""
-    return fast_path() is not None
+def show_comments(master: Master, one_line: Callable[[str], str], style: Callable[[], type[OutputTransform]], *, shown: bool) -> None:
+    """Show or hide the comments of flows in the lists of the console and mitmweb.
 
-
-def show_comments(master: Master, one_line: Callable[[str], str], *, shown: bool) -> None:
-    """Show or hide the comments of flows in the lists of mitmweb and the console. `one_line` makes text safe for a terminal."""
-    if hasattr(master, "window"):
-        if master.window is None or not compat.CONSOLE.usable:  # while scripts load, the console has no window and cannot be checked
+    `one_line` makes text safe for a terminal; `style` returns the style rules for mitmweb's page.
+    """
+    if _is_tool(master, "console"):
+        # While scripts load, the console has no window and cannot be checked.
+        if getattr(master, "window", ...) is None or not compat.CONSOLE.usable:
             return
         from . import console_list  # noqa: PLC0415 - imports mitmproxy's console
 
         console_list.comments(master, one_line, shown=shown)
-    elif hasattr(master, "app") and compat.WEB.usable:
+    elif _is_tool(master, "web") and compat.WEB.usable:
         from . import web_page  # noqa: PLC0415 - as above
 
-        web_page.comments(master, shown=shown)
+        insertion = style()
+        web_page.insert(master, insertion.__name__, insertion if shown else None)
 
 
-def absolute_form(flow: http.HTTPFlow) -> bool:
-    """Whether the request target is in absolute form, as for a forward proxy. False for origin form (gateway) and inside a tunnel."""
-    return bool(flow.metadata.get(ABSOLUTE_FORM, False))
+def serve_site(master: Master, site: Callable[[], Mount] | None) -> None:
+    """Serve the inspector's page in mitmweb, or no longer. Other tools have no page, and `site` is not called."""
+    if _is_tool(master, "web") and compat.WEB_SITE.usable:
+        from . import web_page  # noqa: PLC0415 - imports mitmweb
+
+        web_page.serve(master, site() if site else None)
 
 
-def client_host(flow: http.HTTPFlow) -> str:
-    """The Host header that the client sent (`:authority` over HTTP/2), or ""."""
-    return str(flow.metadata.get(CLIENT_HOST) or flow.request.host_header or "")
+def _is_tool(master: Master, tool: str) -> bool:
+    """Whether `master` is of this tool, by its class: the check must notice if one of its attributes is renamed."""
+    return any(kind.__module__.startswith(f"mitmproxy.tools.{tool}.") for kind in type(master).__mro__)
+
+
+def records_form() -> bool:
+    """Whether the form of each request target is recorded when it arrives."""
+    return compat.HTTP.usable
 
 
 def sends_upstream(flow: http.HTTPFlow) -> bool:

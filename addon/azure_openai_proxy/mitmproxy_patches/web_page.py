@@ -1,51 +1,49 @@
-"""Adds CSS to mitmweb's page: a wider comment column, and line wrapping in content views.
-
-By default the column has space for two words, and each paragraph of a view is one long line. On an mitmweb with other class names the rules
-have no effect.
-"""
+"""Adds to mitmweb's page and to its paths, behind mitmweb's authentication and its check of cross-site requests."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from tornado.web import OutputTransform
+from mitmproxy.tools.web.app import RequestHandler
 
 if TYPE_CHECKING:
     from mitmproxy.master import Master
-    from tornado.httputil import HTTPHeaders, HTTPServerRequest
-    from tornado.web import Application
+    from tornado import web
 
-__all__ = ["comments"]
+__all__ = ["Mount", "insert", "serve"]
 
-STYLE = (
-    b"<style>"
-    b".flow-table .col-comment{width:40%}.flow-table td.col-comment{text-align:left}"
-    b".contentview pre{white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere}"
-    b".contentview pre>div{min-height:1.43em}"  # show empty lines
-    b"</style>"
-)
+_NAME = "azure_openai_inspector"
+_LINK = "PageLink"
 
 
-class CommentStyle(OutputTransform):
-    def __init__(self, request: HTTPServerRequest) -> None:
-        self._page = request.path == "/"
+class Mount(Protocol):
+    """A page of its own and the link to it."""
 
-    def transform_first_chunk(
-        self,
-        status_code: int,
-        headers: HTTPHeaders,
-        chunk: bytes,
-        finishing: bool,  # noqa: ARG002, FBT001 - tornado's signature
-    ) -> tuple[int, HTTPHeaders, bytes]:
-        if self._page and b"</head>" in chunk:
-            chunk = chunk.replace(b"</head>", STYLE + b"</head>", 1)
-            headers["Content-Length"] = str(len(chunk))
-        return status_code, headers, chunk
+    @property
+    def pattern(self) -> str: ...
+
+    @property
+    def handler(self) -> type[web.RequestHandler]: ...
+
+    @property
+    def link(self) -> type[web.OutputTransform]: ...
 
 
-def comments(master: Master, *, shown: bool) -> None:
-    """Add the style to the pages of this mitmweb, or remove it."""
-    app: Application = master.app  # type: ignore[attr-defined]
-    app.transforms[:] = [one for one in app.transforms if one.__name__ != CommentStyle.__name__]  # by name: reloads create new classes
-    if shown:
-        app.transforms.insert(0, CommentStyle)  # before the compression
+def insert(master: Master, name: str, insertion: type[web.OutputTransform] | None) -> None:
+    """Apply the insertion of this name to the pages of this mitmweb, or none. Reloads create new classes of the same name."""
+    transforms: list[type[web.OutputTransform]] = master.app.transforms  # type: ignore[attr-defined]
+    transforms[:] = [one for one in transforms if one.__name__ != name]
+    if insertion:
+        transforms.insert(0, insertion)  # before the compression
+
+
+def serve(master: Master, site: Mount | None) -> None:
+    """Add the site to this mitmweb, replace it, or remove it."""
+    app: web.Application = master.app  # type: ignore[attr-defined]
+    rules = app.default_router.rules
+    rules[:] = [rule for rule in rules if getattr(rule, "name", None) != _NAME]
+    if site:
+        # mitmproxy wraps `get` and `post` of its subclasses in its authentication.
+        app.add_handlers(".*", [(site.pattern, type(site.handler.__name__, (site.handler, RequestHandler), {}))])
+        rules[-2].name = _NAME  # the last rule is mitmweb's own
+    insert(master, _LINK, site.link if site else None)

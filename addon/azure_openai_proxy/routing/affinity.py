@@ -1,7 +1,7 @@
 """Backend affinity of stored objects: files, batches, responses, conversations, vector stores, jobs and calls.
 
 Azure stores such an object on one backend only. The proxy remembers which backend has which id, and sends a request that names the id
-to that backend and no other.
+to that backend and no other. An id in the text of a conversation does not count.
 
 The items of a response belong to the backend that made it. Another backend answers "Item with id ... not found" to an item's id and
 cannot decrypt its `encrypted_content`. Codex with `store: false` sends no ids; its requests are matched by the last characters of
@@ -17,10 +17,13 @@ from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from azure_openai_proxy.api.response_items import SHORTEST, TAIL
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from azure_openai_proxy.api.operation import Call
+    from azure_openai_proxy.api.response_items import Item
 
 __all__ = ["ITEM", "Owners", "ids", "keeps", "kept", "made"]
 
@@ -33,11 +36,16 @@ _WINDOW = 1 << 20
 _MOST_NAMED, _MOST_ENCRYPTED = 20_000, 16
 _MOST_TOKENS = 20_000
 """Strings and brackets of a response that are scanned, which takes a few milliseconds."""
-_TAIL = 64
-"""Trailing bytes of an `encrypted_content` that identify it. They are part of a signature, so they are unique."""
-
 _ID = re.compile(r"[a-z]{2,16}[-_](?=[\w-]*\d)[\w-]{4,120}")
 _QUOTED = re.compile(rb'"([a-z]{2,16}[-_][A-Za-z0-9_-]{1,200}+)"')
+_KEY = re.compile(rb'"(\w{1,64}+)"[ \t\r\n]*+:[ \t\r\n]*+(?:\[[^\[\]{}]*+)?\Z')
+_BEFORE = 256
+"""Bytes before a string that are searched for the member that it is the value of."""
+_TEXTS = frozenset(
+    b"arguments content description input instructions name output prompt prompt_cache_key query refusal role safety_identifier stop text "
+    b"title type user".split()
+)
+"""Members whose values are texts and no ids."""
 _ENCRYPTED = re.compile(rb'"encrypted_content"[ \t\r\n]*+:[ \t\r\n]*+"')
 
 _NEXT = re.compile(rb'[^"{}\[\]]*+(?:"((?:[^"\\]++|\\.)*+)"([ \t\r\n]*+:)?|([{}\[\]]))', re.DOTALL)
@@ -49,11 +57,18 @@ _OBJECTS = _ITEMS | {(), (b"response",)}
 class Owners:
     """LRU map from an id to the name of the backend that stores it."""
 
-    def __init__(self, most: int = 20_000) -> None:
+    def __init__(self, most: int = 50_000) -> None:
         self._most = most
         self._names: OrderedDict[str, str] = OrderedDict()
+        self.publish: Callable[[str, str], None] | None = None  # gets each new id and its backend, for other replicas
 
     def add(self, id: str, backend: str) -> None:
+        if self.publish is not None and self._names.get(id) != backend:
+            self.publish(id, backend)
+        self.learn(id, backend)
+
+    def learn(self, id: str, backend: str) -> None:
+        """Take over what another replica knows."""
         self._names[id] = backend
         self._names.move_to_end(id)
         while len(self._names) > self._most:
@@ -67,11 +82,29 @@ class Owners:
         """The backend that stores an object which the request names; None if no such id is known."""
         if not self._names:
             return None
-        for id in (*ids(call), *_encrypted(content), *_named(content)):
-            if (name := self._names.get(id)) is not None:
-                self._names.move_to_end(id)
+        items = () if call.items is None else {item.id for item in call.items}
+        for id in (*ids(call), *(_encrypted(content) if call.items is None else ())):
+            if (name := self.get(id)) is not None:
                 return name
+        for match in _named(content):
+            id = match[1].decode()
+            if id in self._names and id not in items and not _is_text(content, match.start()):
+                return self.get(id)
         return None
+
+    def get(self, id: str) -> str | None:
+        """The backend that has the object of this id."""
+        if (name := self._names.get(id)) is not None:
+            self._names.move_to_end(id)
+        return name
+
+    def of_item(self, item: Item) -> str | None:
+        """The backend that made an item of an earlier response."""
+        return (self.get(item.tail) if item.tail else None) or (self.get(item.id) if item.id else None)
+
+    def newest(self, most: int) -> list[tuple[str, str]]:
+        """The ids that were used last, and their backends, the last one first."""
+        return list(islice(reversed(self._names.items()), most))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -91,13 +124,13 @@ def keeps(call: Call, content: bytes) -> bool:
     return call.path.startswith("/responses") or not call.endpoint.repeatable or b'"store"' in content
 
 
-def kept(call: Call, content: bytes, answer: bytes) -> list[str]:
+def kept(call: Call, content: bytes, body: bytes) -> list[str]:
     """The ids of the objects that the response created or returned."""
     shown = call.method == "GET" and call.path.startswith("/responses")
-    return made(answer) if shown or keeps(call, content) else []
+    return made(body) if shown or keeps(call, content) else []
 
 
-def made(answer: bytes) -> list[str]:
+def made(body: bytes) -> list[str]:
     """The ids of the object in a response, an event or a frame and of its items, and the last characters of each `encrypted_content`."""
     found: list[str] = []
     path: list[bytes] = []  # the names of the open objects and lists
@@ -105,7 +138,7 @@ def made(answer: bytes) -> list[str]:
     key = b""
     position = 0
     for _ in range(_MOST_TOKENS):
-        token = _NEXT.match(answer, position)
+        token = _NEXT.match(body, position)
         if token is None:
             break
         position = token.end()
@@ -119,27 +152,32 @@ def made(answer: bytes) -> list[str]:
                 path.pop()
                 lists.pop()
         elif token[2]:
-            key = answer[token.start(1) : token.end(1)][:_TAIL]
+            key = body[token.start(1) : token.end(1)][:TAIL]
         elif len(path) <= 4 and path and not lists[-1]:
-            found += _value(tuple(path[1:]), key, answer, *token.span(1))
+            found += _value(tuple(path[1:]), key, body, *token.span(1))
     return found
 
 
-def _value(path: tuple[bytes, ...], key: bytes, answer: bytes, start: int, end: int) -> list[str]:
+def _value(path: tuple[bytes, ...], key: bytes, body: bytes, start: int, end: int) -> list[str]:
     if key == b"id" and path in _OBJECTS and end - start <= 256:
-        return [answer[start:end].decode("utf-8", "replace")]
-    if key == b"encrypted_content" and path in _ITEMS and end - start >= _TAIL:
-        return [answer[end - _TAIL : end].decode("utf-8", "replace")]
+        return [body[start:end].decode("utf-8", "replace")]
+    if key == b"encrypted_content" and path in _ITEMS and end - start >= SHORTEST:
+        return [body[max(start, end - TAIL) : end].decode("utf-8", "replace")]
     return []
 
 
-def _named(content: bytes) -> Iterator[str]:
+def _is_text(content: bytes, start: int) -> bool:
+    """Whether the string at `start` is a text, or one in a list of texts."""
+    key = _KEY.search(content, max(0, start - _BEFORE), start)
+    return key is not None and key[1] in _TEXTS
+
+
+def _named(content: bytes) -> Iterator[re.Match[bytes]]:
     """Strings of a request body that have the form of an id, the last one first."""
     start = max(0, len(content) - _WINDOW)
     for window in ((start, len(content)), (0, min(_WINDOW, start))):
         matches = list(islice(_QUOTED.finditer(content, *window), _MOST_NAMED))
-        for match in reversed(matches):
-            yield match[1].decode()
+        yield from reversed(matches)
 
 
 def _encrypted(content: bytes) -> Iterator[str]:
@@ -151,4 +189,4 @@ def _encrypted(content: bytes) -> Iterator[str]:
             return
         value = _ENCRYPTED.match(content, end)
         if value and (close := content.find(b'"', value.end())) > 0:
-            yield content[max(value.end(), close - _TAIL) : close].decode("utf-8", "replace")
+            yield content[max(value.end(), close - TAIL) : close].decode("utf-8", "replace")

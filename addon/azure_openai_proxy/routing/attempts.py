@@ -2,109 +2,92 @@
 
 After a failure that is specific to a backend (connection failed, 408, 429, 5xx) the request fails over to another backend. A 4xx that
 says how to correct the request leads to a repaired request to the same backend. The setting `max_attempts` limits the total, and no
-backend is retried for the same cause.
+backend is retried for the same cause. `candidates` chooses the backends, and `failures` classifies what went wrong.
 """
 
 from __future__ import annotations
 
-import re
+import logging
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import InitVar, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import http
 
-from azure_openai_proxy.api import credentials
 from azure_openai_proxy.api.request import Target
-from azure_openai_proxy.errors import NotFound, Unavailable, when
+from azure_openai_proxy.errors import Failure, retry_after
 from azure_openai_proxy.formats import compression
 
-from . import affinity, health, repair
+from . import affinity, failures, health, item_owners, learned_repairs, repair, repair_changes, tiers
+from .candidates import Candidates
+from .decisions import GIVE_UP, Attempt, Plan, Respond, Retry
+from .failures import ELSEWHERE, THERE_ONLY, UNSENT
+from .usage_refusals import FIRST_VERSION, is_refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from azure_openai_proxy.api.backend import Backend
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.api.request import ClientRequest
+    from azure_openai_proxy.api.response_items import Item
     from azure_openai_proxy.config.settings import Settings
-    from azure_openai_proxy.errors import Failure
 
+    from .decisions import Decision, GiveUp
     from .pool import Ticket
     from .state import Shared
 
-__all__ = ["ATTEMPTS", "GIVE_UP", "Attempt", "Attempts", "Decision", "GiveUp", "Plan", "Respond", "Retry"]
+__all__ = ["ATTEMPTS", "Attempts"]
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = "azure_openai_attempts"
 """Key of the attempts in a flow's metadata, which saved flows contain."""
-ELSEWHERE = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses after which another backend may succeed."""
-THERE_ONLY = frozenset({401, 403, 404})
-"""Statuses that concern one backend's key, permissions or deployments."""
 ABSENT_FOR = 30.0
 """Seconds for which other backends are preferred for a deployment after one of `THERE_ONLY`."""
 SOONEST = 0.5
 """Least Retry-After, in seconds, of a response after every backend has failed."""
-UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"})
-"""Failures that occur before any byte of the request is sent."""
 
-_MAX_TOKENS = re.compile(rb'"(?:max_(?:completion_|output_)?tokens|(n|best_of))"\s*+:\s*+([0-9]{1,9})')
-
-
-class Attempt(NamedTuple):
-    backend: str
-    cause: str = ""  # why it failed; "" while it is the last one
-    repaired: tuple[str, ...] = ()
-
-
-class Plan(NamedTuple):
-    """One attempt: the client's request with the repairs that were applied to it, and where it goes."""
-
-    asked: ClientRequest
-    target: Target
-    renamed: str | None  # replaces the deployment of every model that the request names
-    applied: tuple[repair.Change, ...]
-
-
-class Retry(NamedTuple):
-    """Send the request again."""
-
-    plan: Plan
-
-
-class Respond(NamedTuple):
-    """Give the client this earlier failure, which is more informative than the last one."""
-
-    response: http.Response
-
-
-class GiveUp(NamedTuple):
-    """Give the client the failure itself."""
-
-
-type Decision = Retry | Respond | GiveUp
-"""The decision after a failed attempt."""
-GIVE_UP = GiveUp()
+_USAGE_OPTIONS = frozenset({b"stream_options", b"include_usage"})
 
 
 @dataclass(slots=True)
 class Attempts:
+    """The attempts of one request, of which `tried[-1]` is the current one."""
+
     settings: Settings
     shared: Shared
     call: Call
-    asked: ClientRequest
+    client_request: InitVar[ClientRequest]
+    reads_usage: bool = False  # the usage of a stream is needed
+    client: InitVar[str] = ""  # configured name of the client
     tried: list[Attempt] = field(default_factory=list)
     backend: Backend | None = None  # of the current attempt
     ticket: Ticket | None = None
     plan: Plan | None = None
-    _changes: list[repair.Change] = field(default_factory=list)  # repairs of this request at this backend
+    candidates: Candidates = field(init=False)
+    _changes: list[repair_changes.Change] = field(default_factory=list)  # repairs of this request at this backend
     _changed: int = 0
-    _dead: set[str] = field(default_factory=set)  # backends that are not used again
+    _usage_refused: bool = False  # this backend has refused the request for the usage
     _lost: bool = False  # one attempt ended without a response after Azure may have received the whole request
     _best: http.Response | None = None  # the most informative failure so far
-    _candidates: tuple[Backend, ...] = ()
-    _deployments: dict[str, str] = field(default_factory=dict)  # by the name of the backend
-    _scope: bytes | None = None  # of the client's own key; computed on first use
+    _unrepaired: Target | None = None  # of the current attempt, without its repairs
+    _in_stream: list[bool] = field(default_factory=list)  # of each failure: it is an error at the beginning of a stream
 
-    # -- the first attempt
+    def __post_init__(self, client_request: ClientRequest, client: str) -> None:
+        self.candidates = Candidates(self.settings, self.shared, self.call, client_request, client)
+
+    @property
+    def tier_dropped(self) -> str:
+        """The tier that the last attempt is sent without; "" for none."""
+        return self.candidates.tier_dropped
+
+    @property
+    def dropped(self) -> int:
+        """The number of items that are left out of the request, because no backend can read them."""
+        return self.candidates.dropped
+
+    # -- the request of an attempt
 
     def first(self) -> Plan:
         """Choose the first backend and make the request for it.
@@ -113,107 +96,84 @@ class Attempts:
             NotFound: no backend has the model.
             Unavailable: no candidate can be used now.
         """
-        backends = self.settings.backends
-        able = tuple(backend for backend in backends if backend.serves(self.call.model))
-        if not able:
-            raise NotFound(
-                f"The model `{self.call.model}` does not exist: no backend has it. Configured: {', '.join(self.settings.listed.names())}.",
-                param="model",
-                code="model_not_found",
-            )
-        owner = self.shared.owners.of(self.call, self.asked.content) if len(backends) > 1 else None
-        own = tuple(backend for backend in backends if backend.name == owner) if owner else ()
-        self._candidates = own or able
-        chosen = self._choose()
-        if chosen is None:
-            raise Unavailable(*self._unavailable())
-        return self._ask(chosen)
+        return self._ask(*self.candidates.first())
 
-    def _unavailable(self) -> tuple[int, str, str, float | None]:
-        if not any(map(self.shared.has_token, self._candidates)):
-            return 503, "entra_token_unavailable", "The proxy has no token of Microsoft Entra ID: its log says why.", None
-        wait = self.wait()
-        return 429, "rate_limit_exceeded", "Every backend of the proxy that has this model is over its rate limit.", wait
-
-    def _choose(self) -> Backend | None:
-        backends = [backend for backend in self._candidates if self.shared.has_token(backend)]
-        tokens, scope = (self._tokens(), self._key_scope(*backends)) if len(backends) > 1 else (0, b"")
-        return self.shared.pool.choose(backends, self._entry, tokens=tokens, tried=self._dead, scope=scope)
-
-    def _ask(self, backend: Backend) -> Plan:
+    def _ask(self, backend: Backend, reason: str = "") -> Plan:
+        """Make the request for `backend`. Without a `reason`, which is for another attempt at the same backend, the previous one stays."""
         if backend is not self.backend:
             self._changes = []  # another backend may refuse these repairs
+            self._usage_refused = False
+        self.backend = backend
+        deployment = None if self.call.model is None else self.candidates.deployment(backend)
+        self._unrepaired = target = Target.of(self.call, backend, deployment, self.candidates.client_request.query.api_version)
         known = self.shared.learned.get(self._learned(backend)) if self.shared.learned and self.settings.repair else ()
         changes = [*known, *(change for change in self._changes if change not in known)]
-        self.backend = backend
-        scope = self._key_scope(backend) if len(self.settings.backends) > 1 else b""  # a single backend needs no scope
-        self.ticket = self.shared.pool.begin(backend, self._entry(backend), scope=scope)
-        route = repair.route(self.asked, backend, changes)
-        deployment = None if self.call.model is None else route.deployment or self._deployment(backend)
-        target = Target.of(self.call, route.backend, deployment, route.asked.query.api_version)
-        self.plan = Plan(route.asked, target, route.deployment, route.applied)
-        self.tried.append(Attempt(backend.name, repaired=tuple(map(str, route.applied))))
+        if self.candidates.tier_dropped:
+            changes.append(repair_changes.TierDropped(self.candidates.tier_dropped))
+        scope = self.candidates.key_scope(backend) if len(self.settings.backends) > 1 else b""  # a single backend needs no scope
+        reason = reason or self.tried[-1].reason
+        self.ticket = self.shared.pool.begin(backend, self.candidates.entry(backend), scope=scope, reason=reason)
+        logger.debug("%s: backend %s, reason: %s", self.call.operation, backend.name, self.ticket.reason)
+        route = repair.route(self.candidates.client_request, backend, changes)
+        if route.backend is not backend or route.deployment:
+            deployment = None if deployment is None else route.deployment or deployment
+            target = Target.of(self.call, route.backend, deployment, route.client_request.query.api_version)
+        add_usage = self.reads_usage and self._may_add_usage(backend, target, known)
+        self.plan = Plan(route.client_request, target, route.deployment, route.applied, add_usage)
+        repaired = tuple(map(str, route.applied)) if route.applied else ()
+        if self.dropped:
+            repaired = (f"{self.dropped} items with encrypted reasoning left out", *repaired)
+        self.tried.append(Attempt(backend.name, repaired=repaired, reason=self.ticket.reason))
         return self.plan
 
-    def _deployment(self, backend: Backend) -> str:
-        if self.call.model is None:
-            return ""
-        if (known := self._deployments.get(backend.name)) is None:
-            known = backend.deployment(self.call.model, self.settings.mapper, native=bool(self.call.native))
-            self._deployments[backend.name] = known
-        return known
+    def _may_add_usage(self, backend: Backend, target: Target, known: Sequence[repair_changes.Change]) -> bool:
+        """Whether the usage of a stream can be requested: the client did not, and the deployment is not known to refuse it."""
+        call, version = self.call, target.form.version
+        if not call.stream or call.asks_usage or call.endpoint.response_kind != "chat" or self._usage_refused:
+            return False
+        if version[:1].isdigit() and version < FIRST_VERSION:
+            return False
+        refused = any(isinstance(change, repair_changes.Drop | repair_changes.Moved) and change.mark in _USAGE_OPTIONS for change in known)
+        return not refused and self._learned(backend) not in self.shared.usage_refusals
 
-    def _entry(self, backend: Backend) -> str:
-        """The deployment's key in the pool's tables. Azure compares deployment names without regard to case (`GPT-4o`, `gpt-4o`)."""
-        return self._deployment(backend).lower()
-
-    def _key_scope(self, *backends: Backend) -> bytes:
-        """A digest of the client's own key; b"" where the proxy's keys are used."""
-        if all(backend.token or backend.entra for backend in backends):
-            return b""
-        if self._scope is None:
-            self._scope = credentials.scope(self.asked.headers, self.asked.query.api_key)
-        return self._scope
-
-    def _learned(self, backend: Backend) -> repair.Key:
-        version = ""
-        if self.call.native:
-            target = Target.of(self.call, backend, self._deployment(backend), self.asked.query.api_version)
-            version = f"{self.call.native} {target.form.version}"
-        return repair.Key(backend.name, self._entry(backend), self.call.endpoint.path, version, self._key_scope(backend))
+    def _learned(self, backend: Backend) -> learned_repairs.Key:
+        """The key of the repairs for requests like this one at the backend of the current attempt."""
+        assert self._unrepaired, "there is an attempt"
+        version = f"{self.call.native} {self._unrepaired.form.version}" if self.call.native else ""
+        candidates = self.candidates
+        return learned_repairs.Key(backend.name, candidates.entry(backend), self.call.endpoint.path, version, candidates.key_scope(backend))
 
     def _learn(self, backend: Backend) -> None:
         """Remember the repairs that apply to every client's requests."""
-        chose = bool(self.call.native and self.asked.query.api_version)
-        if chose and any(isinstance(change, repair.Version) for change in self._changes):
+        chose = bool(self.call.native and self.candidates.client_request.query.api_version)
+        if chose and any(isinstance(change, repair_changes.Version) for change in self._changes):
             return
-        self.shared.learned.add(self._learned(backend), filter(repair.lasts, self._changes))
-
-    def _tokens(self) -> int:
-        """Estimated tokens of the request, computed as Azure computes it: from the body's length and the maximum output."""
-        most, times = 0, 1
-        for found in _MAX_TOKENS.finditer(self.asked.content, 0, affinity.READ_AT_MOST):
-            if found[1]:
-                times = max(times, int(found[2]))
-            else:
-                most = max(most, int(found[2]))
-        return len(self.asked.content) // 4 + most * times
+        self.shared.learned.add(self._learned(backend), filter(repair_changes.lasts, self._changes))
 
     # -- the result of an attempt
 
-    def answers(self, headers: http.Headers) -> None:
+    def succeeded(self, headers: http.Headers) -> None:
         """Record the head of a successful response."""
         if self.ticket and self.backend:
-            self.shared.pool.answers(self.ticket, headers)
+            self.shared.pool.succeeded(self.ticket, headers)
+            self.candidates.bind(self.backend)
             if self._changes:
                 self._learn(self.backend)
+            # With `data_sources`, Azure refuses the option for the request, not for the deployment.
+            if self._usage_refused and b'"data_sources"' not in self.candidates.client_request.content:
+                self.shared.usage_refusals.add(self._learned(self.backend))
             for id in affinity.ids(self.call) if len(self.settings.backends) > 1 else ():
                 self.shared.owners.add(id, self.backend.name)
 
-    def created(self, answer: bytes) -> None:
+    def upgraded(self) -> None:
+        """Record that the connection was upgraded to a WebSocket."""
+        assert self.ticket
+        self.shared.pool.upgraded(self.ticket)
+
+    def created(self, body: bytes) -> None:
         """Record the current backend as the owner of the objects that this response created."""
         if len(self.settings.backends) > 1:
-            self._claim(affinity.kept(self.call, self.asked.content, answer))
+            self._claim(affinity.kept(self.call, self.candidates.client_request.content, body))
 
     @property
     def makes_items(self) -> bool:
@@ -231,55 +191,103 @@ class Attempts:
                 self.shared.owners.claim(id, self.backend.name)
 
     def end(self) -> None:
+        """End the current attempt: its response is complete, or the client has left."""
         if self.ticket:
             self.shared.pool.end(self.ticket)
 
-    def next_attempt(self, what: Failure | http.Response) -> Decision:
-        """Decide how to continue after a failure that occurred before the client received anything."""
+    def could_move(self) -> bool:
+        """Whether another backend could take the request if the current attempt fails now."""
+        candidates = self.candidates
+        if len(candidates.backends) < 2 or candidates.client_request.more or len(self.tried) >= self.settings.max_attempts:
+            return False
+        assert self.backend
+        if candidates.tier_dropped or not self._is_repeatable():
+            return False
+        return candidates.choose(candidates.dead | {self.backend.name}) is not None
+
+    def next_attempt(self, what: Failure | http.Response, *, in_stream: bool = False) -> Decision:
+        """Decide how to continue after a failure that occurred before the client received anything.
+
+        `in_stream`: the failure is an error at the beginning of a stream.
+        """
+        candidates = self.candidates
+        self._in_stream.append(in_stream)
         assert self.backend
         self._note(what)
-        self._tell_pool(what)
-        if self.asked.more or len(self.tried) >= self.settings.max_attempts:  # (a streamed request body is not kept)
+        self._report_to_pool(what)
+        if self.plan and self.plan.add_usage and isinstance(what, http.Response) and is_refusal(what):
+            self._usage_refused = True
+            return Retry(self._ask(self.backend))
+        if candidates.item is not None and not isinstance(what, http.Response) and what.code in failures.GONE:
+            return self._owner_gone(candidates.item, what)
+        if candidates.client_request.more or len(self.tried) >= self.settings.max_attempts:  # (a streamed request body is not kept)
             return self._most_useful(what)
         if isinstance(what, http.Response) and (changes := self._repairs(what)):
             self._changes += changes
             self._changed += len(changes)
             return Retry(self._ask(self.backend))
-        self._dead.add(self.backend.name)
-        if self._movable(what) and (chosen := self._choose()):
-            self._keep(what)
-            return Retry(self._ask(chosen))
+        candidates.dead.add(self.backend.name)
+        if not candidates.tier_dropped and self._movable(what):
+            # The last attempt is kept for the one without the tier.
+            last = self.settings.tier_fallback and candidates.tier and len(self.tried) + 1 >= self.settings.max_attempts
+            chosen = None if last else candidates.choose()
+            if chosen is None and isinstance(what, http.Response):
+                chosen = candidates.choose_without_tier()
+            if chosen:
+                self._keep(what)
+                return Retry(self._ask(chosen.backend, f"failover from {self.backend.name}"))
         return self._most_useful(what)
+
+    def _owner_gone(self, item: Item, what: Failure) -> Decision:
+        """Decide after the only backend that can read an item did not answer."""
+        assert self.backend
+        gone = self.backend
+        self.candidates.lose_owner(gone.name)
+        may_move = self.settings.drop_lost_items and len(self.tried) < self.settings.max_attempts and self._movable(what)
+        if may_move and (chosen := self.candidates.choose_after_owner()):
+            return Retry(self._ask(chosen.backend, f"failover from {gone.name}"))
+        return Respond(Failure(503, item_owners.GONE, item_owners.message(item, gone.name, "it cannot be reached")))
 
     def broke_off(self, failure: Failure) -> None:
         """Record the failure of an attempt after the client received a part of its response. There is no retry."""
         assert self.ticket
+        assert self.backend
         self._note(failure)
-        self.shared.pool.failed(self.ticket)
+        if self.call.method == "WS":  # an upgraded connection may end at any time, and not every peer ends it with a close frame
+            self.shared.pool.end(self.ticket)
+        else:
+            self.shared.pool.failed(self.ticket)
+            self.candidates.unbind(self.backend)
 
     def _note(self, what: Failure | http.Response) -> None:
-        cause = str(what.status_code) if isinstance(what, http.Response) else what.code
-        self.tried[-1] = self.tried[-1]._replace(cause=cause)
+        self.tried[-1] = self.tried[-1]._replace(cause=failures.cause(what))
 
-    def _tell_pool(self, what: Failure | http.Response) -> None:
+    def _report_to_pool(self, what: Failure | http.Response) -> None:
         assert self.ticket
+        assert self.backend
         pool = self.shared.pool
         if not isinstance(what, http.Response):
             if what.code == "proxy_shortage":
-                pool.declined(self.ticket)
+                pool.end(self.ticket)  # says nothing about the backend
             else:
                 (pool.unreachable if what.code in UNSENT else pool.failed)(self.ticket)
+                self.candidates.unbind(self.backend)
             return
         status = what.status_code
         wait = health.wait(what.headers, time.time())
+        if status in ELSEWHERE:
+            self.candidates.unbind(self.backend)
         if status == 429:
-            pool.refused(self.ticket, health.NO_HINT if wait is None else wait, tokens=self._tokens())
+            wait = health.NO_HINT if wait is None else wait
+            pool.rate_limited(self.ticket, wait, tokens=self.candidates.tokens(), most=self.settings.max_cool_down)
         elif status in ELSEWHERE:
-            pool.failed(self.ticket, wait)
-        elif len(self._candidates) > 1 and self._own_key() and _is_missing(what):
-            pool.missed(self.ticket, ABSENT_FOR)
+            pool.failed(self.ticket, wait, self.settings.max_cool_down)
+        elif failures.is_tier_refusal(what, self.call.tier):
+            pool.deployment_missing(self.ticket, tiers.REFUSED_FOR)
+        elif len(self.candidates.backends) > 1 and self._own_key() and failures.is_missing(what):
+            pool.deployment_missing(self.ticket, ABSENT_FOR)
         else:
-            pool.declined(self.ticket)
+            pool.client_error(self.ticket)
 
     def _own_key(self) -> bool:
         """Whether the refused key is the proxy's, not the client's."""
@@ -294,21 +302,27 @@ class Attempts:
                 return True
             first = not self._lost
             self._lost = True  # Azure may have processed and billed the request
-            return first and self._repeatable()
+            return first and self._is_repeatable()
+        if failures.is_tier_refusal(what, self.call.tier):
+            return self._is_repeatable()
+        if self._is_unknown_there(what):
+            return self._is_repeatable()
         if what.status_code == 404:
-            return self._repeatable() or bool(affinity.ids(self.call))
+            return self._is_repeatable() or bool(affinity.ids(self.call))
         moves = what.status_code in ELSEWHERE or (what.status_code in THERE_ONLY and self._own_key())
-        return moves and self._repeatable()
+        return moves and self._is_repeatable()
 
-    def _repeatable(self) -> bool:
-        """Whether the request is safe to send twice."""
-        if self.call.method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "WS"):
-            return True
-        if self.call.method != "POST" or not self.call.endpoint.repeatable:
+    def _is_repeatable(self) -> bool:
+        return failures.is_repeatable(self.call, self.candidates.client_request)
+
+    def _is_unknown_there(self, response: http.Response) -> bool:
+        """Whether another backend may have made the object that the request refers to, because the proxy does not know its owner."""
+        candidates = self.candidates
+        if candidates.item is not None or len(candidates.backends) < 2 or self.call.items is None:
             return False
-        return b'"background"' not in self.asked.content or not repair.read(self.asked).get("background")
+        return failures.is_unknown(response)
 
-    def _repairs(self, response: http.Response) -> list[repair.Change]:
+    def _repairs(self, response: http.Response) -> list[repair_changes.Change]:
         assert self.backend
         assert self.plan
         if not self.settings.repair or self._changed >= repair.MOST:
@@ -318,63 +332,54 @@ class Attempts:
         )
         target = self.plan.target
         dated = not target.form.path.startswith("/openai/v1")
-        case = repair.Case(self.call, self.plan.asked, dated, target.deployment or "", mapped)
+        case = repair.Case(self.call, self.plan.client_request, dated, target.deployment or "", mapped)
         found = repair.find(response.status_code, compression.content_or_nothing(response), case)
         return [] if any(change in self._changes or change in self.plan.applied for change in found) else found
 
     # -- when no backend is left
 
     def _keep(self, what: Failure | http.Response) -> None:
-        if isinstance(what, http.Response) and (self._best is None or _use(what) >= _use(self._best)):
+        if isinstance(what, http.Response) and (self._best is None or self._is_as_useful(what, self._best)):
             self._best = what
+
+    def _is_as_useful(self, response: http.Response, best: http.Response) -> bool:
+        return failures.rank(response, self.call.tier) >= failures.rank(best, self.call.tier)
 
     def _most_useful(self, what: Failure | http.Response) -> Respond | GiveUp:
         best = self._best
-        if best is None or (isinstance(what, http.Response) and _use(what) >= _use(best)):
+        # If each attempt failed in its stream, the client gets the last error.
+        if best is None or all(self._in_stream) or (isinstance(what, http.Response) and self._is_as_useful(what, best)):
             if isinstance(what, http.Response):
-                self.say_when(what.headers, what.status_code)
+                self.set_retry_after(what.headers, what.status_code)
             return GIVE_UP
-        self.say_when(best.headers, best.status_code)
+        self.set_retry_after(best.headers, best.status_code)
         return Respond(best)
 
-    def wait(self) -> float | None:
-        """Seconds until the first candidate leaves its cool-down; None if one is available."""
-        if not self._candidates:
-            return None
-        return self.shared.pool.soonest(self._candidates, self._entry, tokens=self._tokens(), scope=self._key_scope(*self._candidates))
-
-    def say_when(self, headers: http.Headers, status: int) -> None:
+    def set_retry_after(self, headers: http.Headers, status: int) -> None:
         """Set Retry-After on a failure that a later retry may not have."""
-        if status in ELSEWHERE and len(self._candidates) > 1:
-            headers.update(when(max(SOONEST, self.wait() or 0.0)))
+        if status not in ELSEWHERE:
+            return
+        if len(self.candidates.backends) > 1:
+            headers.update(retry_after(max(SOONEST, self.candidates.wait() or 0.0)))
+        elif "retry-after" in headers and (wait := health.wait(headers, time.time())):
+            headers.update(retry_after(wait))  # some clients read `retry-after-ms` only
 
     # -- inspection
 
-    def seen(self) -> list[dict[str, Any]]:
+    def summary(self) -> list[dict[str, Any]]:
         """The attempts as the flow's metadata has them."""
         return [{"backend": attempt.backend, "cause": attempt.cause, "repaired": list(attempt.repaired)} for attempt in self.tried]
 
     def headers(self) -> dict[str, str]:
         """The response headers that report the attempts, for a client that requested them."""
-        told = {"x-azure-openai-proxy-backend": self.tried[-1].backend, "x-azure-openai-proxy-attempts": str(len(self.tried))}
-        if repaired := self.tried[-1].repaired:
-            told["x-azure-openai-proxy-repaired"] = ", ".join(repaired)
-        return told
-
-
-def _is_missing(response: http.Response) -> bool:
-    """Whether the deployment does not exist or the key may not use it. A wrong path, id or version of the client does not count."""
-    if response.status_code == 404:
-        code = repair.said(response.get_content(strict=False) or b"").get("code")
-        return isinstance(code, str) and code.lower() == "deploymentnotfound"
-    return response.status_code == 401 or (
-        response.status_code == 403 and bool(repair.said(response.get_content(strict=False) or b""))
-    )  # (a gateway's 403 without Azure's error object may concern the text of one prompt)
-
-
-def _use(response: http.Response) -> int:
-    """Rank of a failure by how much it helps the client: other 4xx first, then 429, then 5xx, then a deployment missing at one backend."""
-    status = response.status_code
-    if status == 429:
-        return 3
-    return 1 if status in THERE_ONLY else 2 if status in ELSEWHERE else 4
+        if not self.tried:  # every backend is over its rate limit
+            return {"x-azure-openai-proxy-attempts": "0"}
+        last = self.tried[-1]
+        fields = {
+            "x-azure-openai-proxy-backend": last.backend,
+            "x-azure-openai-proxy-attempts": str(len(self.tried)),
+            "x-azure-openai-proxy-reason": last.reason,
+        }
+        if last.repaired:
+            fields["x-azure-openai-proxy-repaired"] = ", ".join(last.repaired)
+        return fields

@@ -88,8 +88,8 @@ def fetch(backend: Backend, context: ssl.SSLContext) -> tuple[str, ...]:
     request = urllib.request.Request(f"{backend.base}{_PATH}", headers={"api-key": backend.token})  # noqa: S310 - the base is http or https
     # Ignore HTTPS_PROXY: it may point to this proxy.
     handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirects())
-    with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as answer:
-        return parse(answer.read(MOST))
+    with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as response:
+        return parse(response.read(MOST))
 
 
 def parse(content: bytes) -> tuple[str, ...]:
@@ -98,8 +98,8 @@ def parse(content: bytes) -> tuple[str, ...]:
     Raises:
         ValueError: `content` is not a list of deployments.
     """
-    answer = json.loads(content)
-    items = answer.get("data") if isinstance(answer, dict) else None
+    document = json.loads(content)
+    items = document.get("data") if isinstance(document, dict) else None
     if items is None:
         raise ValueError("the response is not a list")
     usable = (item for item in items if isinstance(item, dict) and item.get("status") in (None, "succeeded"))

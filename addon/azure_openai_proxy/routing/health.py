@@ -1,7 +1,8 @@
 """Health and rate limit of a backend or one of its deployments, as immutable values. `now` is the time of any clock, in seconds.
 
 A failure starts a cool-down, which doubles with each further failure. After the cool-down one request is sent as a probe; other
-requests follow once the probe succeeds. A 429 is not a failure: it says when to retry, and from then on all requests may.
+requests follow once the probe succeeds. A 429 is not a failure: it says when to retry, and from then on all requests may. A cool-down
+shorter than the Retry-After ends with a probe too.
 """
 
 from __future__ import annotations
@@ -23,8 +24,15 @@ NO_HINT = 10.0
 """Cool-down in seconds after a 429 without a Retry-After."""
 LARGE = 16_384
 """Tokens from which on a request's 429 does not apply to smaller requests: Azure sends 429 if one request alone exceeds the limit."""
-LONGEST_WAIT = 300.0
-"""Upper limit of a Retry-After, in seconds. One 500 had a Retry-After of a day (Azure/azure-sdk-for-net#44222)."""
+LONGEST_WAIT = 30 * 86_400.0
+"""Upper limit of a Retry-After, in seconds."""
+MAX_COOL_DOWN = 300.0
+"""Longest cool-down, unless the configuration says otherwise. One 500 had a Retry-After of a day (Azure/azure-sdk-for-net#44222)."""
+RENEWED_WITHIN = 300.0
+"""Seconds after which a token budget counts as renewed at the latest."""
+
+_COUNT = re.compile("[0-9]{1,12}")
+_SECONDS = re.compile("[0-9]{1,9}")
 
 type State = Literal["healthy", "cooling", "probe", "probing"]
 
@@ -34,6 +42,7 @@ class Health:
     failures: int = 0  # in a row
     until: float = -math.inf
     probing: bool = False
+    uncapped_until: float = -math.inf  # the end of the cool-down without `max_cool_down`
 
     def state(self, now: float) -> State:
         if now < self.until:
@@ -42,19 +51,20 @@ class Health:
             return "healthy"
         return "probing" if self.probing else "probe"
 
-    def failed(self, now: float, jitter: float, wait: float | None = None) -> Health:
-        """The health after a failure. `jitter` is from 0 to 1; `wait` is the response's Retry-After in seconds."""
+    def failed(self, now: float, jitter: float, wait: float | None = None, most: float = MAX_COOL_DOWN) -> Health:
+        """The health after a failure. `jitter` is from 0 to 1; `wait` is the response's Retry-After, `most` the longest cool-down."""
         backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self.failures, 16)) * (0.5 + jitter / 2)
-        return Health(self.failures + 1, now + (backoff if wait is None else wait))
+        wait = backoff if wait is None else wait
+        return Health(self.failures + 1, now + min(most, wait), uncapped_until=now + wait)
 
-    def asked(self, now: float) -> Health:
+    def started(self, now: float) -> Health:
         return replace(self, probing=True) if self.state(now) == "probe" else self
 
     def left(self) -> Health:
         """The health after a probe without a result, because its client disconnected."""
         return replace(self, probing=False)
 
-    def answered(self) -> Health:
+    def succeeded(self) -> Health:
         return Health()
 
 
@@ -63,26 +73,57 @@ class Limit:
     """Rate limit of one deployment and key: when its cool-down ends, and the tokens that its last successful response reported as left."""
 
     until: float = -math.inf
+    uncapped_until: float = -math.inf  # the end of the Retry-After: later than `until` if that is capped
+    probing: bool = False
     least: int = 0  # refuses requests of at least so many tokens
     tokens: int | None = None
     renewed: float = -math.inf  # when the token budget is full again
+    size: int | None = None  # tokens per minute
 
     def refuses(self, now: float, tokens: int) -> bool:
-        return now < self.until and tokens >= self.least
+        return tokens >= self.least and (now < self.until or (self.probing and now < self.uncapped_until))
+
+    def is_due(self, now: float) -> bool:
+        """Whether the next request is the probe that ends a capped cool-down."""
+        return self.until <= now < self.uncapped_until and not self.probing
+
+    def started(self) -> Limit:
+        return replace(self, probing=True)
+
+    def left(self) -> Limit:
+        """The limit after a probe without a result."""
+        return replace(self, probing=False)
+
+    def lifted(self) -> Limit:
+        """The limit after a probe: the Retry-After no longer counts."""
+        return replace(self, until=-math.inf, uncapped_until=-math.inf, probing=False, least=0)
 
     def covers(self, tokens: int, now: float) -> bool:
         """Whether the reported budget suffices for a request of so many tokens."""
         return self.tokens is None or now >= self.renewed or tokens <= self.tokens
 
-    def refused(self, now: float, wait: float, tokens: int = 0) -> Limit:
+    def rate_limited(self, now: float, wait: float, tokens: int = 0, most: float = MAX_COOL_DOWN) -> Limit:
+        """The limit after a 429 with this Retry-After. `most` is the longest cool-down."""
         least = tokens if tokens >= LARGE else 0
-        return replace(self, until=max(self.until, now + wait), least=min(least, self.least) if now < self.until else least)
+        return replace(
+            self,
+            until=max(self.until, now + min(most, wait)),
+            uncapped_until=max(self.uncapped_until, now + wait),
+            least=min(least, self.least) if now < self.until else least,
+        )
 
-    def answered(self, now: float, headers: Mapping[str, str]) -> Limit:
-        remaining, reset = headers.get("x-ratelimit-remaining-tokens", ""), duration(headers.get("x-ratelimit-reset-tokens", ""))
-        if not re.fullmatch("[0-9]{1,12}", remaining) or reset is None:
-            return replace(self, tokens=None)
-        return replace(self, tokens=int(remaining), renewed=now + min(LONGEST_WAIT, reset))
+    def succeeded(self, now: float, headers: Mapping[str, str]) -> Limit:
+        remaining, reset = headers.get("x-ratelimit-remaining-tokens", ""), headers.get("x-ratelimit-reset-tokens", "")
+        seconds = duration(reset) if reset else None
+        if seconds is None or not _COUNT.fullmatch(remaining):
+            return self if self.tokens is None else replace(self, tokens=None)
+        size = headers.get("x-ratelimit-limit-tokens", "")
+        return replace(
+            self,
+            tokens=int(remaining),
+            renewed=now + min(RENEWED_WITHIN, seconds),
+            size=int(size) if _COUNT.fullmatch(size) and int(size) else None,
+        )
 
 
 def wait(headers: Mapping[str, str], wall: float) -> float | None:
@@ -123,7 +164,7 @@ _UNIT = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 def duration(text: str) -> float | None:
     """Parse Azure's plain seconds or OpenAI's `1h2m3s` and `20ms`, into seconds; None if it is neither."""
     text = text.strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
+    if _SECONDS.fullmatch(text):
         return float(text)
     if not text or len(text) > _LONGEST_HEADER or _PARTS.sub("", text):
         return None

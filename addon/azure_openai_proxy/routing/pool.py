@@ -10,11 +10,11 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from .health import Health, Limit
-from .load_balancing import Candidate, LowestPriority
+from .health import MAX_COOL_DOWN, Health, Limit
+from .load_balancing import Candidate, Load, LowestPriority, first_choice, is_crowded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,7 +23,20 @@ if TYPE_CHECKING:
 
     from .load_balancing import Policy
 
-__all__ = ["Pool", "Ticket", "View"]
+__all__ = ["BOUND", "OWNER", "PROBE", "Choice", "Event", "Pool", "Ticket", "View"]
+
+ONLY = "only"
+"""Reason for a backend: no other one can take the request now."""
+OWNER = "owner"
+"""It made an object that the request names."""
+BOUND = "bound"
+"""Earlier requests of the session were sent to it."""
+PRIORITY = "priority"
+"""It alone has the lowest priority."""
+WEIGHT = "weight"
+"""It was chosen among several by load and weight."""
+PROBE = "probe"
+"""Its cool-down has ended and this request checks it."""
 
 STALE = 60.0
 """Seconds after which a measured time to first byte expires."""
@@ -36,6 +49,9 @@ _UNFIT = ("cooling", "probing")
 _SHARE = 0.3  # weight of the newest time to first byte in the moving average
 
 
+type Event = Literal["down", "failing", "limit", "absent", "tokens", "up"]
+"""A change of a backend or a deployment. `down`: no connection; `up`: it works again."""
+
 type _Key = tuple[str, bytes]  # a deployment, and the scope of a client's own key: b"" for the proxy's
 
 
@@ -46,6 +62,11 @@ def _set[K, V](table: OrderedDict[K, V], key: K, value: V) -> None:
         table.popitem(last=False)
 
 
+class Choice(NamedTuple):
+    backend: Backend
+    reason: str
+
+
 @dataclass(slots=True)
 class _Known:
     backend: Backend
@@ -54,8 +75,10 @@ class _Known:
     limits: OrderedDict[_Key, Limit] = field(default_factory=OrderedDict)
     absent: OrderedDict[str, float] = field(default_factory=OrderedDict)  # deployment to the time until which other backends are preferred
     in_flight: int = 0
+    load: Load = field(default_factory=Load)
     first_byte: float | None = None
-    heard: float = 0.0
+    last_success: float = 0.0
+    reason: str = ""  # for the last request
 
     def key(self, deployment: str, scope: bytes) -> _Key:
         return deployment, b"" if self.backend.token or self.backend.entra else scope
@@ -86,9 +109,11 @@ class Ticket:
     known: _Known
     key: _Key
     began: float
-    probe: bool  # it probes the backend
-    trial: bool  # it probes the deployment
+    probes_backend: bool
+    probes_deployment: bool
     over: bool = False
+    reason: str = ""
+    probes_limit: bool = False  # whose cool-down is capped
 
     @property
     def deployment(self) -> str:
@@ -106,6 +131,7 @@ class View(NamedTuple):
     refused: Mapping[str, float]  # deployment to seconds left of its rate limit
     failing: Mapping[str, float]  # deployment to seconds left of its cool-down
     absent: Mapping[str, float]  # deployment that was not found to seconds for which other backends are preferred
+    reason: str = ""  # why the last request was sent to it
 
 
 class Pool:
@@ -114,6 +140,7 @@ class Pool:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, not for cryptography
         self._policy = policy or LowestPriority()
         self._known: dict[str, _Known] = {}
+        self.publish: Callable[[Event, str, str], None] | None = None  # gets what other replicas should know: a backend, a deployment
 
     def update(self, backends: Sequence[Backend]) -> None:
         """Replace the backends. A backend keeps its state while its name, address and key stay the same."""
@@ -137,7 +164,21 @@ class Pool:
         tried: Collection[str] = (),
         scope: bytes = b"",
     ) -> Backend | None:
-        """Choose the backend for a request of about so many tokens; None if no backend is left that may be used now.
+        """Choose the backend for a request of about so many tokens; None if no backend is left that may be used now."""
+        choice = self.pick(backends, deployment, tokens=tokens, tried=tried, scope=scope)
+        return choice.backend if choice else None
+
+    def pick(
+        self,
+        backends: Sequence[Backend],
+        deployment: Callable[[Backend], str],
+        *,
+        tokens: int = 0,
+        tried: Collection[str] = (),
+        scope: bytes = b"",
+        bound: Sequence[str] = (),
+    ) -> Choice | None:
+        """Choose like `choose`, with the reason. `bound` are the names of the backends that served the session, the last one first.
 
         `deployment` gives a backend's deployment for the request. `tried` are the names that are excluded. `scope` identifies a
         client's own key.
@@ -147,17 +188,28 @@ class Pool:
         A backend without the deployment is used last, and only if none is rate-limited: the client then receives its 404.
         """
         if len(backends) == 1:  # the sole candidate, whatever its state
-            return backends[0] if backends[0].name not in tried else None
+            return Choice(backends[0], ONLY) if backends[0].name not in tried else None
         left = [backend for backend in backends if backend.name not in tried] if tried else backends
         if not left:
             return None
-        drawn, now = self._policy.draw(left, self._rng), self._clock()
+        drawn, now = left if bound else self._policy.draw(left, self._rng), self._clock()
         ranks, limited = self._ranked(drawn, deployment, tokens, scope, now)
+        others = len(drawn) < len(left)
         if limited or max(ranks) > BEST:  # not all that were drawn are healthy: rank all of them
+            others = False
             ranks, limited = self._ranked(left, deployment, tokens, scope, now)
         if not ranks or (limited and min(ranks) == ABSENT):
             return None
-        return self._policy.choose(ranks[min(ranks)], self._rng).backend
+        usable = ranks[min(ranks)]
+        if bound and len(usable) > 1:
+            offered = {candidate.backend.name: candidate for candidate in first_choice(usable)}
+            for name in bound:
+                if (mine := offered.get(name)) and not is_crowded(mine, offered.values()):
+                    return Choice(mine.backend, BOUND)
+        backend = self._policy.choose(usable, self._rng).backend
+        if len(usable) == 1:
+            return Choice(backend, PRIORITY if others else ONLY)
+        return Choice(backend, WEIGHT if sum(one.backend.order == backend.order for one in usable) > 1 else PRIORITY)
 
     def _ranked(
         self, backends: Sequence[Backend], deployment: Callable[[Backend], str], tokens: int, scope: bytes, now: float
@@ -175,14 +227,18 @@ class Pool:
                 continue
             well = 2 if not fit else BEST if limit.covers(tokens, now) else 1
             rank = ABSENT if known.absent and known.is_absent(name, now) else well
-            first_byte = known.first_byte if now - known.heard < STALE else None
-            ranks.setdefault(rank, []).append(Candidate(backend, known.in_flight, first_byte))
+            first_byte = known.first_byte if now - known.last_success < STALE else None
+            ranks.setdefault(rank, []).append(Candidate(backend, known.in_flight, first_byte, limit.size, known.load))
         return ranks, limited
+
+    def is_healthy(self, backend: Backend, deployment: str, *, tokens: int = 0, scope: bytes = b"") -> bool:
+        """Whether the backend has no failure or limit that concerns a request of about so many tokens."""
+        return min(self._ranked((backend,), lambda _: deployment, tokens, scope, self._clock())[0], default=ABSENT) == BEST
 
     def soonest(
         self, backends: Sequence[Backend], deployment: Callable[[Backend], str], *, tokens: int = 0, scope: bytes = b""
     ) -> float | None:
-        """Seconds until the first of the backends leaves its cool-down; None if one is available."""
+        """Seconds until the first of the backends is available by what Azure said, however short its cool-down is; None if one is."""
         now = self._clock()
         waits: list[float] = []
         elsewhere: list[float] = []
@@ -190,74 +246,104 @@ class Pool:
             known = self._of(backend)
             name = deployment(backend)
             limit = known.limit(known.key(name, scope))
-            refused = limit.until if limit.refuses(now, tokens) else now
-            until = max(known.health.until, known.trouble(name).until, refused)
+            refused = limit.uncapped_until if tokens >= limit.least else now
+            until = max(known.health.uncapped_until, known.trouble(name).uncapped_until, refused)
             (elsewhere if known.is_absent(name, now) else waits).append(until - now)
         soonest = min(waits or elsewhere, default=0.0)
         return soonest if soonest > 0 else None
 
     # -- the life of a request
 
-    def begin(self, backend: Backend, deployment: str, *, scope: bytes = b"") -> Ticket:
+    def begin(self, backend: Backend, deployment: str, *, scope: bytes = b"", reason: str = "") -> Ticket:
+        """Open the ticket of a request. `reason` is that of the choice; if the request is a probe, the reason of the ticket is `PROBE`."""
         known, now = self._of(backend), self._clock()
-        probe = known.health.state(now) == "probe"
-        known.health = known.health.asked(now)
-        trial = bool(known.failing) and known.trouble(deployment).state(now) == "probe"
-        if trial:
-            known.failing[deployment] = known.trouble(deployment).asked(now)
+        backend_probe = known.health.state(now) == "probe"
+        known.health = known.health.started(now)
+        deployment_probe = bool(known.failing) and known.trouble(deployment).state(now) == "probe"
+        if deployment_probe:
+            known.failing[deployment] = known.trouble(deployment).started(now)
+        key = known.key(deployment, scope)
+        limit_probe = bool(known.limits) and known.limit(key).is_due(now)
+        if limit_probe:
+            known.limits[key] = known.limits[key].started()
         known.in_flight += 1
-        return Ticket(known, known.key(deployment, scope), now, probe, trial)
+        known.load.take()
+        known.reason = reason = PROBE if (backend_probe or deployment_probe or limit_probe) and reason in (PRIORITY, WEIGHT) else reason
+        return Ticket(known, key, now, backend_probe, deployment_probe, reason=reason, probes_limit=limit_probe)
 
-    def answers(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
+    def succeeded(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         """Record the head of a successful response."""
         known, now = ticket.known, self._clock()
         took = now - ticket.began
-        fresh = known.first_byte is not None and now - known.heard < STALE
+        fresh = known.first_byte is not None and now - known.last_success < STALE
         known.first_byte = known.first_byte + _SHARE * (took - known.first_byte) if fresh and known.first_byte is not None else took
-        known.heard = now
-        known.health = Health()
+        known.last_success = now
+        if self.publish and (known.health.failures or known.trouble(ticket.deployment).failures or ticket.deployment in known.absent):
+            self._say("up", ticket)
+        known.health = _WELL
         known.recovered(ticket.deployment)
         known.absent.pop(ticket.deployment, None)
-        limit = known.limit(ticket.key).answered(now, headers)
-        if limit.tokens is not None or now < limit.until:
+        limit = known.limit(ticket.key).succeeded(now, headers)
+        if ticket.probes_limit:
+            limit, ticket.probes_limit = limit.lifted(), False
+        if limit.tokens is not None or now < limit.uncapped_until:
             _set(known.limits, ticket.key, limit)
+            self._say("tokens", ticket)
         else:
             known.limits.pop(ticket.key, None)
 
-    def declined(self, ticket: Ticket) -> None:
+    def upgraded(self, ticket: Ticket) -> None:
+        """Record a 101. How long it took says nothing about other responses."""
+        ticket.known.health = _WELL
+        ticket.known.recovered(ticket.deployment)
+        ticket.known.absent.pop(ticket.deployment, None)
+
+    def client_error(self, ticket: Ticket) -> None:
         """Record an error that the client caused: the backend is healthy."""
-        ticket.known.health = Health()
+        ticket.known.health = _WELL
         self.end(ticket)
 
-    def refused(self, ticket: Ticket, wait: float, *, tokens: int = 0) -> None:
-        """Record a 429: the deployment is not used with this key for `wait` seconds. `tokens` is the size of the refused request."""
+    def rate_limited(self, ticket: Ticket, wait: float, *, tokens: int = 0, most: float = MAX_COOL_DOWN) -> None:
+        """Record a 429: the deployment is not used with this key for `wait` seconds, or for `most` seconds and then by one probe.
+
+        `tokens` is the size of the refused request.
+        """
         known = ticket.known
-        known.health = Health()
+        known.health = _WELL
         known.recovered(ticket.deployment)
-        _set(known.limits, ticket.key, known.limit(ticket.key).refused(self._clock(), wait, tokens))
+        limit = known.limit(ticket.key)
+        if ticket.probes_limit:
+            limit, ticket.probes_limit = limit.lifted(), False
+        _set(known.limits, ticket.key, limit.rate_limited(self._clock(), wait, tokens, most))
+        self._say("limit", ticket)
         self.end(ticket)
 
-    def missed(self, ticket: Ticket, wait: float) -> None:
+    def deployment_missing(self, ticket: Ticket, wait: float) -> None:
         """Record that the deployment does not exist or the key may not use it: other backends are preferred for `wait` seconds."""
-        ticket.known.health = Health()
+        ticket.known.health = _WELL
         _set(ticket.known.absent, ticket.deployment, self._clock() + wait)
+        self._say("absent", ticket)
         self.end(ticket)
 
     def unreachable(self, ticket: Ticket) -> None:
         """Record a failed connection, which concerns all deployments of the backend."""
         known = ticket.known
         # Of many requests in flight during one outage only the first counts as a failure.
-        if known.health.state(self._clock()) != "cooling" or ticket.probe:
+        if known.health.state(self._clock()) != "cooling" or ticket.probes_backend:
             known.health = known.health.failed(self._clock(), self._rng.random())
+            self._say("down", ticket)
         self.end(ticket)
 
-    def failed(self, ticket: Ticket, wait: float | None = None) -> None:
-        """Record a failure of the deployment. Other deployments of the backend stay in use. `wait` is its Retry-After in seconds."""
+    def failed(self, ticket: Ticket, wait: float | None = None, most: float = MAX_COOL_DOWN) -> None:
+        """Record a failure of the deployment. Other deployments of the backend stay in use. `wait` is its Retry-After in seconds, `most`
+        the longest cool-down.
+        """
         known, deployment = ticket.known, ticket.deployment
-        known.health = Health()
+        known.health = _WELL
         trouble = known.trouble(deployment)
-        if trouble.state(self._clock()) != "cooling" or ticket.trial:
-            _set(known.failing, deployment, trouble.failed(self._clock(), self._rng.random(), wait))
+        if trouble.state(self._clock()) != "cooling" or ticket.probes_deployment:
+            _set(known.failing, deployment, trouble.failed(self._clock(), self._rng.random(), wait, most))
+            self._say("failing", ticket)
         self.end(ticket)
 
     def end(self, ticket: Ticket) -> None:
@@ -266,12 +352,75 @@ class Pool:
             ticket.over = True
             known = ticket.known
             known.in_flight -= 1
-            if ticket.probe:
+            if ticket.probes_backend:
                 known.health = known.health.left()
-            if ticket.trial and ticket.deployment in known.failing:
+            if ticket.probes_limit and ticket.key in known.limits:
+                known.limits[ticket.key] = known.limits[ticket.key].left()
+            if ticket.probes_deployment and ticket.deployment in known.failing:
                 known.failing[ticket.deployment] = known.failing[ticket.deployment].left()
 
+    # -- replicas
+
+    def _say(self, event: Event, ticket: Ticket) -> None:
+        if self.publish is not None and not (ticket.key[1] and event in ("limit", "tokens")):  # not the limits of a client's own key
+            self.publish(event, ticket.known.backend.name, ticket.deployment)
+
+    def shown(self, event: Event, backend: str, deployment: str) -> list[float]:
+        """The state of a deployment for other replicas: numbers, with times as seconds from now."""
+        known, now = self._known.get(backend), self._clock()
+        if known is None:
+            return []
+        limit = known.limit((deployment, b""))
+        match event:
+            case "down" | "failing":
+                health = known.health if event == "down" else known.trouble(deployment)
+                return [health.failures, health.until - now, health.uncapped_until - now] if health.failures else []
+            case "limit":
+                return [limit.until - now, limit.uncapped_until - now, limit.least] if now < limit.uncapped_until else []
+            case "absent":
+                return [known.absent.get(deployment, now) - now]
+            case "tokens":
+                return [] if limit.tokens is None else [limit.tokens, limit.renewed - now, limit.size or 0]
+        return [0]
+
+    def learn(self, event: Event, backend: str, deployment: str, values: Sequence[float], age: float) -> None:
+        """Take over what another replica showed `age` seconds ago. A cool-down that this process has stays if it ends later."""
+        if (known := self._known.get(backend)) is None:
+            return
+        now = self._clock() - age
+        match event, values:
+            case "down" | "failing", [failures, until, uncapped]:
+                health = known.health if event == "down" else known.trouble(deployment)
+                if now + until > max(health.until, self._clock()):
+                    health = Health(int(failures), now + until, uncapped_until=now + uncapped)
+                    if event == "down":
+                        known.health = health
+                    else:
+                        _set(known.failing, deployment, health)
+            case "limit", [until, uncapped, least]:
+                limit = known.limit((deployment, b""))
+                if now + uncapped > max(limit.uncapped_until, self._clock()):
+                    limit = replace(limit, until=now + until, uncapped_until=now + uncapped, least=int(least))
+                    _set(known.limits, (deployment, b""), limit)
+            case "absent", [until]:
+                _set(known.absent, deployment, now + until)
+            case "tokens", [tokens, renewed, size]:
+                limit = replace(known.limit((deployment, b"")), tokens=int(tokens), renewed=now + renewed, size=int(size) or None)
+                _set(known.limits, (deployment, b""), limit)
+            case "up", _:
+                known.health = _WELL
+                known.recovered(deployment)
+                known.absent.pop(deployment, None)
+
     # -- inspection
+
+    def is_up(self, backend: str, deployment: str) -> bool:
+        """Whether a deployment may be used now with the proxy's key: no failure or 429 keeps it in a cool-down. False if it is unknown."""
+        known, now, name = self._known.get(backend), self._clock(), deployment.lower()
+        if known is None:
+            return False
+        cooling = known.health.state(now) == "cooling" or known.trouble(name).state(now) == "cooling"
+        return not (cooling or known.is_absent(name, now) or now < known.limit((name, b"")).until)
 
     def views(self) -> list[View]:
         now = self._clock()
@@ -281,10 +430,11 @@ class Pool:
                 known.health.state(now),
                 known.in_flight,
                 max(0.0, known.health.until - now),
-                known.first_byte if now - known.heard < STALE else None,
+                known.first_byte if now - known.last_success < STALE else None,
                 {_label(key): limit.until - now for key, limit in known.limits.items() if now < limit.until},
                 {name: health.until - now for name, health in known.failing.items() if health.state(now) == "cooling"},
                 {name: until - now for name, until in known.absent.items() if now < until},
+                known.reason,
             )
             for known in self._known.values()
         ]

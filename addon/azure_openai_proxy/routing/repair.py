@@ -1,12 +1,12 @@
 """Repair of requests that Azure rejects: maps the message of a 400, 404 or 422 to changes of the request, which is then retried.
 
-`TABLE` has the messages. The client receives Azure's error if a change would alter the meaning of the request (tools, response format,
-reasoning effort) or its price (`service_tier`). A repair that worked is remembered for the backend's deployment and applied to later
-requests before they are sent.
+`TABLE` has the messages, `repair_changes` the changes. The client receives Azure's error if a change would alter the meaning of the request
+(tools, response format, reasoning effort) or its price (`service_tier`). A repair that worked is remembered for the backend's deployment
+(`learned_repairs`) and applied to later requests before they are sent.
 
 Azure repeats a client's values and names in its error messages. Three rules keep a client from steering repairs: a message has to match
 as a whole, the parameter that it names has to exist in the rejected request, and only a repair that does not depend on the client's own
-values or names is remembered (`lasts`).
+values or names is remembered (`repair_changes.lasts`).
 """
 
 # ruff: noqa: ARG001 - the functions of the table share one signature
@@ -16,11 +16,28 @@ import dataclasses
 import functools
 import json
 import re
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from azure_openai_proxy.api.endpoints import NEWEST_GA
 from azure_openai_proxy.api.model_mapping import family
+
+from .repair_changes import (
+    BY_EFFORT,
+    FOREIGN,
+    NESTED,
+    OPTIONAL,
+    Change,
+    Drop,
+    DropUnless,
+    Moved,
+    Rename,
+    Renamed,
+    Role,
+    Unencrypted,
+    Version,
+    effort_of,
+    may_drop,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,80 +46,11 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.api.request import ClientRequest
 
-__all__ = [
-    "MOST",
-    "OPTIONAL",
-    "TABLE",
-    "Case",
-    "Change",
-    "Drop",
-    "Key",
-    "Learned",
-    "Moved",
-    "Rename",
-    "Role",
-    "Route",
-    "Version",
-    "find",
-    "lasts",
-    "route",
-    "said",
-]
+__all__ = ["MOST", "TABLE", "Case", "error_object", "find", "read", "route"]
 
 MOST = 4
 """Greatest number of changes of one request."""
 _LONGEST_REFUSAL, _LONGEST_SENTENCE = 65536, 4096
-
-_FOREIGN = frozenset(
-    """
-    apiMode cache client_metadata litellm_session_id reasoningSummary
-    """.split()  # noqa: SIM905 - a list of words reads best as one
-)
-"""Members that clients and gateways add, and no version of the API has: lobehub/lobehub#10567, gethnet/litellm-connector-copilot#117,
-openai/codex, cline/cline#4761, anomalyco/opencode#27716."""
-
-OPTIONAL = _FOREIGN | frozenset(
-    """
-    frequency_penalty metadata parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_options
-    prompt_cache_retention safety_identifier seed service_tier store stream_options temperature top_p user user_security_context
-    """.split()  # noqa: SIM905
-)
-"""Optional members: a request without them gets the same kind of response."""
-
-_NESTED = frozenset(
-    """
-    input[].internal_chat_message_metadata_passthrough input[].metadata input[].status input[].action.sources
-    input[].content[].cache_control messages[].cache_control messages[].content[].cache_control tools[].cache_control
-    input[].content[].prompt_cache_breakpoint messages[].content[].prompt_cache_breakpoint
-    messages[].annotations messages[].audio messages[].function_call messages[].parsed messages[].refusal
-    reasoning.summary stream_options.include_obfuscation stream_options.include_usage
-    """.split()  # noqa: SIM905
-)
-"""Optional members below the top level: openai/codex#30161, openai/codex#29469, microsoft/agent-framework#2203,
-pydantic/pydantic-ai#3653 (members of earlier output that a client sends back), CherryHQ/cherry-studio#11652 (`include_usage` in the
-Responses API), microsoft/azurechat#503 (an SDK's own members of a message)."""
-
-_ONLY: dict[str, tuple[object, ...]] = {
-    "service_tier": ("auto",),  # any other value changes the price
-    "store": (False,),
-    "messages[].annotations": ([],),
-    "messages[].audio": (),
-    "messages[].function_call": (),
-    "messages[].refusal": (),
-}
-"""Members that may be dropped with these values only, or with null."""
-
-_BY_EFFORT = frozenset({"frequency_penalty", "presence_penalty", "temperature", "top_p"})
-"""Members that some models accept with one reasoning effort and reject with another."""
-_EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
-
-_MOVABLE = OPTIONAL | frozenset(
-    """
-    audio function_call functions logit_bias logprobs max_completion_tokens modalities n reasoning_effort response_format stop
-    tool_choice tools top_logprobs verbosity web_search_options
-    """.split()  # noqa: SIM905
-)
-"""OpenAI's fields for which `Moved` is remembered. A client's own fields are not: all clients share the learned repairs."""
 
 RENAMED = {
     ("max_tokens", "max_completion_tokens"),
@@ -113,179 +61,13 @@ RENAMED = {
 }
 ROLES = {"developer": "system", "system": "developer"}
 
-# The changes are values. A learned change is applied to later requests exactly as to the request that was rejected. A change can only
-# apply to a request whose body contains its `mark`.
-
-
-class Drop(NamedTuple):
-    path: str  # an index is `[]`
-    effort: str = "*"  # only for requests with this reasoning effort, "" for none
-    value: str | float | None = None  # only if the member has this value
-
-    @property
-    def mark(self) -> bytes:
-        return _parts(self.path)[-1].encode()
-
-    def body(self, body: dict[str, Any]) -> bool:
-        return self.effort in ("*", _effort(body)) and self._drop(body, _parts(self.path))
-
-    def _drop(self, value: Any, parts: list[str]) -> bool:
-        first, *rest = parts
-        if first == "[]":
-            return isinstance(value, list) and sum(self._drop(item, rest) for item in value) > 0  # of all elements
-        if not isinstance(value, dict) or first not in value:
-            return False
-        if rest:
-            return self._drop(value[first], rest)
-        if not _may_go(self.path, value[first]) or (self.value is not None and value[first] != self.value):
-            return False
-        del value[first]
-        return True
-
-    def __str__(self) -> str:
-        return f"{self.path} left out"
-
-
-class Unstreamed(NamedTuple):
-    """Drops `stream_options` from a request that does not stream."""
-
-    @property
-    def mark(self) -> bytes:
-        return b"stream_options"
-
-    def body(self, body: dict[str, Any]) -> bool:
-        return body.get("stream") is not True and body.pop("stream_options", ...) is not ...
-
-    def __str__(self) -> str:
-        return "stream_options left out"
-
-
-class Unstored(NamedTuple):
-    """Drops `metadata` from a completion that is not stored."""
-
-    @property
-    def mark(self) -> bytes:
-        return b"metadata"
-
-    def body(self, body: dict[str, Any]) -> bool:
-        return body.get("store") is not True and body.pop("metadata", ...) is not ...
-
-    def __str__(self) -> str:
-        return "metadata left out"
-
-
-class Unencrypted(NamedTuple):
-    """Drops the request for encrypted reasoning, which the model does not support."""
-
-    @property
-    def mark(self) -> bytes:
-        return b"reasoning.encrypted_content"
-
-    def body(self, body: dict[str, Any]) -> bool:
-        include = body.get("include")
-        if not isinstance(include, list) or "reasoning.encrypted_content" not in include:
-            return False
-        body["include"] = [item for item in include if item != "reasoning.encrypted_content"]
-        return True
-
-    def __str__(self) -> str:
-        return "reasoning.encrypted_content left out"
-
-
-class Rename(NamedTuple):
-    old: str
-    new: str
-
-    @property
-    def mark(self) -> bytes:
-        return self.old.encode()
-
-    def body(self, body: dict[str, Any]) -> bool:
-        if self.old not in body:
-            return False
-        value = body.pop(self.old)
-        body.setdefault(self.new, value)
-        return True
-
-    def __str__(self) -> str:
-        return f"{self.old} -> {self.new}"
-
-
-class Role(NamedTuple):
-    old: str
-    new: str
-
-    @property
-    def mark(self) -> bytes:
-        return self.old.encode()
-
-    def body(self, body: dict[str, Any]) -> bool:
-        messages: list[Any] = next((body[name] for name in ("messages", "input") if isinstance(body.get(name), list)), [])
-        found = [message for message in messages if isinstance(message, dict) and message.get("role") == self.old]
-        for message in found:
-            message["role"] = self.new
-        return bool(found)
-
-    def __str__(self) -> str:
-        return f"role {self.old} -> {self.new}"
-
-
-class Moved(NamedTuple):
-    """Sends the request in the v1 form, for a field that the dated api-version lacks."""
-
-    field: str
-
-    @property
-    def mark(self) -> bytes:
-        return self.field.encode()
-
-    def __str__(self) -> str:
-        return f"v1 for {self.field}"
-
-
-class Version(NamedTuple):
-    version: str
-
-    @property
-    def mark(self) -> bytes:
-        return b""
-
-    def __str__(self) -> str:
-        return f"api-version {self.version}"
-
-
-class Renamed(NamedTuple):
-    """Sends the request for a dated model to the deployment of its family."""
-
-    deployment: str
-
-    @property
-    def mark(self) -> bytes:
-        return b""
-
-    def __str__(self) -> str:
-        return f"deployment {self.deployment}"
-
-
-type Change = Drop | Unstreamed | Unstored | Unencrypted | Rename | Role | Moved | Version | Renamed
-
-
-def lasts(change: Change) -> bool:
-    """Whether a change may be learned for all clients: not if it depends on a value or a name that one client chose."""
-    match change:
-        case Drop(value=value):
-            return value is None
-        case Moved(name):
-            return name in _MOVABLE
-    return True
-
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """The rejected request, as the rows of `TABLE` see it."""
 
     call: Call
-    asked: ClientRequest  # as sent
+    client_request: ClientRequest  # as sent
     dated: bool  # sent in the dated form, not v1
     deployment: str | None
     mapped: bool  # the configuration maps this model to a deployment
@@ -293,28 +75,11 @@ class Case:
     @functools.cached_property
     def body(self) -> dict[str, Any]:
         """The parsed body; empty if it is not a JSON object."""
-        return read(self.asked)
+        return read(self.client_request)
 
     @property
     def chat(self) -> bool:
-        return self.call.endpoint.answer == "chat"
-
-
-def _parts(path: str) -> list[str]:
-    return path.replace("[]", ".[]").split(".")
-
-
-def _effort(body: dict[str, Any]) -> str:
-    """The reasoning effort that a body requests; "" for none or an unknown one."""
-    reasoning = body.get("reasoning")
-    effort = reasoning.get("effort") if isinstance(reasoning, dict) else body.get("reasoning_effort")
-    return effort if isinstance(effort, str) and effort in _EFFORTS else ""
-
-
-def _may_go(path: str, value: object) -> bool:
-    """Whether a member with this value may be dropped."""
-    only = _ONLY.get(path)
-    return only is None or value is None or any(type(value) is type(one) and value == one for one in only)
+        return self.call.endpoint.response_kind == "chat"
 
 
 def _general(place: str) -> str:
@@ -339,9 +104,9 @@ def _value(body: Any, place: str) -> Any:
 
 def _left_out(place: str, case: Case) -> list[Change]:
     path, value = _general(place), _value(case.body, place)
-    if path not in OPTIONAL | _NESTED or value is ... or not _may_go(path, value) or (path == "store" and not case.chat):
+    if path not in OPTIONAL | NESTED or value is ... or not may_drop(path, value) or (path == "store" and not case.chat):
         return []
-    return [Drop(path, effort=_effort(case.body)) if path in _BY_EFFORT else Drop(path)]
+    return [Drop(path, effort=effort_of(case.body)) if path in BY_EFFORT else Drop(path)]
 
 
 def _renamed(old: str, new: str, case: Case) -> list[Change]:
@@ -372,7 +137,7 @@ def _unknown(places: list[str], case: Case) -> list[Change]:
     for place in places:
         if place == "max_completion_tokens" and place in case.body and case.chat:
             changes.append(Rename(place, "max_tokens"))
-        elif movable and place in case.body and place not in _FOREIGN and re.fullmatch(_NAME, place):
+        elif movable and place in case.body and place not in FOREIGN and re.fullmatch(_NAME, place):
             changes.append(Moved(place))
         elif found := _left_out(place, case):
             changes += found
@@ -408,11 +173,11 @@ def _role(match: re.Match[str], case: Case) -> list[Change]:
 
 
 def _unstreamed(match: re.Match[str], case: Case) -> list[Change]:
-    return [Unstreamed()]
+    return [DropUnless("stream_options", "stream")]
 
 
 def _unstored(match: re.Match[str], case: Case) -> list[Change]:
-    return [Unstored()] if case.chat else []
+    return [DropUnless("metadata", "store")] if case.chat else []
 
 
 def _unencrypted(match: re.Match[str], case: Case) -> list[Change]:
@@ -495,7 +260,7 @@ TABLE = (
 )
 
 
-def said(content: bytes) -> dict[str, Any]:
+def error_object(content: bytes) -> dict[str, Any]:
     """Azure's error object; empty if the response has none."""
     if len(content) > _LONGEST_REFUSAL:
         return {}
@@ -510,7 +275,7 @@ def find(status: int, content: bytes, case: Case) -> list[Change]:
     """The changes for a rejected request; an empty list if there is no repair."""
     if status not in (400, 404, 422):
         return []
-    error = said(content)
+    error = error_object(content)
     message, param = error.get("message"), error.get("param")
     if not isinstance(message, str) or len(message) > _LONGEST_SENTENCE:
         return []
@@ -526,18 +291,18 @@ def find(status: int, content: bytes, case: Case) -> list[Change]:
 class Route(NamedTuple):
     """The inputs of an upstream request after the changes."""
 
-    asked: ClientRequest
+    client_request: ClientRequest
     backend: Backend
     deployment: str | None  # replaces the mapped deployment
     applied: tuple[Change, ...]
 
 
-def route(asked: ClientRequest, backend: Backend, changes: Iterable[Change]) -> Route:
+def route(client_request: ClientRequest, backend: Backend, changes: Iterable[Change]) -> Route:
     """Apply those `changes` that concern the request. The body is parsed only if there are any."""
-    changes = tuple(change for change in changes if change.mark in asked.content)
+    changes = tuple(change for change in changes if change.mark in client_request.content)
     if not changes:
-        return Route(asked, backend, None, ())
-    body, deployment, applied = read(asked), None, []
+        return Route(client_request, backend, None, ())
+    body, deployment, applied = read(client_request), None, []
     changed = False
     for change in changes:
         match change:
@@ -547,7 +312,7 @@ def route(asked: ClientRequest, backend: Backend, changes: Iterable[Change]) -> 
             case Version(version):
                 used = True
                 backend = dataclasses.replace(backend, apiversion=version)
-                asked = asked._replace(query=asked.query._replace(api_version=""))
+                client_request = client_request._replace(query=client_request.query._replace(api_version=""))
             case Renamed(name):
                 used, deployment = True, name
             case _:
@@ -556,26 +321,26 @@ def route(asked: ClientRequest, backend: Backend, changes: Iterable[Change]) -> 
         if used:
             applied.append(change)
     if changed:
-        asked = _written(asked, _dump(body))
-    return Route(asked, backend, deployment, tuple(applied))
+        client_request = _written(client_request, _dump(body))
+    return Route(client_request, backend, deployment, tuple(applied))
 
 
-def read(asked: ClientRequest) -> dict[str, Any]:
+def read(client_request: ClientRequest) -> dict[str, Any]:
     """The body as a JSON object; empty if it is not one. Placeholders replace the long strings of a large body."""
-    if asked.large:
-        return asked.large.parse()
+    if client_request.large:
+        return client_request.large.parse()
     try:
-        body = json.loads(asked.content)
+        body = json.loads(client_request.content)
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
 
-def _written(asked: ClientRequest, content: bytes) -> ClientRequest:
-    if not asked.large:
-        return asked._replace(content=content)
-    large = asked.large.changed(content)
-    return asked._replace(content=large.content, large=large)
+def _written(client_request: ClientRequest, content: bytes) -> ClientRequest:
+    if not client_request.large:
+        return client_request._replace(content=content)
+    large = client_request.large.changed(content)
+    return client_request._replace(content=large.content, large=large)
 
 
 def _dump(body: dict[str, Any]) -> bytes:
@@ -583,46 +348,3 @@ def _dump(body: dict[str, Any]) -> bytes:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:  # a lone surrogate
         return json.dumps(body, separators=(",", ":")).encode()
-
-
-class Key(NamedTuple):
-    """Scope of a learned repair: Azure rejects parameters per deployment, operation and api-version."""
-
-    backend: str
-    deployment: str
-    operation: str = ""
-    version: str = ""  # the client's own form and api-version, where it has one
-    scope: bytes = b""  # of the client's own key: behind a gateway it may select another resource
-
-
-class Learned:
-    """LRU map from a `Key` to the repairs that worked."""
-
-    def __init__(self, most: int = 512) -> None:
-        self._most = most
-        self._known: OrderedDict[Key, tuple[Change, ...]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def get(self, key: Key) -> tuple[Change, ...]:
-        known = self._known.get(key)
-        if known is None:
-            return ()
-        self._known.move_to_end(key)
-        return known
-
-    def add(self, key: Key, changes: Iterable[Change]) -> None:
-        kept = dict.fromkeys([*self._known.get(key, ()), *changes])
-        if not kept:
-            return
-        self._known[key] = tuple(kept)[-64:]
-        self._known.move_to_end(key)
-        while len(self._known) > self._most:
-            self._known.popitem(last=False)
-
-    def clear(self) -> None:
-        self._known.clear()
-
-    def all(self) -> dict[Key, tuple[Change, ...]]:
-        return dict(self._known)

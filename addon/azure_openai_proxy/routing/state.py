@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from . import affinity, repair
+from . import affinity, learned_repairs
 from .entra_tokens import Tokens
+from .sessions import Sessions
+from .usage_refusals import UsageRefusals
 
 if TYPE_CHECKING:
     from azure_openai_proxy.api.backend import Backend
@@ -22,16 +24,19 @@ class Shared:
 
     pool: Pool
     owners: affinity.Owners = field(default_factory=affinity.Owners)
-    learned: repair.Learned = field(default_factory=repair.Learned)
+    sessions: Sessions = field(default_factory=Sessions)
+    learned: learned_repairs.Learned = field(default_factory=learned_repairs.Learned)
+    usage_refusals: UsageRefusals = field(default_factory=UsageRefusals)
     tokens: Tokens = field(default_factory=Tokens)  # of Entra ID
     backends: tuple[Backend, ...] = ()
 
     def use(self, backends: tuple[Backend, ...]) -> None:
-        """Set the backends of the current settings. A change clears the learned repairs."""
+        """Set the backends of the current settings. A change clears the learned repairs and refusals."""
         if backends != self.backends:
             self.backends = backends
             self.pool.update(backends)
             self.learned.clear()
+            self.usage_refusals.clear()
             self.tokens.use(backends)
 
     def unusable(self) -> str | None:

@@ -37,6 +37,14 @@ def test_no_key_at_all(authorization: bytes) -> None:
         choose("", Headers([(b"authorization", authorization)]))
 
 
+@pytest.mark.parametrize("key", [b"two words", b"k\x01", "schl\u00fcssel".encode(), b"k\x80"])
+def test_a_key_that_no_header_may_contain(key: bytes) -> None:
+    """A client's key with other characters is refused, and not repeated."""
+    with pytest.raises(NoKey, match="non-ASCII characters") as raised:
+        choose("", Headers([(b"api-key", key)]))
+    assert key.decode("utf-8", "surrogateescape") not in raised.value.message
+
+
 def test_every_secret_of_the_client_is_known() -> None:
     """Every secret of the client is returned for masking, also the unused ones."""
     headers = Headers([(b"api-key", b"own"), (b"authorization", b"Bearer client")])

@@ -1,9 +1,11 @@
 """The table of endpoints."""
 
+import re
+
 import pytest
 
 from azure_openai_proxy.api import endpoints
-from azure_openai_proxy.api.endpoints import ENDPOINTS, RULE, Endpoint, Form, find, segments, values
+from azure_openai_proxy.api.endpoints import DEFAULT, ENDPOINTS, Endpoint, Form, find, segments, values
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "//v1/chat/completions", "/v1//chat/completions/"])
@@ -46,7 +48,7 @@ def test_values_are_read_from_the_path() -> None:
     """The values of placeholders are returned as the client wrote them."""
     row = find("POST", segments("/evals/e%201/runs/r/cancel"))
     assert {"eval_id": "e%201", "run_id": "r"} == values(row, segments("/evals/e%201/runs/r/cancel"))
-    assert {} == values(RULE, ("a", "b"))
+    assert {} == values(DEFAULT, ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -95,4 +97,86 @@ def test_the_older_realtime_has_a_form_of_its_own() -> None:
 
 def test_every_row_has_a_known_handler() -> None:
     """Every row is sent to Azure, answered by the proxy, or marked as not available."""
-    assert {"azure", "models", "engines", "billing", "moderations", "nobody"} == {row.by for row in endpoints.ENDPOINTS}
+    assert {"azure", "models", "engines", "billing", "moderations", "unsupported"} == {row.handled_by for row in endpoints.ENDPOINTS}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "label", "gen_ai", "by_model"),
+    [
+        ("POST", "/chat/completions", "chat.completions", "chat", True),
+        ("GET", "/chat/completions/c1", "chat.completions", "chat.completions", False),
+        ("POST", "/completions", "completions", "text_completion", True),
+        ("POST", "/engines/e/embeddings", "embeddings", "embeddings", True),
+        ("GET", "/engines/e", "engines", "engines", False),
+        ("POST", "/responses", "responses", "chat", True),
+        ("GET", "/responses/r", "responses", "fetch_response", True),
+        ("POST", "/responses/compact", "responses.compact", "chat", True),
+        ("POST", "/responses/r/cancel", "responses", "responses", False),
+        ("WS", "/realtime", "realtime", "chat", True),
+        ("POST", "/images/generations", "images.generations", "images.generations", True),
+        ("POST", "/audio/transcriptions", "audio.transcriptions", "audio.transcriptions", True),
+        ("POST", "/fine_tuning/jobs/j/pause", "fine_tuning.jobs", "fine_tuning.jobs", False),
+        ("POST", "/conversations/c/items", "conversations", "conversations", False),
+        ("POST", "/whatever/a/client/sends", "other", "other", False),
+        ("POST", "/", "other", "other", False),
+    ],
+)
+def test_the_name_of_an_operation(method: str, path: str, label: str, gen_ai: str, by_model: bool) -> None:
+    """It is OpenAI's family of paths, and in the GenAI conventions theirs."""
+    row = find(method, segments(path))
+    assert (label, gen_ai, by_model) == (endpoints.label(row, path), endpoints.gen_ai_operation(row, path), row.by_model)
+
+
+def test_the_names_of_operations_are_bounded() -> None:
+    """They are names of metrics' labels."""
+    names = {endpoints.label(row, "/x") for row in ENDPOINTS}
+    assert len(names) < 80
+    assert all(re.fullmatch(r"[a-z_.-]+", name) for name in names)
+
+
+def test_segments_with_escapes_that_are_not_needed() -> None:
+    """Servers decode them, so the operation is the same; other escapes stay as the client wrote them."""
+    assert ("v1", "chat", "completions") == segments("/v1/chat/c%6Fmpletion%73")
+    assert ("v1", "files", "a%2Fb%20c%256F") == segments("/v1/%66iles/a%2Fb%20c%256F")
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        *(
+            "POST /batches",
+            "POST /Batches",
+            "post /batches",
+            "POST /videos/v/remix",
+            "POST /threads/t/Runs",
+            "POST /realtime/Client_secrets",
+        ),
+        *("POST /Chat/completions", "post /chat/completions", "POST /responses/Compact", "WS /Responses", "WS /realtime/Translations"),
+        *("POST /rerank", "PUT /embeddings", "POST /deployments/d/extensions/chat/completions", "POST /chat/completions;x"),
+    ],
+)
+def test_unmetered_operations(operation: str) -> None:
+    """Work that the proxy does not see, does not know, or that a server which compares without case takes for another operation."""
+    method, path = operation.split()
+    assert endpoints.is_unmetered(method, segments(path))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        *("POST /chat/completions", "POST /chat/completions/Id", "WS /responses", "POST /responses", "POST /responses/Id/cancel"),
+        *("GET /unknown", "DELETE /responses/Id", "POST /files", "POST /containers", "POST /engines/E/embeddings", "GET /batches/Id"),
+    ],
+)
+def test_metered_operations(operation: str) -> None:
+    """Operations whose tokens the proxy sees, and those without any. Ids are compared with case."""
+    method, path = operation.split()
+    assert not endpoints.is_unmetered(method, segments(path))
+    assert not endpoints.hides_model(method, segments(path))
+
+
+@pytest.mark.parametrize("operation", ["POST /batches", "POST /batcheS", "POST /Images/edits", "post /completions"])
+def test_operations_that_hide_their_model(operation: str) -> None:
+    """The models of a batch are in its file."""
+    method, path = operation.split()
+    assert endpoints.hides_model(method, segments(path))

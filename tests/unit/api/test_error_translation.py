@@ -25,9 +25,9 @@ JSON = st.recursive(
 )
 
 
-def shaped(status: int, body: Any, asked: str | None = "gpt-4o", deployment: str | None = None) -> dict[str, Any]:
+def shaped(status: int, body: Any, requested: str | None = "gpt-4o", deployment: str | None = None) -> dict[str, Any]:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    out = error_body(status, raw, asked=asked, models=["gpt-4.1", "o3"], secrets=[KEY], deployment=deployment)
+    out = error_body(status, raw, requested=requested, models=["gpt-4.1", "o3"], secrets=[KEY], deployment=deployment)
     error = json.loads(out)["error"]
     assert ["message", "type", "param", "code"] == list(error)[:4]
     assert isinstance(error, dict)
@@ -114,7 +114,7 @@ def test_no_such_deployment(asked: str | None, deployment: str | None, expected:
 
 def test_no_models_configured() -> None:
     """Without configured models the message does not list any."""
-    out = error_body(404, b'{"error":{"code":"DeploymentNotFound","message":"m"}}', asked="x", models=[], secrets=[])
+    out = error_body(404, b'{"error":{"code":"DeploymentNotFound","message":"m"}}', requested="x", models=[], secrets=[])
     assert b"Configured" not in out
 
 
@@ -170,7 +170,7 @@ def test_deeply_nested_error(depth: int) -> None:
 
 def test_numbers_only_python_reads() -> None:
     """NaN and infinities become null, because JSON parsers other than Python's refuse them."""
-    out = error_body(400, b'{"error":{"message":"m","a":NaN,"b":[1e999,1.5]}}', asked=None, models=[], secrets=[])
+    out = error_body(400, b'{"error":{"message":"m","a":NaN,"b":[1e999,1.5]}}', requested=None, models=[], secrets=[])
     assert b'"a": null, "b": [null, 1.5]' in out
 
 
@@ -245,13 +245,13 @@ def test_mask_spares_short_secrets() -> None:
 )
 def test_no_secret_in_any_body(body: str) -> None:
     """No part of a repeated key remains in the error."""
-    out = error_body(400, body.encode(), asked=None, models=[], secrets=[KEY]).decode()
+    out = error_body(400, body.encode(), requested=None, models=[], secrets=[KEY]).decode()
     assert KEY[:8] not in out
 
 
 def test_no_secret_in_the_model() -> None:
     """A key that the client sends as the model is masked in the message."""
-    out = error_body(404, b'{"error":{"code":"DeploymentNotFound","message":"m"}}', asked=KEY, models=[KEY], secrets=[KEY])
+    out = error_body(404, b'{"error":{"code":"DeploymentNotFound","message":"m"}}', requested=KEY, models=[KEY], secrets=[KEY])
     assert KEY.encode() not in out
 
 
@@ -296,19 +296,22 @@ def test_a_long_error_is_short_for_the_client(text: str) -> None:
     """A long error is limited in its message, as JSON and in additional members."""
     for body in (text.encode(), {"error": {"message": text[:200_000]}}, {"error": {"message": "m", "details": [text]}}, {"error": text}):
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        out = error_body(400, raw, asked=None, models=[], secrets=[KEY])
+        out = error_body(400, raw, requested=None, models=[], secrets=[KEY])
         assert len(out) <= 120_000
     for name in ("code", "type", "param"):
         assert 258 == len(shaped(400, {"error": {"message": "m", name: "x" * 1000}})[name])
     assert ["message", "type", "param", "code"] == list(shaped(400, {"error": {"message": "m", "details": ["x" * 100_000]}}))
 
 
-def test_the_forms_of_a_key_are_made_once() -> None:
+@pytest.mark.parametrize("key", [KEY, "k" * 1000], ids=["short", "long"])
+def test_the_forms_of_a_key_are_made_once(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The forms of the same secrets are computed once, and not for each text of an error."""
-    body = {"error": {"message": "m", "details": ["x"] * 10_000}}
-    shaped(400, body)
-    before = redaction._pattern.cache_info()
-    shaped(400, body)
-    after = redaction._pattern.cache_info()
-    assert before.misses == after.misses
-    assert before.hits + 10_000 <= after.hits
+    body = json.dumps({"error": {"message": "m", "details": [key] * 1000}}).encode()
+
+    def masked() -> bytes:
+        return error_body(400, body, requested=None, models=[], secrets=[key])
+
+    first = masked()
+    assert key.encode() not in first
+    monkeypatch.setattr(redaction, "_forms", None)
+    assert first == masked()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any
@@ -70,7 +71,7 @@ def read(chunk: bytes) -> Any:
 def by_parser(chunk: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
     with monkeypatch.context() as patch:
         patch.setattr(filter_stripping, "_CHUNK", re.compile(rb"(?!)"))
-        stream = openai_response.Stream(normalize=True, encoding=None)
+        stream = openai_response.ResponseStream(normalize=True, encoding=None)
         stream(FIRST)
         return b"".join(stream(b"data: " + chunk + b"\n\n"))
 
@@ -88,7 +89,7 @@ def test_as_the_parser(chunk: bytes) -> None:
     """A stream has the same JSON values with and without the fast path, and unparsed chunks pass unchanged."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         expected = by_parser(chunk, monkeypatch)
-    stream = openai_response.Stream(normalize=True, encoding=None)
+    stream = openai_response.ResponseStream(normalize=True, encoding=None)
     stream(FIRST)
     first = b"".join(stream(b"data: " + chunk + b"\n\n"))
     again = b"".join(stream(b"data: " + chunk + b"\n\n"))  # with the pattern of the first event, if there is one
@@ -143,6 +144,55 @@ def test_the_pattern_of_a_stream() -> None:
     assert plain.content is found.content
     assert plain.pattern
     assert plain.pattern.cut(same := b"data: " + found.content + b"\n\n") is same
+
+
+def test_several_events_at_once() -> None:
+    """As many as match the pattern are cut at once, each as alone; an event that is not complete waits."""
+    chunks = [CHOICES % b'{"content":"%b"}' % text for text in (b"a", b"", "ä\\n".encode())]
+    found = filter_stripping.without_filter(chunks[0])
+    assert found
+    pattern = found.pattern
+    assert pattern
+    events = [b"data: " + chunk + b"\n\n" for chunk in chunks]
+    cut = [pattern.cut(event) or b"" for event in events]
+    run = b"".join(events)
+    for rest in (b"", b"data: [DONE]\n\n", events[0][:-1], events[0][:-3], b"data: " + CHOICES.replace(b'"1"', b'"2"')):
+        assert (b"".join(cut), len(run) + 3) == pattern.cut_all(b"\n\n\n" + run + rest, 3)
+    for other in (
+        b"data: x\n\n" + run,
+        run + b"data: " + CHOICES % b'{"content":1}' + b"\n\n",
+        events[0].replace(b"a", b"\xff"),
+        events[0][:-1],
+    ):
+        assert pattern.cut_all(other, 0) is None
+    plain = filter_stripping.without_filter(found.content)
+    assert plain
+    assert plain.pattern
+    assert (b"".join(cut), len(b"".join(cut))) == plain.pattern.cut_all(b"".join(cut), 0)
+
+
+EVENT = st.one_of(
+    st.sampled_from([b"a", b"b", "ä".encode(), b"\\n", b'"', b"\xff"]).map(lambda text: b"data: " + CHOICES % b'{"content":"%b"}' % text),
+    st.sampled_from(
+        [b"data: [DONE]", b": comment", b"", b"data: {}", b"data: " + CHOICES % b'{"role":"a"}', b'event: x\ndata: {"error":1}']
+    ),
+    st.just(b"data: " + CHOICES.replace(b'"1"', b'"2"') % b'{"content":"c"}'),
+)
+
+
+@given(events=st.lists(EVENT, max_size=12), end=st.sampled_from([b"\n\n", b"\r\n\r\n"]), cuts=st.lists(st.integers(0, 3000), max_size=3))
+def test_many_events_in_one_read(events: list[bytes], end: bytes, cuts: list[int]) -> None:
+    """A stream that arrives in a few large reads has the same result as one that arrives event by event."""
+    streams = [openai_response.ResponseStream(normalize=True, encoding=None) for _ in range(2)]
+    whole = [FIRST, *(event + end for event in events)]
+    data = b"".join(whole)
+    edges = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
+    one_by_one = b"".join(b"".join(streams[0](event)) for event in whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai_response, "MANY", 0)
+        at_once = b"".join(b"".join(streams[1](data[start:stop])) for start, stop in itertools.pairwise(edges))
+    assert one_by_one == at_once
+    assert b"".join(streams[0](b"")) == b"".join(streams[1](b""))
 
 
 @pytest.mark.parametrize(

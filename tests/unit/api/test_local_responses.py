@@ -4,7 +4,6 @@ import json
 
 import pytest
 from mitmproxy import http
-from openai.types import ModerationCreateResponse
 
 from azure_openai_proxy.api import local_responses
 from azure_openai_proxy.api.local_responses import unflagged_moderation
@@ -16,7 +15,7 @@ from azure_openai_proxy.errors import BadRequest, NotFound
 def asked(path: str, mapping: str = "gpt-4o=prod", method: str = "GET") -> object:
     call = recognise(method, path, {})
     assert call is not None
-    response = local_responses.answer(call, Mapper.parse(mapping))
+    response = local_responses.respond(call, Mapper.parse(mapping))
     assert 200 == response.status_code
     return json.loads(response.content or b"")
 
@@ -132,6 +131,8 @@ def test_without_an_origin_nothing_is_added() -> None:
 )
 def test_each_text_has_a_result_that_says_nothing(given: object, results: int) -> None:
     """Each text has an unflagged result in the SDK's type, and the id says that nothing was checked."""
+    from openai.types import ModerationCreateResponse  # takes a second
+
     answer = ModerationCreateResponse.model_validate_json(
         unflagged_moderation(json.dumps({"input": given, "model": "m"}).encode()).content or b""
     )
@@ -143,3 +144,20 @@ def test_without_an_input_there_is_no_result(content: bytes) -> None:
     """A missing input is refused with OpenAI's error."""
     with pytest.raises(BadRequest, match="`input` is required"):
         unflagged_moderation(content)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "own"),
+    [
+        ("OPTIONS", "/v1/models", True),
+        ("GET", "/healthz", True),
+        ("HEAD", "/readyz", True),
+        ("GET", "/?a=b", True),
+        ("POST", "/", False),
+        ("GET", "/v1/models", False),
+        ("GET", "/nothing", False),
+    ],
+)
+def test_pages_of_the_proxy(method: str, path: str, own: bool) -> None:
+    """Preflights, health checks and the start page are no requests of the API."""
+    assert own == local_responses.is_own_page(method, path)

@@ -1,9 +1,16 @@
 """Recognition of a client's request."""
 
+import dataclasses
+import json
+
 import pytest
 
-from azure_openai_proxy.api.operation import Call, may_stream_upload, reaches_azure, recognise
+from azure_openai_proxy.api import large_bodies
+from azure_openai_proxy.api.large_bodies import LargeBody
+from azure_openai_proxy.api.operation import Call, Details, Wanted, may_stream_upload, reaches_azure, recognise
+from azure_openai_proxy.api.response_items import Item
 from azure_openai_proxy.errors import BadRequest
+from azure_openai_proxy.formats import json_scan
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -54,6 +61,8 @@ FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\
         ("POST", "/v1/engines/gpt-4o/embeddings", "", JSON, b"{}", "gpt-4o"),
         ("WS", "/v1/realtime", "model=gpt-realtime", {}, b"", "gpt-realtime"),
         ("WS", "/openai/realtime", "deployment=rt&api-version=x", {}, b"", "rt"),
+        ("WS", "/v1/realtime", "model=rt&Model=other", {}, b"", "other"),
+        ("WS", "/openai/realtime", "Deployment=rt", {}, b"", "rt"),
         ("WS", "/v1/realtime", "call_id=1", {}, b"", None),
         ("WS", "/v1/responses", "", {}, b"", None),
         ("POST", "/v1/audio/transcriptions", "", {"content-type": "multipart/form-data; boundary=b"}, FORM, "whisper-1"),
@@ -166,12 +175,35 @@ def test_the_stream_flag(path: str, body: bytes, stream: bool) -> None:
         (rb'{"model": "a\\.\\b"}', "name a model"),
         (rb'{"model": "\ud800"}', "characters that are not printable"),
         (rb'{"model": "gpt-4o\r\n"}', "characters that are not printable"),
+        (b'{"model": "%b"}' % (b"m" * 1025), "has 1,025 characters, more than 1,024"),
     ],
 )
 def test_a_body_that_names_no_model_is_refused(body: bytes, says: str) -> None:
     """A body without a valid model is refused with an error that names the fault."""
     with pytest.raises(BadRequest, match=says):
         recognise("POST", CHAT, JSON, body)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [
+        ("multipart/form-data; boundary=b", FORM.removesuffix(b"--b--\r\n") + FORM.replace(b"whisper-1", b"other-1")),
+        ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data; name=a; name=model\r\n\r\nx\r\n" + FORM),
+        ("multipart/form-data; boundary=b; boundary=c", FORM),
+    ],
+    ids=["two models", "two names", "two boundaries"],
+)
+def test_a_form_with_several_models_is_refused(content_type: str, form: bytes) -> None:
+    """Azure could use another model than the one that was checked, counted and mapped."""
+    with pytest.raises(BadRequest, match="must have one `model`"):
+        recognise("POST", "/v1/audio/transcriptions", {"content-type": content_type}, form)
+
+
+def test_the_longest_model() -> None:
+    """A model of 1,024 characters is accepted."""
+    call = recognise("POST", CHAT, JSON, b'{"model": "%b"}' % (b"m" * 1024))
+    assert call
+    assert "m" * 1024 == call.model
 
 
 def test_a_body_whose_type_is_json_must_be_json() -> None:
@@ -246,3 +278,122 @@ def test_goes_on(method: str, path: str, kind: str, on: bool) -> None:
 def test_reaches_azure(method: str, path: str, reaches: bool) -> None:
     """The proxy itself answers preflights, health checks, unknown paths and unsupported operations."""
     assert reaches == reaches_azure(method, path)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (b', "stream": true, "stream_options": {"include_usage": true}', True),
+        (b', "stream": true, "stream_options": {"include_usage": false}', False),
+        (b', "stream": true', False),
+        (b', "stream_options": {"include_usage": true}', False),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/openai/deployments/d/chat/completions"])
+def test_whether_a_client_asks_for_the_usage(path: str, options: bytes, expected: bool) -> None:
+    """The usage of a stream is requested by its options, in a body of any size."""
+    body = b'{"model": "m"%b}' % options
+    assert expected == recognised("POST", path, body).asks_usage
+    large = LargeBody(body, json_scan.outline(body, every=True))
+    assert expected == getattr(recognise("POST", path, JSON, body, large=large), "asks_usage", None)
+
+
+_ASKED = (
+    b'{"model":"m","prompt_cache_key":"k","previous_response_id":"r","service_tier":"flex","reasoning":{"effort":"low"},"background":true}'
+)
+_DETAILS = Details("k", "r", "flex", "low", background=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "details"),
+    [
+        ("/v1/responses", _ASKED, _DETAILS),
+        (CHAT, b'{"model":"m","reasoning_effort":"high","stream":true}', Details(reasoning_effort="high")),
+        (CHAT, b'{"model":"m","reasoning":"high","service_tier":7,"prompt_cache_key":"","background":1}', Details()),
+        (CHAT, b'{"model":"m","service_tier":"%b"}' % (b"x" * 300), Details()),
+        ("/openai/deployments/d/chat/completions", b'{"service_tier":"flex"}', Details(service_tier="flex")),
+        ("/openai/deployments/d/chat/completions", b'{"service_tier":', Details()),
+        ("/openai/deployments/d/audio/transcriptions", b"--form", Details()),
+        ("/v1/models", b"", Details()),
+    ],
+)
+def test_details_of_the_body(path: str, body: bytes, details: Details) -> None:
+    """They are read if they are needed, each if it is valid, and not otherwise."""
+    method = "POST" if body else "GET"
+    call = recognise(method, path, JSON, body, details=True)
+    without = recognise(method, path, JSON, body)
+    assert call
+    assert without
+    assert (details, None) == (call.details, without.details)
+
+
+async def test_details_of_a_large_body() -> None:
+    """They are found without parsing the body."""
+    body = _ASKED.replace(b"{", b'{"input":"' + b"x" * json_scan.LARGE + b'",', 1)
+    large = await large_bodies.read(json_scan.Turns(), body, "model", "stream")
+    call = recognise("POST", "/v1/responses", JSON, body, large=large, details=True)
+    assert call
+    assert _DETAILS == call.details
+
+
+@pytest.mark.parametrize(
+    "method, path, found",
+    [
+        ("POST", "/v1/chat/completions", b"prompt\0k"),
+        ("POST", "/v1/completions", b"prompt\0k"),
+        ("POST", "/v1/responses", b"prompt\0k"),
+        ("POST", "/v1/engines/m/chat/completions", b"prompt\0k"),
+        ("POST", "/openai/deployments/d/chat/completions", b"prompt\0k"),
+        ("WS", "/v1/responses", b"session_id\0i"),
+        ("WS", "/v1/realtime", None),
+        ("POST", "/v1/embeddings", None),
+        ("POST", "/v1/images/generations", None),
+        ("POST", "/v1/audio/speech", None),
+        ("GET", "/v1/responses/resp_123", None),
+    ],
+)
+def test_sessions(method: str, path: str, found: bytes | None) -> None:
+    """The session is identified for operations whose prompts Azure caches, on request only."""
+    headers = {"content-type": "application/json"}
+    body = b"" if method in ("WS", "GET") else b'{"model":"m","prompt_cache_key":"k"}'
+    call = recognise(method, path, headers, body, wanted=Wanted(((b"session_id", b"i"),)))
+    assert call
+    assert found == call.session
+    call = recognise(method, path, headers, body, wanted=Wanted(((b"session_id", b"i"),), sessions=False))
+    assert call
+    assert call.session is None
+    call = recognise(method, path, headers, body)
+    assert call
+    assert (None, None) == (call.session, call.items)
+
+
+def test_items() -> None:
+    """The items of earlier responses are found in the input of a Responses request."""
+    body = b'{"model":"m","input":[{"type":"item_reference","id":"rs_1"}]}'
+    call = recognise("POST", "/v1/responses", {}, body, wanted=Wanted((), sessions=False))
+    assert call
+    assert (Item(0, "reference", "rs_1"),) == call.items
+    call = recognise("POST", "/v1/chat/completions", {}, b'{"model":"m"}', wanted=Wanted(()))
+    assert call
+    assert call.items is None
+
+
+def test_naming() -> None:
+    """A call with another model is the same call otherwise."""
+    call = recognise("POST", "/openai/deployments/a/chat/completions", {}, b"{}", details=True)
+    assert call
+    call = dataclasses.replace(call, beta=True, session=b"s", tier="flex", items=(Item(0, "whole"),))
+    assert dataclasses.replace(call, model="m", stream=True, asks_usage=True, details=None) == call.naming(
+        "m", stream=True, asks_usage=True, details=None, session=b"s", tier="flex", items=(Item(0, "whole"),)
+    )
+    assert all(getattr(call, field.name) for field in dataclasses.fields(call) if field.name not in ("stream", "asks_usage", "values"))
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/openai/deployments/m/chat/completions"])
+def test_the_tier(path: str) -> None:
+    """A service tier with a price of its own is known; another value is the deployment's own tier."""
+    for value, tier in (("flex", "flex"), ("priority", "priority"), ("ultrafast", "ultrafast"), ("auto", ""), ("x", ""), (7, "")):
+        body = json.dumps({"model": "m", "service_tier": value}).encode()
+        call = recognise("POST", path, {"content-type": "application/json"}, body)
+        assert call
+        assert tier == call.tier

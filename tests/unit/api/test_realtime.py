@@ -59,7 +59,7 @@ def test_the_preview_protocol_is_recognised(headers: Headers, beta: bool) -> Non
 )
 def test_a_subprotocol_is_answered_where_azure_names_none(client: Headers, azure: Headers, told: str | None) -> None:
     """A subprotocol is added if Azure names none, and it is never the key."""
-    assert told == realtime.answered(client, azure)
+    assert told == realtime.accepted_protocol(client, azure)
 
 
 def frames(*places: str) -> realtime.Frames:
@@ -97,7 +97,7 @@ def test_a_name_in_the_query_comes_back_in_frames() -> None:
     """The model in the upgrade's query is restored in frames."""
     talk = frames()
 
-    assert "gpt-realtime" == talk.asked("rt")
+    assert "gpt-realtime" == talk.deployment_for("rt")
     assert b'{"session":{"model":"rt"}}' == talk.back(b'{"session":{"model":"gpt-realtime"}}')
 
 
@@ -116,7 +116,7 @@ def test_a_name_in_the_query_comes_back_in_frames() -> None:
 def test_a_frame_without_a_model_of_ours_is_the_same_object(frame: bytes) -> None:
     """A frame without a mapped model, or an invalid one, is returned as the same object."""
     talk = frames()
-    talk.asked("rt")
+    talk.deployment_for("rt")
 
     assert talk.out(frame) is frame
     assert talk.back(frame) is frame
@@ -125,7 +125,7 @@ def test_a_frame_without_a_model_of_ours_is_the_same_object(frame: bytes) -> Non
 def test_unmapped_names_are_not_searched_in_frames() -> None:
     """Without mapped names Azure's frames are not searched."""
     talk = frames()
-    talk.asked("same")
+    talk.deployment_for("same")
     frame = b'{"session":{"model":"same"}}'
 
     assert talk.back(frame) is frame
@@ -134,11 +134,28 @@ def test_unmapped_names_are_not_searched_in_frames() -> None:
 def test_few_names_are_remembered() -> None:
     """A connection keeps a limited number of its latest names, without long ones; a deployment that the client names keeps its name."""
     talk = realtime.Frames(("session.model",), lambda model: f"d-{model[:9]}" if model != "d-1" else model)
-    names = [talk.asked(str(number)) for number in range(1000)] + [talk.asked("x" * 1000)]
+    names = [talk.deployment_for(str(number)) for number in range(1000)] + [talk.deployment_for("x" * 1000)]
 
     def back(name: str) -> str:
         return str(json.loads(talk.back(json.dumps({"session": {"model": name}}).encode()))["session"]["model"])
 
     assert ["d-0", "d-967", "968", "999", "d-xxxxxxxxx"] == [back(names[at]) for at in (0, 967, 968, 999, 1000)]
-    assert "1" == (talk.asked("1"), back("d-1"))[1]
-    assert "d-1" == (talk.asked("d-1"), back("d-1"))[1]
+    assert "1" == (talk.deployment_for("1"), back("d-1"))[1]
+    assert "d-1" == (talk.deployment_for("d-1"), back("d-1"))[1]
+
+
+@pytest.mark.parametrize(
+    "frame, found",
+    [
+        (b'{"model": 1}', True),
+        (rb'{"mod\u0065l": 1}', True),
+        (rb'{"\u006d\u006F\u0064\u0065\u006C": 1}', True),
+        (rb'{"a": "\u0065"}', False),
+        (rb'{"a": "\"mod\u0065l\""}', False),
+        (rb'{"mod\\u0065l": 1}', False),
+        (b"{}", False),
+    ],
+)
+def test_a_string_that_is_written_with_escapes(frame: bytes, found: bool) -> None:
+    """It is found as Azure would read it."""
+    assert found is realtime.Literal("model").is_in(frame)

@@ -46,6 +46,24 @@ def test_a_key_in_a_header(asked: http.Request, name: str, masked: str) -> None:
     assert before == redaction.show(asked, hidden).headers.fields
 
 
+def test_a_key_that_is_repeated() -> None:
+    """A key of some length is masked in other headers too, but not in those that mitmproxy reads, and restored exactly."""
+    long = f"sk-proj-{KEY}"
+    asked = request(
+        authorization=f"Bearer {long}", api_key=f"{long}2", cookie=f"a={long}2; b={long}; c", x_note=long, host=long, x_other="x"
+    )
+    before = asked.headers.fields
+    hidden = redaction.hide(asked)
+    assert ("a=[key]; b=[key]; c", "[key]", long, "x") == tuple(asked.headers[name] for name in ("cookie", "x-note", "host", "x-other"))
+    assert (long, f"{long}2") == hidden.secrets
+    assert before == redaction.show(asked.copy(), hidden).headers.fields
+    asked.headers["more"] = "1"
+    assert {"cookie", "x-note"} < {name for name, value in redaction.show(asked, hidden).headers.items() if long in value}
+    short = request(authorization="Bearer localhost", x_note="localhost")
+    redaction.hide(short)
+    assert "localhost" == short.headers["x-note"]
+
+
 def test_a_key_in_the_query() -> None:
     """A key in the query is masked, and the rest of the query is unchanged."""
     asked = request(f"/v1/x?a=%20b&Api%2Dkey={KEY}&api-key=&c")
@@ -129,7 +147,7 @@ def answer(headers: dict[str, str], reason: str = "OK") -> http.Response:
 def test_a_key_in_the_head_of_an_answer(form: str) -> None:
     """A key is masked in a header's value and in the reason, in every encoding."""
     made = answer({"x-one": "1", "location": f"https://x/?k={form}&a=b"}, f"no {form}")
-    redaction.mask_answer_head(made, ["dummy", SECRET])
+    redaction.mask_response_head(made, ["dummy", SECRET])
     assert "1" == made.headers["x-one"]
     assert "[key]" in made.headers["location"]
     assert "[key]" in made.reason
@@ -139,7 +157,7 @@ def test_a_key_in_the_head_of_an_answer(form: str) -> None:
 def test_a_key_in_the_name_of_a_header() -> None:
     """A header whose name contains the key has a valid name after masking."""
     made = answer({f"x-{KEY}": "1"})
-    redaction.mask_answer_head(made, [KEY])
+    redaction.mask_response_head(made, [KEY])
     assert ["x-key"] == [name for name in made.headers if name != "content-length"]
 
 
@@ -148,11 +166,11 @@ def test_other_text_is_not_masked(secrets: list[str]) -> None:
     """Nothing is masked without a key, with one as short as a word, or in headers that frame the body."""
     made = answer({"content-type": "application/json", "x-more": "a json"}, "json")
     before = made.headers.fields
-    redaction.mask_answer_head(made, secrets)
+    redaction.mask_response_head(made, secrets)
     assert before == made.headers.fields
     assert "json" == made.reason
     made.headers["x-more"] = "as application/json"
-    redaction.mask_answer_head(made, secrets)
+    redaction.mask_response_head(made, secrets)
     assert "application/json" == made.headers["content-type"]
 
 
@@ -165,9 +183,30 @@ def test_base64_is_recognised_at_every_offset(before: bytes, after: bytes, secre
         assert len(masked) <= len(encode(before)) + len("[key]") + len(encode(after)) + 4
 
 
+@pytest.mark.parametrize("form", ["abcdefgh/12345678", "abcdefgh%2F12345678", base64.b64encode(b"abcdefgh/12345678").decode(), "other", ""])
+def test_a_text_that_repeats_a_key(form: str) -> None:
+    """It is one that `mask` would change."""
+    text, secrets = f"id-{form}", ("abcdefgh/12345678",)
+    assert (redaction.mask(text, secrets) != text) is redaction.repeats(text, secrets)
+    assert not redaction.repeats(text, ())
+
+
 def test_the_keys_of_a_request() -> None:
     """The hidden keys of a request are returned without their schemes."""
     hidden = redaction.hide(
         request(authorization=f"Bearer {KEY}", api_key="other", sec_websocket_protocol=f"openai-insecure-api-key.{KEY}, x")
     )
     assert (KEY, "other") == hidden.secrets
+
+
+def test_the_keys_of_a_query() -> None:
+    """Keys in the query are returned decoded; a value as short as a word of a response is left out."""
+    asked = request()
+    asked.path = "/v1/files?token=secret%2Bkey&a=longer-value&key=short"
+    assert ("secret+key",) == redaction.hide(asked).secrets
+
+
+def test_a_path_for_a_record() -> None:
+    """A long secret is masked in any spelling; a short one may be a word of the path."""
+    assert "/v1/files/[key]" == redaction.mask_path("/v1/files/%61-key-of-a-client", ("a-key-of-a-client", "files"))
+    assert "/v1/files/%61" == redaction.mask_path("/v1/files/%61", ("a-key-of-a-client", "files"))

@@ -1,13 +1,18 @@
 """Translation of an OpenAI request into Azure's."""
 
+import json
+
 import pytest
 from mitmproxy.http import Headers
 
 from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api.backend import Backend, parse_endpoint
 from azure_openai_proxy.api.credentials import Credential
+from azure_openai_proxy.api.large_bodies import LargeBody
 from azure_openai_proxy.api.operation import recognise
 from azure_openai_proxy.api.request import AzureRequest, ClientRequest, Query, Target
+from azure_openai_proxy.formats import json_scan
+from azure_openai_proxy.inspection.body_diff import Splice
 
 KEY = Credential("api-key", "key")
 
@@ -21,16 +26,18 @@ def translated(
     deployment: str = "",
     endpoint: str = "https://r.openai.azure.com",
     content_type: str = "application/json",
+    add_usage: bool = False,
+    large: LargeBody | None = None,
 ) -> AzureRequest:
     """Translate the request for `url`; `deployment` replaces every model if it is given."""
     path, _, text = url.partition("?")
     query = Query.read(text)
     call = recognise(method, path, {"content-type": content_type}, body, query.rest)
     assert call is not None
-    asked = ClientRequest(Headers([(b"Host", b"localhost"), (b"Content-Type", content_type.encode())]), query, body)
+    asked = ClientRequest(Headers([(b"Host", b"localhost"), (b"Content-Type", content_type.encode())]), query, body, large)
     backend = Backend(name="default", base=parse_endpoint(endpoint)[0], token="", apiversion=apiversion)
     target = Target.of(call, backend, call.model and (deployment or call.model), query.api_version)
-    return azure_request.translate(call, asked, target, lambda model: deployment or model, KEY)
+    return azure_request.translate(call, asked, target, lambda model: deployment or model, KEY, add_usage=add_usage)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +64,7 @@ def translated(
         ("POST", "/v1/engines/e/completions", "v1", "d", "/openai/v1/completions"),
         # realtime
         ("WS", "/v1/realtime?model=m&a=1", "2024-10-21", "d", "/openai/v1/realtime?model=d&a=1"),
+        ("WS", "/v1/realtime?MODEL=m&De%70loyment=n&a=1", "v1", "d", "/openai/v1/realtime?model=d&deployment=d&a=1"),
         ("WS", "/v1/realtime?call_id=c", "preview", "", "/openai/v1/realtime?call_id=c"),
         ("WS", "/v1/realtime?model=m&api-version=2024-10-01-preview", "v1", "d", "/openai/v1/realtime?model=d"),
         # Azure's own API
@@ -90,6 +98,22 @@ def translated(
 def test_path(method: str, url: str, apiversion: str, deployment: str, path: str) -> None:
     """Each operation has its path in each form of Azure's API."""
     assert path == translated(method, url, apiversion, deployment=deployment).path
+
+
+@pytest.mark.parametrize(
+    ("model", "apiversion", "deployment", "path"),
+    [
+        ("auto", "2024-10-21", "auto", "/openai/v1/chat/completions"),
+        ("auto", "v1", "auto", "/openai/v1/chat/completions"),
+        ("auto", "preview", "auto", "/openai/v1/chat/completions?api-version=preview"),
+        ("auto", "2024-10-21", "router", "/openai/deployments/router/chat/completions?api-version=2024-10-21"),
+        ("router", "2024-10-21", "auto", "/openai/deployments/auto/chat/completions?api-version=2024-10-21"),
+    ],
+)
+def test_the_model_router_without_a_deployment(model: str, apiversion: str, deployment: str, path: str) -> None:
+    """`auto` that is not mapped to a deployment goes to the v1 API, whose path names none."""
+    body = json.dumps({"model": model, "messages": []}).encode()
+    assert path == translated("POST", "/v1/chat/completions", apiversion, body, deployment=deployment).path
 
 
 def test_the_endpoints_prefix_comes_first() -> None:
@@ -129,6 +153,11 @@ CLIENT = [
     (b"Cookie", b"a=b"),
     (b"X-Stainless-Lang", b"python"),
 ]
+
+
+def test_models_in_a_query_that_are_not_utf8() -> None:
+    """Their bytes are encoded, as elsewhere in a request target."""
+    assert "model=a-%80b&c=%80" == Query("model=\udc80b&c=%80").with_models("a-{}".format)
 
 
 def test_headers() -> None:
@@ -287,3 +316,51 @@ def test_a_streamed_form_is_rewritten(start: bytes, stream: bytes, growth: int |
 def test_a_streamed_body_without_changes() -> None:
     """A streamed body without changes is forwarded by mitmproxy."""
     assert translated("GET", "/v1/files")._replace(rewriter=None).stream is True
+
+
+OPTIONS = b'"stream_options":{"include_usage":true}'
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    ("url", "apiversion", "body", "expected"),
+    [
+        ("/v1/chat/completions", "v1", b'{"model":"m","stream":true}', b'{"model":"d",%b,"stream":true}'),
+        ("/v1/chat/completions", "v1", b'{"stream":true,"model":"d"}', b'{"stream":true,"model":"d",%b}'),
+        (
+            "/v1/chat/completions",
+            "v1",
+            b'{"stream":true,"stream_options":{},"model":"m"}',
+            b'{"stream":true,"stream_options":{"include_usage": true},"model":"d"}',
+        ),
+        ("/v1/completions", "2024-10-21", b'{"model":"m","stream":true}', b'{%b,"model":"m","stream":true}'),
+        ("/openai/deployments/d/chat/completions", "v1", b'{"stream":true}', b'{%b,"stream":true}'),
+        ("/v1/engines/m/completions", "v1", b'{"stream":true}', b'{"model":"d",%b,"stream":true}'),
+        ("/v1/engines/m/completions", "v1", b'{"model":"m","stream":true}', b'{%b,"model": "d", "stream": true}'),
+    ],
+)
+def test_the_usage_of_a_stream(url: str, apiversion: str, body: bytes, expected: bytes, large: bool) -> None:
+    """The request for the usage is added in each place where the model can be, in a body of any size."""
+    scanned = LargeBody(body, json_scan.outline(body, ("model",), every=True), places=("model",)) if large else None
+    found = translated("POST", url, apiversion, body, deployment="d", add_usage=True, large=scanned)
+    assert found.adds_usage
+    assert json.loads(expected.replace(b"%b", OPTIONS)) == json.loads(found.content)
+    if "engines" not in url:
+        assert expected.replace(b"%b", OPTIONS) == found.content
+
+
+@pytest.mark.parametrize("body", [b'{"model":"m","stream":true}', b'{"model":"m","stream":true,"stream_options":{"include_usage":true}}'])
+def test_the_usage_is_not_added(body: bytes) -> None:
+    """It is not added if it is not needed, or if the client asks for it itself."""
+    found = translated("POST", "/v1/chat/completions", "v1", body, add_usage=b"stream_options" in body)
+    assert (body, False) == (found.content, found.adds_usage)
+
+
+def test_a_flow_keeps_a_small_part_of_the_clients_body() -> None:
+    """The model and the request for the usage are one range of the body, also with long messages before the model, as the SDKs write it."""
+    body = b'{"messages":[{"role":"user","content":"%b"}],"model":"m","stream":true}' % (b"long " * 1000)
+    found = translated("POST", "/v1/chat/completions", "v1", body, deployment="prod", add_usage=True)
+    splice = Splice.between(body, found.content)
+    assert splice
+    assert len(splice.old) < 20
+    assert body == splice.undo(found.content)

@@ -20,11 +20,12 @@ from azure_openai_proxy.errors import BadRequest, ProxyError
 from azure_openai_proxy.gateway.exchange import Exchange
 from support import hostile_requests as hostile
 from support import operations
+from support.examples import examples
 
 if TYPE_CHECKING:
     from support.hostile_requests import Case
 
-ROWS = [row for row in operations.rows() if row.by == "azure"]
+ROWS = [row for row in operations.rows() if row.handled_by == "azure"]
 
 
 def asking(path: bytes = b"/p/openai/files", method: bytes = b"GET", authority: bytes = b"", *fields: tuple[bytes, bytes]) -> http.Request:
@@ -166,7 +167,7 @@ def head(case: Case, exchange: Exchange) -> bytes:
     return b"" if answer else assemble_request_head(request)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(st.data())
 def test_hostile_text_shapes_no_head(data: st.DataObject) -> None:
     """Any text in any part gives one request line, the intended headers and the key, or an error."""

@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from azure_openai_proxy.api import response as openai_response
-from azure_openai_proxy.api.response import Stream, json_body
+from azure_openai_proxy.api.response import ResponseStream, json_body
 
 DONE = b"data: [DONE]\n\n"
 SAFE = '{"hate":{"filtered":false,"severity":"safe"}}'
@@ -57,7 +57,7 @@ def sse(*data: str) -> bytes:
 
 
 def run(*pieces: bytes, end: bool = True, normalize: bool = True, encoding: str | None = None, done: bool = True) -> bytes:
-    stream = Stream(normalize=normalize, encoding=encoding, done=done)
+    stream = ResponseStream(normalize=normalize, encoding=encoding, done=done)
     out = [part for piece in filter(None, pieces) for part in stream(piece)] + (stream(b"") if end else [])
     assert b"" not in out
     return b"".join(out)
@@ -76,7 +76,7 @@ def test_capture() -> None:
 
 def test_openais_own_stream_passes() -> None:
     """OpenAI's own stream passes as the same objects."""
-    stream = Stream(normalize=True, encoding=None)
+    stream = ResponseStream(normalize=True, encoding=None)
     for data in [CLEAN_ROLE, CLEAN_HI, CLEAN_STOP, CLEAN_USAGE, ": comment"]:
         chunk = sse(data)
         assert stream(chunk)[0] is chunk
@@ -88,16 +88,29 @@ def test_openais_own_stream_passes() -> None:
 def test_each_event_is_reported(normalize: bool) -> None:
     """Each complete event is reported once, for any chunks, and the stream is unchanged."""
     items: list[bytes] = []
-    stream = Stream(normalize=normalize, encoding=None, done=False, items=items.append)
+    stream = ResponseStream(normalize=normalize, encoding=None, done=False, items=items.append)
     event = '{"type":"response.output_item.done","item":{"id":"fc_1"}}'
     text = b": comment\n\n" + sse('{"type":"response.created"}', event)
     assert text == b"".join(part for at in range(len(text)) for part in stream(text[at : at + 1]))
     assert [b'{"type":"response.created"}', event.encode()] == [item for item in items if item]
 
 
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_every_event_is_reported_if_wanted(size: int) -> None:
+    """Events that differ in their text only are reported too, in runs and alone; the stream is the same as without."""
+    items: list[bytes] = []
+    events = [HI.replace("Hi", f"word {number}") for number in range(200)]
+    text = sse(*events)
+    every = ResponseStream(normalize=True, encoding=None, items=items.append, every=True)
+    some = ResponseStream(normalize=True, encoding=None)
+    sent = [b"".join(part for at in range(0, len(text), size) for part in stream(text[at : at + size])) for stream in (every, some)]
+    assert sent[0] == sent[1]
+    assert events == [item.decode() for item in items if item]
+
+
 def test_each_event_goes_out_when_it_is_whole() -> None:
     """An event is forwarded when it is complete, and not later."""
-    stream = Stream(normalize=True, encoding=None)
+    stream = ResponseStream(normalize=True, encoding=None)
     event = sse(HI)
     assert [] == stream(event[:-1])
     assert [sse(CLEAN_HI)] == stream(event[-1:])
@@ -246,7 +259,7 @@ def test_one_done(end: bytes) -> None:
 
 def test_done_is_not_held_back() -> None:
     """[DONE] is forwarded when it arrives, because clients close the connection then, and nothing follows it."""
-    stream = Stream(normalize=True, encoding=None)
+    stream = ResponseStream(normalize=True, encoding=None)
     assert [DONE] == stream(DONE)
     assert [] == stream(sse(HI))
     assert [] == stream(b"")
@@ -316,7 +329,7 @@ def test_an_error_inside_a_stream(event: bytes, type: str, code: str | None) -> 
 
 def test_no_secret_in_an_error_event() -> None:
     """A key in an error event is masked."""
-    stream = Stream(normalize=True, encoding=None, secrets=["0123456789"])
+    stream = ResponseStream(normalize=True, encoding=None, secrets=["0123456789"])
     assert b"bad key [key]" in stream(sse('{"error":{"message":"bad key 0123456789"}}'))[0]
 
 
@@ -398,7 +411,7 @@ FAILED = '{"type":"response.failed","sequence_number":3,"response":{"id":"r","er
 )
 def test_an_error_in_a_stream_of_typed_events(event: str, expected: dict[str, Any]) -> None:
     """A typed error keeps its members, gets OpenAI's, has no key, and later events follow."""
-    stream = Stream(normalize=True, encoding=None, done=False, secrets=["KEY0123"])
+    stream = ResponseStream(normalize=True, encoding=None, done=False, secrets=["KEY0123"])
     out = b"".join(stream(event.encode() + b"data: {}\n\n"))
     before = event.partition("data: ")[0]
     assert out.startswith(before.encode() + b"data: ")
@@ -435,7 +448,7 @@ def test_typed_errors_that_pass(data: str) -> None:
 )
 def test_the_event_that_ends_a_broken_stream(before: bytes, done: bool, expected: bytes) -> None:
     """The last event of an interrupted stream has the stream's error shape and the next sequence number."""
-    stream = Stream(normalize=True, encoding=None, done=done)
+    stream = ResponseStream(normalize=True, encoding=None, done=done)
     stream(before)
     assert expected == stream.failure({"message": "m"})
 
@@ -466,7 +479,7 @@ def test_a_frame_with_a_status() -> None:
 def test_too_long_an_event_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event over the limit passes without being buffered, and the stream is no longer reported as clean."""
     monkeypatch.setattr("azure_openai_proxy.formats.sse.LONGEST", 10)
-    stream = Stream(normalize=True, encoding=None)
+    stream = ResponseStream(normalize=True, encoding=None)
     body = b"data: " + b"x" * 50
     assert [body[:-3]] == stream(body)
     assert not stream.clean
@@ -514,7 +527,7 @@ def test_broken_after_the_end() -> None:
 
 def test_not_normalised() -> None:
     """Without normalisation the same objects pass."""
-    stream = Stream(normalize=False, encoding=None)
+    stream = ResponseStream(normalize=False, encoding=None)
     chunk = b"data: half an ev"
     assert stream(chunk)[0] is chunk
     assert [] == stream(b"")
@@ -588,6 +601,7 @@ JSON = st.recursive(
 )
 
 
+@example(value={"object": [], "choices": []})
 @given(value=JSON)
 def test_any_json_is_survived(value: Any) -> None:
     """No value raises an exception, and the output has no members of Azure's at the known places."""
@@ -654,7 +668,7 @@ def test_json_body_that_passes(body: bytes) -> None:
 
 def test_exported_functions() -> None:
     """This module exports all functions for translating a response."""
-    assert {"Stream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"} == set(
+    assert {"ResponseStream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"} == set(
         openai_response.__all__
     )
 
@@ -662,8 +676,38 @@ def test_exported_functions() -> None:
 @pytest.mark.parametrize("normalize", [True, False])
 def test_whether_every_event_is_known_to_have_no_error(normalize: bool) -> None:
     """A stream is reported as clean only if it was examined and has no possible error."""
-    stream = Stream(normalize=normalize, encoding=None)
+    stream = ResponseStream(normalize=normalize, encoding=None)
     stream(b'data: {"choices":[{"index":0,"delta":{"content":"\\"error\\""}}]}\n\n')
     assert normalize == stream.clean
     stream(b'data: {"error": {\n\n')
     assert not stream.clean
+
+
+@pytest.mark.parametrize(
+    "kind, choice",
+    [
+        (
+            "chat.completion",
+            {"index": 0, "message": {"role": "assistant", "content": "", "refusal": None}, "logprobs": None, "finish_reason": "stop"},
+        ),
+        ("text_completion", {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}),
+    ],
+)
+def test_a_response_without_choices(kind: str, choice: dict[str, Any]) -> None:
+    """Clients read the first choice: it is an empty text."""
+    body = b'{"object":"%b","choices":[],"usage":{"completion_tokens":3}}' % kind.encode()
+    assert [choice] == json.loads(json_body(body))["choices"]
+    assert [choice] == json.loads(json_body(body.replace(b'":[', b'": [')))["choices"]
+
+
+@pytest.mark.parametrize("body", [b'{"object":"list","choices":[]}', b'{"choices":[],"data":[]}'])
+def test_another_response_without_choices(body: bytes) -> None:
+    """It is no chat, and stays as it is."""
+    assert body == json_body(body)
+
+
+def test_the_choice_of_the_model_router() -> None:
+    """It reaches the client, also in a chunk without choices beside the filter's results."""
+    chunk = b'data: {"choices":[],"prompt_filter_results":[],"model_selection_details":{"model_router_details":{"mode":"cost"}}}\n\n'
+    out = b"".join(ResponseStream(normalize=True, encoding=None)(chunk))
+    assert {"choices": [], "model_selection_details": {"model_router_details": {"mode": "cost"}}} == json.loads(out[6:])

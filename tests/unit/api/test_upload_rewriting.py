@@ -39,6 +39,18 @@ def test_the_first_model_is_renamed() -> None:
     assert form(("file", "whisper-1"), ("model", "whisper"), ("model", "whisper-1")) == sent("/v1/audio/transcriptions", AUDIO)
 
 
+def test_another_model_is_blanked() -> None:
+    """The form of a stream has one model, whichever field the parser takes, and keeps its length."""
+    odd = form(("x", "y")).replace(b'name="x"', b'name="x"; name="model"').removesuffix(b"--b--\r\n")
+    content = odd + form(("model", "gpt"), ("model", "gpt"), ("model", "other"), ("file", "other"))
+    assert odd.replace(b"\ny", b"\n-") + form(("model", "prod"), ("model", "gpt"), ("model", "-----"), ("file", "other")) == sent(
+        "/v1/audio/transcriptions", content, start=form(("model", "gpt"))
+    )
+    assert form(("model", "same"), ("model", "-----")) == sent(
+        "/v1/audio/transcriptions", form(("model", "same"), ("model", "other")), start=form(("model", "same")), streamed=True
+    )
+
+
 def test_a_model_that_has_not_come_yet_is_renamed() -> None:
     """The model is renamed if it arrives after the beginning of the form."""
     assert b'name="model"\r\n\r\nwhisper\r\n' in (sent("/v1/audio/transcriptions", AUDIO, start=AUDIO[:60]) or b"")

@@ -59,3 +59,12 @@ def test_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module("azure_openai_proxy.cli.client_env", run_name="__main__")
     assert "export OPENAI_BASE_URL=http://localhost:8080/v1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["env", "doctor"])
+def test_an_unknown_argument_is_shown_without_control_characters(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error repeats it, on a terminal."""
+    with pytest.raises(SystemExit, match="2"):
+        client_env.main([command, "--\x1b[31m\u202e"])
+    errors = capsys.readouterr().err
+    assert ("--\\x1b[31m\\u202e" in errors, "\x1b" in errors, "\u202e" in errors) == (True, False, False)

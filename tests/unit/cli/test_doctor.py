@@ -27,7 +27,7 @@ def test_a_setup_does_not_show_its_key() -> None:
 def test_a_proxy_that_stops_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that is shutting down is reported as not ready."""
     answers = iter([(200, "ok\n", True), (503, "stopping\n", True)])
-    monkeypatch.setattr(doctor, "_asked", lambda *_: next(answers))
+    monkeypatch.setattr(doctor, "_get", lambda *_: next(answers))
     found = doctor._is_the_api(Setup("http://localhost/v1", None, None, ""), urlsplit("http://localhost/v1"))
     assert (False, "the proxy is not ready: stopping") == (found.ok, found.what)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.skipif(not shutil.which("keytool"), reason="keytool, which comes with Java, is not installed")
+@pytest.mark.slow
 def test_java_reads_it(tmp_path: Path) -> None:
     """The store contains each certificate unchanged, no text between them, and a correct digest."""
     pems = [tls.make(tmp_path, ["localhost"])[0].read_text() for _ in range(2)]

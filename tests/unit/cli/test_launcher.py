@@ -66,6 +66,21 @@ def test_confdir(folder: Path) -> None:
     assert [*SCRIPT, "--listen-host", "", "--listen-port", "5", *user] == launcher.arguments(user, ENDPOINT)
 
 
+@pytest.mark.parametrize("user", [["-r", "a.flows"], ["-nr", "a.flows"], ["--rfile", "a.flows"], ["-r", "-"]])
+def test_a_file_needs_no_endpoint(user: list[str], folder: Path) -> None:
+    """It is shown without one."""
+    (folder / "a.flows").touch()
+    assert [*SCRIPT, *user] == launcher.arguments(user, {})
+
+
+@pytest.mark.parametrize("name, reason", [("folder", "it is a directory"), ("none", "there is no such file")])
+def test_a_file_of_flows_that_is_none(name: str, reason: str, folder: Path) -> None:
+    """mitmproxy would log a traceback."""
+    (folder / "folder").mkdir()
+    with pytest.raises(SettingsError, match=f"^--rfile: {name} cannot be read: {reason}$"):
+        launcher.arguments(["-nr", name], ENDPOINT)
+
+
 def test_bad_setting() -> None:
     """An invalid setting raises before mitmproxy starts."""
     with pytest.raises(SettingsError, match="azure_openai_endpoint is not set"):
@@ -119,33 +134,3 @@ def test_importing_main_prints_nothing(capsys: pytest.CaptureFixture[str]) -> No
     """Tools that import every module of a package get no output."""
     runpy.run_module("azure_openai_proxy.__main__", run_name="imported")
     assert "" == capsys.readouterr().out
-
-
-def test_the_client_s_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """`env` and `doctor` do not start a tool of mitmproxy."""
-    monkeypatch.setattr(sys, "argv", ["azure-openai-proxy", "env", "--way", "base-url"])
-    assert 0 == command.main()
-    assert "OPENAI_BASE_URL" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", [each.name for each in command.SUBCOMMANDS])
-def test_each_subcommand_has_a_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each row of the table is a module that can be called, and lists its options without an endpoint."""
-    with pytest.raises(SystemExit, match="0"):
-        command.main([name, "--help"])
-    assert f"usage: azure-openai-proxy {name}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("way", ["new", "unwritable", "there"])
-def test_a_folder_for_the_ca(way: str, tmp_path: Path) -> None:
-    """It must be one that can be written, unless the CA is there."""
-    if way == "there":
-        (tmp_path / "mitmproxy-ca.pem").touch()
-    (tmp_path / "file").touch()
-    confdir = {"new": tmp_path / "a" / "b", "unwritable": tmp_path / "file" / "x", "there": tmp_path}[way]
-    if way == "unwritable":
-        with pytest.raises(SettingsError, match="confdir"):
-            launcher.check_confdir(str(confdir))
-    else:
-        launcher.check_confdir(str(confdir))
-        assert confdir.is_dir()

@@ -47,6 +47,18 @@ def test_minimal_backend() -> None:
     assert ("v1", "shared") == (backend.apiversion, backend.token)
 
 
+def test_zone() -> None:
+    """A backend has the data zone that is written, in lower case, and none by default."""
+    assert ["", "eu"] == [backend.zone for backend in parse(A, A | {"name": "b", "zone": "EU"})]
+
+
+def test_kind() -> None:
+    """Provisioned throughput or standard, which is the default; within a priority the former comes first."""
+    kinds = [parse(A | kind)[0].kind for kind in ({}, {"kind": "Standard"}, {"kind": "provisioned"})]
+    assert ["standard", "standard", "provisioned"] == kinds
+    assert parse(A | {"kind": "provisioned"})[0].order < parse(A)[0].order < parse(A | {"kind": "provisioned", "priority": 1})[0].order
+
+
 def test_full_backend(tmp_path: Path) -> None:
     """Each key has its effect, and a backend's own api-version precedes the one in its URL and the general one."""
     key = tmp_path / "key"
@@ -90,6 +102,9 @@ def test_full_backend(tmp_path: Path) -> None:
         ({"priority": -1}, "a: priority: write a whole number from 0"),
         ({"weight": 0}, "a: weight: write a whole number from 1"),
         ({"weight": True}, "a: weight: write a whole number from 1"),
+        ({"kind": "reserved"}, "a: kind: write provisioned or standard"),
+        ({"zone": "E U"}, "a: zone: write the data zone of its deployments, as in us or eu"),
+        ({"zone": 1}, "a: zone: write text"),
         ({"models": "gpt-4o"}, "a: models: write a list"),
         ({"models": {}}, "a: models: write a list"),
         ({"models": {"gpt-4o": 4}}, "a: models: write a list"),
@@ -130,16 +145,3 @@ def test_files_to_watch() -> None:
     """The token files of the list are watched."""
     assert [Path("/k")] == list(backends_config.files([A, {"token_file": "/k"}, {"token_file": 7}, "odd"]))
     assert [] == list(backends_config.files(None))
-
-
-def test_entra_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without azure-identity the error says how to install it."""
-    monkeypatch.setattr(backends_config, "_installed", lambda _: False)
-    with pytest.raises(SettingsError, match=r'pip install "azure-openai-proxy\[entra\]"'):
-        parse(A | {"entra": "cli"})
-
-
-@pytest.mark.parametrize("module, there", [("json", True), ("json.no_such", False), ("no_such.module", False)])
-def test_installed(module: str, there: bool) -> None:
-    """An installed module is recognised without importing it."""
-    assert there is backends_config._installed(module)

@@ -56,6 +56,33 @@ def test_a_key_on_the_command_line(where: str, lines: int) -> None:
     assert "sesame" not in str(found)
 
 
+@pytest.mark.parametrize(
+    "url, where, lines",
+    [
+        ("postgresql://proxy:sesame@db/usage", "--set", 1),
+        ("postgresql://proxy:sesame@db/usage", "mitm_config.yaml", 0),
+        ("postgresql://proxy@db/usage", "--set", 0),
+        ("sqlite:///usage.db", "--set", 0),
+    ],
+)
+def test_a_password_on_the_command_line(url: str, where: str, lines: int) -> None:
+    """The password of a ledger on the command line causes a warning, because the process list shows it."""
+    (*found,) = warned(dataclasses.replace(settings("https://r"), ledger=url), {"azure_openai_ledger": Found(url, where)})
+    assert lines == len(found)
+    assert "sesame" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "url, where, lines",
+    [("redis://:sesame@cache", "--set", 1), ("redis://:sesame@cache", "mitm_config.yaml", 0), ("redis://cache", "--set", 0)],
+)
+def test_a_password_of_the_shared_state(url: str, where: str, lines: int) -> None:
+    """The password of the shared state on the command line causes a warning too."""
+    (*found,) = warned(dataclasses.replace(settings("https://r"), shared_state=url), {"azure_openai_shared_state": Found(url, where)})
+    assert lines == len(found)
+    assert "sesame" not in str(found)
+
+
 @pytest.mark.parametrize("endpoint, lines", [("https://r", 1), ("http://localhost", 0)])
 def test_no_verification(endpoint: str, lines: int) -> None:
     """Disabled verification causes a warning only for HTTPS addresses."""

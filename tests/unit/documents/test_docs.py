@@ -12,6 +12,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 
 from azure_openai_proxy.cli import client_env
 from azure_openai_proxy.config import sources
+from azure_openai_proxy.config.prices import read_file
 from support.processes import ROOT
 
 if TYPE_CHECKING:
@@ -56,9 +57,18 @@ def test_the_client_s_command_exists(line: str) -> None:
     assert client_env._arguments(shlex.split(line)[1:]).command in ("env", "doctor")
 
 
+def test_the_price_file(tmp_path: Path) -> None:
+    """The example of docs/observability.md is a valid file."""
+    (example,) = re.findall(r"(?s)```yaml\n(.*?)```", (ROOT / "docs" / "observability.md").read_text())
+    (tmp_path / "prices.yaml").write_text(example)
+    prices = read_file(str(tmp_path / "prices.yaml"))
+    assert prices
+    assert ["gpt-4o", "gpt-5.4", "my-router"] == [*prices.models]
+
+
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\bdeploy/[\w./-]*\w", CLIENTS_PAGE + DEPLOY))))
 def test_the_file_is_there(path: str) -> None:
-    """Nobody is sent to a file that is none."""
+    """Each linked file exists."""
     assert (ROOT / path).exists()
 
 
@@ -92,7 +102,7 @@ def test_every_link_leads_to_a_file_and_a_heading(paper: Path) -> None:
 
 
 def test_each_protection_names_its_tests() -> None:
-    """A protection that SECURITY.md claims has a test, and what it does not cover is said."""
+    """A protection that SECURITY.md claims has a test, and the document states its limits."""
     threats = (ROOT / "SECURITY.md").read_text().partition("## Threats")[2].partition("## Not protected")[0].split("\n### ")[1:]
     assert 8 <= len(threats)
     for threat in threats:

@@ -46,7 +46,7 @@ def test_each_row_says_whether_it_may_be_sent_twice(tool: ModuleType) -> None:
     cells = {line.split("|")[1]: line.split("|")[-2] for line in table.splitlines() if line.startswith("|`")}
 
     for row in ENDPOINTS:
-        if row.by == "azure" and row.path != "/**":
+        if row.handled_by == "azure" and row.path != "/**":
             told = cells[f"`{row.method.replace('WS', 'WebSocket')} {row.path}`"]
             assert (row.repeatable or row.method != "POST") == (not told.startswith("no") or row.method == "*"), row
             assert (row.method == "*") == (told == "not `POST`, `PATCH`"), row
@@ -73,7 +73,7 @@ def test_the_summary_stands_between_its_marks(tool: ModuleType, tmp_path: Path) 
 
 
 def test_the_summary_names_every_family_once(tool: ModuleType) -> None:
-    """Chats are Azure's, models are told here, the organization's administration is nobody's."""
+    """Azure serves chats, the proxy lists models, neither has the organization's administration."""
     _, _, azure, here, nobody, _ = tool.summary().split("\n")
 
     assert "`chat`" in azure

@@ -1,4 +1,4 @@
-"""The documents name what there is."""
+"""The documents name each option and each target."""
 
 import pytest
 
@@ -8,6 +8,6 @@ from support.processes import ROOT
 
 @pytest.mark.parametrize("document", ["README.md", "mitm_config.yaml"])
 def test_every_option_is_explained(document: str) -> None:
-    """An option that nobody reads of is not there."""
+    """Each option is documented."""
     text = (ROOT / document).read_text()
     assert [] == [option.name for option in OPTIONS if option.name not in text]

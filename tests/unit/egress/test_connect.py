@@ -82,6 +82,17 @@ async def test_one_address(port: int) -> None:
             assert connect._KEEP_ALIVE[name] == sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="the system has no name for it")
+def test_keep_alive_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has another name for the idle time before the first probe."""
+    option = socket.TCP_KEEPIDLE
+    monkeypatch.delattr(socket, "TCP_KEEPIDLE")
+    monkeypatch.setattr(socket, "TCP_KEEPALIVE", option, raising=False)
+    with socket.socket() as sock:
+        connect.keep_alive(sock)
+        assert 60 == sock.getsockopt(socket.IPPROTO_TCP, option)
+
+
 async def test_the_first_address_refuses(port: int, tried: Tried) -> None:
     """The next one is tried at once."""
     with await connect_any(["127.0.0.3", "127.0.0.1", "127.0.0.4"], port) as sock:
@@ -123,10 +134,10 @@ async def test_all_addresses_refuse(port: int, tried: Tried) -> None:
 
 
 async def test_an_error_keeps_nothing_alive(port: int) -> None:
-    """Whoever connects is freed when its error is, without the garbage collector."""
+    """The caller of a failed connection is freed together with the error, without the garbage collector."""
 
     class Caller:
-        """Whoever connects."""
+        """The caller of `connect`."""
 
     async def fails(caller: Caller) -> None:
         with pytest.raises(OSError, match="Connect call failed"):
@@ -198,8 +209,27 @@ async def test_two_connect_at_once(port: int, monkeypatch: pytest.MonkeyPatch) -
     assert [] == [sock for sock in made if sock.fileno() != -1]
 
 
+async def test_the_last_address_refuses_before_another_accepts(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempts that still run are waited for."""
+    refused = asyncio.Event()
+
+    async def _connect(address: str, port: int, local: str | None) -> socket.socket:
+        if address == "127.0.0.1":
+            await refused.wait()
+            for _ in range(10):  # turns of the event loop, so that the refusal is seen first
+                await asyncio.sleep(0)
+            return socket.socket()
+        refused.set()
+        raise ConnectionRefusedError(address)
+
+    monkeypatch.setattr(connect, "_connect", _connect)
+    monkeypatch.setattr(connect, "HEAD_START", 0.001)
+    (await connect_any(["127.0.0.1", "127.0.0.2"], port)).close()
+    assert refused.is_set()
+
+
 async def test_another_failure_than_of_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no OSError is raised as one, so that the request fails like any other."""
+    """An exception that is not an OSError is raised as one, so that the request fails like any other."""
 
     async def _connect(address: str, port: int, local: str | None) -> socket.socket:
         raise OverflowError("port must be 0-65535")

@@ -7,7 +7,7 @@ import errno
 import gc
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,8 +41,6 @@ def nothing_left_open() -> Iterator[None]:
 
 class Asked:
     """A request, and its end."""
-
-    straight: Callable[[bytes], bool] | None = None
 
     def __init__(self) -> None:
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -98,7 +96,7 @@ async def test_the_one_used_last_is_used_next() -> None:
 
 
 async def test_how_many_may_be_idle() -> None:
-    """One more than that is closed; how many are busy is nobody's limit, and 0 is no reuse."""
+    """One connection over the limit is closed; the number of busy connections has no limit, and 0 turns reuse off."""
     async with Upstream() as upstream:
         for size in (2, 0):
             pools = Pools(limits=Limits(size=size))
@@ -290,6 +288,52 @@ async def test_sessions_are_resumed(trusted: tuple[TlsOptions, ssl.SSLContext], 
             connection.drop("done")
 
 
+async def test_a_session_is_copied_once(trusted: tuple[TlsOptions, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first request of a connection, and not after others, each of which it would make dearer."""
+    session: Any = vars(Connection)["session"].fget
+    copied: list[Connection] = []
+
+    def copying(self: Connection) -> Any:
+        copied.append(self)
+        return session(self)
+
+    monkeypatch.setattr(Connection, "session", property(copying))
+    options, server = trusted
+    async with Upstream(tls=server) as upstream:
+        pools = Pools(tls=options)
+        first = await ask(pools, upstream.destination())
+        for _ in range(3):
+            assert first is await ask(pools, upstream.destination())
+        pools.close()
+        assert [first] == copied
+        second = await ask(pools, upstream.destination())
+        assert resumed(second)
+        pools.close()
+
+
+async def test_a_session_is_copied_once_a_minute(trusted: tuple[TlsOptions, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connections are made: in some versions of Python each copy leaks memory."""
+    session: Any = vars(Connection)["session"].fget
+    copied: list[Connection] = []
+
+    def copying(self: Connection) -> Any:
+        copied.append(self)
+        return session(self)
+
+    monkeypatch.setattr(Connection, "session", property(copying))
+    options, server = trusted
+    now = 0.0
+    async with Upstream(tls=server) as upstream:
+        pools = Pools(tls=options)
+        monkeypatch.setattr(pools, "now", lambda: now)
+        connections = []
+        for now in (0.0, 1.0, 2.0, module.SESSION_FOR + 1, module.SESSION_FOR + 2):  # noqa: B007 - read by the clock
+            connections.append(await ask(pools, upstream.destination()))
+            pools.close()
+        assert [False, True, True, True, True] == [resumed(connection) for connection in connections]
+        assert [connections[0], connections[3]] == copied
+
+
 async def test_a_session_belongs_to_its_options(trusted: tuple[TlsOptions, ssl.SSLContext]) -> None:
     """After a change of options a new session is made; one of the options before is not taken for it, whenever it comes back."""
     options, server = trusted
@@ -358,7 +402,7 @@ class Names:
 
 
 async def test_names_are_resolved_once() -> None:
-    """A host's connections share its addresses; the proxy's name is what is looked up where there is one."""
+    """The connections of a host share its addresses; with an upstream proxy, the proxy's name is looked up."""
     names = Names("127.0.0.1")
     async with Upstream() as upstream:
         pools = Pools(resolver=Resolver(names))
@@ -422,7 +466,7 @@ async def test_a_shortage_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_an_error_without_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its class says what it is."""
+    """Its class name is the message."""
 
     async def fails(*_: object) -> socket.socket:
         raise ConnectionAbortedError
@@ -464,6 +508,22 @@ async def test_a_connection_is_opened_ahead(trusted: tuple[TlsOptions, ssl.SSLCo
         pools.close()
 
 
+async def test_one_request_waits_for_what_is_opened_ahead() -> None:
+    """It gets that connection; a second request does not wait."""
+    async with Upstream() as upstream:
+        pools = Pools()
+        pool = pools.of(upstream.destination())
+        warming = asyncio.create_task(pools.warm(upstream.destination(), 10))
+        while not pool.opening:
+            await asyncio.sleep(0)
+        found = await pool.wait_for_opening()
+        assert found
+        assert 1 == len(upstream.peers)
+        assert await pool.wait_for_opening() is None
+        await warming
+        found.drop("done")
+
+
 async def test_what_fails_ahead_is_no_matter(trusted: tuple[TlsOptions, ssl.SSLContext], caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is raised or logged: not for an address that refuses, TLS that fails, nor when time is over."""
 
@@ -484,7 +544,7 @@ async def test_what_fails_ahead_is_no_matter(trusted: tuple[TlsOptions, ssl.SSLC
 
 
 async def test_nothing_is_opened_ahead_where_nothing_is_kept() -> None:
-    """With a pool size of 0 a connection would be opened for nobody."""
+    """With a pool size of 0 a connection opened in advance could not be used."""
     async with Upstream() as upstream:
         await Pools(limits=Limits(size=0)).warm(upstream.destination(), 10)
         assert [] == upstream.peers

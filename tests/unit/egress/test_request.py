@@ -14,16 +14,20 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test.tutils import treq
 
+from azure_openai_proxy.api import stream_probe
 from azure_openai_proxy.api.stream_probe import Peek
 from azure_openai_proxy.config.settings import Timeouts
 from azure_openai_proxy.egress import request as module
 from azure_openai_proxy.egress.connect import Destination, Proxy
+from azure_openai_proxy.egress.deadlines import DEADLINES
 from azure_openai_proxy.egress.http1 import END
+from azure_openai_proxy.egress.interface import Hold
 from azure_openai_proxy.egress.pool import Limits, Pools
-from azure_openai_proxy.egress.request import DEADLINES, Body, Hold, UpstreamRequest
+from azure_openai_proxy.egress.request import UpstreamRequest
+from azure_openai_proxy.egress.request_body import Body
 from azure_openai_proxy.egress.tls import TlsOptions
 from azure_openai_proxy.errors import Failure
-from azure_openai_proxy.routing.attempts import GIVE_UP, Respond, Retry
+from azure_openai_proxy.routing.decisions import GIVE_UP, Respond, Retry
 from azure_simulator import tls as certificates
 from support.upstreams import OK, Peer, Received, Upstream, alerting
 
@@ -33,11 +37,11 @@ if TYPE_CHECKING:
 
     from mitmproxy.connection import Server
 
-    from azure_openai_proxy.routing.attempts import Decision
+    from azure_openai_proxy.routing.decisions import Decision
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LONG = 30.0
-# Made here, for mitmproxy's type checks leave a reference cycle that keeps whoever makes one.
+# Made here, since mitmproxy's type checks leave a reference cycle that keeps the caller's frame.
 REQUEST = treq(method=b"POST", content=b"{}", headers=http.Headers([(b"content-length", b"2")]))
 
 
@@ -51,7 +55,7 @@ class Client:
         self.taken = 0
         self.is_full = False
         self.take: Callable[[bytes], bool] | None = None
-        self.between: Callable[[], bool] | None = None
+        self.asked_for_straight = 0
         self.on_deliver: Callable[[], None] = lambda: None
         self.on_taken: Callable[[], None] = lambda: None
         self._room = asyncio.Event()
@@ -80,8 +84,8 @@ class Client:
         self.is_full = False
         self._room.set()
 
-    def straight(self, between_chunks: Callable[[], bool]) -> Callable[[bytes], bool] | None:
-        self.between = between_chunks
+    def straight(self) -> Callable[[bytes], bool] | None:
+        self.asked_for_straight += 1
         return self.take
 
     def body_taken(self) -> None:
@@ -108,9 +112,7 @@ class Client:
 
 
 class Policy:
-    """Which destinations are asked in turn, and what is held back."""
-
-    hold_stream = LONG
+    """The destinations in order, and how much of each response is held."""
 
     def __init__(self, *destinations: Destination | Failure, request: http.Request | None = None, **timeouts: float) -> None:
         self.timeouts = Timeouts(**({"connect": LONG, "first_byte": LONG, "chunk": LONG} | timeouts))
@@ -162,6 +164,7 @@ class Asked:
 def any_close_is_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine half a second passes between two lines."""
     monkeypatch.setattr(module, "STALE_WITHIN", LONG)
+    monkeypatch.setattr(stream_probe, "HOLD_STREAM", LONG)
 
 
 @pytest.fixture(autouse=True)
@@ -331,7 +334,7 @@ def refusing() -> Destination:
 
 
 async def test_no_connection(refusing: Destination) -> None:
-    """The next destination is asked; with none left the client is told."""
+    """The next destination is used; without another one the client gets the failure."""
     async with Upstream() as upstream:
         asked = Asked(Policy(refusing, upstream.destination()))
         assert 200 == (await asked.over()).status
@@ -391,7 +394,7 @@ async def test_the_first_byte_takes_too_long() -> None:
 
 @pytest.mark.parametrize("hold", [Hold.NOTHING, Hold.WHOLE])
 async def test_the_next_piece_takes_too_long(hold: Hold) -> None:
-    """What the client has of a response ends with the failure; what was held is forgotten, and another attempt answers."""
+    """The part of a response that the client has ends with the failure; held bytes are dropped, and another attempt is made."""
     async with answering(OK[:-1]) as slow, Upstream() as upstream:
         policy = Policy(slow.destination(), upstream.destination(), chunk=0.05)
         policy.holds = hold
@@ -451,7 +454,7 @@ async def test_a_connection_that_is_lost(ends: Callable[[Peer], Awaitable[None]]
 
 
 async def test_a_client_certificate_is_wanted(tmp_path: Path) -> None:
-    """Azure has read nothing of the request: it may be sent elsewhere whatever it is, and the cause has the alert's name."""
+    """Azure has read nothing of the request: it may be sent elsewhere in any case, and the cause contains the alert's name."""
     ca, server = certificates.make(tmp_path, ["127.0.0.1"])
     server.load_verify_locations(ca)
     server.verify_mode = ssl.CERT_REQUIRED
@@ -476,7 +479,7 @@ async def test_another_response_instead() -> None:
             asked.pools.close()
 
 
-# What is held
+# Held responses
 
 
 FAILED = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
@@ -617,11 +620,21 @@ async def test_a_stream_that_ends_before_its_first_event() -> None:
         asked.pools.close()
 
 
-async def test_a_stream_is_held_only_for_so_long() -> None:
-    """Then the client has what there is."""
+async def test_a_stream_whose_last_event_is_an_error_without_a_blank_line() -> None:
+    """The end of the response completes the event."""
+    async with answering(STREAM + b"%x\r\ndata: %b\r\n0\r\n\r\n" % (len(ERROR) + 6, ERROR)) as upstream:
+        policy = Policy(upstream.destination())
+        policy.holds = Peek(None)
+        asked = Asked(policy)
+        assert 429 == (await asked.over()).status
+        asked.pools.close()
+
+
+async def test_a_stream_is_held_only_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the client gets the buffered part."""
     async with answering(STREAM + event(b'{"choices":[]}')) as upstream:
         policy = Policy(upstream.destination())
-        policy.holds, policy.hold_stream = Peek(None), 0.01
+        policy.holds = Peek(None, seconds=0.01)
         asked = Asked(policy)
         await asked.client.until(lambda: asked.client.items)
         assert b"choices" in asked.client.body
@@ -668,7 +681,7 @@ async def close_second(peer: Peer) -> None:
 
 
 async def test_a_request_is_sent_again_once() -> None:
-    """However many idle connections there are: a server that dies of a request is not killed a hundred times."""
+    """However many idle connections there are: a request that crashes a server is not repeated a hundred times."""
     async with Upstream(close_second) as upstream:
         pools = Pools()
         three = [Asked(Policy(upstream.destination()), pools) for _ in range(3)]
@@ -707,6 +720,22 @@ async def test_a_connection_opened_in_advance_is_not_stale_at_its_first_request(
         assert failure
         assert (502, "upstream_error") == (failure.status, failure.code)
         assert 1 == len(upstream.peers)
+
+
+async def test_a_request_waits_for_the_connection_opened_in_advance() -> None:
+    """It does not open another one meanwhile, unless that one fails."""
+    async with answering(OK, OK) as upstream:
+        for fails in (False, True):
+            pools = Pools()
+            pool = pools.of(upstream.destination())
+            warming = asyncio.create_task(pools.warm(upstream.destination(), LONG))
+            while not pool.opening:
+                await asyncio.sleep(0)
+            if fails:
+                warming.cancel()
+            assert 200 == (await Asked(Policy(upstream.destination()), pools).over()).status
+            assert 1 == pool.opened
+            pools.close()
 
 
 async def test_what_ends_later_was_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -769,7 +798,7 @@ def streamed(*fields: tuple[bytes, bytes]) -> http.Request:
 
 @pytest.mark.parametrize("fields", [(b"transfer-encoding", b"chunked"), (b"content-length", b"10")])
 async def test_a_body_that_comes_in_pieces(fields: tuple[bytes, bytes]) -> None:
-    """Each leaves when it comes, framed as the head says; the client is told, to send more."""
+    """Each piece is forwarded when it arrives, framed according to the head; the client may then send more."""
     seen: list[Received] = []
     async with answering(OK, seen=seen) as upstream:
         asked = Asked(Policy(upstream.destination(), request=streamed(fields)), streamed=True)
@@ -957,7 +986,7 @@ async def test_a_slow_client_leaves() -> None:
 
 
 async def test_upstream_leaves_while_the_client_is_slow() -> None:
-    """The client is told when it has time."""
+    """The client gets the failure once it reads again."""
     async with answering(OK[:-1]) as upstream:
         asked = Asked(Policy(upstream.destination()), is_full=True)
         await asked.client.until(lambda: b"o" in asked.client.items)
@@ -969,20 +998,18 @@ async def test_upstream_leaves_while_the_client_is_slow() -> None:
 
 
 async def test_straight_bytes() -> None:
-    """Whole chunks may take a shorter way, which counts as progress and heeds the client's pace."""
+    """Parts of a body may take a shorter way, which counts as progress and heeds the client's pace; the end never does."""
     straight: list[bytes] = []
 
     def take(data: bytes) -> bool:
         straight.append(data)
         asked.client.is_full = len(straight) == 2
         asked.client._news.set()
-        return data != b"0\r\n\r\n"
+        return data != b"c"
 
     async with answering(CHUNKED) as upstream:
         asked = Asked(Policy(upstream.destination()), take=take)
-        await asked.client.until(lambda: asked.client.between)
-        assert asked.client.between
-        assert asked.client.between()
+        await asked.client.until(lambda: asked.client.asked_for_straight)
         vars(asked.request).update(deadline=None)
         await upstream.peers[0].send(b"1\r\na\r\n")
         await asked.client.until(lambda: straight)
@@ -991,9 +1018,12 @@ async def test_straight_bytes() -> None:
         await asked.client.until(lambda: len(straight) == 2)
         assert asked.request._resuming
         asked.client.read()
-        await upstream.peers[0].send(b"0\r\n\r\n")
-        assert [END] == (await asked.over()).items[1:]
-        assert [b"1\r\na\r\n", b"1\r\nb\r\n", b"0\r\n\r\n"] == straight
+        await upstream.peers[0].send(b"1\r\nc\r\n")
+        await asked.client.until(lambda: len(asked.client.items) == 2)
+        await upstream.peers[0].send(b"1\r\nd\r\n0\r\n\r\n")
+        assert [b"c", b"d", END] == (await asked.over()).items[1:]
+        assert [b"a", b"b", b"c"] == straight
+        assert 1 == asked.client.asked_for_straight
         asked.pools.close()
 
 
@@ -1113,11 +1143,11 @@ async def test_time_is_over_for_a_client_that_has_left() -> None:
         assert asked.client.failure is None
 
 
-# What goes wrong in the proxy itself
+# Errors in the proxy itself
 
 
 class CrashError(Exception):
-    """Something that nobody foresaw."""
+    """An unforeseen exception."""
 
 
 def crash(*_: object, **__: object) -> Any:
@@ -1162,18 +1192,18 @@ async def test_a_crash(where: Callable[[Policy, Client], None], caplog: pytest.L
         pools.close()
 
 
-async def test_a_crash_when_a_stream_was_held_long_enough(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_crash_when_a_stream_was_held_long_enough(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """The timer's turn is as safe as any other."""
     async with answering(STREAM) as upstream:
         policy = Policy(upstream.destination())
-        policy.holds, policy.hold_stream = Peek(None), 0.01
+        policy.holds = Peek(None, seconds=0.01)
         asked = Asked(policy, on_deliver=crash)
         await asked.client.until(lambda: asked.client.failure)
         assert "CrashError" in caplog.text
 
 
 async def test_a_crash_after_the_end() -> None:
-    """Whoever is over already has its outcome."""
+    """A request that is over already has its outcome."""
     async with Upstream() as upstream:
         asked = Asked(Policy(upstream.destination()))
         await asked.over()

@@ -12,7 +12,7 @@ from typing import Self
 import pytest
 
 from azure_openai_proxy.egress import resolver as module
-from azure_openai_proxy.egress.resolver import AGAIN, FRESH, STALE, Resolver, interleaved
+from azure_openai_proxy.egress.resolver import FRESH, LOOKUP_INTERVAL, STALE, Resolver, interleaved
 
 
 class Names:
@@ -99,7 +99,7 @@ async def test_stale_addresses_serve_while_look_ups_fail() -> None:
     for _ in range(3):
         assert ["10.0.0.1"] == await names.resolve()
     assert 2 == len(names.asked)
-    names.time += AGAIN
+    names.time += LOOKUP_INTERVAL
     assert ["10.0.0.1"] == await names.resolve()
     assert 3 == len(names.asked)
     names.time += STALE
@@ -115,14 +115,14 @@ async def test_stale_addresses_serve_while_a_look_up_hangs(monkeypatch: pytest.M
     names.time += FRESH
     assert ["10.0.0.1"] == await names.resolve()
     names.then(["10.0.0.2"])
-    names.time += AGAIN
+    names.time += LOOKUP_INTERVAL
     monkeypatch.setattr(module, "PATIENCE", 30)
     assert ["10.0.0.2"] == await names.resolve()
     assert 2 == len(names.asked)
 
 
 async def test_forgotten_addresses_are_looked_up_again() -> None:
-    """When none of them can be connected to, the next request asks DNS, and waits for what it says."""
+    """If no connection to any of them succeeds, the next request waits for a new lookup."""
     names = Names().then(["10.0.0.1"], ["10.0.0.2"])
     await names.resolve()
     names.resolver.forget("host", 443)
@@ -148,7 +148,7 @@ async def test_forgotten_addresses_serve_when_dns_fails() -> None:
     ],
 )
 async def test_names_that_do_not_resolve(answer: list[str] | Exception, says: str) -> None:
-    """Whatever goes wrong in the look-up is an OSError, and the next request asks again."""
+    """Any failure of the lookup is an OSError, and the next request looks up again."""
     names = Names().then(answer, ["10.0.0.1"])
     with pytest.raises(OSError, match=says):
         await names.resolve()
@@ -173,6 +173,7 @@ async def test_no_thread_for_a_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_look_up_that_outlives_its_loop() -> None:
     """The proxy ends while DNS is slow: nothing is printed, nothing is waited for."""
     names = Names()
+    before = threading.enumerate()  # a look-up of an earlier test may still run
 
     async def leave() -> None:
         task = asyncio.create_task(names.resolve())
@@ -180,7 +181,7 @@ def test_a_look_up_that_outlives_its_loop() -> None:
         task.cancel()
 
     asyncio.run(leave())
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "resolve host"]
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "resolve host" and thread not in before]
     names.then(["10.0.0.1"])
     thread.join()
     assert thread.daemon

@@ -123,7 +123,7 @@ def test_a_context_is_made_once(authority: Authority) -> None:
 
 
 def test_bytes_go_both_ways(authority: Authority) -> None:
-    """Large ones too; the end is told from more to come."""
+    """Large ones too; the end is distinguishable from data to come."""
     tls, server = connected(context(options(authority), "upstream.example"), authority.server)
     assert b"request" == server.read(tls.send(b"request"))
     large = bytes(range(256)) * 1024
@@ -145,7 +145,7 @@ def test_a_large_body_is_sent(authority: Authority) -> None:
 
 
 def test_the_peer_closes_in_an_orderly_way(authority: Authority) -> None:
-    """What came before its end is returned with it; then this side may close too, and hears it again."""
+    """The data before the end is returned with it; then this side may close too, and receives the end again."""
     tls, server = connected(context(options(authority), "upstream.example"), authority.server)
     assert b"last" == tls.receive(server.write(b"last") + server.close())
     assert tls.closed
@@ -157,7 +157,7 @@ def test_the_peer_closes_in_an_orderly_way(authority: Authority) -> None:
 
 
 def test_this_side_closes(authority: Authority) -> None:
-    """The peer is told, and its end is not waited for."""
+    """The peer receives the end, and this side does not wait for the peer's."""
     tls, server = connected(context(options(authority), "upstream.example"), authority.server)
     assert b"" == server.read(tls.close())
 
@@ -279,7 +279,7 @@ def test_a_client_certificate_that_is_not_there(authority: Authority) -> None:
 
 
 def test_a_client_certificate_is_wanted(authority: Authority) -> None:
-    """A TLS 1.3 server says so after the handshake, as an alert among the data; it is told apart, with its name."""
+    """A TLS 1.3 server reports it after the handshake, as an alert among the data; the alert is recognised, with its name."""
     authority.server.load_verify_locations(authority.ca)
     authority.server.verify_mode = ssl.CERT_REQUIRED
     tls, server = Tls(context(options(authority), "upstream.example"), "upstream.example"), Server(authority.server)
@@ -295,7 +295,7 @@ def test_a_client_certificate_is_wanted(authority: Authority) -> None:
 
 
 def test_an_alert_in_mid_connection(authority: Authority) -> None:
-    """What came before it is returned; it is kept with its name, and is no refusal of a certificate."""
+    """The data before it is returned; the alert is kept with its name, and is not the refusal of a certificate."""
     tls, server = connected(context(options(authority), "upstream.example"), authority.server)
     with pytest.raises(ssl.SSLError):
         server.read(b"\x17\x03\x03\x00\x20" + b"x" * 32)
@@ -308,7 +308,7 @@ def test_an_alert_in_mid_connection(authority: Authority) -> None:
 
 
 def test_reasons() -> None:
-    """What is not OpenSSL's is said in its own words."""
+    """Errors that are not OpenSSL's have their own text."""
     assert "no such file" == reason(OSError("no such file"))
     assert "ValueError" == reason(ValueError())
     assert "unknown curve" in reason(ssl.SSLError("unknown curve"))

@@ -25,6 +25,10 @@ def bare_deflate(data: bytes) -> bytes:
     return engine.compress(data) + engine.flush()
 
 
+def br(data: bytes) -> bytes:
+    return bytes(brotli.compress(data, quality=1))  # the best quality takes a second for a bomb
+
+
 def zstd(data: bytes) -> bytes:
     """Compress with the library that this mitmproxy depends on."""
     encoded = encodings.encode(data, "zstd")
@@ -37,7 +41,7 @@ COMPRESS: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("X-GZIP ", gzip.compress),
     ("deflate", zlib.compress),
     ("deflate", bare_deflate),
-    ("br", brotli.compress),
+    ("br", br),
     ("zstd", zstd),
 ]
 
@@ -122,9 +126,9 @@ def test_a_bomb_is_not_decompressed(encoding: str, compress: Callable[[bytes], b
     assert engine
     tracemalloc.start()
     try:
-        with pytest.raises(TooLargeError, match="decompress to more than 16,777,216"):
+        with pytest.raises(TooLargeError, match=f"decompress to more than {MOST_AT_ONCE:,}"):
             engine.feed(bomb)
-        assert tracemalloc.get_traced_memory()[1] < 3 * MOST_AT_ONCE
+        assert tracemalloc.get_traced_memory()[1] < 6 * MOST_AT_ONCE  # older versions of brotli return 16 MB at once
     finally:
         tracemalloc.stop()
     made = http.Response.make(200)

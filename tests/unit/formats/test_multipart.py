@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azure_openai_proxy.formats.multipart import CHUNK, MAX_HEAD, MAX_PARTS, Edit, Field, Lines, Part, Rewriter, boundary, field
+from azure_openai_proxy.formats.multipart import CHUNK, MAX_HEAD, MAX_PARTS, Edit, Field, Lines, Part, Rewriter, boundary, field, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,3 +241,66 @@ def test_a_field_in_single_bytes_is_joined_once() -> None:
     """A field that arrives in single bytes is joined once."""
     edit = Field(str.upper, limit=4)
     assert [b"", b"", b"", b"", b"abcde", b"f"] == [edit.feed(data.encode()) for data in "abcdef"]
+
+
+D = b"Content-Disposition: form-data; "
+
+
+def parts(*heads_and_values: tuple[bytes, bytes]) -> bytes:
+    return b"".join(b"--b\r\n" + head + b"\r\n\r\n" + value + b"\r\n" for head, value in heads_and_values) + b"--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        D + b'name="model"',
+        D + b"name=model",
+        D + b'name = "model"',
+        D + b"NAME=model; x=y",
+        D + b'name="mo\\del"',
+        D + b"name*=utf-8''mod%65l",
+        b'content-disposition : form-data;\r\n\tname="model"',
+        b'X: y\nContent-Disposition: form-data; name="model"',
+        D + b'filename="name=x"; name="model"',
+    ],
+)
+def test_spellings_of_a_name(head: bytes) -> None:
+    """A second field is found in each spelling that a parser may accept."""
+    form = parts((D + b'name="model"', b"one"), (head, b"two"))
+    assert (["one", "two"], True) == values(form, "multipart/form-data; boundary=b", "model")
+
+
+@pytest.mark.parametrize(
+    "head", [D + b'name="x"; name="model"', D + b"name=\"x\"; name*=utf-8''model", D + b"name=x\r\n" + D + b"name=model"]
+)
+def test_a_part_with_several_names(head: bytes) -> None:
+    """It is no certain form, because parsers take different ones."""
+    assert not values(parts((head, b"one")), "multipart/form-data; boundary=b", "model")[1]
+
+
+@pytest.mark.parametrize(
+    ("form", "content_type", "certain"),
+    [
+        (parts((D + b"name=a", b"x")) * 2, "multipart/form-data; boundary=b", True),
+        (parts((D + b"name=a", b"x")), "multipart/form-data; boundary=c; boundary=b", False),
+        (parts((D + b"name=a", b"x")), "multipart/form-data; boundary*=utf-8''b; boundary=c", False),
+        (parts((D + b"name=a", b"x")), "multipart/form-data", False),
+        (b"{}", "application/json", True),
+        (b"--b\r\n\r\n\r\n" * (MAX_PARTS + 1), "multipart/form-data; boundary=b", False),
+        (parts((b"x" * (MAX_HEAD + CHUNK), b"")), "multipart/form-data; boundary=b", False),
+    ],
+    ids=["epilogue", "two boundaries", "an extended one", "none", "no form", "parts", "head"],
+)
+def test_whether_a_form_is_certain(form: bytes, content_type: str, certain: bool) -> None:
+    """A form that is not read to its end may have other fields than those that were found."""
+    assert certain == values(form, content_type, "model")[1]
+
+
+@pytest.mark.parametrize("lost", [b"--b\r\n\r\n\r\n" * (MAX_PARTS + 1), b"--b\r\n" + b"x" * (MAX_HEAD + CHUNK)])
+def test_a_strict_rewriter_lets_nothing_pass_unread(lost: bytes) -> None:
+    """The rest is blank and as long as it was; the text behind the last boundary of a complete form passes."""
+    form = lost + parts((D + b"name=model", b"secret"))
+    out = whole(Rewriter(b"b", lambda _: None, strict=True), form)
+    assert (len(form), False, True) == (len(out), b"secret" in out, out.endswith(b"---"))
+    complete = parts((D + b"name=model", b"x")) + b"epilogue"
+    assert complete == whole(Rewriter(b"b", lambda _: None, strict=True), complete)

@@ -230,3 +230,46 @@ def test_finish(raw: bytes, expected: bytes) -> None:
     """An event without its blank line gets one; another event is unchanged."""
     event = decode(raw)[0]
     assert event._replace(raw=expected) == sse.finish(event)
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from([b"data: abc", b"data: a b", b"data:", b"data:x", b"data", b": comment", b"id: 1", b"event: e"]),
+        min_size=1,
+        max_size=6,
+    ),
+    end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    start=st.integers(0, 30),
+    size=st.integers(0, 30),
+    bom=st.booleans(),
+)
+def test_a_part_of_the_data_is_removed(lines: list[bytes], end: bytes, start: int, size: int, bom: bool) -> None:
+    """The data loses those bytes, and all other lines and bytes stay. A value that moves to a line without one gets its colon and space."""
+    raw = (sse.BOM if bom else b"") + end.join([b"data: first", *lines]) + end + end
+    (event,) = decode(raw)
+    data = event.data or b""
+    first, last = min(start, len(data)), min(start + size, len(data))
+    found = sse.without(event, first, last)
+    assert data[:first] + data[last:] == found.data
+    assert found.data == decode(found.raw)[0].data
+    lost = len(raw) - len(found.raw)
+    assert any(
+        raw == found.raw[:at] + raw[at : at + lost + len(added)] + found.raw[at + len(added) :]
+        for added in (b"", b": ", b" ")
+        for at in range(len(found.raw) + 1)
+        if found.raw.startswith(added, at)
+    )
+
+
+def test_a_value_moves_to_a_line_without_a_colon() -> None:
+    """The line gets one, because its name would have another meaning."""
+    (event,) = decode(b"data\ndata: abc\n\n")
+    assert (b"data: bc\n\n", b"bc") == (sse.without(event, 0, 2).raw, sse.without(event, 0, 2).data)
+    (event,) = decode(b"data:\ndata: a b\n\n")
+    assert (b"data:  b\n\n", b" b") == (sse.without(event, 0, 2).raw, sse.without(event, 0, 2).data)
+
+
+def test_a_part_beyond_the_data() -> None:
+    """A place after the end of the data is the end of the event."""
+    event = Event(b"id: 1\n\n", None)
+    assert Event(b"id: 1\n\n", b"") == sse.without(event, 5, 6)

@@ -11,7 +11,7 @@ from azure_openai_proxy.gateway import foreign_flows
 
 @pytest.mark.parametrize("why", ["nothing", "view", "option", "detail", "script"])
 def test_streams(why: str) -> None:
-    """Unless somebody needs bodies."""
+    """Unless the bodies are needed."""
     with taddons.context(SimpleNamespace(name="dumper"), SimpleNamespace(name="scriptloader", addons=[])) as context:
         master: Any = context.master
         context.options.add_option("flow_detail", int, 3 if why == "detail" else 1, "")

@@ -10,7 +10,9 @@ from mitmproxy import http, tls
 from mitmproxy.proxy import mode_specs
 from mitmproxy.test import tflow
 
+from azure_openai_proxy.client_leg.interface import ABSOLUTE_FORM
 from azure_openai_proxy.gateway import ingress
+from support.flows import gateways
 
 if TYPE_CHECKING:
     from mitmproxy.options import Options
@@ -75,7 +77,7 @@ def test_is_ours(flow: http.HTTPFlow, absolute: bool, ours: bool) -> None:
     ],
 )
 def test_passes_through(mode: str, destination: str | None, sni: str | None, passes: bool) -> None:
-    """Only what may be OpenAI's is decrypted."""
+    """Only connections that may be OpenAI's are decrypted."""
     client = SimpleNamespace(proxy_mode=mode_specs.ProxyMode.parse(mode))
     server = SimpleNamespace(address=(destination, 443) if destination else None)
     hello = SimpleNamespace(context=SimpleNamespace(client=client, server=server), client_hello=SimpleNamespace(sni=sni))
@@ -103,7 +105,7 @@ def test_only_upstream_mode_has_a_proxy_behind() -> None:
     ],
 )
 def test_a_plain_request_tells_the_proxy_behind_where_to_go(url: str, connect: bool, authority: str, authorization: str | None) -> None:
-    """Through CONNECT, and with TLS, mitmproxy has told it already."""
+    """Through CONNECT, and with TLS, mitmproxy has already sent the target."""
     request = http.Request.make("POST", url)
     behind(connect=connect).prepare(request)
     assert (authority, authorization) == (request.authority, request.headers.get("proxy-authorization"))
@@ -131,3 +133,25 @@ def test_http2_keeps_its_authority() -> None:
     request.http_version, request.authority = "HTTP/2.0", "azure.example"
     behind(connect=False).prepare(request)
     assert "azure.example" == request.authority
+
+
+@pytest.mark.parametrize(
+    "mode, version, scheme, authority, absolute",
+    [
+        ("regular", "HTTP/1.1", "http", "", True),  # it may be
+        ("upstream:http://127.0.0.1:9", "HTTP/1.1", "http", "other.example:80", True),
+        ("upstream:http://127.0.0.1:9", "HTTP/1.1", "http", "", False),
+        ("reverse:http://127.0.0.1:9", "HTTP/1.1", "http", "", False),
+        ("regular", "HTTP/2.0", "http", "other.example", True),
+        ("regular", "HTTP/2.0", "https", "localhost", False),
+    ],
+)
+def test_the_form_of_a_target_without_the_patch(mode: str, version: str, scheme: str, authority: str, absolute: bool) -> None:
+    """What mitmproxy keeps of it decides; an HTTP/1 request may be one for another host. With the patch it is recorded."""
+    flow = gateways()
+    flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse(mode)
+    flow.request.http_version, flow.request.scheme, flow.request.authority = version, scheme, authority
+    assert not ingress.absolute_form(flow, records_form=True)
+    assert absolute == ingress.absolute_form(flow, records_form=False)
+    flow.metadata[ABSOLUTE_FORM] = False
+    assert not ingress.absolute_form(flow, records_form=False)

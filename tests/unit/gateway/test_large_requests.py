@@ -1,10 +1,9 @@
-"""A large body, request or answer, is treated as a small one is: what was found in it by slices stands for what a parser would find."""
+"""A large body, of a request or a response, is treated as a small one is: scanning finds the same members as a parser."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +30,7 @@ from azure_openai_proxy.formats.json_edit import BOM
 from azure_openai_proxy.formats.json_scan import LARGE, SLICE, Turns
 from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.routing import repair
-from azure_openai_proxy.routing.repair import Change, Drop, Rename, Role
+from azure_openai_proxy.routing.repair_changes import Change, Drop, Rename, Role
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -123,14 +122,16 @@ CHATS = st.fixed_dictionaries({"messages": MESSAGES}, optional={"user": st.text(
 
 @given(CHATS, st.lists(st.sampled_from(CHANGES), unique=True))
 def test_the_same_repairs(body: dict[str, Any], changes: list[Change]) -> None:
-    """Whatever is long stays, and the model is renamed afterwards where it is then."""
+    """Long members stay unchanged, and the model is renamed afterwards at its new position."""
     content = json.dumps(body).encode()
     large = read(content, "/v1/chat/completions")
     routes = [repair.route(ClientRequest(http.Headers(), Query(""), content, found), BACKEND, changes) for found in (None, large)]
     assert routes[0].applied == routes[1].applied
-    bodies = [json.loads(sent("/v1/chat/completions", route.asked.content, route.asked.large)[1] or b"0") for route in routes]
+    bodies = [
+        json.loads(sent("/v1/chat/completions", route.client_request.content, route.client_request.large)[1] or b"0") for route in routes
+    ]
     assert bodies[0] == bodies[1]
-    assert json.loads(routes[0].asked.content) == json.loads(routes[1].asked.content)
+    assert json.loads(routes[0].client_request.content) == json.loads(routes[1].client_request.content)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ async def test_a_large_request_is_translated_after_others_had_their_turn() -> No
 async def test_a_large_request_that_cannot_be_read_does_not_leave(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever goes wrong: the client gets an error, and the log has the rest."""
+    """After any exception the client gets an error, and the log has the details."""
 
     async def fails(*_: object) -> None:
         raise ZeroDivisionError
@@ -246,10 +247,10 @@ ANSWERS = [
 ]
 
 
-def exchange_of(path: str = "/v1/chat/completions") -> Exchange:
+def exchange_of(*, normalize: bool = True) -> Exchange:
     base = Base("https", "r.openai.azure.com", 443)
-    asked = Exchange(Settings(backends=(Backend(name="a", base=base, apiversion="v1"),)), None)
-    asked.request(asking(b'{"model":"m"}', path))
+    asked = Exchange(Settings(backends=(Backend(name="a", base=base, apiversion="v1"),), normalize=normalize), None)
+    asked.request(asking(b'{"model":"m"}'))
     return asked
 
 
@@ -258,10 +259,9 @@ def exchange_of(path: str = "/v1/chat/completions") -> Exchange:
 async def test_the_same_answer(answer: object, normalize: bool) -> None:
     """Without what Azure added, and with the proxy's addresses."""
     content = json.dumps(answer, ensure_ascii=False).replace("\\\\/", "\\/").encode()
-    asked = exchange_of()
-    asked.settings = replace(asked.settings, normalize=normalize)
+    asked = exchange_of(normalize=normalize)
     shaped = []
-    scan = asked.answer_to_scan(http.Response.make(200, content), content)
+    scan = asked.response_to_scan(http.Response.make(200, content), content)
     for large in (None, await large_bodies.read(Turns(), content, *(scan[1] if scan else ()))):
         response = http.Response.make(200, content, {"content-type": "application/json"})
         asked.response_body(response, content, large)
@@ -274,10 +274,10 @@ async def test_which_answers_are_read_first() -> None:
     """Large ones that may have to be changed, of Azure's, and no errors."""
     content = b'{"_filter":"%b"}' % IMAGE.encode()
     asked = exchange_of()
-    assert asked.answer_to_scan(http.Response.make(200), content) == (content, ("next", "next_link", "nextLink"))
+    assert asked.response_to_scan(http.Response.make(200), content) == (content, ("next", "next_link", "nextLink"))
     for response, body in ((200, None), (200, b"_filter"), (400, content), (200, content.replace(b"_", b"-"))):
-        assert None is asked.answer_to_scan(http.Response.make(response), body)
-    assert None is Exchange(Settings(), None).answer_to_scan(http.Response.make(200), content)
+        assert None is asked.response_to_scan(http.Response.make(response), body)
+    assert None is Exchange(Settings(), None).response_to_scan(http.Response.make(200), content)
 
 
 async def test_a_large_answer_is_shaped_after_others_had_their_turn() -> None:
@@ -321,11 +321,11 @@ async def test_the_same_frame(from_client: bool, frame: object, normalize: bool)
         assert flow.websocket
         flow.websocket.messages = [WebSocketMessage(Opcode.TEXT, from_client, content)]
         addon.registry.exchanges[flow] = asked
-        assert asked.frame_to_scan(flow.websocket.messages[0])
+        assert asked.messages.to_scan(flow.websocket.messages[0])
         if in_slices:
             await addon.websocket_message(flow)  # type: ignore[misc]
         else:
-            asked.frame(flow.websocket.messages, 0)
+            asked.messages.translate(flow.websocket.messages, 0)
         changed.append(flow.websocket.messages[-1].content)
     assert json.loads(changed[0]) == json.loads(changed[1])
     assert [one == content or one.isascii() for one in changed] == [True, True]

@@ -24,7 +24,7 @@ def test_lines_arrive_in_order(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_stops_loses_lines() -> None:
-    """What exceeds the queue is dropped and counted; nobody waits."""
+    """Lines that exceed the queue are dropped and counted; the proxy does not wait."""
     reader, writer = os.pipe()
     line = "a" * 999 + "\n"
     with os.fdopen(writer, "w") as file:
@@ -58,7 +58,7 @@ def test_a_reader_that_is_gone_is_an_error(tmp_path: Path) -> None:
 
 
 def test_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log and the dumper share a file, so they share its queue; what is no file of the system's stays."""
+    """The log and the dumper share a file, so they share its queue; an output without a file descriptor stays unchanged."""
     drains: list[object] = []
     monkeypatch.setattr("atexit.register", drains.append)
     with (tmp_path / "out").open("w") as file:

@@ -40,7 +40,7 @@ def shown() -> Iterator[io.StringIO]:
 
 @pytest.mark.parametrize("text", ["\x1b]0;pwned\x07", "\x1b[2J", "\x9b31m", "\r[00:00:00.000] forged", "\u202eevil", "\ud800", "\x7f"])
 def test_control_characters_are_shown(text: str, shown: io.StringIO) -> None:
-    """In the template, in an argument, and in the text of an exception; whoever logs."""
+    """In the template, in an argument, and in the text of an exception, for every logger."""
     logger.warning("a %s name", text)
     logger.warning(f"another {text} name")  # noqa: G004 - as mitmproxy logs
     fail(text)
@@ -51,7 +51,7 @@ def test_control_characters_are_shown(text: str, shown: io.StringIO) -> None:
 
 
 def test_a_line_break_makes_no_other_record(shown: io.StringIO) -> None:
-    """What follows it is indented."""
+    """The lines after it are indented."""
     logger.warning("SOCKS5 name: %s", "x\n[00:00:00.000] forged")
     assert 1 == len([line for line in shown.getvalue().splitlines() if line.startswith("[")])
     assert "\n    [00:00:00.000] forged" in shown.getvalue()
@@ -68,7 +68,7 @@ def test_what_is_harmless_stays(shown: io.StringIO) -> None:
 
 
 def test_it_comes_and_goes() -> None:
-    """A factory of somebody else's stays."""
+    """The factory of another package stays."""
     before = logging.getLogRecordFactory()
     log_records.install()
     assert logging.getLogRecordFactory() is log_records.Record

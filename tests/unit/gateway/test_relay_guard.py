@@ -16,7 +16,7 @@ from azure_openai_proxy.config.parsers import AllowedDestinations
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.gateway import relay_guard
 from azure_openai_proxy.gateway.relay_guard import RelayGuard, exposed, is_local, is_public
-from azure_openai_proxy.mitmproxy_patches import connections
+from azure_openai_proxy.mitmproxy_patches import connections, install
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.context import Context
@@ -70,7 +70,7 @@ def connecting(address: tuple[str, int] | None, who: Client | None = None) -> se
     ],
 )
 def test_is_public(address: str, public: bool) -> None:
-    """An IPv4 address inside an IPv6 one counts as what it is."""
+    """An IPv4 address inside an IPv6 address is judged as the IPv4 address."""
     assert public == is_public(address)
 
 
@@ -194,7 +194,7 @@ async def test_a_check_that_fails_refuses(monkeypatch: pytest.MonkeyPatch, caplo
     ],
 )
 def test_is_plain(host: str, plain: bool) -> None:
-    """Only a spelling that everybody reads in the same way can be judged here."""
+    """Only a spelling that all resolvers interpret in the same way can be checked here."""
     assert plain == relay_guard.is_plain(host)
 
 
@@ -226,6 +226,19 @@ def test_connected(
     RelayGuard().connected(data, settings(allowed))
 
     assert cut == bool(seen)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known mitmproxy", "unknown mitmproxy"])
+def test_a_connection_to_the_proxy_itself(known: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It is closed where requests for a gateway with an unknown name would go round in circles."""
+    seen: list[Any] = []
+    monkeypatch.setattr(connections, "cut", lambda *what: seen.append(what))
+    monkeypatch.setattr(install, "records_form", lambda: known)
+    data = connecting(("gateway.example", 8080))
+    data.server.peername = data.client.sockname
+    RelayGuard().connected(data, settings("any"))
+    assert known != bool(seen)
+    assert known != ("add the name to azure_openai_hosts" in caplog.text)
 
 
 def test_a_connection_that_cannot_be_closed_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,13 +359,13 @@ def test_exposed(modes: list[str], host: str, where: str | None) -> None:
     ],
 )
 def test_warn(secret: dict[str, Any], proxyauth: str | None, host: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """A key that anybody may use is worth a line, and so is an identity."""
+    """A key that any client may use is worth a warning, and so is an identity."""
     chosen = Settings(backends=(dataclasses.replace(BACKEND, **secret),))
     relay_guard.warn(chosen, cast("Options", SimpleNamespace(mode=["regular"], listen_host=host, proxyauth=proxyauth)))
     assert warned == ("uses the configured key" in caplog.text)
 
 
 async def test_resolve() -> None:
-    """Every address of a name, none for what is no name."""
+    """Every address of a name, none for a host that is not a name."""
     assert {"127.0.0.1"} == await relay_guard.resolve("127.1", 80)
     assert set() == await relay_guard.resolve("a" * 64, 80)

@@ -16,7 +16,7 @@ from azure_openai_proxy.mitmproxy_patches import connections
 
 
 class Master:
-    """What is done to mitmproxy's."""
+    """The calls of mitmproxy's master."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
@@ -63,7 +63,7 @@ async def test_what_runs_may_finish(master: Master) -> None:
 
 
 async def test_ports_are_closed_first(master: Master) -> None:
-    """What they run on may take a moment."""
+    """Closing the ports may take a moment."""
     master.closing = True
     Shutdown([], lambda: 30.0).begin()
     with pytest.raises(TimeoutError):
@@ -73,10 +73,10 @@ async def test_ports_are_closed_first(master: Master) -> None:
 
 
 async def test_within_a_limit(master: Master, caplog: pytest.LogCaptureFixture) -> None:
-    """What takes too long is cut off, and that is said."""
+    """Responses that take too long are cut off, and a log line says so."""
     Shutdown([running(live=True)], lambda: 0.0).begin()
     await master.ended.wait()
-    assert "1 cut off" in caplog.text
+    assert "cut off after 0 s: 1" in caplog.text
 
 
 async def test_a_second_time_is_at_once(master: Master) -> None:
@@ -89,7 +89,7 @@ async def test_a_second_time_is_at_once(master: Master) -> None:
 
 @pytest.mark.parametrize("look", ["unsent", "closing"])
 async def test_a_look_that_fails(look: str, master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a mitmproxy that differs, what cannot be seen is not waited for; requests are."""
+    """If mitmproxy's internals differ, the proxy waits for requests only."""
 
     def fails() -> bool:
         raise AttributeError
@@ -120,7 +120,7 @@ def sigterm() -> Iterator[None]:
 
 @pytest.mark.usefixtures("sigterm")
 async def test_arm(master: Master) -> None:
-    """SIGTERM is ours, whoever had it before; each counts once."""
+    """The proxy handles SIGTERM instead of the previous handler; each signal counts once."""
     others: list[int] = []
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, others.append, 1)
     flow = running(live=True)
@@ -163,7 +163,7 @@ async def test_in_a_busy_moment(master: Master) -> None:
 @pytest.mark.parametrize("error", [NotImplementedError, RuntimeError])
 @pytest.mark.usefixtures("sigterm")
 async def test_no_signals(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Windows, or in another thread, somebody else decides."""
+    """On Windows, or in another thread, the signals are handled by the program itself."""
     asked: list[int] = []
 
     def add(number: int, _: object) -> None:

@@ -6,13 +6,16 @@ import gc
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from mitmproxy import http
 from mitmproxy.test import tflow
 
+from azure_openai_proxy.accounting.meters import Meters
 from azure_openai_proxy.inspection.body_store import Shelf, Tap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pytest
-    from mitmproxy import http
 
 
 def test_the_oldest_bodies_are_evicted() -> None:
@@ -95,9 +98,21 @@ def test_one_body_takes_a_quarter_at_most() -> None:
 
 
 def test_without_a_store_no_body_is_kept() -> None:
-    """Without a store only the time of the first chunk and the bytes with the usage are recorded."""
+    """Without a store only the time of the first chunk is recorded."""
     one = tap(inner=False, shelf=None)
-    for piece in (b"a", b'"prompt_tokens":1', b',"completion', b""):
+    for piece in (b"a", b"b", b""):
         one(piece)
     one.give_up()
-    assert (None, [0.0, 1], b'"prompt_tokens":1,"completion') == (one.bodies(), one.chunks, one.counted)
+    assert (None, [0.0, 1]) == (one.bodies(), one.chunks)
+
+
+def test_each_chunk_is_measured() -> None:
+    """The meter of the request gets the bytes for the client, and when their translation began."""
+    meters = Meters(lambda _: None, clock=lambda: 7.0)
+    meter = meters.start(http.Request.make("GET", "http://proxy/v1/models"), "")
+    assert meter
+    chunks: list[tuple[float, Sequence[bytes], bool]] = []
+    meter.chunk = lambda began, pieces, *, last: chunks.append((began, pieces, last))  # type: ignore[method-assign]
+    for tap in (Tap(lambda data: [data * 2], None, 0.0, meter=meter), Tap(None, None, 0.0, meter=meter)):
+        assert [b"ab", b""] == [b"".join(tap(b"ab"))[:2], b"".join(tap(b""))]
+    assert [(7.0, [b"abab"], False), (7.0, [b""], True), (7.0, [b"ab"], False), (7.0, [], True)] == chunks

@@ -16,8 +16,9 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.config import settings
 from azure_openai_proxy.inspection import commands, request_replay
 from azure_openai_proxy.inspection.commands import Commands
+from azure_openai_proxy.routing.learned_repairs import Key
 from azure_openai_proxy.routing.pool import Pool
-from azure_openai_proxy.routing.repair import Drop, Key
+from azure_openai_proxy.routing.repair_changes import Drop
 from azure_openai_proxy.routing.state import Shared
 
 if TYPE_CHECKING:
@@ -130,12 +131,12 @@ def test_how_the_backends_are() -> None:
     now = [0.0]
     shared = Shared(Pool(lambda: now[0], random.Random(1)))
     shared.pool.update((A, B, C, ENTRA))
-    ticket = shared.pool.begin(A, "gpt-4o")
+    ticket = shared.pool.begin(A, "gpt-4o", reason="weight")
     now[0] = 0.25
-    shared.pool.answers(ticket, {})
-    shared.pool.refused(shared.pool.begin(B, "gpt-4o"), 10)
-    shared.pool.refused(shared.pool.begin(B, ""), 5)
-    shared.pool.missed(shared.pool.begin(B, "o1"), 30)
+    shared.pool.succeeded(ticket, {})
+    shared.pool.rate_limited(shared.pool.begin(B, "gpt-4o"), 10)
+    shared.pool.rate_limited(shared.pool.begin(B, ""), 5)
+    shared.pool.deployment_missing(shared.pool.begin(B, "o1"), 30)
     shared.pool.failed(shared.pool.begin(C, "gpt-4o"), 7)
     shared.pool.unreachable(shared.pool.begin(ENTRA, "gpt-4o"))
     shared.learned.add(Key("a", "o1", "/chat/completions", "dated 2024-10-21"), [Drop("user"), Drop("seed")])
@@ -143,7 +144,7 @@ def test_how_the_backends_are() -> None:
         context.master.addons.add(Commands(lambda: SETTINGS, shared))
         lines = context.master.commands.execute("azure.backends")
     assert [
-        "a https://a.example: healthy, 1 in flight, priority 0, weight 1, first byte after 0.25 s",
+        "a https://a.example: healthy, 1 in flight, priority 0, weight 1, first byte after 0.25 s, last request: weight",
         "  o1 /chat/completions dated 2024-10-21: user left out, seed left out",
         "b https://b.example: healthy, 0 in flight, priority 0, weight 1",
         "  gpt-4o: rate-limited for 10.0 s",

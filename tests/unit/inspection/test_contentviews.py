@@ -14,7 +14,8 @@ from wsproto.frame_protocol import Opcode
 
 from azure_openai_proxy.inspection import contentviews as contentviews_module
 from azure_openai_proxy.inspection import flow_metadata
-from azure_openai_proxy.inspection.flow_metadata import Asked, Splice
+from azure_openai_proxy.inspection.body_diff import Splice
+from azure_openai_proxy.inspection.flow_metadata import ClientRequestHead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ def flow() -> http.HTTPFlow:
     """A flow of an OpenAI request."""
     made = tflow.tflow(req=http.Request.make("POST", "https://r/openai/x", BODY, http.Headers(content_type="application/json")))
     made.response = http.Response.make(200, ANSWER, {"content-type": "application/json"})
-    asked = Asked("POST", "/v1/chat/completions", [("authorization", "Bearer [key]")], Splice(10, len(BODY) - 14, b"gpt-4o"))
+    asked = ClientRequestHead("POST", "/v1/chat/completions", [("authorization", "Bearer [key]")], Splice(10, len(BODY) - 14, b"gpt-4o"))
     made.metadata = {
         "azure_openai_operation": "POST /v1/chat/completions",
         "azure_openai_asked": flow_metadata.pack(asked),
@@ -85,9 +86,9 @@ def test_an_other_side_that_is_not_there(flow: http.HTTPFlow) -> None:
     flow.metadata = {"azure_openai_operation": "x"}
     assert "does not contain the client's request" in shown(flow.request, flow, "as the client sent it")[1]
     assert ANSWER.decode() in shown(flow.response, flow, "as azure sent it")[1]
-    assert "hi" in contentviews_module.AnswerView().prettify(ANSWER, Metadata(content_type="application/json"))
+    assert "hi" in contentviews_module.ResponseView().prettify(ANSWER, Metadata(content_type="application/json"))
     assert contentviews_module.AsAzureView().prettify(b"x", Metadata()).endswith("x")
-    assert contentviews_module.AnswerView().render_priority(ANSWER, Metadata()) == 0
+    assert contentviews_module.ResponseView().render_priority(ANSWER, Metadata()) == 0
 
 
 def test_realtime_messages(flow: http.HTTPFlow) -> None:

@@ -72,7 +72,7 @@ def test_every_kind_is_shown(row: Operation, client: httpx.Client) -> None:
     assert flow.response
     ours: tuple[tuple[proxied.Message, Contentview], ...] = (
         (flow.request, contentviews_module.ConversationView()),
-        (flow.response, contentviews_module.AnswerView()),
+        (flow.response, contentviews_module.ResponseView()),
     )
     looked_for = LOOKED_FOR.get(case(row), ("", ""))
     for (message, view), words in zip(ours, looked_for, strict=True):

@@ -13,13 +13,16 @@ from mitmproxy.test import tflow
 
 from azure_openai_proxy.inspection import explain as explanations
 from azure_openai_proxy.inspection import flow_metadata
-from azure_openai_proxy.inspection.flow_metadata import Asked, Splice
+from azure_openai_proxy.inspection.body_diff import Splice
+from azure_openai_proxy.inspection.flow_metadata import ClientRequestHead
 
 
 def ours(path: str = "/openai/deployments/prod/chat/completions?api-version=2024-10-21", **metadata: object) -> http.HTTPFlow:
     request = http.Request.make("POST", f"https://r.openai.azure.com{path}", b'{"model":"prod"}', http.Headers(api_key="[key]"))
     flow = tflow.tflow(req=request)
-    asked = Asked("POST", "/v1/chat/completions", [("authorization", "Bearer [key]"), ("api-key", "x")], Splice(10, 2, b"gpt-4o"))
+    asked = ClientRequestHead(
+        "POST", "/v1/chat/completions", [("authorization", "Bearer [key]"), ("api-key", "x")], Splice(10, 2, b"gpt-4o")
+    )
     known = {"operation": "POST /v1/chat/completions", "model": "gpt-4o", "deployment": "prod", "backend": "west"}
     flow.metadata = {
         f"azure_openai_{name}": value for name, value in (known | {"asked": flow_metadata.pack(asked)} | metadata).items() if value
@@ -29,7 +32,12 @@ def ours(path: str = "/openai/deployments/prod/chat/completions?api-version=2024
 
 def test_every_decision() -> None:
     """The text has operation, mapping, backend, version, and the changes to request and response."""
-    flow = ours(azures=b'{"choices":[],"prompt_filter_results":[1]}', changed=["max_tokens"], compared="a\nb")
+    flow = ours(
+        azures=b'{"choices":[],"prompt_filter_results":[1]}',
+        changed=["max_tokens"],
+        compared="a\nb",
+        record={"input_tokens": 1204, "model": "a\nb"},
+    )
     flow.response, flow.comment = http.Response.make(200, b"{}"), "the comment"
     expected = """\
 POST /v1/chat/completions
@@ -42,6 +50,7 @@ POST /v1/chat/completions
   headers  removed authorization
   answer   200 · the comment
   changed  prompt_filter_results: [1]
+  usage    input_tokens 1,204, model a\\nb
   repairs  max_tokens
   compared \n  a\n\n  b"""
     assert expected == explanations.explain(flow)
@@ -55,7 +64,7 @@ def test_versions(path: str, version: str) -> None:
 
 def test_unchanged_requests() -> None:
     """An unmapped model and an unchanged body are reported as such, with the added headers."""
-    flow = ours("/x", deployment="gpt-4o", asked=flow_metadata.pack(Asked("POST", "/x", [])))
+    flow = ours("/x", deployment="gpt-4o", asked=flow_metadata.pack(ClientRequestHead("POST", "/x", [])))
     flow.error = flows.Error("refused")
     told = explanations.explain(flow)
     assert ["gpt-4o, not mapped", "unchanged, 16 bytes", "added api-key", "refused"] == [

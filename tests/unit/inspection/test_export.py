@@ -18,12 +18,17 @@ from mitmproxy import http
 
 from azure_openai_proxy.inspection import export as exports
 from azure_openai_proxy.inspection.export import VARIABLE
+from support.examples import examples
+from support.processes import PATIENCE
+from support.snippets import Ran, Snippets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from azure_simulator import Simulator
+
+    type Run = Callable[..., Ran]
 
 CHAT = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": 'it\'s "$HOME" é\n\\'}]}).encode()
 DATED = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
@@ -35,12 +40,29 @@ def request(url: str, path: str, body: bytes = CHAT, method: str = "POST", **hea
     return made
 
 
-def run(format: str, text: str, key: str) -> str:
-    command = ["bash"] if format == "curl" else [sys.executable]
-    env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"} | ({VARIABLE: key} if key else {})
-    ran = subprocess.run(command, input=text, env=env, capture_output=True, text=True, check=False, timeout=60)
-    assert 0 == ran.returncode, ran.stderr
-    return ran.stdout
+ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+
+
+@pytest.fixture(scope="module")
+def snippets() -> Iterator[Snippets]:
+    with Snippets(ENV) as snippets:
+        yield snippets
+
+
+@pytest.fixture
+def run(snippets: Snippets, tmp_path: Path) -> Run:
+    """Run an export in an empty folder, with the key in the variable; return its output."""
+
+    def run(format: str, text: str, key: str, shell: str = "bash") -> Ran:
+        env = {VARIABLE: key} if key else {}
+        if format != "curl":
+            return snippets.run(text, env, tmp_path)
+        ran = subprocess.run(
+            [shell], input=text, env=ENV | env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+    return run
 
 
 @pytest.mark.parametrize("included", [False, True], ids=["variable", "key"])
@@ -50,13 +72,15 @@ def run(format: str, text: str, key: str) -> str:
     ids=["dated", "v1", "long", "get"],
 )
 @pytest.mark.parametrize("format", ["curl", "httpx", "openai"])
-def test_it_runs(format: str, path: str, body: bytes, included: bool, azure: Simulator) -> None:
+@pytest.mark.slow
+def test_it_runs(format: str, path: str, body: bytes, included: bool, azure: Simulator, run: Run) -> None:
     """An export that runs in a shell or in Python, with the key in a variable or in the text, sends Azure the same request."""
     if format == "curl" and not shutil.which("curl"):
         pytest.skip("no curl")
     exported = exports.FORMATS[format](request(azure.http_url, path, body, "POST" if body else "GET"), azure.key if included else "")
     assert included == (azure.key in exported)
-    run(format, exported, "" if included else azure.key)
+    ran = run(format, exported, "" if included else azure.key)
+    assert 0 == ran.returncode, ran.stderr
     got = azure.wait_for_request()
     assert (path, 200) == (got.path, got.status)
     assert not body or json.loads(body) == got.json
@@ -65,13 +89,14 @@ def test_it_runs(format: str, path: str, body: bytes, included: bool, azure: Sim
 
 
 @pytest.mark.parametrize("format", ["curl", "httpx"])
-def test_a_body_of_any_bytes_runs(format: str, azure: Simulator) -> None:
+@pytest.mark.slow
+def test_a_body_of_any_bytes_runs(format: str, azure: Simulator, run: Run) -> None:
     """The export of a form with a file sends the same bytes."""
     body = b"--X\r\n\x00\xff'\"\r\n--X--\r\n"
     exported = exports.FORMATS[format](
         request(azure.http_url, DATED, body, **{"content-type": "multipart/form-data; boundary=X", "accept-encoding": "gzip"}), ""
     )
-    run(format, exported, azure.key)
+    assert 0 == run(format, exported, azure.key).returncode
     assert body == azure.wait_for_request().body
 
 
@@ -265,7 +290,7 @@ def test_nothing_of_a_client_is_run(place: str, name: str, tmp_path: Path, monke
 _TEXTS = st.text(st.sampled_from(" '\"`$()[]{}\\;|&<>!#~*?=%@\n\t\r\x1b\x00abcE[key]é\u202e\u2028\x9b\ud800"), max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(place=st.sampled_from(list(PLACES)), text=_TEXTS, method=st.sampled_from(["POST", "GET", "PATCH"]))
 def test_any_text_is_exported_safely(place: str, text: str, method: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Any text in any field is sent unchanged or rejected with a reason, and the export has no control characters."""
@@ -289,7 +314,8 @@ def test_any_text_is_exported_safely(place: str, text: str, method: str, tmp_pat
 
 
 @pytest.mark.parametrize("format", ["curl", "httpx", "openai"])
-def test_the_attacks_run_for_real(format: str, azure: Simulator, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_attacks_run_for_real(format: str, azure: Simulator, run: Run, tmp_path: Path) -> None:
     """With the real curl, httpx and openai one request arrives and no injected code runs."""
     if format == "curl" and not shutil.which("curl"):
         pytest.skip("no curl")
@@ -297,9 +323,7 @@ def test_the_attacks_run_for_real(format: str, azure: Simulator, tmp_path: Path)
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}], "metadata": {text: text}}).encode()
     made = request(azure.http_url, DATED + "&a=" + text.replace(" ", "${IFS}"), body, "POST", **{"x-more": text})
     exported = exports.FORMATS[format](made, "")
-    command = ["sh"] if format == "curl" else [sys.executable]
-    env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", VARIABLE: azure.key}
-    subprocess.run(command, input=exported, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    run(format, exported, azure.key, "sh")
     got = azure.wait_for_request()
     sent = json.loads(got.body)
     assert [{"role": "user", "content": text}] == sent["messages"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from mitmproxy import flow as flows
@@ -12,8 +12,11 @@ from mitmproxy.test import tflow
 
 from azure_openai_proxy.errors import NotFound
 from azure_openai_proxy.inspection import flow_metadata, recording_index
-from azure_openai_proxy.inspection.flow_metadata import Asked
+from azure_openai_proxy.inspection.flow_metadata import ClientRequestHead
 from azure_openai_proxy.inspection.recording_index import Key, Recordings
+
+if TYPE_CHECKING:
+    import re
 
 OPERATION = "POST /v1/chat/completions"
 
@@ -23,7 +26,7 @@ def recorded(body: Any = None, *, answer: str = "a", model: str | None = "m", op
     made.response = http.Response.make(200, answer)
     made.metadata = {
         "azure_openai_operation": operation,
-        "azure_openai_asked": flow_metadata.pack(Asked("POST", "/v1/x?a=b&api-version=1", [])),
+        "azure_openai_asked": flow_metadata.pack(ClientRequestHead("POST", "/v1/x?a=b&api-version=1", [])),
     }
     if model:
         made.metadata["azure_openai_model"] = model
@@ -103,3 +106,38 @@ def test_unusable_flows_are_left_to_mitmproxy() -> None:
     del plain.metadata["azure_openai_asked"]
     others = [broken, lost, plain, tflow.tflow(resp=True)]
     assert (0, others) == (len(found := Recordings(others)), found.others)
+
+
+class Counting:
+    """A pattern that counts the characters it searches."""
+
+    def __init__(self, pattern: re.Pattern[str], counts: list[int]) -> None:
+        self._pattern, self._counts = pattern, counts
+
+    def sub(self, to: str, text: str) -> str:
+        self._counts.append(len(text))
+        return self._pattern.sub(to, text)
+
+
+@pytest.mark.parametrize("size", [1_000_000, 4_000_000, 16_000_000])
+def test_large_bodies_take_bounded_work(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dates are ignored beside an image of any size, and are not searched for inside it; another image is another body."""
+    counts: list[int] = []
+    for name in ("_DATES", "_UUIDS"):
+        monkeypatch.setattr(recording_index, name, Counting(getattr(recording_index, name), counts))
+
+    def body(day: str, pixel: str) -> bytes:
+        return json.dumps({"text": f"today is {day}", "list": [{"image": pixel * size}], "lone": "\udcff" * 70_000}).encode()
+
+    first, same, other = (
+        recording_index.meaning(one) for one in (body("2026-11-23", "A"), body("2031-01-01", "A"), body("2026-11-23", "B"))
+    )
+    assert first == same != other
+    assert max(counts) < 2_000
+
+
+def test_a_body_with_too_many_values_is_compared_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not parsed."""
+    body = b"[" + b"[]," * 400_000 + b"1]"
+    monkeypatch.setattr(json, "loads", None)
+    assert body == recording_index.meaning(body)

@@ -20,7 +20,7 @@ from wsproto.frame_protocol import Opcode
 from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.inspection import flow_metadata
-from azure_openai_proxy.inspection.flow_metadata import Asked
+from azure_openai_proxy.inspection.flow_metadata import ClientRequestHead
 from azure_openai_proxy.inspection.recording_index import Recordings
 from azure_openai_proxy.inspection.replay_server import Player, Replay, ReplayServer, pieces
 from azure_openai_proxy.inspection.response_text import Chunk
@@ -41,7 +41,7 @@ def recorded(chunks: list[float] | None = None) -> http.HTTPFlow:
     flow.metadata = {
         "azure_openai_operation": "POST /v1/chat/completions",
         "azure_openai_model": "m",
-        "azure_openai_asked": flow_metadata.pack(Asked("POST", "/v1/chat/completions", [])),
+        "azure_openai_asked": flow_metadata.pack(ClientRequestHead("POST", "/v1/chat/completions", [])),
         **({"azure_openai_chunks": chunks} if chunks else {}),
     }
     return flow
@@ -81,7 +81,7 @@ def player() -> Iterator[Player]:
 def test_an_answer_at_once(player: Player) -> None:
     """A response without timing is complete, has a content length, and opens no port."""
     replay = Replay(Recordings([recorded([0.1, 9])]), player, paced=False)
-    answer = replay.answer(found(replay, asked()), asked())
+    answer = replay.respond(found(replay, asked()), asked())
     assert answer
     assert (EVENTS, str(len(EVENTS)), False) == (answer.content, answer.headers["content-length"], "transfer-encoding" in answer.headers)
     assert None is player._socket
@@ -91,7 +91,7 @@ async def test_a_stream_in_its_pace(player: Player) -> None:
     """A timed stream is served by the player, to which the request is redirected without its key."""
     replay = Replay(Recordings([recorded([0.01, 9, 0.02, 9])]), player, paced=True)
     request = asked()
-    assert None is replay.answer(found(replay, request), request)
+    assert None is replay.respond(found(replay, request), request)
     assert ("realtime", False, player.address) == (
         request.headers["sec-websocket-protocol"],
         "authorization" in request.headers,

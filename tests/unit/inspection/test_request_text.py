@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azure_openai_proxy.inspection.request_text import conversation
+from support.examples import examples
 from support.samples import REQUESTS
 
 
@@ -47,7 +48,7 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
     return draw(st.sampled_from([content_type, "", "multipart/form-data; boundary=XX"])), bytes(changed)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(mutated())
 def test_no_body_is_too_broken(sample: tuple[str, bytes]) -> None:
     """Mutated and truncated request bodies yield a text that can be encoded as UTF-8."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from azure_openai_proxy.inspection import text as readable_text
@@ -26,6 +28,32 @@ def test_json_in_one_line(value: object, expected: str) -> None:
 def test_sizes_are_for_people(count: int, expected: str) -> None:
     """Sizes have three digits and a unit."""
     assert expected == readable_text.size(count)
+
+
+@pytest.mark.parametrize(
+    ("body", "heavy"),
+    [
+        (b"[" + b"1," * 400_000 + b"1]", False),  # small
+        (b"[" + b"1," * 600_000 + b"1]", True),
+        (b'["' + b'","' * 500_000 + b'"]', True),
+        (b"[" + b"[]," * 400_000 + b"1]", True),
+        (b"[" + b"{}," * 400_000 + b"1]", True),
+        (b'{"image":"' + b"A" * 20_000_000 + b'"}', False),
+        (b'{"image":"' + b"A" * 40_000_000 + b'"}', True),
+    ],
+    ids=["small", "numbers", "strings", "lists", "objects", "image", "too large"],
+)
+def test_what_is_not_parsed(body: bytes, heavy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large body with many values, or a very large one; an image is one value."""
+    parsed: list[bytes] = []
+    monkeypatch.setattr(json, "loads", parsed.append)
+    if heavy:
+        with pytest.raises(ValueError, match="it is not parsed"):
+            readable_text.load(body)
+        assert [] == parsed
+    else:
+        readable_text.load(body)
+        assert [body] == parsed
 
 
 def test_parameters_that_are_off_are_omitted() -> None:

@@ -1,4 +1,4 @@
-"""The guard over private API: it checks what is used, and sees each change."""
+"""The guard over private API: it checks everything that is used, and detects each change."""
 
 from __future__ import annotations
 
@@ -27,33 +27,46 @@ from mitmproxy.addons import view
 from mitmproxy.addons.view import View
 from mitmproxy.connection import Client, Server
 from mitmproxy.hooks import Hook
-from mitmproxy.log import LegacyLogEvents
 from mitmproxy.options import Options
 from mitmproxy.test import taddons, tflow
 from mitmproxy.tools.console.flowlist import FlowItem, FlowListWalker
 from tornado.httputil import HTTPServerRequest
+from tornado.web import Application
 from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Message
 
-from azure_openai_proxy import errors, mitmproxy_patches
-from azure_openai_proxy.mitmproxy_patches import compat, install, interface
+import azure_openai_proxy
+from azure_openai_proxy import client_leg, compatibility, errors
+from azure_openai_proxy.mitmproxy_patches import compat, install
 from support.processes import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FOLDER = Path(mitmproxy_patches.__file__).parent
-SOURCES = sorted(path for path in FOLDER.rglob("*.py") if path.name != "compat.py")
+PACKAGE = Path(azure_openai_proxy.__file__).parent
+SOURCES = sorted(path for path in PACKAGE.glob("mitmproxy_patches/**/*.py") if path.name != "compat.py")
+SOURCES += [PACKAGE / "client_leg" / "hook_index.py"]  # it has a subclass of mitmproxy's
 CHECKED = ("HTTP", "CONNECTIONS", "PORTS", "SHUTDOWN", "FAST_PATH")
 
 PUBLIC = (
     *(bytes, str, int, list, dict, set, type, re.Pattern, re.Match, BaseException, Generator, TracebackType, zlib.decompressobj()),
-    *(asyncio.AbstractEventLoop, asyncio.Task, asyncio.StreamWriter, asyncio.Transport, socket.socket, select, logging, logging.Logger),
+    *(
+        asyncio.AbstractEventLoop,
+        asyncio.Task,
+        asyncio.StreamReader,
+        asyncio.StreamWriter,
+        asyncio.Transport,
+        socket.socket,
+        select,
+        logging,
+        logging.Logger,
+    ),
     *(http.Request, http.Response, http.Request.make("GET", "http://a/").data, tflow.tflow(), Client, Server, Options(), Options().changed),
     *(Hook, View, view.Focus, urwid.Widget, HTTPServerRequest(uri="/"), CloseConnection, Message(""), ConnectionState.OPEN),
-    *(errors.Failure, Settings, DataReceived, interface.HttpPolicy, interface.UpstreamRequest, compat.Feature, ast),
+    *(errors.Failure, Settings, DataReceived, compatibility.Feature, Application, ast),
+    *(value for name in client_leg.__all__ for value in vars(importlib.import_module(f"{client_leg.__name__}.{name}")).values()),
 )
-"""What may be used without a check: Python, our own, and what mitmproxy, tornado and wsproto document."""
+"""Objects that may be used without a check: Python's, the package's own, and the documented ones of mitmproxy, tornado and wsproto."""
 
 
 @pytest.fixture
@@ -70,25 +83,21 @@ def master(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.parametrize("feature", CHECKED)
 def test_everything_is_here(feature: str) -> None:
     """The mitmproxy that is installed has all that is used, in a tested version."""
-    assert (None, None) == (compat.FEATURES[feature].missing(), compat.untested())
+    assert (None, None) == (compat.FEATURES[feature].missing(), compatibility.untested(compat.TESTED))
 
 
 def uses() -> dict[str, set[str]]:
     """Every attribute that any feature checks, by its sample; of events and commands, which are dataclasses, the parameters."""
     found: dict[str, set[str]] = {}
     for feature in compat.FEATURES.values():
-        for table in feature.uses:
-            for name, members in table.items():
-                for member, parameters in compat._MEMBER.findall(members):
-                    found.setdefault(name, set()).update({member}, parameters.strip("()").split() if member == "__init__" else ())
+        for name, member, parameters in feature.members():
+            found.setdefault(name, set()).update({member}, parameters.strip("()").split() if name == "Constructors" else ())
     return found
 
 
 def modules() -> Iterator[ModuleType]:
     for path in SOURCES:
-        yield importlib.import_module(
-            ".".join((mitmproxy_patches.__name__, *path.relative_to(FOLDER).with_suffix("").parts)).removesuffix(".__init__")
-        )
+        yield importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"))
 
 
 def samples() -> dict[str, object]:
@@ -96,7 +105,6 @@ def samples() -> dict[str, object]:
         "FlowItem": FlowItem,
         "FlowListWalker": FlowListWalker,
         "AddonManager": AddonManager(ctx.master),
-        "LegacyLogEvents": LegacyLogEvents(ctx.master),
     }
 
 
@@ -119,7 +127,7 @@ def test_what_subclasses_use_is_checked() -> None:
                     seen.add(name)
                     unchecked |= {(name, one) for one in used - checked[name] - set(dir(object)) if hasattr(sample, one)}
     assert set() == unchecked
-    assert {"HttpLayer", "HttpStream", "Http1Server", "WebsocketConnection", "PerMessageDeflate", "AddonManager", "StreamReader"} <= seen
+    assert {"HttpLayer", "HttpStream", "Http1Server", "WebsocketConnection", "AddonManager"} <= seen
 
 
 @pytest.mark.usefixtures("master")
@@ -143,43 +151,19 @@ def test_whatever_else_is_used_is_checked() -> None:
             elif isinstance(node, ast.Attribute) and ast.unparse(node.value).partition(".")[0] not in names:
                 used[node.attr] = f"{module.__name__}:{node.lineno} {ast.unparse(node)}"
     options = samples()["Context"].options.keys()  # type: ignore[attr-defined]
-    of_instances = {"flow_controlled_length"}  # of h2's public DataReceived; its class has it in newer versions only
+    of_instances = {"flow_controlled_length", "max_size"}  # of h2's public DataReceived in newer versions; of asyncio's own transports
     known = own.union(*uses().values(), options, of_instances, *(dir(one) for one in PUBLIC))
     assert [] == [where for name, where in used.items() if name not in known]
 
 
 def test_nothing_is_checked_in_vain() -> None:
     """Each attribute in a table is used; a few are not named, for their callers or callees are replaced."""
-    replaced = {"_kconv", "_reduce_values", "_wait_for_data", "drain_writers", "get_all", "handle_connection"}
+    replaced = {"_require_auth", "drain_writers", "handle_connection"}
+    elsewhere = {"auth_fail", "transform_first_chunk"}  # in inspection/site/mitmweb.py
+    elsewhere |= {"host", "should_serve"}  # in client_leg/idle_addons.py
     words = set(re.findall(r"\w+", "\n".join(path.read_text() for path in SOURCES)))
-    passed = {"delay", "replay_flow"}  # parameters of mitmproxy that are passed by position, or not at all
-    assert replaced | passed == {name for names in uses().values() for name in names if not name.startswith("__")} - words
-
-
-@pytest.mark.parametrize(
-    "members, missing",
-    [
-        ("connections", None),
-        ("nonsense", "Proxyserver has no attribute nonsense"),
-        ("register_connection(connection_id handler)", None),
-        ("register_connection(connection_id)", "Proxyserver.register_connection takes (connection_id handler) and not (connection_id)"),
-    ],
-)
-def test_what_is_missing(members: str, missing: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    """An attribute or a parameter; a warning says which, and what is lost with it, once."""
-    feature = compat.Feature("All is lost.", compat._connections, {"Proxyserver": members})
-    assert [missing is None] * 2 == [feature.usable, feature.usable]
-    assert [f"{missing}. All is lost."] * bool(missing) == [record.message.partition("known: ")[2] for record in caplog.records]
-
-
-def test_what_fails() -> None:
-    """A class that cannot be instantiated, or a module that cannot be imported, is a reason and not an error."""
-
-    def fails() -> dict[str, object]:
-        raise RuntimeError("nonsense")
-
-    assert "RuntimeError: nonsense" == compat.Feature("", fails).missing()
-    assert "No module named" in str(compat.Feature("", dict, modules="nonsense").missing())
+    passed = {"replay_flow"}  # a parameter of mitmproxy that is not passed
+    assert replaced | elsewhere | passed == {name for names in uses().values() for name in names if not name.startswith("__")} - words
 
 
 @pytest.mark.usefixtures("master")
@@ -189,10 +173,10 @@ def test_untested_versions(name: str, version: str, monkeypatch: pytest.MonkeyPa
     if name == "mitmproxy":
         monkeypatch.setattr("mitmproxy.version.VERSION", f"{version}.1")
     elif name == "h11":
-        monkeypatch.setattr(compat, "version", lambda _: f"{version}.1")
+        monkeypatch.setattr("importlib.metadata.version", lambda _: f"{version}.1")
     else:
         monkeypatch.setattr(sys, "version_info", tuple(map(int, version.split("."))))
-    assert [False, False] == [install.fast_path_available(), install.fast_path_available()]
+    assert [False, False] == [install.fast_path() is not None for _ in range(2)]
     assert 1 == len(caplog.records)
     assert re.search(rf"{name} {re.escape(version)}\S*\. The fast path is off", caplog.text)
     assert compat.HTTP.usable
@@ -201,20 +185,20 @@ def test_untested_versions(name: str, version: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("off", ["HTTP", "FAST_PATH"])
 def test_no_fast_path(master: Any, off: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the patches, and without what only the fast path needs, nothing takes it."""
-    assert install.fast_path_available()
+    assert install.fast_path()
     install.fast_path.cache_clear()
     monkeypatch.setitem(vars(compat.FEATURES[off]), "usable", False)
     install.set_fast_path(master, on=True)
     install.enable_direct_reads(Client(peername=("", 0), sockname=("", 0)), SimpleNamespace(fast_path=True))
-    assert (False, AddonManager) == (install.fast_path_available(), type(master.addons))
+    assert (False, AddonManager) == (install.fast_path() is not None, type(master.addons))
 
 
 @pytest.mark.usefixtures("master")
 @pytest.mark.parametrize("wanted", [False, True])
 def test_direct_reads(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads are direct if the rules want the fast path."""
+    """Reads are direct if the policy wants the fast path."""
     told: list[object] = []
-    monkeypatch.setattr(install.fast_path(), "client_connected", lambda *connections: told.append(connections))
+    monkeypatch.setattr(install.fast_path(), "enable_direct_reads", lambda *connections: told.append(connections))
     client = Client(peername=("", 0), sockname=("", 0))
     install.enable_direct_reads(client, SimpleNamespace(fast_path=wanted))
     assert [(client, client)] * wanted == told
@@ -238,10 +222,10 @@ def test_all_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 
 @pytest.mark.parametrize("name", compat.FEATURES)
 def test_the_page_lists_what_is_used(name: str) -> None:
-    """For each feature docs/mitmproxy-internals.md names what is lost without it, and every object that its table has."""
+    """For each feature docs/mitmproxy-internals.md names the loss, and every object of its table."""
     page = (ROOT / "docs" / "mitmproxy-internals.md").read_text()
     section = page.partition(f"(`{name}`)\n")[2].partition("\n#")[0]
     objects = re.findall(r"`(\w+)`", section.partition("Objects: ")[2])
     feature = compat.FEATURES[name]
-    assert list(dict.fromkeys(sample for table in feature.uses for sample in table)) == objects
+    assert list(feature.uses) == objects
     assert feature.lost in section

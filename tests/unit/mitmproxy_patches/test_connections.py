@@ -12,6 +12,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.test import taddons
 
+from azure_openai_proxy.client_leg import sockets
 from azure_openai_proxy.mitmproxy_patches import compat, connections
 
 
@@ -59,7 +60,7 @@ def test_close_left(handler: Any) -> None:
 
 @pytest.mark.parametrize("sizes, unsent", [([], False), ([0], False), ([0, 5], True), ([None], False)])
 def test_unsent(handler: Any, sizes: list[int | None], unsent: bool) -> None:
-    """Bytes in any buffer count; what has no buffer does not."""
+    """Bytes in any buffer count; a connection without a buffer does not."""
 
     def writer(size: int | None) -> Any:
         transport = SimpleNamespace(get_write_buffer_size=lambda: size)
@@ -106,7 +107,7 @@ def test_watch(handler: Any) -> None:
         assert not connections.watch(client, left.set)  # it is gone
         writer.close()
         assert not connections.watch(client, left.set)
-        await asyncio.gather(*connections._watching)
+        await asyncio.gather(*sockets._watching)
 
     asyncio.run(run())
 
@@ -128,7 +129,7 @@ def test_a_connection_that_the_proxy_closes_is_not_half_closed(handler: Any) -> 
 
 def test_watch_ends(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client whose connection mitmproxy has closed is not watched any longer."""
-    monkeypatch.setattr(connections, "LOOK", 0)
+    monkeypatch.setattr(sockets, "LOOK", 0)
 
     async def run() -> None:
         client = cast("Client", Mock(id="id"))
@@ -139,7 +140,7 @@ def test_watch_ends(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert connections.watch(client, left)
         await asyncio.sleep(0)
         del handler.transports[client]
-        await asyncio.gather(*connections._watching)
+        await asyncio.gather(*sockets._watching)
         left.assert_not_called()
         writer.close()
         far.close()

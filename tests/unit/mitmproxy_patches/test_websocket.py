@@ -13,8 +13,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
+from support.patched_proxy import LIMIT, HttpPolicy, Proxy
 from support.processes import PATIENCE
-from unit.mitmproxy_patches.test_install import LIMIT, HttpPolicy, Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 
 
 class Upstream:
-    """`cut` breaks off, `large` brings more than the limit, any other text comes back; `closed` is the code that it heard last."""
+    """`cut` and `reset` break it off, `large` sends more than the limit, other texts are echoed; `closed` is the last close code."""
 
     def __init__(self) -> None:
         self.closed: int | None = None
@@ -42,6 +42,9 @@ class Upstream:
                     connection.send("x" * (2 * LIMIT))
                 elif text == "cut":
                     connection.socket.shutdown(socket.SHUT_RDWR)
+                elif text == "reset":
+                    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.socket.close()
                 else:
                     connection.send(text)
         except ConnectionClosed:
@@ -61,12 +64,13 @@ def upstream() -> Iterator[tuple[Upstream, int]]:
         thread.join()
 
 
-def test_who_waits_is_told_that_upstream_broke_off(proxy: Proxy, upstream: tuple[Upstream, int]) -> None:
+@pytest.mark.parametrize("how", ["cut", "reset"])
+def test_who_waits_is_told_that_upstream_broke_off(how: str, proxy: Proxy, upstream: tuple[Upstream, int]) -> None:
     """Not 1000: it is no regular end."""
     with connect(f"ws://127.0.0.1:{proxy.port}/up/{upstream[1]}", proxy=None) as client:
         client.send("hello")
         assert "hello" == client.recv(PATIENCE)
-        client.send("cut")
+        client.send(how)
         with pytest.raises(ConnectionClosed) as closed:
             client.recv(PATIENCE)
 
@@ -110,9 +114,10 @@ def frame(payload: bytes, *, opcode: int = 2, final: bool = True, compressed: bo
 
 
 def bomb(size: int) -> bytes:
-    """So many zeros, as permessage-deflate has them."""
+    """So many zeros, a multiple of `LIMIT`, as permessage-deflate has them."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (deflate.compress(bytes(size)) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    part = deflate.compress(bytes(LIMIT)) + deflate.flush(zlib.Z_FULL_FLUSH)  # refers to nothing before it
+    return (part * (size // LIMIT))[:-4]
 
 
 def reason(client: ClientConnection) -> tuple[int, str]:
@@ -139,7 +144,7 @@ TOO_BIG = {
 
 @pytest.mark.parametrize("sent", TOO_BIG.values(), ids=TOO_BIG.keys())
 def test_a_message_over_the_limit_ends_the_connection(proxy: Proxy, upstream: tuple[Upstream, int], sent: list[bytes]) -> None:
-    """The client is told 1009, though it goes on sending; upstream gets nothing of the message and is told that the client is gone."""
+    """The client gets 1009 although it still sends; the upstream gets no part of the message, and the close of the client."""
     handler, port = upstream
     with connect(f"ws://127.0.0.1:{proxy.port}/up/{port}", proxy=None, max_size=None) as client:
         client.socket.sendall(b"".join(sent))
@@ -158,7 +163,7 @@ def test_a_message_of_the_limit_passes(proxy: Proxy, upstream: tuple[Upstream, i
 
 
 def test_a_message_of_upstream_s_over_the_limit(proxy: Proxy, upstream: tuple[Upstream, int]) -> None:
-    """Compressed to a few bytes: upstream is told 1009, the client 1011."""
+    """Compressed to a few bytes: the upstream gets 1009, the client 1011."""
     handler, port = upstream
     with connect(f"ws://127.0.0.1:{proxy.port}/up/{port}", proxy=None, max_size=None) as client:
         client.send("large")
@@ -184,7 +189,7 @@ def test_a_peer_s_own_1009_passes(proxy: Proxy, upstream: tuple[Upstream, int]) 
 
 
 def test_others_have_no_limit(proxy: Proxy, upstream: tuple[Upstream, int]) -> None:
-    """What is not ours passes as mitmproxy has it."""
+    """Messages of other flows pass as in mitmproxy."""
     with connect(f"ws://127.0.0.1:{proxy.port}/foreign/up/{upstream[1]}", proxy=None, max_size=None) as client:
         client.send(bytes(2 * LIMIT))
         assert bytes(2 * LIMIT) == client.recv(PATIENCE)

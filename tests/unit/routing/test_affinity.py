@@ -126,6 +126,26 @@ def test_owners_of_items() -> None:
     assert None is owners.of(asked, b'{"encrypted_content":"' + ENCRYPTED.encode())
 
 
+@pytest.mark.parametrize(
+    ("body", "owner"),
+    [
+        ({"messages": [{"role": "user", "content": "resp_1"}]}, None),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "resp_1"}]}]}, None),
+        ({"input": ["a", "resp_1"]}, None),
+        ({"prompt": "resp_1"}, None),
+        ({"previous_response_id": "resp_1"}, "a"),
+        ({"tools": [{"vector_store_ids": ["vs_2", "resp_1"]}]}, "a"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "resp_1"}}]}]}, "a"),
+    ],
+)
+def test_an_id_in_a_text(body: dict[str, object], owner: str | None) -> None:
+    """An id in the text of a conversation binds nothing."""
+    owners = affinity.Owners()
+    owners.claim("resp_1", "a")
+    content = json.dumps(body).encode()
+    assert owner == owners.of(call("POST", "/v1/chat/completions", b'{"model":"m"}'), content)
+
+
 def test_the_work_for_one_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of looked-up ids is limited, whatever the request contains."""
     monkeypatch.setattr(affinity, "_MOST_NAMED", 3)
@@ -136,3 +156,16 @@ def test_the_work_for_one_request_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     asked = call("POST", "/v1/responses", b'{"model":"m"}')
     assert None is owners.of(asked, b'["aa_1","aa_2","aa_3","fc_1"]')
     assert None is owners.of(asked, b'{"encrypted_content":"%b"}' % ENCRYPTED.encode() + b'{"encrypted_content":1}' * 3)
+
+
+def test_owners_of_other_replicas() -> None:
+    """A new id and a new owner are published, once; what other replicas know is not, and the newest ids come first."""
+    owners = affinity.Owners()
+    published: list[tuple[str, str]] = []
+    owners.publish = lambda *known: published.append(known)
+    for id, backend in [("resp_1", "east"), ("resp_1", "east"), ("resp_1", "west")]:
+        owners.add(id, backend)
+    owners.learn("resp_2", "east")
+    assert [("resp_1", "east"), ("resp_1", "west")] == published
+    assert [("resp_2", "east")] == owners.newest(1)
+    assert [("resp_2", "east"), ("resp_1", "west")] == owners.newest(9)

@@ -11,14 +11,16 @@ import pytest
 from mitmproxy import http
 
 from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request import ClientRequest, Query
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import Failure, NotFound, Unavailable
-from azure_openai_proxy.routing.attempts import GIVE_UP, Attempt, Attempts, Plan, Respond, Retry
+from azure_openai_proxy.routing.attempts import Attempts
+from azure_openai_proxy.routing.decisions import GIVE_UP, Attempt, Plan, Respond, Retry
 from azure_openai_proxy.routing.pool import Pool
-from azure_openai_proxy.routing.repair import Rename
+from azure_openai_proxy.routing.repair_changes import Change, Drop, Moved, Rename
 from azure_openai_proxy.routing.state import Shared
 
 A, B, C = (
@@ -43,15 +45,20 @@ def attempts(
     more: bool = False,
     key: str = "",
     version: str = "",
+    reads_usage: bool = False,
     **settings: Any,
 ) -> Attempts:
     content = json.dumps(CHAT if body is None else body).encode()
-    call = operations.recognise(method, path, {"content-type": "application/json"}, content)
+    call = operations.recognise(method, path, {"content-type": "application/json"}, content, wanted=operations.Wanted(()))
     assert call
     of = of or shared()
     of.use(backends or (A, B, C))
     return Attempts(
-        Settings(backends=of.backends, **settings), of, call, ClientRequest(http.Headers(), Query("", version, key), content, more=more)
+        Settings(backends=of.backends, **settings),
+        of,
+        call,
+        ClientRequest(http.Headers(), Query("", version, key), content, more=more),
+        reads_usage,
     )
 
 
@@ -83,12 +90,301 @@ def test_a_lost_request_is_sent_to_one_other_backend(lost: Failure) -> None:
     assert GIVE_UP is asking.next_attempt(lost)
 
 
+def test_the_reasons_of_attempts(caplog: pytest.LogCaptureFixture) -> None:
+    """Each attempt has the reason for its backend, in the log at debug level too; a repaired request keeps it."""
+    caplog.set_level("DEBUG")
+    asking = attempts(body=CHAT | {"max_tokens": 5})
+    asking.first()
+    asking.next_attempt(failing(400, MAX_TOKENS))
+    asking.next_attempt(failing(429))
+    assert ["priority", "priority", "failover from a"] == [one.reason for one in asking.tried]
+    assert "POST /v1/chat/completions: backend b, reason: failover from a" in caplog.text
+    asking.shared.owners.add("resp_123", "b")
+    owned = attempts(path="/v1/responses", body={"model": "m", "previous_response_id": "resp_123"}, of=asking.shared)
+    owned.first()
+    assert "owner" == owned.headers()["x-azure-openai-proxy-reason"]
+
+
+EVEN = tuple(replace(backend, priority=0) for backend in (A, B, C))
+SESSION = {"prompt_cache_key": "k"}
+
+
+def served(asking: Attempts) -> str:
+    asking.first()
+    asking.succeeded(http.Headers())
+    asking.end()
+    return asking.tried[-1].backend
+
+
+def test_a_session_stays_at_its_backend() -> None:
+    """The requests of a session go to the backend that served it last, those of another client or model to any."""
+    of = shared()
+    first = served(attempts(*EVEN, of=of, body=CHAT | SESSION))
+    for _ in range(5):
+        again = attempts(*EVEN, of=of, body=CHAT | SESSION)
+        assert (first, "bound") == (served(again), again.tried[0].reason)
+    assert 1 == len(of.sessions)
+    others = attempts(*EVEN, of=of, body=CHAT | SESSION, key="k"), attempts(*EVEN, of=of, body=CHAT | SESSION | {"model": "m"})
+    named = attempts(*EVEN, of=of, body=CHAT | SESSION)
+    named.candidates.client = "team"
+    for other in (*others, named):
+        served(other)
+        assert "weight" == other.tried[0].reason
+    assert 4 == len(of.sessions)
+
+
+def test_a_session_moves_with_a_failover() -> None:
+    """After a failure of its backend a session stays where it was moved."""
+    of = shared()
+    first = served(attempts(*EVEN, of=of, body=CHAT | SESSION))
+    asking = attempts(*EVEN, of=of, body=CHAT | SESSION)
+    asking.first()
+    moved = asked(asking.next_attempt(failing(503, retry_after="0")))
+    assert (0, f"failover from {first}") == (len(of.sessions), asking.tried[1].reason)
+    asking.succeeded(http.Headers())
+    asking.end()
+    assert moved == served(attempts(*EVEN, of=of, body=CHAT | SESSION))
+
+
+@pytest.mark.parametrize(
+    ("failure", "bound"),
+    [
+        (REFUSED, 0),
+        (CLOSED, 0),
+        (failing(429), 0),
+        (failing(400), 1),
+        (failing(404), 1),
+        (Failure(503, "proxy_shortage", "The proxy could not open a connection."), 1),
+    ],
+    ids=str,
+)
+def test_which_failures_end_a_binding(failure: Failure | http.Response, bound: int) -> None:
+    """A failure of the backend ends the binding, an error of the client or of the proxy does not."""
+    of = shared()
+    served(attempts(*EVEN, of=of, body=CHAT | SESSION))
+    asking = attempts(*EVEN, of=of, body=CHAT | SESSION, max_attempts=1)
+    asking.first()
+    asking.next_attempt(failure)
+    assert bound == len(of.sessions)
+
+
+def test_a_broken_stream_ends_a_binding_and_a_cancelled_one_does_not() -> None:
+    """A client that leaves says nothing about the backend."""
+    of = shared()
+    served(attempts(*EVEN, of=of, body=CHAT | SESSION))
+    left = attempts(*EVEN, of=of, body=CHAT | SESSION)
+    left.first()
+    left.end()
+    assert 1 == len(of.sessions)
+    broken = attempts(*EVEN, of=of, body=CHAT | SESSION)
+    broken.first()
+    broken.broke_off(CLOSED)
+    assert 0 == len(of.sessions)
+    other = attempts(*EVEN, of=of)
+    other.first()
+    other.broke_off(CLOSED)
+
+
+def test_a_session_needs_several_backends() -> None:
+    """Where only one backend has the model, nothing is bound."""
+    of = shared()
+    served(attempts(A, of=of, body=CHAT | SESSION))
+    served(attempts(replace(A, models=Mapper.parse("other=o")), B, of=of, body=CHAT | SESSION))
+    assert 0 == len(of.sessions)
+
+
+SEALED = "gAAAAA" + "s" * 80
+THOUGHT = {"type": "reasoning", "id": "rs_1", "encrypted_content": SEALED}
+ANONYMOUS = {"type": "reasoning", "encrypted_content": SEALED}
+REFERENCE = {"type": "item_reference", "id": "rs_1"}
+
+
+def conversation(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"model": "m", "input": [{"role": "user", "content": "hi"}, *items]}
+
+
+def following(of: Shared, *items: dict[str, Any], backends: tuple[Backend, ...] = EVEN, **settings: Any) -> Attempts:
+    return attempts(*backends, of=of, path="/v1/responses", body=conversation(*items), **settings)
+
+
+def made_by(name: str, *ids: str) -> Shared:
+    of = shared()
+    for id_ in ids or ("rs_1", SEALED[-64:]):
+        of.owners.claim(id_, name)
+    return of
+
+
+@pytest.mark.parametrize("item", [THOUGHT, ANONYMOUS, REFERENCE])
+def test_an_item_goes_to_the_backend_that_made_it(item: dict[str, Any]) -> None:
+    """Its owner is asked whatever its state, although the session is bound elsewhere, and the owner's answer counts."""
+    of = made_by("b")
+    while "b" == served(following(of)):
+        of.sessions = type(of.sessions)()
+    of.pool.unreachable(of.pool.begin(EVEN[1], "m"))
+    asking = following(of, item)
+    assert ("b", "owner") == (served(asking), asking.tried[0].reason)
+    bound = following(of)
+    assert ("b", "bound") == (served(bound), bound.tried[0].reason)
+    asking = following(of, item)
+    asking.first()
+    assert GIVE_UP is asking.next_attempt(failing(429, retry_after="30"))
+    assert "b" == served(following(of, item))
+
+
+@pytest.mark.parametrize("failure", [REFUSED, CLOSED])
+def test_an_item_whose_backend_cannot_be_reached(failure: Failure) -> None:
+    """The client gets an error that names the item; no other backend is asked."""
+    asking = following(made_by("b"), THOUGHT)
+    asking.first()
+    decision = asking.next_attempt(failure)
+    assert isinstance(decision, Respond)
+    assert isinstance(decision.response, Failure)
+    assert (503, "item_backend_gone") == decision.response[:2]
+    assert "Item 'rs_1' in `input` was made by the backend 'b', which is gone" in decision.response.message
+
+
+def test_an_item_whose_backend_is_slow() -> None:
+    """A time-out stays one."""
+    asking = following(made_by("b"), THOUGHT)
+    asking.first()
+    assert GIVE_UP is asking.next_attempt(Failure(504, "upstream_timeout", "silent"))
+
+
+def test_an_item_whose_backend_is_not_configured() -> None:
+    """It is refused with 404, also where lost items may be dropped, if it is a reference."""
+    with pytest.raises(NotFound, match=r"Item 'input\[1\]' in `input` was made by the backend 'gone', which is gone"):
+        following(made_by("gone"), ANONYMOUS).first()
+    with pytest.raises(NotFound, match="configured no longer"):
+        following(made_by("gone"), REFERENCE, drop_lost_items=True).first()
+
+
+def test_lost_reasoning_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """Without its backend a conversation goes on without the encrypted reasoning, marked in the attempt and in the log."""
+    asking = following(made_by("gone"), THOUGHT, drop_lost_items=True)
+    plan = asking.first()
+    assert conversation() == json.loads(plan.client_request.content)
+    assert 1 == asking.dropped
+    assert ("1 items with encrypted reasoning left out",) == asking.tried[0].repaired
+    assert "encrypted reasoning of gone" in caplog.text
+
+
+def test_reasoning_is_dropped_when_its_backend_fails() -> None:
+    """The owner is asked first. If it cannot be reached, the next owner or any other backend gets the rest."""
+    of = made_by("b")
+    of.owners.claim("rs_2", "c")
+    asking = following(of, THOUGHT, drop_lost_items=True)
+    assert conversation(THOUGHT) == json.loads(asking.first().client_request.content)
+    decision = asking.next_attempt(REFUSED)
+    assert isinstance(decision, Retry)
+    assert asked(decision) in "ac"
+    assert conversation() == json.loads(decision.plan.client_request.content)
+    assert "failover from b" == asking.tried[1].reason
+    both = following(of, THOUGHT, {"type": "reasoning", "id": "rs_2", "encrypted_content": "t" * 80}, drop_lost_items=True)
+    assert "c" == asked(both.first())
+    decision = both.next_attempt(REFUSED)
+    assert isinstance(decision, Retry)
+    assert "b" == asked(decision)
+    assert conversation(THOUGHT) == json.loads(decision.plan.client_request.content)
+    assert "a" == asked(both.next_attempt(REFUSED))
+
+
+@pytest.mark.parametrize(
+    ("error", "moves"),
+    [
+        ({"message": "Item with id 'rs_1' not found."}, True),
+        ({"message": "The encrypted content gAAA...ssss could not be verified.", "code": "invalid_encrypted_content"}, True),
+        ({"message": "Previous response with id 'resp_1' not found.", "code": "previous_response_not_found"}, True),
+        ({"message": "no", "code": ["invalid"]}, False),
+        ({"message": "no"}, False),
+    ],
+)
+def test_an_item_whose_backend_is_unknown(error: dict[str, Any], moves: bool) -> None:
+    """Where the proxy does not know who made an item, each backend is asked once."""
+    refusal = http.Response.make(400, json.dumps({"error": error}))
+    asking = following(shared(), THOUGHT)
+    asking.first()
+    assert moves == isinstance(asking.next_attempt(refusal), Retry)
+    if moves:
+        assert isinstance(asking.next_attempt(refusal), Retry)
+        assert not isinstance(asking.next_attempt(refusal), Retry)
+    owned = following(made_by("b"), THOUGHT)
+    owned.first()
+    assert not isinstance(owned.next_attempt(refusal), Retry)
+
+
+def test_items_that_cannot_be_dropped() -> None:
+    """References, a request that no other backend can serve, and the last attempt end with the error."""
+    of = made_by("b")
+    elsewhere = replace(A, models=Mapper.parse("other=o")), EVEN[1]
+    for asking in (
+        following(of, THOUGHT, REFERENCE, drop_lost_items=True),
+        following(of, THOUGHT, drop_lost_items=True, backends=elsewhere),
+        following(of, THOUGHT, drop_lost_items=True, max_attempts=1),
+    ):
+        assert "b" == asked(asking.first())
+        assert isinstance(asking.next_attempt(REFUSED), Respond)
+
+
+def test_a_complete_item_prefers_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item that any backend can read goes to its owner while that is healthy, and elsewhere otherwise."""
+    of = made_by("b", "fc_1")
+    called = {"type": "function_call", "id": "fc_1", "arguments": "{}"}
+    asking = following(of, called)
+    assert ("b", "owner") == (asked(asking.first()), asking.tried[0].reason)
+    assert asked(asking.next_attempt(failing(503))) in "ac"
+    assert asked(following(of, called).first()) in "ac"
+    assert "a" == asked(following(made_by("gone", "fc_1"), called, backends=(A, B)).first())
+    monkeypatch.setattr(Shared, "has_token", lambda _, backend: backend.name != "b")
+    assert "a" == asked(following(made_by("b", "fc_1"), called, backends=(A, B)).first())
+
+
 def test_a_shortage_of_the_proxy_blames_no_backend() -> None:
     """Without file descriptors no other backend can be asked either, and none is to blame."""
     asking = attempts()
     asking.first()
     assert GIVE_UP is asking.next_attempt(Failure(503, "proxy_shortage", "The proxy could not open a connection."))
     assert {"healthy"} == {view.state for view in asking.shared.pool.views()}
+
+
+def test_a_shortage_of_the_proxy_heals_no_backend() -> None:
+    """A backend in its cool-down, which a request probes meanwhile, stays there."""
+    now = 0.0
+    of = Shared(Pool(lambda: now, random.Random(1)))
+    asking = attempts(A, of=of)
+    asking.first()
+    asking.next_attempt(REFUSED)
+    now = 3600.0
+    asking = attempts(A, of=of)
+    asking.first()
+    asking.next_attempt(Failure(503, "proxy_shortage", "The proxy could not open a connection."))
+    assert {"probe"} == {view.state for view in of.pool.views()}
+
+
+@pytest.mark.parametrize("failure", [CLOSED, Failure(504, "upstream_timeout", "silent")])
+def test_the_end_of_a_websocket_blames_no_backend(failure: Failure) -> None:
+    """However its connection ends; the attempt has the cause."""
+    asking = attempts(method="WS", path="/v1/realtime?model=gpt-4o")
+    asking.first()
+    asking.upgraded()
+    asking.end()
+    asking.broke_off(failure)
+    assert {"healthy"} == {view.state for view in asking.shared.pool.views()}
+    assert [("a", failure.code)] == [(attempt.backend, attempt.cause) for attempt in asking.tried]
+
+
+def test_a_websocket_shows_that_its_backend_is_healthy() -> None:
+    """Its 101 ends the cool-down, as the head of another response does, and is no measure of how fast responses are."""
+    now = 0.0
+    of = Shared(Pool(lambda: now, random.Random(1)))
+    asking = attempts(A, of=of)
+    asking.first()
+    asking.next_attempt(failing(500))
+    now = 3600.0
+    asking = attempts(A, of=of, method="WS", path="/v1/realtime?model=gpt-4o")
+    asking.first()
+    asking.upgraded()
+    (view,) = of.pool.views()
+    assert ("healthy", None) == (view.state, view.first_byte)
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422, 501])
@@ -130,7 +426,7 @@ def test_nothing_is_sent_twice_once_it_has_begun() -> None:
     """There is no retry after the response began, or if the request body was streamed."""
     asking = attempts()
     asking.first()
-    asking.answers(http.Headers())
+    asking.succeeded(http.Headers())
     asking.broke_off(CLOSED)
     assert [("a", "upstream_error")] == [(attempt.backend, attempt.cause) for attempt in asking.tried]
     uploading = attempts(more=True)
@@ -169,6 +465,7 @@ def test_the_most_useful_failure() -> None:
     asking.next_attempt(failing(429, retry_after="20"))
     best = asking.next_attempt(REFUSED)
     assert isinstance(best, Respond)
+    assert isinstance(best.response, http.Response)
     assert 429 == best.response.status_code
     assert 0 < int(best.response.headers["retry-after-ms"]) <= 1000  # of the backend that refused the connection
     asking = attempts(A, B)
@@ -221,14 +518,14 @@ def test_repair_and_learned_repairs() -> None:
     decision = asking.next_attempt(failing(400, MAX_TOKENS))
     assert isinstance(decision, Retry)
     assert ("a", (Rename("max_tokens", "max_completion_tokens"),)) == (asked(decision), decision.plan.applied)
-    asking.answers(http.Headers())
+    asking.succeeded(http.Headers())
     asking.end()
     again = attempts(body=body, of=of)
-    assert b"max_completion_tokens" in again.first().asked.content
-    assert [Attempt("a", "", ("max_tokens -> max_completion_tokens",))] == again.tried
+    assert b"max_completion_tokens" in again.first().client_request.content
+    assert [Attempt("a", "", ("max_tokens -> max_completion_tokens",), "priority")] == again.tried
     elsewhere = again.next_attempt(failing(500))
     assert isinstance(elsewhere, Retry)
-    assert b'"max_tokens"' in elsewhere.plan.asked.content
+    assert b'"max_tokens"' in elsewhere.plan.client_request.content
     # The same rejection of a repaired request is final.
     once = attempts(body=body)
     once.first()
@@ -254,7 +551,7 @@ def test_stored_objects_have_an_owner() -> None:
     making = attempts(path="/v1/responses", body={"model": "m"}, of=of)
     making.first()
     making.next_attempt(failing(503))
-    making.answers(http.Headers())
+    making.succeeded(http.Headers())
     making.created(b'{"id":"resp_123456"}')
     getting = attempts(method="GET", path="/v1/responses/resp_123456", body={}, of=of)
     assert "b" == asked(getting.first())
@@ -262,7 +559,7 @@ def test_stored_objects_have_an_owner() -> None:
     finding = attempts(method="GET", path="/v1/responses/resp_777777", body={}, of=of)
     finding.first()
     finding.next_attempt(failing(404))
-    finding.answers(http.Headers())
+    finding.succeeded(http.Headers())
     assert "resp_777777" in of.owners._names
 
 
@@ -284,7 +581,7 @@ def test_items_have_an_owner() -> None:
     assert not attempts(A, B).makes_items
     alone = attempts(A, path="/v1/responses", body={"model": "m"})
     alone.first()
-    alone.answers(http.Headers())
+    alone.succeeded(http.Headers())
     alone.created(b'{"id":"resp_1"}')
     assert 0 == len(alone.shared.owners)
 
@@ -293,8 +590,9 @@ def test_reported_attempts() -> None:
     """The flow's metadata and the headers report each attempt's backend, the cause of its failure and its repairs."""
     asking = attempts(body=CHAT | {"max_tokens": 5})
     asking.first()
-    assert [{"backend": "a", "cause": "", "repaired": []}] == asking.seen()
-    assert {"x-azure-openai-proxy-backend": "a", "x-azure-openai-proxy-attempts": "1"} == asking.headers()
+    assert [{"backend": "a", "cause": "", "repaired": []}] == asking.summary()
+    first = {"x-azure-openai-proxy-backend": "a", "x-azure-openai-proxy-attempts": "1", "x-azure-openai-proxy-reason": "priority"}
+    assert first == asking.headers()
     asking.next_attempt(failing(429))
     asking.next_attempt(failing(400, MAX_TOKENS))
     assert "max_tokens -> max_completion_tokens" == asking.headers()["x-azure-openai-proxy-repaired"]
@@ -302,7 +600,7 @@ def test_reported_attempts() -> None:
         {"backend": "a", "cause": "429", "repaired": []},
         {"backend": "b", "cause": "400", "repaired": []},
         {"backend": "b", "cause": "", "repaired": ["max_tokens -> max_completion_tokens"]},
-    ] == asking.seen()
+    ] == asking.summary()
 
 
 def test_before_the_first_attempt() -> None:
@@ -310,12 +608,35 @@ def test_before_the_first_attempt() -> None:
     asking = attempts()
     asking.end()
     asking.created(b"{}")
-    asking.answers(http.Headers())
-    assert (None, []) == (asking.wait(), asking.seen())
+    asking.succeeded(http.Headers())
+    assert (None, []) == (asking.candidates.wait(), asking.summary())
 
 
 def learned(of: Shared) -> list[list[str]]:
     return [[str(change) for change in changes] for changes in of.learned.all().values()]
+
+
+def test_the_form_is_computed_once_per_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learned repairs are looked up, and new ones learned, for the target of the attempt: no form is computed a second time."""
+    of = shared()
+    forms: list[object] = []
+    path = "/openai/deployments/gpt-4o/chat/completions"
+    form = azure_request.form
+
+    def counted(*given: Any) -> Any:
+        forms.append(given)
+        return form(*given)
+
+    monkeypatch.setattr(azure_request, "form", counted)
+    first = attempts(A, path=path, body=CHAT | {"user": "me"}, of=of, version="2024-06-01")
+    first.first()
+    first.next_attempt(failing(400, "Unknown parameter: 'user'."))
+    first.succeeded(http.Headers())
+    assert ([["user left out"]], 2) == (learned(of), len(forms))
+    second = attempts(A, path=path, body=CHAT | {"user": "me"}, of=of, version="2024-06-01")
+    second.first()
+    second.succeeded(http.Headers())
+    assert (["user left out"], 3) == ([*second.tried[0].repaired], len(forms))
 
 
 def test_repairs_are_learned_per_operation_and_version() -> None:
@@ -325,14 +646,14 @@ def test_repairs_are_learned_per_operation_and_version() -> None:
     asking = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=body, of=of, version="2024-06-01")
     asking.first()
     asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
-    asking.answers(http.Headers())
+    asking.succeeded(http.Headers())
     assert [["user left out"]] == learned(of)
     same = attempts(A, path="/openai/deployments/GPT-4o/chat/completions", body=body, of=of, version="2024-06-01")
-    assert b'"user"' not in same.first().asked.content
+    assert b'"user"' not in same.first().client_request.content
     other = attempts(A, path="/openai/deployments/gpt-4o/chat/completions", body=body, of=of, version="2024-10-21")
-    assert b'"user"' in other.first().asked.content
+    assert b'"user"' in other.first().client_request.content
     for path in ("/v1/chat/completions", "/v1/responses", "/v1/completions"):
-        assert b'"user"' in attempts(A, path=path, body=body, of=of).first().asked.content
+        assert b'"user"' in attempts(A, path=path, body=body, of=of).first().client_request.content
 
 
 def test_a_version_that_a_client_made_up_teaches_nothing() -> None:
@@ -342,7 +663,7 @@ def test_a_version_that_a_client_made_up_teaches_nothing() -> None:
     asking.first()
     asking.next_attempt(failing(400, "API version not supported"))
     asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
-    asking.answers(http.Headers())
+    asking.succeeded(http.Headers())
     assert [] == learned(of)
 
 
@@ -352,9 +673,9 @@ def test_repairs_are_learned_per_client_key() -> None:
     own = replace(A, token="")
     for key, sent in (("one", 2), ("one", 1), ("two", 2)):
         asking = attempts(own, body=CHAT | {"user": "me"}, of=of, key=key)
-        if b'"user"' in asking.first().asked.content:
+        if b'"user"' in asking.first().client_request.content:
             asking.next_attempt(failing(400, "Unknown parameter: 'user'."))
-        asking.answers(http.Headers())
+        asking.succeeded(http.Headers())
         assert sent == len(asking.tried)
 
 
@@ -424,13 +745,285 @@ def test_a_failure_of_one_model_leaves_the_others() -> None:
     assert {"gpt-4o": 300} == of.pool.views()[0].failing
 
 
-def test_unusable_while_all_backends_cool_down() -> None:
-    """The proxy is unusable only if it has backends and all of them are in their cool-down."""
+STREAM = CHAT | {"stream": True}
+NO_OPTIONS = failing(400, "Unrecognized request argument supplied: stream_options")
+
+
+def added(decision: object) -> bool:
+    plan = decision.plan if isinstance(decision, Retry) else decision
+    assert isinstance(plan, Plan)
+    return plan.add_usage
+
+
+@pytest.mark.parametrize(
+    ("expected", "changed"),
+    [
+        (True, {}),
+        (True, {"path": "/v1/completions"}),
+        (True, {"path": "/openai/deployments/d/chat/completions", "version": "2024-08-01-preview"}),
+        (False, {"path": "/openai/deployments/d/chat/completions", "version": "2024-07-01-preview"}),
+        (False, {"reads_usage": False}),
+        (False, {"body": CHAT}),
+        (False, {"body": STREAM | {"stream_options": {"include_usage": True}}}),
+        (False, {"path": "/v1/responses"}),
+    ],
+)
+def test_the_usage_is_requested(expected: bool, changed: dict[str, Any]) -> None:
+    """It is requested for a stream of a chat or a completion if something needs it, the client does not, and Azure may know the option."""
+    options: dict[str, Any] = {"body": STREAM, "reads_usage": True} | changed
+    assert expected == added(attempts(**options).first())
+
+
+@pytest.mark.parametrize("settings", [{}, {"repair": False}, {"max_attempts": 1}])
+def test_a_refused_request_for_the_usage(settings: dict[str, Any]) -> None:
+    """The request is sent again without it, and is the same for the deployment's next request once that has succeeded."""
     of = shared()
-    assert of.unusable() is None
-    of.use((A, B))
-    of.pool.unreachable(of.pool.begin(A, "gpt-4o"))
-    of.pool.failed(of.pool.begin(B, "gpt-4o"), 86400)
-    assert of.unusable() is None
-    of.pool.unreachable(of.pool.begin(B, "gpt-4o"))
-    assert "no backend is usable now" == of.unusable()
+    asking = attempts(A, of=of, body=STREAM, reads_usage=True, **settings)
+    assert added(asking.first())
+    again = asking.next_attempt(NO_OPTIONS)
+    assert isinstance(again, Retry)
+    assert not added(again)
+    assert STREAM == json.loads(again.plan.client_request.content)
+    assert added(attempts(A, of=of, body=STREAM, reads_usage=True).first())
+    asking.succeeded(http.Headers())
+    assert not added(attempts(A, of=of, body=STREAM, reads_usage=True).first())
+    assert added(attempts(A, of=of, body=STREAM | {"model": "other"}, reads_usage=True).first())
+    of.use((B,))
+    of.use((A,))
+    assert added(attempts(A, of=of, body=STREAM, reads_usage=True).first())
+
+
+def test_a_refusal_of_the_clients_own_request() -> None:
+    """An error that stays without the request for the usage is the client's, and nothing is remembered."""
+    of = shared()
+    asking = attempts(A, of=of, body=STREAM, reads_usage=True)
+    asking.first()
+    assert isinstance(asking.next_attempt(NO_OPTIONS), Retry)
+    assert GIVE_UP == asking.next_attempt(NO_OPTIONS)
+    assert 0 == len(of.usage_refusals)
+
+
+def test_a_refusal_of_one_request() -> None:
+    """With data of one's own Azure refuses the option, which says nothing about the deployment."""
+    of = shared()
+    asking = attempts(A, of=of, body=STREAM | {"data_sources": [{}]}, reads_usage=True)
+    asking.first()
+    asking.next_attempt(failing(400, "Validation error at #/stream_options: Extra inputs are not permitted"))
+    asking.succeeded(http.Headers())
+    assert 0 == len(of.usage_refusals)
+
+
+def test_another_backend_may_know_the_option() -> None:
+    """After a failover the usage is requested again."""
+    asking = attempts(A, B, body=STREAM, reads_usage=True)
+    asking.first()
+    assert not added(asking.next_attempt(NO_OPTIONS))
+    assert added(asking.next_attempt(failing(503)))
+
+
+@pytest.mark.parametrize("change", [Drop("stream_options"), Drop("stream_options.include_usage"), Moved("stream_options")])
+def test_a_learned_refusal(change: Change) -> None:
+    """A deployment that has refused the option of a client is not asked."""
+    of = shared()
+    asking = attempts(A, of=of, body=STREAM)
+    asking.first()
+    of.learned.add(asking._learned(A), [Drop("user"), change])
+    assert not added(attempts(A, of=of, body=STREAM, reads_usage=True).first())
+    assert added(attempts(A, of=of, body=STREAM, reads_usage=True, repair=False).first())
+
+
+def test_whether_a_request_could_move() -> None:
+    """To a backend that was not asked yet, while an attempt is left and the operation is repeatable; asking changes nothing."""
+    asking = attempts(A, B)
+    asking.first()
+    assert (True, True) == (asking.could_move(), asking.could_move())
+    asking.next_attempt(failing(429))
+    assert not asking.could_move()
+    for fixed in (attempts(A), attempts(max_attempts=1), attempts(more=True), attempts(path="/v1/files", body={})):
+        fixed.first()
+        assert not fixed.could_move()
+    of = shared()
+    attempts(A, B, of=of)
+    of.pool.rate_limited(of.pool.begin(B, "gpt-4o"), 10)
+    asking = attempts(A, B, of=of)
+    asking.first()
+    assert not asking.could_move()
+
+
+def test_if_all_fail_in_their_stream_the_last_error_counts() -> None:
+    """Otherwise the most informative failure does."""
+    for first_in_stream in (True, False):
+        asking = attempts(A, B)
+        asking.first()
+        asking.next_attempt(failing(429), in_stream=first_in_stream)
+        assert (GIVE_UP if first_in_stream else Respond) in (last := asking.next_attempt(failing(500), in_stream=True), type(last))
+
+
+def test_the_headers_of_a_request_that_no_backend_could_take() -> None:
+    """There is no attempt to report."""
+    of = shared()
+    asking = attempts(A, B, of=of)
+    for backend in (A, B):
+        of.pool.rate_limited(of.pool.begin(backend, "gpt-4o"), 10)
+    with pytest.raises(Unavailable):
+        asking.first()
+    assert {"x-azure-openai-proxy-attempts": "0"} == asking.headers()
+
+
+def test_the_configured_cool_down() -> None:
+    """It limits that of a 429 and that of a 5xx; the client gets the true time."""
+    asking = attempts(A, B, max_cool_down=5.0)
+    asking.first()
+    asking.next_attempt(failing(429, retry_after="86400"))
+    last = failing(503, retry_after="7200")
+    assert isinstance(asking.next_attempt(last), Respond)
+    first, second = asking.shared.pool.views()
+    assert (5, 5) == (first.refused["gpt-4o"], second.failing["gpt-4o"])
+    assert 7200 == asking.candidates.wait()
+
+
+FLEX = CHAT | {"service_tier": "flex"}
+NO_FLEX = "Invalid service_tier argument"
+
+
+def tier_of(decision: object) -> object:
+    plan = decision.plan if isinstance(decision, Retry) else decision
+    assert isinstance(plan, Plan)
+    return json.loads(plan.client_request.content).get("service_tier")
+
+
+def clocked() -> tuple[Shared, list[float]]:
+    now = [0.0]
+    return Shared(Pool(lambda: now[0], random.Random(1))), now
+
+
+def test_a_refused_tier_fails_over_with_the_tier() -> None:
+    """The backend is passed over for an hour for this tier alone; if all refuse, the client gets the last refusal."""
+    of, now = clocked()
+    asking = attempts(A, B, body=FLEX, of=of)
+    asking.first()
+    moved = asking.next_attempt(failing(400, NO_FLEX))
+    assert ("b", "flex") == (asked(moved), tier_of(moved))
+    assert GIVE_UP is asking.next_attempt(failing(400, NO_FLEX))
+    asking = attempts(A, B, body=FLEX, of=of)
+    assert "a" == asked(asking.first())  # both have refused it
+    asking.succeeded(http.Headers())
+    now[0] = 3599.0
+    assert ["a", "a"] == [asked(attempts(A, B, body=body, of=of).first()) for body in (FLEX, CHAT)]
+    of, now = clocked()
+    asking = attempts(A, B, body=FLEX, of=of)
+    asking.first()
+    asking.next_attempt(failing(400, NO_FLEX))
+    asking.succeeded(http.Headers())
+    now[0] = 3599.0
+    assert ["b", "a", "a"] == [
+        asked(attempts(A, B, body=body, of=of).first()) for body in (FLEX, CHAT, CHAT | {"service_tier": "priority"})
+    ]
+    now[0] = 3600.0
+    assert "a" == asked(attempts(A, B, body=FLEX, of=of).first())
+
+
+@pytest.mark.parametrize("statuses", [(400, 429), (429, 400)])
+def test_a_rate_limit_is_more_useful_than_a_refused_tier(statuses: tuple[int, int]) -> None:
+    """The client gets the 429, in the next requests too."""
+    of = shared()
+    asking = attempts(A, B, body=FLEX, of=of)
+    asking.first()
+    failures = [failing(status, NO_FLEX, retry_after="20") for status in statuses]
+    asking.next_attempt(failures[0])
+    last = asking.next_attempt(failures[1])
+    response = last.response if isinstance(last, Respond) else failures[1]
+    assert isinstance(response, http.Response)
+    assert 429 == response.status_code
+    with pytest.raises(Unavailable) as raised:
+        attempts(A, B, body=FLEX, of=of).first()
+    assert 429 == raised.value.status
+
+
+def test_a_lone_backend_is_always_asked_for_the_tier() -> None:
+    """Its refusal is passed on, and remembered for nothing."""
+    of = shared()
+    for _ in range(2):
+        asking = attempts(A, body=FLEX, of=of)
+        assert "flex" == tier_of(asking.first())
+        assert GIVE_UP is asking.next_attempt(failing(400, NO_FLEX))
+
+
+def test_a_limit_of_a_tier() -> None:
+    """A 429 for flex says nothing about the deployment's other requests."""
+    of = shared()
+    asking = attempts(A, B, body=FLEX, of=of)
+    asking.first()
+    asking.next_attempt(failing(429, retry_after="60"))
+    assert ["b", "a"] == [asked(attempts(A, B, body=body, of=of).first()) for body in (FLEX, CHAT)]
+    assert {"gpt-4o (flex)": 60} == of.pool.views()[0].refused
+
+
+@pytest.mark.parametrize("failures", [(400, 400), (429, 429), (400, 503)])
+def test_the_last_attempt_without_the_tier(failures: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
+    """It follows once no backend serves the tier, and is the last one; the attempt, the log and the headers say so."""
+    caplog.set_level("INFO")
+    asking = attempts(A, B, body=FLEX, tier_fallback=True, debug_headers=True)
+    asking.first()
+    assert "flex" == tier_of(asking.next_attempt(failing(failures[0], NO_FLEX)))
+    assert "" == asking.tier_dropped
+    last = asking.next_attempt(failing(failures[1], NO_FLEX))
+    assert ("a", None, "flex") == (asked(last), tier_of(last), asking.tier_dropped)
+    assert "service_tier flex left out" == asking.headers()["x-azure-openai-proxy-repaired"]
+    assert "last attempt at a without it" in caplog.text
+    assert not asking.could_move()
+    assert not isinstance(asking.next_attempt(failing(503)), Retry)
+
+
+def test_the_last_attempt_is_kept_for_the_one_without_the_tier() -> None:
+    """Of the configured number; if there is but one, it has the tier."""
+    asking = attempts(max_attempts=2, body=FLEX, tier_fallback=True)
+    asking.first()
+    assert None is tier_of(asking.next_attempt(failing(429)))
+    asking = attempts(max_attempts=1, body=FLEX, tier_fallback=True)
+    asking.first()
+    assert GIVE_UP is asking.next_attempt(failing(400, NO_FLEX))
+
+
+def test_a_tier_whose_limits_are_reached_everywhere() -> None:
+    """With the option the request is sent without it at once; without, or if that is not possible either, the client gets a 429."""
+    of = shared()
+    attempts(A, B, of=of)
+    for backend in (A, B):
+        of.pool.rate_limited(of.pool.begin(backend, "gpt-4o (flex)"), 10)
+    with pytest.raises(Unavailable):
+        attempts(A, B, body=FLEX, of=of).first()
+    assert None is tier_of(attempts(A, B, body=FLEX, of=of, tier_fallback=True).first())
+    for backend in (A, B):
+        of.pool.rate_limited(of.pool.begin(backend, "gpt-4o"), 10)
+    asking = attempts(A, B, body=FLEX, of=of, tier_fallback=True)
+    with pytest.raises(Unavailable):
+        asking.first()
+    assert "" == asking.tier_dropped
+
+
+@pytest.mark.parametrize("failure", [REFUSED, failing(400, "Invalid 'temperature'")])
+def test_no_attempt_without_the_tier(failure: Failure | http.Response) -> None:
+    """After a failure that has nothing to do with the tier."""
+    asking = attempts(A, body=FLEX, tier_fallback=True)
+    asking.first()
+    assert GIVE_UP is asking.next_attempt(failure)
+
+
+@pytest.mark.parametrize(
+    "said, sent",
+    [
+        ({"retry-after": "86400"}, ("86400", "86400000")),
+        ({"retry-after": "2", "retry-after-ms": "1500"}, ("2", "1500")),
+        ({"retry-after": "soon"}, ("soon", None)),
+        ({}, (None, None)),
+    ],
+)
+def test_when_to_retry_a_lone_backend(said: dict[str, str], sent: tuple[str | None, str | None]) -> None:
+    """Its own time counts, in both headers."""
+    asking = attempts(A)
+    asking.first()
+    refused = failing(429)
+    refused.headers.update(said)
+    asking.next_attempt(refused)
+    assert sent == (refused.headers.get("retry-after"), refused.headers.get("retry-after-ms"))

@@ -15,9 +15,9 @@ def test_a_failure_and_its_probe() -> None:
     """A failure starts a cool-down, then one request is the probe, and its success admits all others."""
     failed = Health().failed(100, jitter=1)
     assert ("cooling", "probe") == (failed.state(100.9), failed.state(101))
-    probing = failed.asked(101)
+    probing = failed.started(101)
     assert ("probing", "probe") == (probing.state(101), probing.left().state(101))
-    assert ("healthy", "healthy") == (probing.answered().state(101), Health().asked(0).state(0))
+    assert ("healthy", "healthy") == (probing.succeeded().state(101), Health().started(0).state(0))
 
 
 @given(st.integers(1, 40), st.floats(0, 1))
@@ -37,19 +37,19 @@ def test_retry_after_replaces_the_backoff() -> None:
 
 def test_a_limit() -> None:
     """A limit refuses until its cool-down ends, and a low token budget counts until its reset."""
-    limit = Limit().refused(0, 10).refused(1, 2)
+    limit = Limit().rate_limited(0, 10).rate_limited(1, 2)
     assert (True, False) == (limit.refuses(9, 0), limit.refuses(10, 0))
-    told = Limit().answered(0, {"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "30"})
+    told = Limit().succeeded(0, {"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "30"})
     assert (True, False, True) == (told.covers(100, 0), told.covers(101, 29), told.covers(101, 30))
 
 
 def test_a_large_request_that_is_refused() -> None:
     """A 429 for a large request applies only to requests of at least that size, and one for a small request to all."""
-    large = Limit().refused(0, 10, 100_000)
+    large = Limit().rate_limited(0, 10, 100_000)
     assert (False, True, False) == (large.refuses(9, 99_999), large.refuses(9, 100_000), large.refuses(10, 100_000))
-    assert large.refused(1, 10, 200_000).refuses(9, 100_000)
-    assert large.refused(1, 10, LARGE - 1).refuses(9, 0)
-    assert not large.refused(1, 10, 5).refused(20, 10, 100_000).refuses(21, 5)
+    assert large.rate_limited(1, 10, 200_000).refuses(9, 100_000)
+    assert large.rate_limited(1, 10, LARGE - 1).refuses(9, 0)
+    assert not large.rate_limited(1, 10, 5).rate_limited(20, 10, 100_000).refuses(21, 5)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_large_request_that_is_refused() -> None:
 )
 def test_a_missing_budget(headers: dict[str, str]) -> None:
     """A missing budget and Azure's -1 do not make a deployment less preferred."""
-    assert Limit().answered(0, headers).covers(10**9, 0)
+    assert Limit().succeeded(0, headers).covers(10**9, 0)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_hostile_headers(headers: dict[str, str]) -> None:
     """A hostile header value raises no error, and a wait that it yields is at most the longest wait."""
     found = wait(headers, wall=50)
     assert found is None or 0 <= found <= LONGEST_WAIT
-    assert not math.isnan(Limit().answered(0, headers).renewed)
+    assert not math.isnan(Limit().succeeded(0, headers).renewed)
 
 
 @pytest.mark.parametrize("text", ["9" * 12_000, "9" * 12_000 + "x", "1h" * 12_000, "1." + "9" * 12_000 + "s"])

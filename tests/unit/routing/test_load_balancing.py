@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from azure_openai_proxy.api.backend import Backend, Base
-from azure_openai_proxy.routing.load_balancing import BetterOfTwo, Candidate, Fastest, LowestPriority
+from azure_openai_proxy.routing.load_balancing import BetterOfTwo, Candidate, FairShare, LowestPriority
 from support.round_robin import RoundRobin
 
 
@@ -23,9 +23,9 @@ RNG = random.Random(1)
 def test_the_fastest_is_the_one_with_the_least_to_do() -> None:
     """The backend with the lowest weighted load is chosen, and an unmeasured one counts as being as fast as the fastest."""
     idle, busy, slow = candidate("idle", 0, 1.0), candidate("busy", 3, 1.0), candidate("slow", 0, 9.0)
-    assert idle is Fastest().choose([busy, slow, idle], RNG)
-    assert "heavy" == Fastest().choose([candidate("heavy", 3, 1.0, weight=9), busy], RNG).backend.name
-    assert "new" == Fastest().choose([candidate("busy", 1, 0.5), candidate("new")], RNG).backend.name
+    assert idle is FairShare().choose([busy, slow, idle], RNG)
+    assert "heavy" == FairShare().choose([candidate("heavy", 3, 1.0, weight=9), busy], RNG).backend.name
+    assert "new" == FairShare().choose([candidate("busy", 1, 0.5), candidate("new")], RNG).backend.name
 
 
 def test_the_better_of_two_drawn() -> None:
@@ -46,7 +46,7 @@ def test_drawn_backends(count: int) -> None:
         drawn = LowestPriority().draw(backends, RNG)
         assert min(2, count) == len(set(drawn)) == len(drawn)
         assert {0} == {backend.priority for backend in drawn}
-    assert backends == Fastest().draw(backends, RNG) == RoundRobin().draw(backends, RNG)
+    assert backends == FairShare().draw(backends, RNG) == RoundRobin().draw(backends, RNG)
 
 
 def test_the_lowest_priority_first() -> None:

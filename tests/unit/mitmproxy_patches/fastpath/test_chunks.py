@@ -7,22 +7,26 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import create_autospec
 
+import h2.config
+import h2.connection
+import h2.events
 import pytest
-from h11._readers import ChunkedReader
-from h11._receivebuffer import ReceiveBuffer
+from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy import commands
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.events import DataReceived, Event, Start
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http._events import ResponseHeaders
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.test import taddons, tflow
 
 from azure_openai_proxy.mitmproxy_patches.fastpath import chunks as fast_chunks
-from azure_openai_proxy.mitmproxy_patches.fastpath import tls as fast_tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,11 +48,11 @@ class Between:
         self.response.stream = True
         self.stream.server_state = self.stream.state_stream_response_body
         self.written: list[bytes] = []
-        self.between_chunks = True
         self.logged: list[str] = []
         self.active = 0
+        self.closing = False
         self.writer = create_autospec(asyncio.StreamWriter, instance=True)
-        self.writer.write, self.writer.is_closing.return_value = self.written.append, False
+        self.writer.transport = SimpleNamespace(write=self.written.append, is_closing=lambda: self.closing)
         self.transports = {context.client: SimpleNamespace(writer=self.writer)}
 
     def register_activity(self) -> None:
@@ -60,7 +64,7 @@ class Between:
     def take(self) -> Callable[[bytes], bool] | None:
         watchdog = SimpleNamespace(register_activity=self.register_activity)
         handler = SimpleNamespace(transports=self.transports, timeout_watchdog=watchdog, log=self.log)
-        return fast_chunks.straight(cast("Any", self.stream), cast("Any", handler), lambda: self.between_chunks)
+        return fast_chunks.straight(cast("Any", self.stream), cast("Any", handler))
 
     def receive(self, data: bytes) -> bool:
         take = self.take()
@@ -75,16 +79,16 @@ async def between() -> AsyncIterator[Between]:  # mitmproxy wants a running loop
 
 
 async def test_straight(between: Between) -> None:
-    """Whole chunks need no layer: what nobody changes is written as it came."""
-    assert between.receive(b"2\r\nab\r\n")
-    assert between.receive(b"2\r\nab\r\n002\r\ncd\r\n")
-    assert [b"2\r\nab\r\n", b"2\r\nab\r\n002\r\ncd\r\n"] == between.written
+    """A part of a body needs no layer, only its chunk."""
+    assert between.receive(b"ab")
+    assert between.receive(b"c" * 17)
+    assert [b"2\r\nab\r\n", b"11\r\n%b\r\n" % (b"c" * 17)] == between.written
     assert 2 == between.active  # or mitmproxy closes the client's connection as idle
 
 
 @pytest.mark.parametrize(
     ("out", "written"),
-    [(b"x", [b"1\r\nx\r\n"]), ([b"x", b"yz"], [b"1\r\nx\r\n2\r\nyz\r\n"]), ([], []), ([b"x"], [b"1\r\nx\r\n"])],
+    [(b"x", [b"1\r\nx\r\n"]), ([b"x", b"yz"], [b"1\r\nx\r\n", b"2\r\nyz\r\n"]), ([], []), ([b"x"], [b"1\r\nx\r\n"])],
 )
 async def test_transformed(between: Between, out: Any, written: list[bytes]) -> None:
     """A stream's function is asked as mitmproxy asks it, and what it returns is written in chunks."""
@@ -95,26 +99,26 @@ async def test_transformed(between: Between, out: Any, written: list[bytes]) -> 
         return out
 
     between.response.stream = stream
-    assert between.receive(b"2\r\nab\r\n")
+    assert between.receive(b"ab")
     assert ([b"ab"], written) == (seen, between.written)
 
 
 async def test_straight_without_chunks(between: Between) -> None:
     """A client that gets no chunks gets none."""
     del between.response.headers["transfer-encoding"]
-    assert between.receive(b"2\r\nab\r\n")
+    assert between.receive(b"ab")
     assert [b"ab"] == between.written
 
 
 async def test_stored(between: Between) -> None:
     """With store_streamed_bodies the flow keeps what the client got."""
     between.stream.context.options.update(store_streamed_bodies=True)
-    assert between.receive(b"3\r\nabc\r\n")
+    assert between.receive(b"abc")
     assert ([b"3\r\nabc\r\n"], b"abc") == (between.written, bytes(between.stream.response_body_buf))
 
 
 async def test_a_function_that_fails(between: Between) -> None:
-    """Somebody's function that raises is logged as mitmproxy logs it, and what comes next goes on."""
+    """A stream function of another addon that raises is logged as mitmproxy logs it, and later chunks are passed on."""
 
     def stream(data: bytes) -> bytes:
         if data == b"a":
@@ -122,46 +126,38 @@ async def test_a_function_that_fails(between: Between) -> None:
         return data
 
     between.response.stream = stream
-    assert between.receive(b"1\r\na\r\n")
-    assert between.receive(b"1\r\nb\r\n")
+    assert between.receive(b"a")
+    assert between.receive(b"b")
     assert (["mitmproxy has crashed!"], [b"1\r\nb\r\n"]) == (between.logged, between.written)
 
 
 async def test_a_client_that_is_gone(between: Between) -> None:
-    """It is not written to; it is mitmproxy's to end what comes for it."""
-    between.writer.is_closing.return_value = True
-    assert between.receive(b"1\r\na\r\n")
+    """The fast path does not write to it; mitmproxy ends its response."""
+    between.closing = True
+    assert between.receive(b"a")
     assert [] == between.written
 
 
-@pytest.mark.parametrize("who", ["stream", "server", "state", "middle", "half", "last"])
+@pytest.mark.parametrize("who", ["stream", "state"])
 async def test_not_now(between: Between, who: str) -> None:
-    """While a hook is waited for, in the middle of a chunk, or for what is not whole chunks, the layers must see the bytes."""
-    take, data = between.take(), b"1\r\na\r\n"
+    """While a hook is waited for, the layers must see the bytes."""
+    take = between.take()
     assert take
     match who:
         case "stream":
             between.stream._paused = cast("Any", True)
-        case "server":
-            between.server._paused = cast("Any", True)
         case "state":
             between.stream.server_state = between.stream.state_consume_response_body
-        case "middle":
-            between.between_chunks = False
-        case "half":
-            data = b"2\r\na"
-        case "last":
-            data = b"0\r\n\r\n"
-    assert not take(data)
+    assert not take(b"a")
     assert [] == between.written
 
 
-@pytest.mark.parametrize("what", ["HTTP/2", "gone", "virtual network", "debugging", "no body yet", "TLS unknown", "TLS in TLS"])
+@pytest.mark.parametrize("what", ["HTTP/3", "gone", "virtual network", "debugging", "no body yet", "TLS unknown", "TLS in TLS"])
 async def test_not_at_all(between: Between, what: str) -> None:
-    """Other connections, and those that somebody wants to see every step of, keep mitmproxy's way."""
+    """Other connections, and those whose events are logged in detail, are processed by mitmproxy."""
     client = between.stream.context.client
     match what:
-        case "HTTP/2":
+        case "HTTP/3":
             between.layer.connections[client] = cast("Any", object())
         case "gone":
             between.transports.clear()
@@ -181,59 +177,101 @@ async def test_not_at_all(between: Between, what: str) -> None:
 
 
 async def test_straight_through_tls(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What goes to a client with TLS is encrypted by the layer that does it."""
+    """Chunks for a client with TLS are encrypted by its TLS layer, once it is open."""
+    client, sent = between.stream.context.client, [b"sealed ", b"chunk"]
     layer = ClientTLSLayer(between.stream.context)
+    client.tls = True
+    monkeypatch.setattr(layer, "send_data", lambda data: [commands.SendData(client, piece) for piece in sent if data == b"1\r\na\r\n"])
+    assert None is between.take()
     layer.tunnel_state = TunnelState.OPEN
-    between.stream.context.client.tls = True
-    monkeypatch.setattr(fast_tls, "sealed", lambda found: (lambda data: b"sealed " + data) if found is layer else None)
-    assert between.receive(b"1\r\na\r\n")
-    assert [b"sealed 1\r\na\r\n"] == between.written
+    assert between.receive(b"a")
+    assert [b"sealed chunk"] == between.written
 
 
-@given(
-    st.lists(st.sampled_from([b"1\r\na\r\n", b"a\r\n0123456789\r\n", b"0\r\n\r\n", b"\r\n", b"1;x=y\r\na\r\n", b"0x1\r\na\r\n", b"2\r\na"]))
-)
-def test_unchunked(pieces: list[bytes]) -> None:
-    """It reads chunks as h11 does, or leaves them to it."""
-    data = b"".join(pieces)
-    body = fast_chunks.unchunked(data)
-    if body is not None:
-        reader, buffer = ChunkedReader(), ReceiveBuffer()
-        buffer += data
-        assert body == b"".join(bytes(found.data) for found in iter(lambda: cast("Any", reader(buffer)), None))
-        assert not buffer
-        assert not reader._bytes_in_chunk
+# HTTP/2
 
 
-@pytest.mark.parametrize("data", [b"1\r\nabc", b"2\r\na", b"0\r\n\r\n", b"x", b"1\r\na\r\n1"])
-def test_not_whole(data: bytes) -> None:
-    """Half a chunk, the last one and what is none are h11's."""
-    assert None is fast_chunks.unchunked(data)
+class Http2Between(Between):
+    """The same with an HTTP/2 client, whose request has arrived; `read` passes the written bytes to the client."""
+
+    def __init__(self, options: Any, window: int = 1 << 16) -> None:
+        super().__init__(options)
+        del self.response.headers["content-length"]
+        self.http2 = Http2Server(self.stream.context.fork())
+        self.layer.connections[self.stream.context.client] = self.http2
+        self.client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
+        self.client.initiate_connection()
+        self.client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
+        self.client.send_headers(1, [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")], end_stream=True)
+        self.to_layer(Start())
+        self.client_sends()
+        self.to_layer(ResponseHeaders(1, self.response))
+        self.read()
+        self.client_sends()
+
+    def to_layer(self, event: Event) -> None:
+        for command in self.http2.handle_event(event):
+            if isinstance(command, commands.SendData):
+                self.written.append(command.data)
+
+    def client_sends(self) -> None:
+        self.to_layer(DataReceived(self.stream.context.client, self.client.data_to_send()))
+
+    def read(self) -> bytes:
+        data = b""
+        for written in self.written:
+            for event in self.client.receive_data(written):
+                if isinstance(event, h2.events.DataReceived):
+                    data += event.data or b""
+                    self.client.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        self.written.clear()
+        return data
 
 
-async def test_joined(between: Between) -> None:
-    """Writes to one peer are one; another peer, another command, or more than is worth copying comes between."""
-    client, server = between.stream.context.client, between.stream.context.server
-    big = b"x" * fast_chunks.SMALL
-    log = commands.Log("")
-    sent = [(client, b"a"), (client, b"b"), (server, b"c"), None, (server, b"d"), (server, big), (server, b"e"), None, None, (client, b"f")]
-    doing = (commands.SendData(*one) if one else log for one in sent)
-    joined: Any = fast_chunks.joined(cast("Any", doing))
-    found = [command if command is log else (command.connection, command.data) for command in joined]
-    assert [(client, b"ab"), (server, b"c"), log, (server, b"d"), (server, big), (server, b"e"), log, log, (client, b"f")] == found
-    assert [log] == list(fast_chunks.joined(cast("Any", iter([log]))))
+PIECES = st.lists(st.integers(0, 40000) | st.sampled_from([1, 16384, 16385, 65535]), max_size=8)
 
 
-async def test_joined_until_it_fails(between: Between) -> None:
-    """What was said before is said."""
+@given(sizes=PIECES, window=st.sampled_from([100, 20000, 65535]), blocked=st.integers(0, 1))
+async def test_http2(sizes: list[int], window: int, blocked: int) -> None:
+    """However large the parts are and however small the window is, the client gets all of them in order, and h2 keeps count."""
+    with taddons.context(Proxyserver()) as context:
+        between = Http2Between(context.options, window)
+    take = between.take()
+    assert take
+    got, sent = b"", b""
+    for number, size in enumerate(sizes):
+        part = bytes([number]) * size
+        sent += part
+        assert take(part)
+        if number % 2 == blocked:
+            got += between.read()
+            between.client_sends()
+    while got != sent:
+        before = len(got)
+        got += between.read()
+        between.client_sends()
+        assert between.written or len(got) > before
+    ours, theirs = between.http2.h2_conn, between.client
+    assert ours.local_flow_control_window(1) == theirs.remote_flow_control_window(1)
+    assert ours.outbound_flow_control_window == theirs.inbound_flow_control_window
 
-    def failing() -> Any:
-        if said:
-            yield commands.SendData(between.stream.context.client, b"a")
-        raise ValueError
 
-    for said in (True, False):
-        found: list[bytes] = []
-        with pytest.raises(ValueError, match=r"^$"):
-            found.extend(cast("commands.SendData", command).data for command in fast_chunks.joined(failing()))
-        assert ([b"a"] if said else []) == found
+async def test_http2_frames_are_made_without_h2(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that fits into the windows and a frame is not given to h2; what h2 has not sent yet goes before it."""
+    http2 = Http2Between(between.stream.context.options)
+    http2.http2.h2_conn.ping(b"12345678")
+    monkeypatch.setattr(http2.http2.h2_conn, "send_data", None)
+    assert http2.receive(b"abc")
+    (written,) = http2.written
+    assert b"12345678" in written
+    assert b"abc" == http2.read()
+
+
+async def test_an_http2_stream_that_is_closed(between: Between) -> None:
+    """Nothing is sent on it."""
+    http2 = Http2Between(between.stream.context.options)
+    http2.client.reset_stream(1)
+    http2.client_sends()
+    http2.written.clear()
+    assert http2.receive(b"abc")
+    assert [] == http2.written

@@ -1,10 +1,11 @@
-"""What was read is handed over at once, in order, and nobody is written to faster than it reads."""
+"""Received bytes are delivered at once, in order, and no peer is written to faster than it reads."""
 
 from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 from mitmproxy.proxy.server import ConnectionHandler
@@ -21,7 +22,7 @@ class Handler(ConnectionHandler):
     """mitmproxy's, with layers that only note what they get."""
 
     async def handle_hook(self, hook: Any) -> None:
-        """Nobody has one."""
+        """There are no addons."""
 
 
 class Between:
@@ -35,10 +36,15 @@ class Between:
         self.handler = Handler(cast("Any", SimpleNamespace(client=self.client, options=options, layers=[], fork=lambda: None)))
         self.seen: list[object] = []
         self.handler.layer = cast("Any", SimpleNamespace(handle_event=self.handle))
-        self.tasks = [await self.connect(connection) for connection in (self.client, self.upstream)]
         monkeypatch.setattr(connections, "handler", lambda client: self.handler if client is self.client else None)
+        self.tasks = []
+        for connection in (self.client, self.upstream):
+            io = await self.connect(connection)
+            fast_reads.enable_direct_reads(self.client, cast("Any", connection))  # in a hook, before the connection is read
+            io.handler = asyncio.create_task(self.handler.handle_connection(connection))
+            self.tasks.append(io.handler)
 
-    async def connect(self, connection: Any) -> asyncio.Task[None]:
+    async def connect(self, connection: Any) -> Any:
         there: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.server = await asyncio.start_server(lambda *streams: there.set_result(streams), "127.0.0.1", 0)
         address, port = self.server.sockets[0].getsockname()
@@ -46,8 +52,7 @@ class Between:
         self.server.close()
         connection.far = await there
         self.handler.transports[connection] = io = cast("Any", SimpleNamespace(reader=reader, writer=writer, handler=None))
-        io.handler = asyncio.create_task(self.handler.handle_connection(connection))
-        return cast("asyncio.Task[None]", io.handler)
+        return io
 
     def handle(self, event: Any) -> Any:
         self.seen.append(getattr(event, "data", type(event).__name__))
@@ -73,17 +78,25 @@ class Between:
 async def between(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Between]:
     between = Between()
     await between.begin(monkeypatch)
-    for connection in (between.client, between.upstream):
-        fast_reads.enable_direct_reads(between.client, connection)
     yield between
     await between.end()
 
 
 async def test_at_once(between: Between) -> None:
-    """The layers have it in the turn in which it came; the task that waits for it sleeps on."""
+    """The layers get the bytes in the turn of the event loop that read them; the task that waits for them is not resumed."""
     between.reader(between.upstream).feed_data(b"a")
     between.reader(between.upstream).feed_data(b"b")
     assert [b"a", b"b"] == between.seen
+
+
+async def test_a_read_allocates_little(between: Between) -> None:
+    """The buffer fits a request; after the first read that fills it, it fits a part of an upload."""
+    reader = between.reader(between.client)
+    assert fast_reads.SIZE == reader.transport.max_size
+    reader.feed_data(bytes(fast_reads.SIZE - 1))
+    assert fast_reads.SIZE == reader.transport.max_size
+    reader.feed_data(bytes(fast_reads.SIZE))
+    assert fast_reads.LARGE == reader.transport.max_size
 
 
 async def test_over_sockets(between: Between) -> None:
@@ -97,15 +110,16 @@ async def test_over_sockets(between: Between) -> None:
 
 
 async def test_nothing(between: Between) -> None:
-    """Of no byte nobody is told."""
+    """Without bytes no layer is called."""
     between.reader(between.upstream).feed_data(b"")
     assert [] == between.seen
 
 
-async def test_in_order(between: Between) -> None:
-    """Once something waits for the task, what comes after it waits too."""
+async def test_in_order(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an event waits for the task, later events wait too."""
     reader = between.reader(between.upstream)
     writer = cast("Any", between.handler.transports[between.client].writer)
+    monkeypatch.setattr(fast_reads, "is_full", lambda one: one._protocol._paused)
     writer._protocol.pause_writing()
     reader.feed_data(b"a")
     assert [] == between.seen
@@ -113,7 +127,7 @@ async def test_in_order(between: Between) -> None:
     reader.feed_data(b"b")
     await between.until(b"ab")
     async with asyncio.timeout(10):
-        while cast("Any", reader)._waiter is None:  # the task is about to sleep again
+        while not reader.waiting:  # the task is about to wait again
             await asyncio.sleep(0)
     reader.feed_data(b"c")
     assert [b"ab", b"c"] == between.seen
@@ -137,15 +151,21 @@ async def test_no_connection(between: Between) -> None:
 
 
 async def test_virtual_network(between: Between) -> None:
-    """WireGuard's and a captured process's streams are not asyncio's: only waiting tells whether they have room."""
+    """Streams of WireGuard and of captured processes are not asyncio's: only waiting shows whether their buffers are full."""
     other = tflow.tserver_conn()
-    between.handler.transports[other] = cast("Any", SimpleNamespace(reader=asyncio.StreamReader(), writer=object()))
+    drain = AsyncMock()
+    stream: Any = SimpleNamespace(drain=drain)
+    between.handler.transports[other] = cast("Any", SimpleNamespace(reader=stream, writer=stream, handler=None))
     fast_reads.enable_direct_reads(between.client, other)
-    assert asyncio.StreamReader is type(between.handler.transports.pop(other).reader)
+    assert stream is between.handler.transports[other].reader
+    between.reader(between.client).feed_data(b"a")
+    assert [] == between.seen
+    await between.until(b"a")
+    drain.assert_awaited()
 
 
 async def test_not_yet_connected(between: Between) -> None:
-    """A connection that is being made is nobody that could be slow."""
+    """A connection that is being established cannot be slow."""
     between.handler.transports[tflow.tserver_conn()] = cast("Any", SimpleNamespace(reader=None, writer=None, handler=None))
     between.reader(between.upstream).feed_data(b"a")
     assert [b"a"] == between.seen

@@ -1,0 +1,64 @@
+"""Texts of clients and upstreams as records have them: on one line, bounded, and without the request's keys.
+
+Most calls have the same names of models, deployments and programs as earlier ones, so their kinds are remembered.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from azure_openai_proxy.api import redaction
+from azure_openai_proxy.formats import quoting
+
+from .record import COMMON, CallKind
+
+__all__ = ["LONGEST", "Kinds", "shown", "shown_again", "shown_ids"]
+
+LONGEST = 256
+"""Characters of a text."""
+MOST, LARGEST = 2048, 2048
+"""Kinds that are remembered, and the characters of the texts of the largest one."""
+_TEXTS = 1 + COMMON.index("error_code")
+"""The number of members of `COMMON` that are such texts. They come first."""
+
+
+def shown(text: str, secrets: tuple[str, ...], most: int = LONGEST) -> str:
+    """Return a text as a record has it."""
+    if secrets:
+        text = redaction.mask(text, secrets)
+    return quoting.line(text[:most])
+
+
+def shown_ids(one: str | None, other: str | None, secrets: tuple[str, ...]) -> tuple[str | None, str | None]:
+    """Return two ids as a record has them, of which hardly any contains a key."""
+    if secrets and redaction.repeats(f"{one}\n{other}", secrets):
+        one, other = one and redaction.mask(one, secrets), other and redaction.mask(other, secrets)
+    return one and quoting.line(one[:LONGEST]), other and quoting.line(other[:LONGEST])
+
+
+shown_again = functools.lru_cache(maxsize=MOST)(shown)
+"""The same for a text that probably repeats."""
+
+
+class Kinds:
+    """The kinds of recent calls."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[tuple[str, ...], tuple[object, ...]], CallKind] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, secrets: tuple[str, ...], found: tuple[object, ...]) -> CallKind:
+        """Return the kind of a call with these members, in the order of `COMMON`. Its texts are as they were found."""
+        key = (secrets, found)
+        kind = self._known.get(key)
+        if kind is None:
+            texts = [value for value in found[:_TEXTS] if isinstance(value, str)]
+            values = [shown(value, secrets) if isinstance(value, str) and value else value for value in found[:_TEXTS]]
+            kind = CallKind(**dict(zip(COMMON, [*values, *found[_TEXTS:]], strict=True)))
+            if sum(map(len, texts)) <= LARGEST:
+                if len(self._known) >= MOST:
+                    self._known.clear()
+                self._known[key] = kind
+        return kind

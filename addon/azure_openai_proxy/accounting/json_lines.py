@@ -1,0 +1,115 @@
+"""Writing records as lines of JSON.
+
+The members that the calls of a kind have in common, such as the model and the status, are written once, into a template, and so are those
+that no call of several has. The other members are encoded one column after the other: most columns have values of one type, which need
+less than the encoder for all types.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import json
+import math
+from itertools import repeat
+from json.encoder import encode_basestring_ascii
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .record import COMMON
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .record import CallKind, CallRecord
+
+__all__ = ["Field", "Lines", "time_text"]
+
+MOST = 2048
+"""Templates that are remembered."""
+_NULLS, _COUNTS, _NUMBERS, _TEXTS = ({type(None)}, {int}, {float}, {str})
+
+
+class Field(NamedTuple):
+    """A member of each line."""
+
+    name: str
+    description: str
+    attribute: str  # of `CallRecord`, with dots
+    convert: Callable[[Any], Any] | None = None  # returns the value that is written
+
+
+class Lines:
+    """Writes lines. A line is ASCII, and its control characters are escaped."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self._fields = fields
+        self._own = [field for field in fields if field.attribute not in COMMON]
+        self._read = attrgetter(*(field.attribute for field in self._own))
+        self.templates: dict[tuple[CallKind, tuple[int, ...]], str] = {}
+
+    def __call__(self, calls: Sequence[CallRecord]) -> str:
+        """Return the lines of records, each with its end."""
+        if not calls:
+            return ""
+        columns = list(zip(*map(self._read, calls), strict=True))
+        types = [set(map(type, values)) for values in columns]
+        absent = tuple([place for place, found in enumerate(types) if found == _NULLS])
+        written = [_column(self._own[place], columns[place], found) for place, found in enumerate(types) if found != _NULLS]
+        rows = zip(*written, strict=True) if written else repeat(())
+        return "".join([self._template(call, absent) % row for call, row in zip(calls, rows, strict=False)]).replace("\x7f", "\\u007f")
+
+    def _template(self, call: CallRecord, absent: tuple[int, ...]) -> str:
+        template = self.templates.get((call.kind, absent)) if call.kind else None
+        if template is None:
+            own = {field: "null" if place in absent else "%s" for place, field in enumerate(self._own)}
+            members = [f'"{field.name}":{own[field] if field in own else _common(field, call)}' for field in self._fields]
+            template = f"{{{','.join(members)}}}\n"
+            if call.kind:
+                if len(self.templates) >= MOST:
+                    self.templates.clear()
+                self.templates[call.kind, absent] = template
+        return template
+
+
+def _common(field: Field, call: CallRecord) -> str:
+    value = getattr(call, field.attribute)
+    return _json(field.convert(value) if field.convert else value).replace("%", "%%")
+
+
+def _column(field: Field, values: Sequence[Any], types: set[type]) -> Sequence[Any]:
+    """Return values that `str` turns into JSON."""
+    if field.convert:
+        values = list(map(field.convert, values))
+        types = set(map(type, values))
+    if types == _TEXTS:
+        return list(map(encode_basestring_ascii, values))
+    if types == _COUNTS or (types == _NUMBERS and all(map(math.isfinite, values))):
+        return values
+    return list(map(_json, values))
+
+
+# The values
+
+
+def time_text(seconds: float) -> str:
+    """A Unix time in the form of RFC 3339, with milliseconds."""
+    whole = int(seconds)
+    microseconds = round((seconds - whole) * 1e6)
+    if 0 <= microseconds < 1_000_000:
+        return f"{_second(whole)}.{microseconds // 1000:03}Z"
+    return f"{_second(whole + 1)}.000Z"
+
+
+@functools.lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _json(value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        value = None  # JSON has no such number
+    return _encode(value)

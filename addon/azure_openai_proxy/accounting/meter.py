@@ -1,0 +1,607 @@
+"""The measurement of one request, from its arrival to its usage record.
+
+The gateway creates a `Meter` for each request while anything receives records, and reports each event to it. At the end the meter makes
+one `CallRecord`, which the sinks get after the response was handed to the client. A failure of a meter never fails or delays its request.
+
+A WebSocket has a record at its end, without tokens, and one for each of its responses.
+
+Overhead is the time that the proxy adds to a request: from the last byte of the request to the start of the first attempt; from the end of
+a failed attempt to the start of the next one; the translation of each chunk of a stream; and from the last byte of Azure's response to the
+end. The time in which the proxy waits for Azure or for the client does not count, nor does the time for which the start of a stream is
+held back until it is clear that it is no error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from azure_openai_proxy import errors
+from azure_openai_proxy.api import endpoints, redaction, session
+from azure_openai_proxy.api import operation as operations
+
+from . import message_content, record_making, trace_context, usage
+from .call_kinds import LONGEST, shown_again
+from .header_values import Wanted, header_values
+from .message_content import Content, KeptEvents
+from .rate_limits import REMAINING
+from .record import NO_TOKENS, CallRecord
+from .record_making import Attempt
+from .websocket_meter import WebSocketMeter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from mitmproxy import http
+
+    from azure_openai_proxy.api.backend import Backend
+    from azure_openai_proxy.api.endpoints import Endpoint
+    from azure_openai_proxy.api.operation import Call
+    from azure_openai_proxy.errors import Failure
+
+    from .header_values import Fields
+    from .meters import Meters
+    from .record import Tokens
+    from .record_making import Side, State
+    from .sink import Tracing
+    from .trace_context import TraceContext
+    from .usage import Reported
+
+    type _Ended = tuple[float, int, bool, bytes | None, bytes | None, Mapping[str, Any] | None]
+
+__all__ = ["Holder", "Keys", "Meter"]
+
+logger = logging.getLogger(__name__)
+
+SMALL = 64 << 10
+"""Bytes of the largest body that is kept until the record is made."""
+ERROR_SIZE = 64 << 10
+"""Bytes of an error's body that are parsed."""
+ANSWER_WITHIN = 0.5
+"""Seconds until the HTTP layer has sent the error response or the error event of a request that failed."""
+
+_FINAL = frozenset({"completed", "failed", "incomplete", "cancelled", "canceled", "expired"})
+"""Statuses of a response or a batch that does not change any more."""
+_BY_CLIENT = ("client disconnected", "connection killed", "http/2 connection closed", "peer closed", "stream closed by", "stream reset by")
+"""Beginnings of mitmproxy's messages for a request that its client has cancelled."""
+
+
+_TRACEPARENT = trace_context.PARENT.decode()
+_OF_REQUEST = Wanted("user-agent", _TRACEPARENT, session.AFFINITY, *session.HARNESSES)
+_SERVED, _SPILLOVER, _SPILLED = "x-ms-deployment-name", "x-ms-spillover-", "x-ms-spillover-from-"
+_REQUEST_ID = "x-request-id"
+_OF_AZURE = Wanted(_SERVED, _REQUEST_ID, *REMAINING, prefix=_SPILLOVER)
+_OF_EVERY_RESPONSE = frozenset({_REQUEST_ID, *REMAINING})
+_OF_RESPONSE = Wanted(_REQUEST_ID, "apim-request-id")
+
+
+class Keys(Protocol):
+    """The keys of a request, of which more may become known until it ends."""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All that are known."""
+
+
+class Holder(Protocol):
+    """Holds a reservation for the request, which its usage settles."""
+
+    def event(self, data: bytes, reported: Reported, *, ended: bool, chat: bool) -> None:
+        """The data of an event of a stream."""
+
+    def recorded(self, record: CallRecord, *, unknown: bool, body: bytes | None) -> None:
+        """The record of the request. `unknown`: a model may have answered, and the usage is not known; `body`: what it answered."""
+
+    def response_recorded(self, record: CallRecord) -> None:
+        """The record of a response of a WebSocket."""
+
+    def transcription_recorded(self, record: CallRecord, text: int) -> None:
+        """The record of a transcription in a realtime session, which is no response. `text`: its bytes."""
+
+    @property
+    def waiting_responses(self) -> int:
+        """Responses of a WebSocket that were requested, and not created yet."""
+
+
+class Meter:
+    """Measures one request. The times are of `Meters.clock`, in seconds."""
+
+    def __init__(self, meters: Meters, request: http.Request, client_ip: str, keys: Keys | None = None) -> None:
+        now, wall, data = meters.clock(), meters.wall(), request.data
+        self.meters = meters
+        self.time = time = data.timestamp_start or wall
+        self.arrived = now - (wall - time if wall > time else 0.0)
+        self._method, self._path = data.method, data.path
+        self.client_ip, self.keys = client_ip, keys
+        self._request_head: Fields | None = data.headers.fields
+        self.attempts: list[Attempt] = []
+        if meters.tracing:
+            self.tracing = meters.tracing
+            self.trace = self.tracing.begin_trace(data.headers)
+
+    # Defaults in the class, because most requests need few of these members. Python keeps up to 30 of an object in an array.
+
+    tracing: Tracing | None = None
+    trace: TraceContext
+    """The position in a trace. It is read from the head of the request when it is needed."""
+    client = ""
+    """Configured name of the client key."""
+    holder: Holder | None = None
+    call: Call | None = None
+    replayed = False
+    """Whether a recording answers."""
+    record: CallRecord | None = None
+    """The record, once the request has ended."""
+    request_bytes: int | None = None
+    streams = 0
+    overhead: float | None = 0.0
+
+    user_agent: str | None = None
+    session_header: str | None = None  # that a header names
+    _status: int | None = None
+    _azure_head: Fields | None = None  # headers that are not read yet
+    _client_head: Fields | None = None  # of the response, likewise
+    _ended: _Ended | None = None  # a response that is complete, and of which no record was made yet
+    _of_body: Reported = usage.NOTHING  # what its body reports
+    _kept: KeptEvents | None = None  # of a stream whose messages are exported
+    _uploads = False  # the body of the request is streamed
+    _idle_from: float | None = None  # since when the request waits for the proxy
+    _failure: Failure | None = None  # of the upstream, after which there is no other attempt
+    events: usage.Events | None = None
+    _ended_well = False  # an event has said that the response is complete
+    served: str | None = None
+    spillover: bool | None = None
+    request_id: str | None = None
+    response_bytes = 0
+    chunks = 0
+    first_at: float | None = None
+    last_at: float | None = None
+    _socket: WebSocketMeter | None = None
+    frame_model: str | None = None  # the model that the client named last on a WebSocket
+
+    # The request
+
+    def request_read(self, size: int, at: float | None) -> None:
+        """The body of the request is complete. `at`: Unix time."""
+        self.request_bytes = size
+        self._idle_from = self.meters.clock() if at is None else self.arrived + max(0.0, at - self.time)
+
+    def upload(self, *, rewrite: bool | Callable[[bytes], Iterable[bytes] | bytes]) -> Callable[[bytes], Iterable[bytes] | bytes]:
+        """Wrap the function that rewrites a streamed request body. The proxy's part of such a request's time is unknown."""
+        self.request_bytes, self.overhead, self._uploads = 0, None, True
+
+        def counted(data: bytes) -> Iterable[bytes] | bytes:
+            self.request_bytes = (self.request_bytes or 0) + len(data)
+            return rewrite(data) if callable(rewrite) else [data] if data else []
+
+        return counted
+
+    def attempt(self, backend: Backend, deployment: str | None, repairs: Sequence[str] = (), reason: str = "") -> None:
+        """Another attempt is about to start. `reason`: why this backend was chosen."""
+        self.attempts.append(Attempt(backend, deployment or "", self.meters.clock(), repairs, reason))
+
+    def propagate(self, headers: http.Headers) -> None:
+        """Set the headers of Trace Context in the request of the attempt. Called if traces are exported, else the client's stay."""
+        self.leave_trace_of_key()
+        trace_context.set_headers(headers, self.trace, len(self.attempts))
+
+    def leave_trace_of_key(self) -> None:
+        """Start a trace if the client's ids are parts of its key: Azure's keys may be hexadecimal, and ids are in every sink."""
+        trace = self.trace
+        if trace.parent_span_id:
+            keys = [secret.lower() for secret in self.secrets]
+            if any(trace.trace_id in key or trace.parent_span_id in key for key in keys):
+                self.trace = trace_context.new()._replace(sampled=trace.sampled)
+
+    def sending(self) -> None:
+        """The attempt starts: the connection is taken or opened, and the request is sent."""
+        now = self.meters.clock()
+        if self.attempts:
+            self.attempts[-1].started = now
+        self._spent(now)
+
+    def frame_names(self, model: str, deployment: str) -> None:
+        """A message of a WebSocket names a model. A name that is too long for a record is ignored."""
+        if len(model) > LONGEST:
+            return
+        self.frame_model = model
+        if self.attempts and not self.attempts[-1].deployment:
+            self.attempts[-1].deployment = deployment
+
+    def attempt_failed(self, what: Failure | http.Response) -> None:
+        self._idle_from = self.meters.clock()
+        if isinstance(what, errors.Failure):
+            self.end_attempt(what.code)
+        else:
+            self._note_limits(what.status_code, header_values(what.headers.fields, _OF_AZURE))
+            self.end_attempt(str(what.status_code))
+
+    def _note_limits(self, status: int | None, headers: Mapping[str, str]) -> None:
+        if status == 404 or not self.attempts or not self.attempts[-1].deployment:
+            return  # 404: made-up deployments must not displace those that exist
+        last = self.attempts[-1]
+        deployment = shown_again(last.deployment, self.secrets)  # it may be any text of the client
+        self.meters.note_limits(last.backend.name, deployment, headers)
+
+    def broke_off(self, failure: Failure) -> None:
+        """The response failed after the client had received a part of it."""
+        self._failure = failure
+        self.attempt_failed(failure)
+
+    def end_attempt(self, outcome: str, now: float | None = None) -> None:
+        if self.attempts and self.attempts[-1].ended is None:
+            self.attempts[-1].ended, self.attempts[-1].outcome = self.meters.clock() if now is None else now, outcome
+
+    def _spent(self, now: float) -> None:
+        """The proxy stops working on the request, and waits for the upstream."""
+        idle, self._idle_from = self._idle_from, None
+        if idle is not None and self.overhead is not None and now > idle:
+            self.overhead += now - idle
+
+    @property
+    def exports_messages(self) -> bool:
+        return self.tracing is not None and self.tracing.wants_content and self.label in message_content.OPERATIONS
+
+    def keep_messages(self, request: bytes, response: bytes | None) -> None:
+        """Keep the bodies, if the messages of the call are exported. Called before `end` if traces are exported."""
+        if self.tracing and self.exports_messages:
+            asked, answered = (body if body and len(body) <= message_content.LARGEST else b"" for body in (request, response))
+            events = self._kept.events if self._kept else ()
+            self.tracing.keep_content(self.trace.span_id, Content(self.label, asked, answered, events, self.secrets))
+
+    # The response
+
+    def head(self, response: http.Response) -> None:
+        """The head of the response, as Azure sent it."""
+        data = response.data
+        self._idle_from = self.meters.clock()
+        self._status, self._azure_head = data.status_code, data.headers.fields
+
+    def stream_head(self, response: http.Response, *, events: bool) -> None:
+        """The head of a stream or a WebSocket, as the client gets it. `events`: `event` or `frame` gets the content."""
+        self._status, self._client_head = response.status_code, response.headers.fields
+        self.read_heads()  # the stream may run for hours
+        self._spent(self.meters.clock())
+        if events and self.exports_messages:
+            self._kept = KeptEvents()
+        if self._status == 101:
+            self._socket = WebSocketMeter(self, self.call if events else None)
+        elif events and self.call:
+            self.events = usage.Events(self.call)
+        self.streams = int(events and self.call is not None)
+
+    def read_heads(self) -> None:
+        """Read the heads that are not read yet. For most requests this takes place in `complete`."""
+        if self._request_head is not None:
+            found = header_values(self._request_head, _OF_REQUEST)
+            self.user_agent = found.get("user-agent")
+            if len(found) > ("user-agent" in found):
+                self.session_header = session.in_header(found)
+            if not self.tracing:
+                self.trace = trace_context.begin(self._request_head) if _TRACEPARENT in found else trace_context.new()
+            self._request_head = None
+        if self._azure_head is not None:
+            found = header_values(self._azure_head, _OF_AZURE)
+            self._note_limits(self._status, found)
+            self.request_id = found.get(_REQUEST_ID)
+            if not _OF_EVERY_RESPONSE.issuperset(found):
+                self.served = found.get(_SERVED)
+                self.spillover = any(name.startswith(_SPILLED) for name in found)
+            self._azure_head = None
+        if self._client_head is not None:
+            if not self.request_id:  # else Azure's is passed on
+                ids = header_values(self._client_head, _OF_RESPONSE)
+                self.request_id = ids.get(_REQUEST_ID) or ids.get("apim-request-id")
+            self._client_head = None
+
+    def event(self, data: bytes) -> None:
+        """The data of an event of the stream."""
+        if self._kept is not None:
+            self._kept.add(data)
+        try:
+            if self.events and self.events.event(data):
+                self._ended_well = True
+        except Exception:
+            logger.exception("The usage in an event cannot be read")
+            self.events = None
+        if self.holder is not None and self.events:
+            self.holder.event(data, self.events.reported, ended=self._ended_well, chat=self.row.response_kind == "chat")
+
+    def chunk(self, began: float, pieces: Sequence[bytes], *, last: bool) -> None:
+        """Bytes of a stream for the client. `began`: when their translation began; `last`: Azure's response is complete."""
+        now = self.meters.clock()
+        if self.overhead is not None:
+            self.overhead += now - began
+        if last:
+            self._idle_from = now
+        for piece in pieces:
+            self.response_bytes += len(piece)
+            self.chunks += piece.count(b"\n\n") or 1
+        if pieces:
+            self.first_at, self.last_at = self.first_at or now, now
+
+    # WebSockets
+
+    def frame(self, content: bytes, *, from_client: bool) -> None:
+        """A text or binary message of a WebSocket, as its sender wrote it."""
+        now = self.meters.clock()
+        if from_client:
+            self.request_bytes = (self.request_bytes or 0) + len(content)
+        else:
+            self.response_bytes += len(content)
+            self.first_at = self.first_at or now
+        if self._socket:
+            self._socket.frame(content, now, from_client=from_client)
+
+    @property
+    def with_responses(self) -> CallRecord | None:
+        """The record of a WebSocket with the tokens and the cost of all its responses, which have records of their own."""
+        return self._socket.with_responses(self.record) if self._socket and self.record else self.record
+
+    def socket_ended(self, *, by_client: bool, normal: bool) -> CallRecord | None:
+        """The WebSocket was closed. `normal`: with a close frame."""
+        try:
+            return self._socket.ended(by_client=by_client, normal=normal) if self._socket else None
+        except Exception:
+            logger.exception("A WebSocket is not accounted for")
+            self.meters.ended(self)
+            return None
+
+    @property
+    def first_byte(self) -> float | None:
+        """Seconds from the arrival of the request to the first byte of the response body."""
+        return None if self.first_at is None else self.first_at - self.arrived
+
+    # The end
+
+    def end(
+        self, response: http.Response | None, body: bytes | None, error: str | None = None, *, parsed: Mapping[str, Any] | None = None
+    ) -> CallRecord | None:
+        """The response is complete, or the request failed with `error`. `body`: Azure's body, if it was buffered; `parsed`: the object in
+        it, if that is known.
+
+        Returns:
+            The record; None if the request goes on as a WebSocket, if it has a record already, or if accounting failed.
+        """
+        if self.record or self._ended or (response is not None and response.status_code == 101):
+            return None
+        try:
+            now, status = self.meters.clock(), response.status_code if response else None
+            self._stop(now, (response.raw_content or b"") if response and not response.stream else None)
+            if response:
+                self._client_head = response.headers.fields
+            record = self._record(
+                now,
+                status,
+                self._reported(status, body, parsed),
+                error,
+                error_code=self._code(response) if status is not None and status >= 400 else None,
+                streamed=response is None or bool(response.stream),
+                body=body,
+            )
+            follows = self._failure is not None or (status is None and record.incomplete != "client")  # an error event or response
+            return self.finish(record, ANSWER_WITHIN if follows else 0.0)
+        except Exception:
+            logger.exception("A request is not accounted for")
+            self.meters.ended(self)
+            return None
+
+    def end_soon(self, response: http.Response, body: bytes | None, *, parsed: Mapping[str, Any] | None = None) -> None:
+        """The response is complete. As `end`, but the record of a small response is made with those of other requests.
+
+        One after the other, the same code takes half of the time, because it is in the processor's caches.
+        """
+        status = response.data.status_code
+        at_once = self.holder is not None or self._failure or status >= 400 or status == 101
+        if at_once or (body and len(body) > SMALL):
+            self.end(response, body, parsed=parsed)
+        elif not (self.record or self._ended):
+            # Everything else can wait.
+            self._ended = self.meters.clock(), status, bool(response.stream), response.data.content, body, parsed
+            self._client_head = response.data.headers.fields
+            self.meters.complete_soon(self)
+
+    # After `end_soon`, `read_heads` and the next two take place in this order
+
+    def read_ended(self) -> None:
+        """Read the body of the response."""
+        assert self._ended
+        now, status, streamed, content, body, parsed = self._ended
+        self._stop(now, None if streamed else content)
+        self._of_body = self._reported(status, body, parsed)
+
+    def complete(self) -> None:
+        """Make the record."""
+        assert self._ended
+        now, status, streamed, _, _, _ = self._ended
+        self._ended = None
+        self.record = self._record(now, status, self._of_body, None, error_code=None, streamed=streamed)
+
+    def _stop(self, now: float, content: bytes | None) -> None:
+        """The response is complete. `content`: its body for the client, if it was not streamed."""
+        self._spent(now)
+        if content is not None:
+            self.response_bytes = len(content)
+            self.first_at = now if content else None
+
+    def _record(
+        self,
+        now: float,
+        status: int | None,
+        reported: Reported,
+        error: str | None,
+        *,
+        error_code: str | None,
+        streamed: bool,
+        body: bytes | None = None,
+    ) -> CallRecord:
+        incomplete = self._incomplete(error, reported, streamed=streamed)
+        self.end_attempt("ok" if incomplete != "client" else "client_left", now)
+        state, tokens, once = self._usage(status, reported)
+        if self._failure:
+            error_code = self._failure.code
+        elif status is None or status < 400:
+            error_code = reported.error_code
+        record = record_making.make(
+            self,
+            status=status,
+            error_code=error_code,
+            incomplete=incomplete,
+            reported=reported,
+            tokens=tokens,
+            state=state,
+            duration=now - self.arrived,
+            first=self.first_byte,
+        )
+        if once:
+            record.once = once
+            if self.label == "batches":
+                record.change(price_tier="batch")
+        if tokens:
+            record.cost_usd = self.meters.price(record)
+        if self.holder is not None:
+            self.holder.recorded(record, unknown=self._used_unknown(record), body=None if self.events else body)
+        if record.operation == "responses" and self.method == "POST" and record.response_id:
+            self.meters.chains.add(record.response_id, record.session or record.response_id)
+        return record
+
+    def finish(self, record: CallRecord, delay: float = 0.0) -> CallRecord:
+        self.meters.ended(self)
+        self.record = record
+        self.meters.later(self, delay)
+        return record
+
+    def error_response(self, failure: Failure, response: http.Response) -> None:
+        """The HTTP layer responds to a request that has failed."""
+        if record := self.record:
+            record.request_id = response.headers.get("x-request-id", record.request_id)
+            record.change(status=failure.status, error_code=failure.code, incomplete=None, usage_state="none")
+            record.response_bytes, record.first_byte = len(response.raw_content or b""), record.duration
+            self.meters.later(self)
+
+    def last_event(self, size: int) -> None:
+        """The event that ends a truncated stream was sent."""
+        if self.record:
+            self.record.response_bytes = (self.record.response_bytes or 0) + size
+            self.meters.later(self)
+
+    def cut_off(self) -> None:
+        """The process ends."""
+        try:
+            if self._status == 101:
+                self.socket_ended(by_client=False, normal=True)
+            else:
+                self._failure = errors.Failure(503, "proxy_stopped", "The proxy was stopped.")
+                now, reported = self.meters.clock(), self._reported(None, None, None)
+                self._stop(now, None)
+                self.finish(self._record(now, self._status, reported, None, error_code=None, streamed=True))
+        except Exception:
+            logger.exception("A request is not accounted for")
+
+    def _reported(self, status: int | None, body: bytes | None, parsed: Mapping[str, Any] | None) -> Reported:
+        if self.events:
+            return self.events.reported
+        if body is None or status is None or status >= 400 or not self.call or self.replayed:
+            return usage.NOTHING
+        return usage.of_object(parsed, self.call) if parsed else usage.of_body(body, self.call)
+
+    def _incomplete(self, error: str | None, reported: Reported, *, streamed: bool) -> Side | None:
+        if self._failure:
+            return "upstream"
+        failed = reported.status == "failed" or (streamed and reported.error_code is not None)
+        if failed and self.row.usage and not reported.background:
+            return "upstream"
+        if error is None or self._ended_well:
+            return None
+        return "client" if error.lower().startswith(_BY_CLIENT) else "upstream"
+
+    def _usage(self, status: int | None, reported: Reported) -> tuple[State, Tokens | None, str | None]:
+        """Whether the usage is known, its tokens, and the id of a usage that several requests can show."""
+        row = self.row
+        if self.replayed or not self._is_sent or (status is not None and status >= 400):
+            return "none", None, None
+        if reported.background or (reported.status and self.label == "batches"):
+            id = reported.id
+            if not reported.tokens or not id or (reported.status or "").lower() not in _FINAL:
+                return "none", None, None
+            new = self.meters.counted.add(id, None)
+            return ("known", reported.tokens, id) if new else ("none", None, None)
+        if reported.tokens and row.gen_ai != "fetch_response":
+            return "known", reported.tokens, None
+        in_background = self.call and self.call.details and self.call.details.background
+        return "unknown" if row.usage and not reported.metered and not in_background else "none", None, None
+
+    def _used_unknown(self, record: CallRecord) -> bool:
+        """Whether a model may have answered, and the usage is not known."""
+        answers = self._is_sent and not self.replayed and self.row.by_model and self.row.gen_ai != "fetch_response"
+        if not answers or record.usage_state == "known":
+            return False
+        return record.status < 400 if record.status is not None else record.incomplete == "client"
+
+    def sketch(self, reported: Reported) -> CallRecord:
+        """A record of what a stream has reported, which has enough to price it."""
+        last = self.attempts[-1] if self.attempts else None
+        return CallRecord(
+            time=self.time,
+            request_id="",
+            trace_id="",
+            model=self.call.model if self.call else None,
+            deployment=(last.deployment if last else None) or None,
+            served_deployment=self.served,
+            response_model=reported.model,
+            service_tier=reported.service_tier,
+            zone=self.zone,
+            tokens=reported.tokens or NO_TOKENS,
+        )
+
+    @staticmethod
+    def _code(response: http.Response | None) -> str | None:
+        """The code in the body of an error response."""
+        content = (response.raw_content if response else None) or b""
+        error = _object(content).get("error") if len(content) <= ERROR_SIZE else None
+        code = error.get("code") if isinstance(error, dict) else None
+        return str(code) if isinstance(code, str | int) and code != "" else None
+
+    # The record
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The keys that no record may contain."""
+        return self.keys.all if self.keys else ()
+
+    @property
+    def zone(self) -> str | None:
+        """The data zone of the last backend."""
+        return (self.attempts[-1].backend.zone or None) if self.attempts else None
+
+    @property
+    def _is_sent(self) -> bool:
+        """Whether the request goes upstream."""
+        return self._uploads or bool(self.attempts)
+
+    @property
+    def method(self) -> str:
+        return self._method.decode("utf-8", "surrogateescape").upper()
+
+    @property
+    def path(self) -> str:
+        """The client's, without query, and without a key that is percent-encoded in it. The record masks the others."""
+        path = self._path.partition(b"?")[0].decode("utf-8", "surrogateescape")
+        return redaction.mask_path(path, self.secrets) if "%" in path else path
+
+    @property
+    def row(self) -> Endpoint:
+        return self.call.endpoint if self.call else operations.row(self.method, self.path)
+
+    @property
+    def label(self) -> str:
+        return endpoints.label(self.row, self.call.path if self.call else self.path)
+
+
+def _object(content: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,168 @@
+"""The meters of the process: the requests that run, the records to deliver, and the memory of earlier requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from .call_kinds import Kinds
+from .lru import Lru
+from .meter import Meter
+from .rate_limits import NO_REMAINING, Remaining, updated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from mitmproxy import http
+
+    from .meter import Keys
+    from .record import CallRecord
+    from .sink import Tracing
+
+__all__ = ["NO_REMAINING", "TOGETHER", "Meters", "Remaining"]
+
+logger = logging.getLogger(__name__)
+
+MOST_IDS = 1 << 16
+"""Number of background responses and batches that are remembered, so that their usage is counted once."""
+MOST_CHAINS = 10_000
+"""Number of responses of which the first one of their chain is remembered."""
+MOST_DEPLOYMENTS = 256
+"""Number of deployments whose rate limits are remembered. Clients may request any name."""
+
+
+TOGETHER, WITHIN = 32, 0.05
+"""Number of records that are made together, and the seconds after which fewer are."""
+
+
+class Meters:
+    """The meters of the process, and the memory of earlier requests. `price` returns the cost of a record."""
+
+    def __init__(
+        self,
+        deliver: Callable[[Sequence[CallRecord]], None],
+        price: Callable[[CallRecord], float | None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._running: set[ref[Meter]] = set()  # and those in `_ended`; without those of flows that are gone
+        self.counted: Lru[str, None] = Lru(MOST_IDS)
+        self.chains: Lru[str, str] = Lru(MOST_CHAINS)
+        self.remaining: Lru[tuple[str, str], Remaining] = Lru(MOST_DEPLOYMENTS)
+        self.kinds = Kinds()
+        self.price = price
+        self.tracing: Tracing | None = None  # None: nothing exports traces
+        self.clock, self.wall = clock, wall
+        self._deliver = deliver
+        self._ended: list[Meter] = []  # whose records are made together
+        self._timer: asyncio.TimerHandle | None = None
+        self._ready: dict[Meter, None] = {}  # whose records are delivered in the next turn of the event loop
+        self._pending: dict[Meter, asyncio.Handle] = {}
+
+    def start(self, request: http.Request, client_ip: str, keys: Keys | None = None) -> Meter | None:
+        """Start the measurement of a request. None if that fails."""
+        try:
+            meter = Meter(self, request, client_ip, keys)
+        except Exception:
+            logger.exception("A request is not accounted for")
+            return None
+        self._running.add(ref(meter, self._running.discard))  # `WeakSet` does the same in Python
+        return meter
+
+    @property
+    def running(self) -> list[Meter]:
+        """The meters of requests that have not ended."""
+        ended = set(self._ended)
+        return [meter for one in list(self._running) if (meter := one()) and meter not in ended]
+
+    def ended(self, meter: Meter) -> None:
+        """The request has ended."""
+        self._running.discard(ref(meter))
+
+    @property
+    def streams(self) -> int:
+        """Number of event streams and WebSockets that run."""
+        return sum(meter.streams for meter in self.running)
+
+    def note_limits(self, backend: str, deployment: str, headers: Mapping[str, str]) -> None:
+        """Remember what the response of a deployment says about its rate limits."""
+        key = (backend, deployment)
+        self.remaining.add(key, updated(self.remaining.get(key, NO_REMAINING), headers))
+
+    def deployments(self, backends: Iterable[str]) -> list[tuple[str, str]]:
+        """The deployments of these backends that were used recently; with the deployment "" for a backend without one."""
+        used = list(self.remaining)
+        return [one for backend in backends for one in ([key for key in used if key[0] == backend] or [(backend, "")])]
+
+    def later(self, meter: Meter, delay: float = 0.0) -> None:
+        """Deliver the meter's record in `delay` seconds, and not before the response was handed to the client."""
+        if self._pending and (handle := self._pending.pop(meter, None)):
+            handle.cancel()
+        if delay:
+            self._pending[meter] = asyncio.get_running_loop().call_later(delay, self._deliver_pending, meter)
+            return
+        if not self._ready:
+            asyncio.get_running_loop().call_soon(self._deliver_ready)
+        self._ready[meter] = None
+
+    def complete_soon(self, meter: Meter) -> None:
+        """Make and deliver the meter's record with those of other requests."""
+        self._ended.append(meter)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WITHIN, self.complete)
+        elif len(self._ended) == TOGETHER:  # not at once, because the response was not handed to the client yet
+            asyncio.get_running_loop().call_soon(self.complete)
+
+    def complete(self) -> None:
+        """Make and deliver the records of requests that have ended.
+
+        Each step is taken for all of them before the next one, so that its code is in the processor's caches.
+        """
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        ended, self._ended = self._ended, []
+        for meter in ended:
+            self.ended(meter)
+        for step in (Meter.read_heads, Meter.read_ended, Meter.complete):
+            ended = [meter for meter in ended if _succeeds(step, meter)]
+        if records := [meter.record for meter in ended if meter.record]:
+            self._deliver(records)
+
+    def now(self, record: CallRecord) -> None:
+        self.complete()  # records stay in the order in which their requests ended
+        self._deliver([record])
+
+    def _deliver_pending(self, meter: Meter) -> None:
+        self._pending.pop(meter, None)
+        self.complete()
+        assert meter.record
+        self._deliver([meter.record])
+
+    def _deliver_ready(self) -> None:
+        self.complete()
+        ready, self._ready = self._ready, {}
+        if records := [meter.record for meter in ready if meter.record]:
+            self._deliver(records)
+
+    def flush(self) -> None:
+        """Deliver all records. Requests that still run are cut off by the end of the process."""
+        for meter in self.running:
+            meter.cut_off()
+        self.complete()
+        self._deliver_ready()
+        for meter, handle in list(self._pending.items()):
+            handle.cancel()
+            self._deliver_pending(meter)
+
+
+def _succeeds(step: Callable[[Meter], None], meter: Meter) -> bool:
+    try:
+        step(meter)
+    except Exception:
+        logger.exception("A request is not accounted for")
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""Making a usage record from what a meter has measured. All texts in it are on one line, bounded, and without the request's keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from azure_openai_proxy import errors
+from azure_openai_proxy.api import endpoints, session
+from azure_openai_proxy.api.operation import Details
+
+from . import model_selection
+from .call_kinds import shown, shown_ids
+from .record import AttemptRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from azure_openai_proxy.api.backend import Backend
+
+    from .meter import Meter
+    from .record import CallRecord, Tokens
+    from .usage import Reported
+
+__all__ = ["Attempt", "Side", "State", "make"]
+
+LONGEST_PATH = 1024
+"""Characters of a path."""
+_NO_DETAILS = Details()
+
+type State = Literal["known", "unknown", "none"]
+type Side = Literal["client", "upstream"]
+
+
+class Attempt:
+    """An attempt that may still run."""
+
+    __slots__ = ("backend", "deployment", "ended", "outcome", "reason", "repairs", "started")
+
+    def __init__(self, backend: Backend, deployment: str, started: float, repairs: Sequence[str], reason: str) -> None:
+        self.backend, self.deployment, self.started, self.repairs, self.reason = backend, deployment, started, repairs, reason
+        self.ended: float | None = None
+        self.outcome = "ok"
+
+
+def make(
+    meter: Meter,
+    *,
+    status: int | None,
+    error_code: str | None,
+    incomplete: Side | None,
+    reported: Reported,
+    tokens: Tokens | None,
+    state: State,
+    duration: float,
+    first: float | None,
+    in_websocket: bool = False,
+    model: str | None = None,
+    deployment: str | None = None,
+) -> CallRecord:
+    """Make the record of a call, or of one response of a WebSocket. `model` and `deployment`: others than those of the call."""
+    meter.read_heads()
+    meter.leave_trace_of_key()
+    call, attempts = meter.call, meter.attempts
+    last = attempts[-1] if attempts else None
+    row, path, trace, secrets, meters = meter.row, meter.path, meter.trace, meter.secrets, meter.meters
+    operation = call.path if call else path
+    details = (call.details if call else None) or _NO_DETAILS
+    websocket = call is not None and call.method == "WS"
+    kind = meters.kinds.find(
+        secrets,
+        (  # in the order of `COMMON`
+            meter.method,
+            meter.user_agent,
+            model or (call.model if call else None) or meter.frame_model,
+            deployment or (last.deployment if last else None) or None,
+            meter.served,
+            reported.model,
+            reported.service_tier,
+            reported.system_fingerprint,
+            details.service_tier,
+            details.reasoning_effort,
+            error_code,
+            meter.client,
+            endpoints.label(row, operation),
+            endpoints.gen_ai_operation(row, operation),
+            in_websocket or (row.by_model and not websocket),
+            in_websocket or (call is not None and not websocket and (call.stream or meter.events is not None)),
+            last.backend.name if last else None,
+            last.backend.base.host if last else None,
+            last.backend.base.port if last else None,
+            meter.zone,
+            meter.spillover,
+            tuple(last.repairs) if last and not in_websocket else (),
+            last.reason if last else "",
+            status,
+            incomplete,
+            reported.finish_reasons,
+            state,
+            None,  # `price_tier`
+            in_websocket,
+        ),
+    )
+    record = kind.record()
+    record.time, record.client_ip = meter.time, meter.client_ip
+    request_id, record.response_id = shown_ids(meter.request_id, reported.id, secrets)
+    record.request_id = request_id or errors.request_id()
+    record.trace_id, record.span_id = trace.trace_id, trace.span_id
+    record.parent_span_id, record.traced = trace.parent_span_id, trace.sampled
+    record.path = path
+    if path != f"/v1{row.path}":  # else it is the table's
+        record.path = shown(path, secrets, LONGEST_PATH)
+    if last and not in_websocket:
+        record.attempts = tuple([_attempt_record(meter, one, last, record.deployment, secrets) for one in attempts])
+    if meter.session_header or details != _NO_DETAILS:
+        previous = details.previous_response_id
+        session_id = session.of_record(meter.session_header, details.prompt_cache_key, previous, meters.chains.get)
+        record.session = session_id and shown(session_id, secrets)
+        record.previous_response_id = previous and shown(previous, secrets)
+    record.request_bytes = meter.request_bytes
+    if status is not None:
+        record.response_bytes = meter.response_bytes
+    record.latency = reported.latency
+    if selection := reported.model_selection:
+        record.model_selection_details = model_selection.shown(selection, lambda text: shown(text, secrets))
+    if tokens:
+        record.tokens = tokens
+    record.duration, record.first_byte, record.overhead = duration, first, meter.overhead
+    if meter.first_at and meter.last_at and meter.chunks > 1 and not websocket:
+        record.time_per_chunk = (meter.last_at - meter.first_at) / (meter.chunks - 1)
+    return record
+
+
+def _attempt_record(meter: Meter, one: Attempt, last: Attempt, deployment: str | None, secrets: tuple[str, ...]) -> AttemptRecord:
+    """The record of an attempt; `deployment` is the shown one of the last attempt."""
+    if one.deployment != last.deployment:
+        deployment = shown(one.deployment, secrets)
+    ended = one.started if one.ended is None else one.ended
+    wall, base = meter.time - meter.arrived, one.backend.base
+    started, ended = wall + one.started, wall + max(ended, one.started)
+    return AttemptRecord(one.backend.name, deployment or "", one.outcome, started, ended, base.host, base.port)

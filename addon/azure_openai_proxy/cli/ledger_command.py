@@ -1,0 +1,46 @@
+"""Shared parts of the commands on the ledger's database: `usage` and `keys`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from azure_openai_proxy.accounting.ledger import INSTALL
+from azure_openai_proxy.formats import quoting
+
+if TYPE_CHECKING:
+    from azure_openai_proxy.accounting.ledger.database import Database
+
+__all__ = ["Parser", "add_ledger", "opened"]
+
+VARIABLE = "AZURE_OPENAI_LEDGER"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that reports an error in one line, without the arguments' control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {quoting.line(message)}\n")
+
+
+def add_ledger(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the database."""
+    parser.add_argument("--ledger", metavar="URL", help=f"the database, such as sqlite:///usage.db; default: the environment's {VARIABLE}")
+
+
+def opened(parser: Parser, given: str | None) -> Database:
+    """Return the database of `--ledger` or the environment. The process ends with one line if there is none, or SQLAlchemy is missing."""
+    url = given or os.environ.get(VARIABLE, "").strip()
+    if not url:
+        parser.error(f"no database: use --ledger URL or {VARIABLE}=URL, such as sqlite:///usage.db")
+    try:
+        import sqlalchemy.exc  # noqa: F401, PLC0415 - optional
+
+        from azure_openai_proxy.accounting.ledger import database  # noqa: PLC0415 - it needs it
+    except ImportError:
+        parser.error(f"SQLAlchemy is missing: {INSTALL}")
+    try:
+        return database.parse(url)
+    except database.BadURL as error:
+        parser.error(f"--ledger or {VARIABLE}: {error}")

@@ -1,0 +1,46 @@
+"""The failures that clients get for mitmproxy's errors, by the names of their codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from azure_openai_proxy.errors import Failure
+
+if TYPE_CHECKING:
+    from mitmproxy import http
+
+__all__ = ["ends_with_event", "failure", "reason_to_close"]
+
+_INVALID = frozenset({"GENERIC_CLIENT_ERROR", "REQUEST_VALIDATION_FAILED"})
+_FAILURES = {
+    "GENERIC_CLIENT_ERROR": (400, "invalid_request", "The request cannot be read: "),
+    "REQUEST_VALIDATION_FAILED": (400, "invalid_request", ""),
+    "DESTINATION_UNKNOWN": (400, "invalid_request", ""),
+    "REQUEST_TOO_LARGE": (413, "request_too_large", ""),
+    "CONNECT_FAILED": (502, "upstream_unreachable", "Could not connect upstream: "),
+    "GENERIC_SERVER_ERROR": (502, "upstream_error", "The connection upstream failed: "),
+    "CANCEL": (502, "upstream_error", "The connection upstream failed: "),
+    "HTTP_1_1_REQUIRED": (502, "upstream_error", "The connection upstream failed: "),
+    "RESPONSE_TOO_LARGE": (502, "upstream_error", "The response from upstream cannot be forwarded: "),
+    "RESPONSE_VALIDATION_FAILED": (502, "upstream_error", "The response from upstream cannot be forwarded: "),
+}
+"""Status, code and beginning of the message. Other error codes mean that the request was cancelled."""
+
+
+def failure(code: str, message: str) -> Failure | None:
+    """The failure of a request; None if it was cancelled."""
+    if code not in _FAILURES:
+        return None
+    status, kind, intro = _FAILURES[code]
+    return Failure(status, kind, f"{intro}{message}")
+
+
+def reason_to_close(code: str, request: http.Request) -> bool:
+    """Whether the connection must be closed after the error: with invalid framing, the end of an HTTP/1 request is unknown."""
+    return code in _INVALID and not (request.is_http2 or request.is_http3)
+
+
+def ends_with_event(response: http.Response) -> bool:
+    """Whether an event can be appended to a truncated response, so that the client does not take it for complete."""
+    headers = response.headers
+    return "text/event-stream" in headers.get("content-type", "") and not ("content-encoding" in headers or "content-length" in headers)

@@ -1,0 +1,166 @@
+"""Flow control of one request between its client and the upstream leg, in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mitmproxy.connection import Server
+
+    from azure_openai_proxy.errors import Failure
+
+__all__ = ["BACKLOG", "FULL", "FlowControl", "UpstreamRequest"]
+
+FULL = 1 << 16
+"""Maximum bytes buffered for the client; above that, reading from upstream pauses."""
+BACKLOG = 1 << 18
+"""Maximum bytes buffered of a request body; above that, reading from the client pauses."""
+HOOK_LOOK = 0.001
+"""Seconds between checks whether the hooks of WebSocket messages have completed."""
+
+
+class UpstreamRequest(Protocol):
+    """One request being sent upstream."""
+
+    @property
+    def backlog(self) -> int:
+        """Buffered bytes of the request body."""
+
+    def start(self) -> None: ...
+
+    def add(self, data: bytes) -> None:
+        """Append bytes to a streamed body."""
+
+    def complete(self) -> None:
+        """Mark the streamed body as complete."""
+
+    def send_upgraded(self, data: bytes) -> None:
+        """Send bytes of the upgraded protocol (WebSocket)."""
+
+    def cancel(self) -> None:
+        """Stop: the client has disconnected or cancelled the request."""
+
+
+class FlowControl(ABC):
+    """Implements those methods of `egress.interface.ClientSide` that wait. The others are its subclass's, as is the client's connection."""
+
+    request: UpstreamRequest
+    over = False
+    owed = 0
+    """Unacknowledged bytes of an HTTP/2 upload."""
+
+    def __init__(self, *, streamed: bool, http2: bool) -> None:
+        self.streamed, self.http2 = streamed, http2
+        self._room: asyncio.Future[None] | None = None  # set when more can be delivered to an HTTP/2 client
+        self._taken: asyncio.Future[None] | None = None  # set when the client may send more
+        self._transport: asyncio.Transport | None = None  # of the client, which takes 1 µs to look up
+        self._hangup: sockets.Hangup | None = None  # made when it is needed
+
+    @abstractmethod
+    def connected(self, server: Server) -> None: ...
+
+    @abstractmethod
+    def deliver(self, items: Sequence[Any]) -> None: ...
+
+    @abstractmethod
+    def failed(self, failure: Failure) -> None: ...
+
+    @abstractmethod
+    def straight(self) -> Callable[[bytes], bool] | None: ...
+
+    @abstractmethod
+    def client_writer(self) -> Any | None:
+        """The writer of the client's connection, asyncio's or mitmproxy's for a virtual network; None if the connection is closed."""
+
+    @abstractmethod
+    def unhandled(self) -> bool:
+        """Whether WebSocket messages wait until the hook of the previous message completes."""
+
+    @abstractmethod
+    def held(self) -> int:
+        """Bytes of this response buffered until the client's HTTP/2 window allows them."""
+
+    @abstractmethod
+    def acknowledge(self, size: int) -> None:
+        """Let an HTTP/2 client send so many more bytes of this request."""
+
+    @abstractmethod
+    def probe(self) -> bool:
+        """Send a byte to which a disconnected client responds with a reset. Return False if there is none that may be sent."""
+
+    def client_transport(self) -> asyncio.Transport | None:
+        """The transport of the client's TCP connection; None if there is none, or the connection is closed."""
+        return getattr(self.client_writer(), "transport", None)
+
+    # The request body
+
+    @property
+    def behind(self) -> bool:
+        """Whether the buffered part of the request body exceeds the limit."""
+        return not self.over and (self.request.backlog > BACKLOG or self.unhandled())
+
+    def body_taken(self) -> None:
+        if self._taken and not self._taken.done() and self.request.backlog <= BACKLOG:
+            self._taken.set_result(None)
+        if self.owed and not self.behind:
+            owed, self.owed = self.owed, 0
+            self.acknowledge(owed)
+
+    async def taken(self) -> None:
+        """Wait until more of the upload can be buffered. Meanwhile nothing is read from the client, so poll for its disconnection."""
+        hangup = self._hangup = self._hangup or sockets.Hangup()
+        while self.behind:
+            if self.unhandled():
+                await asyncio.sleep(HOOK_LOOK)
+                continue
+            self._taken = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._taken], timeout=sockets.LOOK)
+            if not self.over and hangup.has_left(self.client_transport(), self.request.backlog, self.probe):
+                self.leave()
+
+    # The response
+
+    def full(self) -> bool:
+        transport = self._transport = self._transport or self.client_transport()
+        if transport is not None and transport.get_write_buffer_size() > FULL:
+            return True
+        return self.unhandled() or (self.http2 and self.held() > FULL)
+
+    async def room(self) -> None:
+        while self.unhandled():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(HOOK_LOOK)
+        if writer := self.client_writer():
+            await writer.drain()
+        while self.http2 and self.held() > FULL:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def look_for_room(self) -> None:
+        """Resume a response for which the client has increased its HTTP/2 window."""
+        if self._room and not self._room.done() and self.held() <= FULL:
+            self._room.set_result(None)
+
+    # The end
+
+    def leave(self) -> None:
+        """Cancel the request: the client has disconnected or cancelled it."""
+        request = self.request
+        self.end()
+        request.cancel()
+
+    def end(self) -> None:
+        """Release everything at the end of the request."""
+        if self.over:
+            return
+        self.over = True
+        if self._taken and not self._taken.done():
+            self._taken.set_result(None)
+        self.body_taken()
+        self.look_for_room()
+        del self.request  # break reference cycles, which would keep bodies in memory

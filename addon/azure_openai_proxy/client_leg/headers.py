@@ -1,0 +1,83 @@
+"""Headers with an index.
+
+For each header lookup, mitmproxy folds and compares all names, and a request has about 60 lookups. Here an index is built once and used
+until `fields` changes. `fields` is an immutable tuple, so a change always creates a new object. Copies of the headers that share `fields`
+can share the index too, as it is never modified.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import http
+from mitmproxy.utils import strutils
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Headers", "make_index"]
+
+
+def _raw(text: str | bytes) -> bytes:
+    return strutils.always_bytes(text, "utf-8", "surrogateescape")
+
+
+@lru_cache(maxsize=256)
+def _folded(key: str | bytes) -> bytes:
+    """The name in the index. Cached, because nearly all lookups are for names that occur in the code."""
+    return _raw(key).lower()
+
+
+class Headers(http.Headers):
+    _of: tuple[tuple[bytes, bytes], ...] | None = None  # the fields from which the index was built
+    _index: dict[bytes, bytes]
+
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]] = (), **headers: str | bytes) -> None:
+        if type(fields) is tuple and not headers:  # from other headers: mitmproxy checks and copies each field
+            self.fields = fields
+        else:
+            super().__init__(fields, **headers)
+
+    def _look(self, key: str | bytes) -> str | None:
+        if self._of is not self.fields:
+            index: dict[bytes, bytes] = {}
+            for name, value in self.fields:
+                folded = name.lower()
+                index[folded] = b"%b, %b" % (index[folded], value) if folded in index else value
+            self._index, self._of = index, self.fields
+        found = self._index.get(_folded(key))
+        return None if found is None else found.decode("utf-8", "surrogateescape")
+
+    def get(self, key: str | bytes, default: Any = None) -> Any:
+        found = self._look(key)
+        return default if found is None else found
+
+    def __getitem__(self, key: str | bytes) -> str:
+        found = self._look(key)
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __setitem__(self, key: str | bytes, value: str | bytes) -> None:
+        name, raw = _raw(key), _raw(value)
+        folded, found = name.lower(), False
+        fields: list[tuple[bytes, bytes]] = []
+        for field in self.fields:
+            if field[0].lower() != folded:
+                fields.append(field)
+            elif not found:
+                found = True
+                fields.append((field[0], raw))
+        if not found:
+            fields.append((name, raw))
+        self.fields = tuple(fields)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str | bytes) and self._look(key) is not None
+
+
+def make_index(message: http.Message) -> None:
+    """Use an index for the headers of a message that mitmproxy has created."""
+    if type(message.headers) is http.Headers:
+        message.headers.__class__ = Headers

@@ -1,0 +1,130 @@
+"""The HTTP layer of a client connection with the patched streams and connections, and TLS that sends close_notify."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from copy import copy
+from typing import TYPE_CHECKING, cast
+
+from mitmproxy.proxy import events
+from mitmproxy.proxy.layers.http import HttpLayer, is_h3_alpn
+from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
+from mitmproxy.proxy.layers.tls import ClientTLSLayer
+from mitmproxy.proxy.tunnel import TunnelState
+from OpenSSL import SSL
+
+from azure_openai_proxy.client_leg.writes import joined
+
+from . import connections
+from .http1_server import Server
+from .http2_server import Server2
+from .http_stream import PatchedStream
+from .upstream_leg import FromUpstream, Leg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mitmproxy.proxy.commands import CloseConnection
+    from mitmproxy.proxy.layer import CommandGenerator, Layer
+
+    from azure_openai_proxy.client_leg.interface import HttpPolicy
+
+    from .upstream_leg import Straight
+
+__all__ = ["Connection", "patch"]
+
+
+class Connection(HttpLayer):
+    """mitmproxy's HTTP layer with the patched streams, client connections (`Server`, `Server2`) and the upstream leg."""
+
+    policy: HttpPolicy
+    straight: Straight | None
+    leg: Leg | None = None
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        return joined(self.dispatch(event))
+
+    def dispatch(self, event: events.Event) -> CommandGenerator[None]:
+        client = self.context.client
+        if isinstance(event, events.Start) and not is_h3_alpn(client.alpn):
+            http2 = client.alpn == b"h2"
+            context = self.context.fork()
+            self.connections[client] = (
+                Server2(context, self.withhold, self.look_for_room) if http2 else Server(context, self.policy, self.half_closed)
+            )
+        if isinstance(event, FromUpstream) and self.leg and event.connection is self.leg.conn:
+            return self.from_upstream(event)
+        return cast("CommandGenerator[None]", super()._handle_event(event))
+
+    # The upstream leg
+
+    def make_leg(self) -> Leg | None:
+        """Create the leg if there is none. None if mitmproxy has closed the client's connection."""
+        if self.leg is None and (handler := connections.handler(self.context.client)):
+            self.leg = leg = Leg(self, handler)
+            self.connections[leg.conn] = leg
+            layers = self.context.layers
+            for at, outer in enumerate(layers[: layers.index(self)]):
+                if isinstance(outer, HttpLayer):
+                    outer.connections[leg.conn] = layers[at + 1]
+        return self.leg
+
+    def from_upstream(self, event: FromUpstream) -> CommandGenerator[None]:
+        for one in event.out:
+            if stream := self.streams.get(one.stream_id):
+                yield from self.event_to_child(stream, one)
+        yield from event.commands
+
+    def withhold(self, size: int, stream_id: int) -> bool:
+        """Whether to postpone the acknowledgement of upload bytes (HTTP/2) until the upstream has accepted more."""
+        response = self.leg.responses.get(stream_id) if self.leg else None
+        if response is None or not response.streamed or not response.behind:
+            return False
+        response.owed += size
+        return True
+
+    def look_for_room(self) -> None:
+        """Resume responses for which an HTTP/2 client may have increased its window."""
+        for response in list(self.leg.responses.values()) if self.leg else ():
+            response.look_for_room()
+
+    # The client
+
+    def half_closed(self) -> bool:
+        """Whether to answer an HTTP/1 client that has half-closed its connection. If so, watch for its disconnection."""
+        server = cast("Server", self.connections[self.context.client])
+        stream = self.streams.get(server.stream_id)
+        if not isinstance(stream, PatchedStream) or not self.policy.takes(stream.flow):
+            return False
+        return connections.watch(self.context.client, lambda: self.client_left(server.stream_id))
+
+    def client_left(self, stream_id: int) -> None:
+        """Cancel the request of a client that has disconnected. mitmproxy does not notice after a half-close, as it no longer reads."""
+        leg = cast("Leg", self.make_leg())  # the connection is still open on this side
+        leg.inject([RequestProtocolError(stream_id, "Client disconnected.", ErrorCode.CLIENT_DISCONNECTED)])
+
+    def make_stream(self, stream_id: int) -> CommandGenerator[None]:
+        context = copy(self.context)  # `fork` first constructs a server with a UUID of its own (13 µs)
+        context.layers = context.layers.copy()
+        self.streams[stream_id] = PatchedStream(context, stream_id, self.policy)
+        yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+
+class ClientTLS(ClientTLSLayer):
+    """Client TLS that sends close_notify. Without it, clients treat a response without a length as truncated."""
+
+    def send_close(self, command: CloseConnection) -> CommandGenerator[None]:
+        if self.tunnel_state in (TunnelState.OPEN, TunnelState.CLOSED):
+            with suppress(SSL.Error):
+                self.tls.shutdown()
+            yield from self.tls_interact()
+        yield from super().send_close(command)
+
+
+def patch(layers: Iterable[Layer], policy: HttpPolicy, straight: Straight | None) -> None:
+    for layer in layers:
+        if type(layer) is ClientTLSLayer:
+            layer.__class__ = ClientTLS
+        if type(layer) is HttpLayer:
+            layer.__class__ = Connection
+            vars(layer).update(policy=policy, straight=straight)

@@ -1,0 +1,17 @@
+"""Times for tests with a real server."""
+
+from __future__ import annotations
+
+import pytest
+
+from azure_openai_proxy.accounting.shared import deadlines, link
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on how fast the machine is."""
+    monkeypatch.setattr(deadlines, "WITHIN", 20.0)
+    monkeypatch.setattr(link, "REPLY", 20.0)
+    monkeypatch.setattr(link, "CONNECT", 20.0)
+    monkeypatch.setattr(link, "TICK", 0.02)
+    monkeypatch.setattr(link, "AGAIN", (0.02,))

@@ -1,0 +1,29 @@
+"""One connection to a real server."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.exceptions import ResponseError
+
+from azure_openai_proxy.accounting.shared.wire import Wire
+
+if TYPE_CHECKING:
+    from support.redis import RedisServer as Server
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_commands_together(redis_server: Server, monkeypatch: pytest.MonkeyPatch, *, fast: bool) -> None:
+    """Each command has its own reply, an error too, with and without hiredis."""
+    with monkeypatch.context() as patched:
+        if not fast:
+            patched.setitem(sys.modules, "hiredis", None)
+        wire = Wire(redis_server.url, 20.0)
+    await wire.connect()
+    made, got, wrong, number = await wire.exchange([("SET", "a b", "\u00e4 \r\n"), ("GET", b"a b"), ("NO-SUCH",), ("INCRBY", "n", 3)])
+    assert (True, "\u00e4 \r\n".encode(), 3) == (made, got, number)
+    assert isinstance(wrong, ResponseError)
+    assert [{b"one": b"1", b"two": b"2"}] == (await wire.exchange([("HSET", "h", "one", 1, "two", 2), ("HGETALL", "h")]))[1:]
+    await wire.close()

@@ -1,0 +1,21 @@
+"""The rate limits that Azure's headers tell."""
+
+from __future__ import annotations
+
+import pytest
+
+from azure_openai_proxy.accounting.rate_limits import NO_REMAINING, REMAINING, Remaining, updated
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [("12", 12), ("0", 0), ("", 7), ("-1", 7), ("1" * 16, 7), ("\u0661", 7), ("1.5", 7), (None, 7)]
+)
+def test_an_invalid_header_changes_nothing(tokens: str | None, expected: int) -> None:
+    """Only a bounded number is taken."""
+    headers = {REMAINING[1]: "3"} | ({} if tokens is None else {REMAINING[0]: tokens})
+    assert Remaining(expected, 3) == updated(Remaining(7, 8), headers)
+
+
+def test_no_header() -> None:
+    """Nothing is known before the first header, and a response without headers changes nothing."""
+    assert [NO_REMAINING, Remaining(7, 8)] == [updated(NO_REMAINING, {}), updated(Remaining(7, 8), {})]

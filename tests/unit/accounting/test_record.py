@@ -1,0 +1,30 @@
+"""The usage record."""
+
+from __future__ import annotations
+
+import pytest
+
+from azure_openai_proxy.accounting.record import CallKind, CallRecord, Tokens, milliseconds
+
+
+def test_the_sum_of_tokens() -> None:
+    """Known counts are added, and a count that is unknown in both stays unknown."""
+    assert Tokens(3, 5, None, 7, 4) == Tokens(1, 5, None, 7).plus(Tokens(2, None, None, None, 4))
+
+
+@pytest.mark.parametrize("status, work", [(200, True), (101, False), (404, False), (None, False)])
+def test_whether_names_work(status: int | None, work: bool) -> None:
+    """The names of a request are known to exist only if a response succeeded."""
+    assert work == CallRecord(time=0, request_id="", trace_id="", status=status).names_work
+
+
+def test_a_changed_record() -> None:
+    """It leaves its kind, because sinks use what they remember of a kind."""
+    record = CallKind(status=200).record()
+    record.change(status=503)
+    assert (503, None) == (record.status, record.kind)
+
+
+def test_milliseconds() -> None:
+    """They have three decimals."""
+    assert [None, 12.346, 0.0] == [milliseconds(each) for each in (None, 0.0123456, 0.0)]

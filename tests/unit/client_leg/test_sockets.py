@@ -1,0 +1,65 @@
+"""Clients that disconnect while nothing is read from them."""
+
+from __future__ import annotations
+
+import select
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from azure_openai_proxy.client_leg import sockets
+from support.processes import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="the socket is polled")
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Any, socket.socket]]:
+    """A transport, and the socket of its peer."""
+    near, far = socket.socketpair()
+    with near, far:
+        yield SimpleNamespace(get_extra_info=lambda _: near, is_closing=lambda: False), far
+
+
+def test_is_gone(pair: tuple[Any, socket.socket]) -> None:
+    """A peer that has closed its socket, or a connection that is closed or never was one."""
+    transport, far = pair
+    assert not sockets.is_gone(transport)
+    far.close()
+    assert sockets.is_gone(transport)
+    for without in ({"is_closing": lambda: True}, {"get_extra_info": lambda _: None}, {"get_extra_info": lambda _: far}):
+        assert sockets.is_gone(SimpleNamespace(**{**vars(transport), **without}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("probes", [0, 1])
+async def test_a_client_that_half_closes_within_its_upload(
+    probes: int, pair: tuple[Any, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is probed once, and leaves with the reset that answers the probe; one that cannot be probed leaves with its FIN."""
+    monkeypatch.setattr(sockets, "PROBE_AFTER", PATIENCE)
+    monkeypatch.setattr(sockets, "_RDHUP", select.POLLIN)  # a FIN, on every system
+    transport, far = pair
+    left = ["probe"] * probes
+    hangup = sockets.Hangup()
+
+    def has_left() -> bool:
+        return hangup.has_left(transport, 100, lambda: bool(left) and bool(left.pop()))
+
+    assert [False, False] == [has_left(), has_left()]
+    far.shutdown(socket.SHUT_WR)
+    assert [not probes, False] == [has_left(), has_left()]
+    assert [] == left
+    far.close()
+    assert has_left()
+
+
+def test_a_client_without_a_socket() -> None:
+    """It is not watched."""
+    hangup = sockets.Hangup()
+    for transport in (None, SimpleNamespace(get_extra_info=lambda _: None)):
+        assert not hangup.has_left(transport, 100, lambda: False)  # type: ignore[arg-type]
