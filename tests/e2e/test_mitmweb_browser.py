@@ -90,7 +90,8 @@ def edit(page: Page, held: str, tab: str, new: str, name: str) -> None:
     line = ".cm-line, .CodeMirror-line"  # of the editor of mitmproxy 12.1 and of the one before
     edited = page.locator(line, has_text=re.compile(f"^{re.escape(new)}$"))
     for _ in range(5):
-        page.locator(line, has_text="{").click()  # once the body is there
+        page.locator(line, has_text="{").wait_for()  # the body
+        page.locator(".cm-content, .CodeMirror textarea").focus()  # not by a click: a scroll bar can cover the only line
         page.keyboard.press("Control+A")
         page.keyboard.insert_text(new)
         with suppress(TimedOut):
