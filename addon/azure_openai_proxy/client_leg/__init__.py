@@ -10,6 +10,7 @@ without the addons that need no call.
 __all__ = [
     "failures",
     "flow_control",
+    "gate",
     "headers",
     "hook_index",
     "http1",

@@ -7,15 +7,16 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import sockets
+from .gate import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, MutableMapping, Sequence
 
     from mitmproxy.connection import Server
 
     from azure_openai_proxy.errors import Failure
 
-__all__ = ["BACKLOG", "FULL", "FlowControl", "UpstreamRequest"]
+__all__ = ["BACKLOG", "FULL", "FlowControl", "UpstreamRequest", "is_full"]
 
 FULL = 1 << 16
 """Maximum bytes buffered for the client; above that, reading from upstream pauses."""
@@ -23,6 +24,13 @@ BACKLOG = 1 << 18
 """Maximum bytes buffered of a request body; above that, reading from the client pauses."""
 HOOK_LOOK = 0.001
 """Seconds between checks whether the hooks of WebSocket messages have completed."""
+
+
+def is_full(writer: object) -> bool:
+    """Whether `drain` of a client's writer may wait. A writer of a virtual network does not tell."""
+    if isinstance(writer, asyncio.StreamWriter):
+        return writer.transport.get_write_buffer_size() > FULL
+    return not isinstance(writer, Gate) or writer.is_closed()
 
 
 class UpstreamRequest(Protocol):
@@ -61,6 +69,7 @@ class FlowControl(ABC):
         self._taken: asyncio.Future[None] | None = None  # set when the client may send more
         self._transport: asyncio.Transport | None = None  # of the client, which takes 1 µs to look up
         self._hangup: sockets.Hangup | None = None  # made when it is needed
+        self._gate: Gate | None = None  # made for uploads only, it costs 30 µs
 
     @abstractmethod
     def connected(self, server: Server) -> None: ...
@@ -104,6 +113,10 @@ class FlowControl(ABC):
     def behind(self) -> bool:
         """Whether the buffered part of the request body exceeds the limit."""
         return not self.over and (self.request.backlog > BACKLOG or self.unhandled())
+
+    def place_gate(self, transports: MutableMapping[Any, Any]) -> None:
+        """Let mitmproxy wait for `taken` when it has read from the client. `transports`: of the client's connections."""
+        self._gate = Gate(transports, self.taken, lambda: self.behind)
 
     def body_taken(self) -> None:
         if self._taken and not self._taken.done() and self.request.backlog <= BACKLOG:
@@ -159,6 +172,9 @@ class FlowControl(ABC):
         if self.over:
             return
         self.over = True
+        if self._gate:
+            self._gate.remove()
+            self._gate = None
         if self._taken and not self._taken.done():
             self._taken.set_result(None)
         self.body_taken()

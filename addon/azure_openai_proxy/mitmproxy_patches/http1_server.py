@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from mitmproxy.connection import Server as ServerConnection
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
@@ -20,8 +18,8 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server, make_error_response
-from mitmproxy.proxy.server import ConnectionIO
 
+from azure_openai_proxy.client_leg.gate import Pause
 from azure_openai_proxy.client_leg.http1_connection import Disconnected, Http1Connection, Unreadable
 from azure_openai_proxy.client_leg.http1_requests import End, Head
 
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from mitmproxy.connection import Client
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator
-    from mitmproxy.proxy.server import ConnectionHandler
 
     from azure_openai_proxy.client_leg.http1_connection import Output
     from azure_openai_proxy.client_leg.interface import HttpPolicy
@@ -55,20 +52,6 @@ class LastOfConnection(ResponseEndOfMessage):
 
 class Leave(HttpEvent):
     """Closes an upgraded connection that the client has not closed."""
-
-
-class Pause:
-    """A writer without a socket among those of a client's connections: mitmproxy waits for its `drain` before it reads more."""
-
-    def __init__(self, handler: ConnectionHandler) -> None:
-        self._ended = asyncio.Event()
-        self.drain = self._ended.wait
-        self._transports, self._key = handler.transports, ServerConnection(address=("pause", 0))
-        self._transports[self._key] = ConnectionIO(handler=None, writer=cast("Any", self))
-
-    def end(self) -> None:
-        self._transports.pop(self._key, None)
-        self._ended.set()
 
 
 class Server(Http1Server):
@@ -99,10 +82,10 @@ class Server(Http1Server):
         Not during a response that mitmproxy itself reads from upstream: it would wait, too.
         """
         if self._pause:
-            self._pause.end()
+            self._pause.remove()
             self._pause = None
         elif (handler := connections.handler(cast("Client", self.conn))) and self._half_closed():
-            self._pause = Pause(handler)
+            self._pause = Pause(handler.transports)
 
     def outputs(self, event: events.Event) -> Iterator[Output]:
         match event:

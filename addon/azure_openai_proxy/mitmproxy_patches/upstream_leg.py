@@ -30,9 +30,8 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
     ResponseTrailers,
 )
-from mitmproxy.proxy.server import ConnectionIO
 
-from azure_openai_proxy.client_leg.flow_control import FULL, FlowControl
+from azure_openai_proxy.client_leg.flow_control import FlowControl
 
 from .http1_server import Server as Http1Server
 
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     type Straight = Callable[[HttpStream, ConnectionHandler], Callable[[bytes], bool] | None]
     """Makes a function that writes parts of a response body directly to the client, bypassing the layers, or None."""
 
-__all__ = ["FromUpstream", "Leg", "Response", "Together", "UpstreamFailed", "is_full"]
+__all__ = ["FromUpstream", "Leg", "Response", "Together", "UpstreamFailed"]
 
 _UNSENT = {"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"}
 
@@ -122,15 +121,10 @@ class Response(FlowControl):
         super().__init__(streamed=streamed, http2=leg.context.client.alpn == b"h2")
         self.leg, self.stream, self.flow, self.id = leg, stream, stream.flow, stream.stream_id
         self.upgraded = False
-        self._gate: Server | None = None  # the key of a writer among the client's transports; made for uploads only, it costs 30 µs
         self.request = leg.home.policy.send_upstream(self.flow, self, streamed=streamed)
         if streamed and not self.http2:
-            self._place_gate()
+            self.place_gate(leg.handler.transports)
         self.request.start()
-
-    def _place_gate(self) -> None:
-        self._gate = Server(address=("upload", self.id))
-        self.leg.handler.transports[self._gate] = ConnectionIO(handler=None, writer=cast("Any", _Gate(self)))
 
     # Events from mitmproxy
 
@@ -160,7 +154,7 @@ class Response(FlowControl):
                 self.upgraded = item.status_code == 101
                 out.append(ResponseHeaders(self.id, item, end_stream=len(items) == 2 and not isinstance(items[1], bytes | http.Headers)))
                 if self.upgraded:
-                    self._place_gate()
+                    self.place_gate(self.leg.handler.transports)
                     out.append(ResponseEndOfMessage(self.id))  # the end of HTTP; another protocol follows
             elif isinstance(item, http.Headers):
                 if self.http2:  # mitmproxy does not support trailers in HTTP/1
@@ -189,8 +183,6 @@ class Response(FlowControl):
         if self.over:
             return
         self.leg.responses.pop(self.id, None)
-        if self._gate:
-            self.leg.handler.transports.pop(self._gate, None)
         super().end()
         del self.flow, self.stream
 
@@ -220,18 +212,3 @@ class Response(FlowControl):
         probe = server.http1.probe() if isinstance(server, Http1Server) else []
         self.leg.inject([], probe)
         return bool(probe)
-
-
-class _Gate:
-    """A writer without a socket, registered with the client's connection during an upload so that mitmproxy waits for its `drain`."""
-
-    def __init__(self, response: Response) -> None:
-        self.response = response
-        self.drain = response.taken
-
-
-def is_full(writer: object) -> bool:
-    """Whether `drain` may wait. A writer of a virtual network does not tell."""
-    if isinstance(writer, asyncio.StreamWriter):
-        return writer.transport.get_write_buffer_size() > FULL
-    return not isinstance(writer, _Gate) or writer.response.behind

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
+from unittest.mock import Mock, create_autospec
 
-from azure_openai_proxy.client_leg.flow_control import BACKLOG, FULL, FlowControl
+import pytest
+
+from azure_openai_proxy.client_leg.flow_control import BACKLOG, FULL, FlowControl, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,3 +93,12 @@ async def test_a_client_that_leaves() -> None:
     await waiting
     client.upstream.cancel.assert_called_once_with()
     assert not hasattr(client, "request")
+
+
+@pytest.mark.parametrize("size, full", [(FULL, False), (FULL + 1, True)])
+def test_the_writer_of_a_client_that_reads_slowly(size: int, full: bool) -> None:
+    """Its writer is full when too much waits in the transport."""
+    writer = create_autospec(asyncio.StreamWriter, instance=True)
+    writer.transport = SimpleNamespace(get_write_buffer_size=lambda: size)
+    assert full == is_full(writer)
+    assert is_full(object())

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy.proxy import events
 
+from azure_openai_proxy.client_leg.flow_control import is_full
 from azure_openai_proxy.mitmproxy_patches import connections
-from azure_openai_proxy.mitmproxy_patches.upstream_leg import is_full
 
 if TYPE_CHECKING:
     from mitmproxy.connection import Client, Connection
