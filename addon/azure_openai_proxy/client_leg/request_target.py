@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from mitmproxy import http
     from mitmproxy.connection import Client
 
-__all__ = ["record"]
+__all__ = ["parse_authority", "record"]
 
 _LONGEST = 255
+_parse = url.parse_authority
+_remembered = lru_cache(maxsize=128)(_parse)  # a ValueError is not remembered
 
 
-@lru_cache(maxsize=128)  # a ValueError is not remembered
-def _parsed(authority: str) -> tuple[str, int | None]:
-    """mitmproxy parses the Host header of each request with Python's IDNA codec (9 µs), and clients repeat it."""
-    return url.parse_authority(authority, check=True)
+def parse_authority[Text: (str, bytes)](authority: Text, check: bool) -> tuple[str, int | None]:  # noqa: FBT001 - mitmproxy's signature
+    """mitmproxy's function, with a memory: it uses Python's IDNA codec (9 µs), and clients repeat their Host or `:authority`."""
+    return _remembered(authority, check) if len(authority) <= _LONGEST else _parse(authority, check)
 
 
 def record(flow: http.HTTPFlow, client: Client, *, transparent: bool) -> None:
@@ -44,6 +45,6 @@ def record(flow: http.HTTPFlow, client: Client, *, transparent: bool) -> None:
     host = request.host_header or ""
     if len(host) <= _LONGEST:
         with suppress(ValueError):  # mitmproxy refuses it
-            request.data.host, port = _parsed(host)
+            request.data.host, port = _remembered(host, check=True)
             request.data.port = port if port is not None else 443 if client.tls else 80
             request.scheme = scheme

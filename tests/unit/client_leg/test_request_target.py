@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,3 +81,24 @@ def test_the_host_that_is_replaced(mode: str, recorded: str | None) -> None:
     request_target.record(flow, client, transparent=True)
     assert recorded == flow.metadata.get(CLIENT_HOST)
     assert ABSOLUTE_FORM not in flow.metadata
+
+
+@given(host=HOSTS | st.text(), port=PORTS, check=st.booleans(), raw=st.booleans())
+def test_an_authority(host: str, port: str, check: bool, raw: bool) -> None:
+    """It is parsed, or refused, as by mitmproxy, the second time too."""
+
+    def parsed(parse: Any) -> object:
+        authority = (host + port).encode("utf-8", "surrogateescape") if raw else host + port
+        try:
+            return parse(authority, check=check)
+        except ValueError:
+            return ValueError
+
+    assert parsed(url.parse_authority) == parsed(request_target.parse_authority) == parsed(request_target.parse_authority)
+
+
+def test_a_long_authority_is_not_remembered() -> None:
+    """A client's text takes a bounded part of the memory."""
+    before = request_target._remembered.cache_info().currsize
+    assert ("x" * 200 + "." + "y" * 60, None) == request_target.parse_authority("x" * 200 + "." + "y" * 60, check=False)
+    assert before == request_target._remembered.cache_info().currsize

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mitmproxy import http
 from mitmproxy.net.http import url
 
-from azure_openai_proxy.client_leg import hook_index
+from azure_openai_proxy.client_leg import hook_index, request_target
 
 from .chunks import straight
 from .reads import enable_direct_reads
@@ -21,15 +20,13 @@ __all__ = ["enable", "enable_direct_reads", "straight", "trust"]
 _CHECK = "__post_init__"
 _check = vars(http.MessageData).get(_CHECK)  # None under -O
 _parse = url.parse_authority
-_remembered = lru_cache(maxsize=128)(_parse)  # a ValueError is not remembered
-_LONGEST = 255
 
 
 def enable(master: Master, *, on: bool) -> None:
     """Apply or revert the patches of objects shared by all connections."""
     (hook_index.shorten if on else hook_index.restore)(master.addons)
     trust(on=on)
-    url.parse_authority = _parsed if on else _parse
+    url.parse_authority = request_target.parse_authority if on else _parse
 
 
 def trust(*, on: bool) -> None:
@@ -43,8 +40,3 @@ def trust(*, on: bool) -> None:
 
 def _trust(_: http.MessageData) -> None:
     pass
-
-
-def _parsed[Text: (str, bytes)](authority: Text, check: bool) -> tuple[str, int | None]:  # noqa: FBT001 - mitmproxy's signature
-    """mitmproxy parses the `:authority` of each HTTP/2 request with Python's IDNA codec, which takes 0.02 of it; clients repeat it."""
-    return _remembered(authority, check) if len(authority) <= _LONGEST else _parse(authority, check)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
-import pytest_asyncio
-from hypothesis import given
-from hypothesis import strategies as st
 from mitmproxy.net.http import url
 from mitmproxy.test import taddons, tutils
 
+from azure_openai_proxy.client_leg import request_target
 from azure_openai_proxy.mitmproxy_patches import fastpath
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 
 def test_trust(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,37 +23,10 @@ def test_trust(monkeypatch: pytest.MonkeyPatch) -> None:
         tutils.treq(port="a port")
 
 
-STOCK = url.parse_authority
-HOSTS = st.sampled_from(["localhost", "127.0.0.1", "[::1]", "münchen.example", "a b", "", "x" * 300, "api.openai.com"])
-PORTS = st.sampled_from(["", ":443", ":0", ":99999", ":x"])
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def remembering() -> AsyncIterator[None]:
+async def test_authorities() -> None:
+    """mitmproxy parses a repeated authority once while the fast path is on."""
     with taddons.context() as context:
         fastpath.enable(context.master, on=True)
-        yield
+        during = url.parse_authority
         fastpath.enable(context.master, on=False)
-        assert STOCK is url.parse_authority
-
-
-def parsed(parse: Any, authority: str | bytes, *, check: bool) -> object:
-    try:
-        return parse(authority, check=check)
-    except ValueError:
-        return ValueError
-
-
-@given(host=HOSTS | st.text(), port=PORTS, check=st.booleans(), raw=st.booleans())
-def test_authorities(remembering: None, host: str, port: str, check: bool, raw: bool) -> None:
-    """Every authority is parsed, or refused, as by mitmproxy, the second time too."""
-    authority = (host + port).encode("utf-8", "surrogateescape") if raw else host + port
-    for _ in range(2):
-        assert parsed(STOCK, authority, check=check) == parsed(url.parse_authority, authority, check=check)
-
-
-def test_long_ones_are_not_remembered(remembering: None) -> None:
-    """A client's text takes a bounded part of the memory."""
-    before = fastpath._remembered.cache_info().currsize
-    assert ("x" * 200 + "." + "y" * 60, None) == url.parse_authority("x" * 200 + "." + "y" * 60, check=False)
-    assert before == fastpath._remembered.cache_info().currsize
+    assert (request_target.parse_authority, request_target._parse) == (during, url.parse_authority)
