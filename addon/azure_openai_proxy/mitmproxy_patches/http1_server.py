@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.client_leg.http1_connection import Output
     from azure_openai_proxy.client_leg.interface import HttpPolicy
 
-__all__ = ["LastOfConnection", "Leave", "RequestUnreadable", "Server"]
+__all__ = ["LastOfConnection", "RequestUnreadable", "Server"]
 
 
 class RequestUnreadable(HttpEvent):
@@ -47,11 +47,7 @@ class RequestUnreadable(HttpEvent):
 
 
 class LastOfConnection(ResponseEndOfMessage):
-    """The end of a response after which an HTTP/1 connection must be closed, since the start of the next request is unknown."""
-
-
-class Leave(HttpEvent):
-    """Closes an upgraded connection that the client has not closed."""
+    """The end of a response or an upgraded connection, after which an HTTP/1 client may still send: what follows is no request."""
 
 
 class Server(Http1Server):
@@ -99,8 +95,6 @@ class Server(Http1Server):
                 return self.http1.end(last=isinstance(event, LastOfConnection))
             case ResponseProtocolError():
                 return self.http1.fail(event.code.http_status_code(), event.message)
-            case Leave():
-                return self.http1.leave()
             case events.ConnectionClosed() | events.Wakeup():
                 return self.http1.close()
         return iter(())  # the start; trailers, which mitmproxy does not support either

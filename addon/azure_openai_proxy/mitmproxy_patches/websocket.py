@@ -14,7 +14,7 @@ from mitmproxy.proxy.layers.websocket import WebsocketConnection, WebsocketLayer
 
 from azure_openai_proxy.client_leg.message_limit import MessageLimit, for_client, for_server, limit_inflation
 
-from .http1_server import Leave
+from .http1_server import LastOfConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +68,7 @@ class Upgrading(HttpStream):
                 and isinstance(command.event, ResponseProtocolError)
                 and cast("Any", child.client_ws).limit.exceeded
             ):
-                command.event = Leave(self.stream_id)
+                command.event = LastOfConnection(self.stream_id)
             yield command
         if not self.flow.live:  # both sides are closed
             self.child_layer, self._handle_event = None, self.state_errored
