@@ -275,6 +275,14 @@ def test_a_request_that_is_too_large(logged: Mitmdump, log: AccessLog, azure: Si
     assert expected == some(log.one(), *expected)
 
 
+def test_an_upload_that_is_refused_at_its_beginning(http: httpx.Client, log: AccessLog) -> None:
+    """It has a line as a smaller one, though the rest of its body is discarded."""
+    response = http.post("/v1/audio/transcriptions", data={"model": "m" * 2000}, files={"file": ("a.wav", bytes(3 << 20))})
+    expected = {"status": 400, "path": "/v1/audio/transcriptions", "usage": "none", "attempts": 0}
+    assert 400 == response.status_code
+    assert expected == some(log.one(), *expected)
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])
 def test_no_line_for_the_proxy_s_own_pages(path: str, http: httpx.Client, log: AccessLog) -> None:
     """Health checks, preflights and the start page are no requests of the API."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from azure_openai_proxy.errors import Failure
 
+from .http1 import body_may_follow
+
 if TYPE_CHECKING:
     from mitmproxy import http
 
@@ -36,8 +38,8 @@ def failure(code: str, message: str) -> Failure | None:
 
 
 def reason_to_close(code: str, request: http.Request) -> bool:
-    """Whether the connection must be closed after the error: with invalid framing, the end of an HTTP/1 request is unknown."""
-    return code in _INVALID and not (request.is_http2 or request.is_http3)
+    """Whether the connection must be closed after the error: the end of an HTTP/1 request is unknown if its framing is invalid."""
+    return (code in _INVALID and not (request.is_http2 or request.is_http3)) or body_may_follow(request)
 
 
 def ends_with_event(response: http.Response) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_HEAD",
     "Lines",
     "Ordinary",
+    "body_may_follow",
     "complete",
     "flaw",
     "forbidden_bytes",
@@ -97,6 +98,11 @@ def forbidden_bytes(request: http.Request) -> str | None:
     if len(head.translate(None, _CONTROLS)) != len(head):
         return "The request line or headers contain control characters, or a header continues on the next line."
     return None
+
+
+def body_may_follow(request: http.Request) -> bool:
+    """Whether a body may or may not follow: the client sent `Expect: 100-continue` and got no 100 response."""
+    return "expect" in request.headers and not (request.is_http2 or request.is_http3)
 
 
 # Responses

@@ -182,7 +182,7 @@ HTTP = Feature(
         " RequestData(stream_id data) ResponseData(stream_id data) ResponseTrailers(stream_id trailers)"
         " RequestEndOfMessage(stream_id) ResponseEndOfMessage(stream_id)"
         " RequestProtocolError(stream_id message code) ResponseProtocolError(stream_id message code)"
-        " HttpErrorHook(flow) HttpResponseHook(flow) HttpResponseHeadersHook(flow) make_error_response(status_code message)"
+        " HttpResponseHook(flow) HttpResponseHeadersHook(flow) make_error_response(status_code message)"
         " SendData(connection data) DataReceived(connection data)",
         "TLSLayer": "tls tunnel_state send_close(command) tls_interact()",
         "WebsocketLayer": "client_ws server_ws flow _paused_event_queue",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from mitmproxy import flow
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy.commands import CloseConnection, StartHook
 from mitmproxy.proxy.layers.http import DropStream, HTTPMode, SendHttp
@@ -21,13 +20,13 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
     ResponseProtocolError,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
+from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.utils import human
 
 from azure_openai_proxy.client_leg import hook_index, request_target
 from azure_openai_proxy.client_leg.failures import ends_with_event, failure, reason_to_close
 from azure_openai_proxy.client_leg.headers import make_index
-from azure_openai_proxy.client_leg.http1 import complete
+from azure_openai_proxy.client_leg.http1 import body_may_follow, complete
 from azure_openai_proxy.client_leg.request_body import HELD, RequestBody
 from azure_openai_proxy.errors import Failure
 
@@ -138,7 +137,7 @@ class PatchedStream(Upgrading):
         """
         if (yield from super().check_killed(emit_error_hook)):
             return True
-        if self.client_state == self.state_wait_for_request_headers:
+        if emit_error_hook and self.client_state == self.state_wait_for_request_headers:
             if response := self.policy.early_response(self.flow):
                 yield from self.respond_early(response)
                 return True
@@ -152,7 +151,7 @@ class PatchedStream(Upgrading):
         return False
 
     def respond_early(self, response: http.Response) -> CommandGenerator[None]:
-        """Respond to a request before its body is read, calling the hooks of a response."""
+        """Respond to a request before its body is complete, calling the hooks of a response."""
         self.flow.response = response
         response.timestamp_start = response.timestamp_end = time.time()
         yield HttpResponseHeadersHook(self.flow)
@@ -160,12 +159,7 @@ class PatchedStream(Upgrading):
             return
         yield HttpResponseHook(self.flow)
         if not (yield from super().check_killed(False)):  # noqa: FBT003 - mitmproxy's signature
-            yield from self.reply(response, last=self.body_may_follow)
-
-    @property
-    def body_may_follow(self) -> bool:
-        """Whether a body may or may not follow: the client sent `Expect: 100-continue` and got no 100 response."""
-        return "expect" in self.flow.request.headers and not (self.flow.request.is_http2 or self.flow.request.is_http3)
+            yield from self.reply(response, last=body_may_follow(self.flow.request))
 
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
         if not request or self.body is None:
@@ -179,17 +173,12 @@ class PatchedStream(Upgrading):
         return (yield from self.refuse(self.body.error_in_size(self.flow, len(self.request_body_buf))))
 
     def refuse(self, error: tuple[str, str] | None) -> CommandGenerator[bool]:
-        """Reject a request as mitmproxy does, if there is an error. The rest of the body is read and discarded."""
+        """Reject a request, if there is an error. The rest of the body is read and discarded."""
         if error is None:
             return False
         message, code = error
         self.request_body_buf.clear()
-        self.flow.error = flow.Error(message)
-        yield HttpErrorHook(self.flow)
-        if not (yield from super().check_killed(False)):  # noqa: FBT003 - mitmproxy's signature
-            yield SendHttp(ResponseProtocolError(self.stream_id, message, ErrorCode[code]), self.context.client)
-        self.client_state = self.server_state = self.state_errored
-        self.flow.live = False
+        yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, message, ErrorCode[code]))
         return True
 
     def stream_upload(self, body: RequestBody) -> CommandGenerator[bool]:
@@ -198,9 +187,7 @@ class PatchedStream(Upgrading):
         self.request_body_buf.clear()
         body.start_stream(self.flow, start)
         if self.flow.response:
-            yield HttpResponseHeadersHook(self.flow)
-            if not (yield from self.check_killed(True)):  # noqa: FBT003 - mitmproxy's signature
-                yield from self.reply(self.flow.response, last=False)
+            yield from self.respond_early(self.flow.response)
             return True
         yield from self.start_request_stream()
         if self.client_state == self.state_stream_request_body:
@@ -248,7 +235,7 @@ class PatchedStream(Upgrading):
             return False
         if self.waiting:
             if response := self.policy.error_response(told, self.flow):
-                yield from self.reply(response, last=reason_to_close(error.code.name, self.flow.request) or self.body_may_follow)
+                yield from self.reply(response, last=reason_to_close(error.code.name, self.flow.request))
             return response is not None
         if self.server_state == self.state_stream_response_body:
             yield from self.release()

@@ -22,12 +22,18 @@ def test_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    "code, version, closes",
-    [("GENERIC_CLIENT_ERROR", "HTTP/1.1", True), ("GENERIC_CLIENT_ERROR", "HTTP/2.0", False), ("CONNECT_FAILED", "HTTP/1.1", False)],
+    "code, version, headers, closes",
+    [
+        ("GENERIC_CLIENT_ERROR", "HTTP/1.1", {}, True),
+        ("GENERIC_CLIENT_ERROR", "HTTP/2.0", {}, False),
+        ("CONNECT_FAILED", "HTTP/1.1", {}, False),
+        ("CONNECT_FAILED", "HTTP/1.1", {"expect": "100-continue"}, True),
+        ("CONNECT_FAILED", "HTTP/2.0", {"expect": "100-continue"}, False),
+    ],
 )
-def test_reason_to_close(code: str, version: str, closes: bool) -> None:
-    """Only a request without a known end."""
-    request = http.Request.make("GET", "http://a/")
+def test_reason_to_close(code: str, version: str, headers: dict[str | bytes, str | bytes], closes: bool) -> None:
+    """Only a request without a known end: its framing is invalid, or its client waits for a 100 before it sends a body."""
+    request = http.Request.make("GET", "http://a/", headers=headers)
     request.http_version = version
     assert closes == failures.reason_to_close(code, request)
 

@@ -178,12 +178,14 @@ def test_a_small_one_goes_on_too(proxy: Proxy, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [(), ("X-Silent: yes",)])
 def test_a_refusal_does_not_wait_for_the_end(proxy: Proxy, more: tuple[str, ...]) -> None:
-    """The rest is thrown away, and the same connection serves the next request."""
+    """It has a response's hooks, the rest is thrown away, and the same connection serves the next request."""
+    proxy.policy.hooks.clear()
     with proxy.dial() as client:
         request = head("POST /x HTTP/1.1", "X-Goes-On: refuse", *more, f"Content-Length: {2 * len(BODY)}")
         assert 401 == client.ask(request, BODY + b"x").status
         client.send(BODY[1:])
         assert 200 == client.ask(head()).status
+    assert ["requestheaders", "response", "requestheaders", "request", "response"] == proxy.policy.hooks
 
 
 def test_a_refusal_that_is_killed(proxy: Proxy) -> None:
