@@ -1,10 +1,12 @@
-"""Flow control of one request between its client and the upstream leg, in both directions."""
+"""One request between its client and the upstream leg: its body, its response, and flow control in both directions."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
+
+from mitmproxy import http
 
 from . import sockets
 from .gate import Gate
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from mitmproxy.connection import Server
 
     from azure_openai_proxy.errors import Failure
+
+    from .interface import HttpPolicy
 
 __all__ = ["BACKLOG", "FULL", "FlowControl", "UpstreamRequest", "is_full"]
 
@@ -56,15 +60,18 @@ class UpstreamRequest(Protocol):
 
 
 class FlowControl(ABC):
-    """Implements those methods of `egress.interface.ClientSide` that wait. The others are its subclass's, as is the client's connection."""
+    """Implements `egress.interface.ClientSide` for one request. Its subclass knows the client's connection."""
 
     request: UpstreamRequest
     over = False
+    upgraded = False
     owed = 0
     """Unacknowledged bytes of an HTTP/2 upload."""
 
-    def __init__(self, *, streamed: bool, http2: bool) -> None:
-        self.streamed, self.http2 = streamed, http2
+    def __init__(self, flow: http.HTTPFlow, transports: MutableMapping[Any, Any], *, streamed: bool, http2: bool) -> None:
+        """`transports`: of the client's connections, as mitmproxy has them."""
+        self.flow, self.streamed, self.http2 = flow, streamed, http2
+        self._transports = transports
         self._room: asyncio.Future[None] | None = None  # set when more can be delivered to an HTTP/2 client
         self._taken: asyncio.Future[None] | None = None  # set when the client may send more
         self._transport: asyncio.Transport | None = None  # of the client, which takes 1 µs to look up
@@ -72,13 +79,12 @@ class FlowControl(ABC):
         self._gate: Gate | None = None  # made for uploads only, it costs 30 µs
 
     @abstractmethod
-    def connected(self, server: Server) -> None: ...
+    def pass_on(self, items: Sequence[Any]) -> None:
+        """Pass items of the response to the client's side, as those of `deliver`."""
 
     @abstractmethod
-    def deliver(self, items: Sequence[Any]) -> None: ...
-
-    @abstractmethod
-    def failed(self, failure: Failure) -> None: ...
+    def report(self, failure: Failure) -> None:
+        """Pass a failure to the client's side."""
 
     @abstractmethod
     def straight(self) -> Callable[[bytes], bool] | None: ...
@@ -107,16 +113,42 @@ class FlowControl(ABC):
         """The transport of the client's TCP connection; None if there is none, or the connection is closed."""
         return getattr(self.client_writer(), "transport", None)
 
-    # The request body
+    # The request
+
+    def start(self, policy: HttpPolicy) -> None:
+        """Send the request."""
+        self.request = policy.send_upstream(self.flow, self, streamed=self.streamed)
+        if self.streamed and not self.http2:
+            self._place_gate()
+        self.request.start()
+
+    def add(self, data: bytes) -> None:
+        """Send bytes of the request body, which is on the flow unless it is streamed, or of the upgraded protocol."""
+        if self.upgraded:
+            self.request.send_upgraded(data)
+        elif self.streamed and data:
+            self.request.add(data)
+
+    def complete(self) -> None:
+        """The request body is complete."""
+        if self.streamed:
+            self.request.complete()
 
     @property
     def behind(self) -> bool:
         """Whether the buffered part of the request body exceeds the limit."""
         return not self.over and (self.request.backlog > BACKLOG or self.unhandled())
 
-    def place_gate(self, transports: MutableMapping[Any, Any]) -> None:
-        """Let mitmproxy wait for `taken` when it has read from the client. `transports`: of the client's connections."""
-        self._gate = Gate(transports, self.taken, lambda: self.behind)
+    def withhold(self, size: int) -> bool:
+        """Whether to postpone the acknowledgement of upload bytes (HTTP/2) until the upstream has accepted more."""
+        if not self.streamed or not self.behind:
+            return False
+        self.owed += size
+        return True
+
+    def _place_gate(self) -> None:
+        """Let mitmproxy wait for `taken` when it has read from the client."""
+        self._gate = self._gate or Gate(self._transports, self.taken, lambda: self.behind)
 
     def body_taken(self) -> None:
         if self._taken and not self._taken.done() and self.request.backlog <= BACKLOG:
@@ -138,6 +170,30 @@ class FlowControl(ABC):
                 self.leave()
 
     # The response
+
+    def connected(self, server: Server) -> None:
+        self.flow.server_conn = server
+
+    def deliver(self, items: Sequence[Any]) -> None:
+        ended = not isinstance(items[-1], bytes | http.Response | http.Headers)
+        if not self.http2:  # mitmproxy does not support trailers in HTTP/1
+            items = [item for item in items if not isinstance(item, http.Headers)]
+        if items and isinstance(items[0], http.Response) and items[0].status_code == 101:
+            self.upgraded = True
+            self._place_gate()
+            items = [items[0], None, *items[1:]]  # the end of HTTP; another protocol follows
+        if ended:
+            self.end()
+        self.pass_on(items)
+        if not self.over and not self.flow.live:  # rejected by a hook, or killed
+            self.leave()
+
+    def failed(self, failure: Failure) -> None:
+        self.end()
+        if self.upgraded:
+            self.pass_on([None])  # the layer of an upgraded connection knows no failures, only the end
+        else:
+            self.report(failure)
 
     def full(self) -> bool:
         transport = self._transport = self._transport or self.client_transport()
@@ -179,4 +235,4 @@ class FlowControl(ABC):
             self._taken.set_result(None)
         self.body_taken()
         self.look_for_room()
-        del self.request  # break reference cycles, which would keep bodies in memory
+        del self.request, self.flow  # break reference cycles, which would keep bodies in memory

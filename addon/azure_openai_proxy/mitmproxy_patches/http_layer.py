@@ -78,10 +78,7 @@ class Connection(HttpLayer):
     def withhold(self, size: int, stream_id: int) -> bool:
         """Whether to postpone the acknowledgement of upload bytes (HTTP/2) until the upstream has accepted more."""
         response = self.leg.responses.get(stream_id) if self.leg else None
-        if response is None or not response.streamed or not response.behind:
-            return False
-        response.owed += size
-        return True
+        return response is not None and response.withhold(size)
 
     def look_for_room(self) -> None:
         """Resume responses for which an HTTP/2 client may have increased its window."""

@@ -5,35 +5,35 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock, create_autospec
+from unittest.mock import Mock, call, create_autospec
 
 import pytest
+from mitmproxy import http
+from mitmproxy.test import tflow
 
 from azure_openai_proxy.client_leg.flow_control import BACKLOG, FULL, FlowControl, is_full
+from azure_openai_proxy.errors import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from mitmproxy.connection import Server
-
-    from azure_openai_proxy.errors import Failure
 
 
 class Client(FlowControl):
     """A client whose buffers the test sets."""
 
-    def __init__(self, *, backlog: int = 0, http2: bool = False) -> None:
-        super().__init__(streamed=True, http2=http2)
+    def __init__(self, *, backlog: int = 0, http2: bool = False, streamed: bool = True) -> None:
+        super().__init__(tflow.tflow(), {}, streamed=streamed, http2=http2)
         self.request: Any = Mock(backlog=backlog)
         self.upstream = self.request
         self.buffered = 0
         self.acknowledged: list[int] = []
+        self.passed: list[object] = []
 
-    def connected(self, server: Server) -> None: ...
+    def pass_on(self, items: Sequence[Any]) -> None:
+        self.passed += items
 
-    def deliver(self, items: Sequence[Any]) -> None: ...
-
-    def failed(self, failure: Failure) -> None: ...
+    def report(self, failure: Failure) -> None:
+        self.passed.append(failure)
 
     def straight(self) -> Callable[[bytes], bool] | None:
         return None
@@ -51,6 +51,75 @@ class Client(FlowControl):
 
     def probe(self) -> bool:
         return False
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_body_is_sent_if_it_is_streamed(streamed: bool) -> None:
+    """Another one is the flow's; what a hook leaves nothing of is no end of the body."""
+    client = Client(streamed=streamed)
+    client.start(Mock(send_upstream=Mock(return_value=client.upstream)))
+    for data in (b"", b"body"):
+        client.add(data)
+    client.complete()
+    assert [call.start(), *[call.add(b"body"), call.complete()] * streamed] == client.upstream.mock_calls
+
+
+HEAD, TRAILERS, END = http.Response.make(200), http.Headers(x="y"), object()
+UPGRADE = http.Response.make(101)
+
+
+@pytest.mark.parametrize(
+    "http2, items, passed, over",
+    [
+        (False, [HEAD, b"a", END], [HEAD, b"a", END], True),
+        (False, [HEAD, b"a", TRAILERS, END], [HEAD, b"a", END], True),
+        (True, [HEAD, b"a", TRAILERS, END], [HEAD, b"a", TRAILERS, END], True),
+        (False, [HEAD], [HEAD], False),
+        (False, [b"a"], [b"a"], False),
+        (False, [TRAILERS], [], False),
+        (False, [UPGRADE, b"a"], [UPGRADE, None, b"a"], False),
+        (False, [UPGRADE, END], [UPGRADE, None, END], True),
+    ],
+)
+def test_a_response(http2: bool, items: list[object], passed: list[object], over: bool) -> None:
+    """An HTTP/1 client gets no trailers; after a 101, HTTP has ended and another protocol follows."""
+    client = Client(http2=http2)
+    client.deliver(items)
+    assert (passed, over) == (client.passed, client.over)
+
+
+def test_a_failure() -> None:
+    """It is reported. An upgraded connection knows no failures, only the end."""
+    failed, upgraded, failure = Client(), Client(), Failure(502, "upstream_error", "It failed.")
+    upgraded.deliver([UPGRADE])
+    for client in (failed, upgraded):
+        client.failed(failure)
+    assert ([failure], [UPGRADE, None, None]) == (failed.passed, upgraded.passed)
+
+
+def test_a_flow_that_is_killed() -> None:
+    """If a hook of the response kills the flow, its request is cancelled."""
+    client = Client()
+    client.flow.live = False
+    client.deliver([HEAD])
+    client.upstream.cancel.assert_called_once_with()
+
+
+def test_an_upgraded_connection() -> None:
+    """The client's bytes go to the upgraded protocol, and its end is told by the layer of the connection."""
+    client = Client(streamed=False)
+    client.deliver([UPGRADE])
+    client.add(b"a")
+    client.complete()
+    assert [call.send_upgraded(b"a")] == client.upstream.mock_calls
+
+
+def test_an_acknowledgement_is_withheld() -> None:
+    """While upstream has not taken the upload; a body that is not streamed is acknowledged as it arrives."""
+    behind = BACKLOG + 1
+    clients = [Client(backlog=behind), Client(), Client(backlog=behind, streamed=False)]
+    assert [True, False, False] == [client.withhold(5) for client in clients]
+    assert [5, 0, 0] == [client.owed for client in clients]
 
 
 async def test_an_upload_goes_on_when_upstream_has_taken_enough() -> None:
