@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from azure_openai_proxy.errors import Failure
 
 from .http1 import body_may_follow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mitmproxy import http
 
-__all__ = ["ends_with_event", "failure", "reason_to_close"]
+    from .interface import HttpPolicy
+
+__all__ = ["failure", "reason_to_close", "truncated_end", "withheld"]
 
 _INVALID = frozenset({"GENERIC_CLIENT_ERROR", "REQUEST_VALIDATION_FAILED"})
 _FAILURES = {
@@ -42,7 +46,19 @@ def reason_to_close(code: str, request: http.Request) -> bool:
     return (code in _INVALID and not (request.is_http2 or request.is_http3)) or body_may_follow(request)
 
 
-def ends_with_event(response: http.Response) -> bool:
-    """Whether an event can be appended to a truncated response, so that the client does not take it for complete."""
+def truncated_end(flow: http.HTTPFlow, told: Failure, policy: HttpPolicy) -> bytes:
+    """The last bytes of a response that breaks off: those withheld, and an event, so that the client does not take it for complete."""
+    response = cast("http.Response", flow.response)
+    event = policy.last_event(told, flow) if _ends_with_event(response) else None
+    return withheld(response) + (b"\n\n" + event if event else b"")  # the blank line ends an incomplete event
+
+
+def _ends_with_event(response: http.Response) -> bool:
     headers = response.headers
     return "text/event-stream" in headers.get("content-type", "") and not ("content-encoding" in headers or "content-length" in headers)
+
+
+def withheld(response: http.Response) -> bytes:
+    """What the `stream` function of the response has withheld until its end."""
+    release: Callable[[http.Response], bytes] | None = getattr(response.stream, "release_withheld", None)
+    return release(response) if release else b""

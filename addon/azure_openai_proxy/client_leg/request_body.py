@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from mitmproxy.utils import human
 
 from .http1 import forbidden_bytes
 from .large_body import LargeBody
 
 if TYPE_CHECKING:
     from mitmproxy import http
+    from mitmproxy.options import Options
 
     from .interface import HttpPolicy
 
@@ -25,6 +28,17 @@ class RequestBody:
         self._policy, self._limit = policy, limit
         self._may_stream: bool | None = None  # not determined yet, since that is slow and most bodies are small
 
+    @classmethod
+    def of(cls, flow: http.HTTPFlow, policy: HttpPolicy, options: Options) -> Self | None:
+        """The body of a translated request; None for other requests, to which mitmproxy's own options apply."""
+        limit = policy.max_body(flow)
+        if limit is None:
+            return None
+        if flow.request.stream is True and (large := human.parse_size(options.stream_large_bodies)) is not None:
+            flow.request.stream = _declared(flow.request) <= large  # mitmproxy would stream a larger one untranslated
+        configured = human.parse_size(options.body_size_limit)
+        return cls(policy, limit if configured is None else min(limit, configured))
+
     def may_stream(self, flow: http.HTTPFlow) -> bool:
         """Whether the body may be streamed from now on. Then the limit does not apply."""
         if self._may_stream is None:
@@ -39,8 +53,7 @@ class RequestBody:
         """The error message and the name of mitmproxy's error code, or None."""
         if wrong := forbidden_bytes(flow.request):
             return wrong, "REQUEST_VALIDATION_FAILED"
-        declared = flow.request.headers.get("content-length", "")
-        return self.error_in_size(flow, int(declared) if declared.isdecimal() else 0)
+        return self.error_in_size(flow, _declared(flow.request))
 
     def error_in_size(self, flow: http.HTTPFlow, size: int) -> tuple[str, str] | None:
         if size <= self._limit or self.may_stream(flow):
@@ -55,3 +68,9 @@ class RequestBody:
         body = bytes(buffer)
         buffer.clear()
         return LargeBody(body)
+
+
+def _declared(request: http.Request) -> int:
+    """The declared length of the body; 0 if it has none."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy.connection import ConnectionState
-from mitmproxy.proxy.commands import CloseConnection, StartHook
+from mitmproxy.proxy.commands import StartHook
 from mitmproxy.proxy.layers.http import DropStream, HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
@@ -21,10 +21,9 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook, HttpResponseHook
-from mitmproxy.utils import human
 
 from azure_openai_proxy.client_leg import hook_index, request_target
-from azure_openai_proxy.client_leg.failures import ends_with_event, failure, reason_to_close
+from azure_openai_proxy.client_leg.failures import failure, reason_to_close, truncated_end, withheld
 from azure_openai_proxy.client_leg.headers import make_index
 from azure_openai_proxy.client_leg.http1 import body_may_follow, complete
 from azure_openai_proxy.client_leg.request_body import HELD, RequestBody
@@ -51,7 +50,6 @@ __all__ = ["PatchedStream"]
 class PatchedStream(Upgrading):
     leg: Leg | None = None  # once the upstream leg sends the request
     body: RequestBody | None = None  # of a translated request
-    large = False  # mitmproxy's `stream_large_bodies` applies
     dropped = False  # the HTTP layer sends no more events to this stream
 
     def __init__(self, context: Context, stream_id: int, policy: HttpPolicy) -> None:
@@ -59,7 +57,7 @@ class PatchedStream(Upgrading):
         self.policy = policy
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        """As mitmproxy, but replace the error responses, and check the request before it is sent."""
+        """As mitmproxy, but replace the error responses, and send the request as the policy has it."""
         if self.dropped:
             return  # the event was queued while the previous one was processed
         if isinstance(event, RequestTrailers):
@@ -82,14 +80,7 @@ class PatchedStream(Upgrading):
                 self.leg.send(command.event)  # does what the HTTP layer would, in a fifth of the time
                 continue
             if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
-                request = self.policy.on_the_wire(self.flow)
-                if isinstance(request, Failure):
-                    doing.close()
-                    doing = self.refuse((request.message, "REQUEST_VALIDATION_FAILED"))
-                    if command.connection.alpn != b"h2":  # pragma: no branch - an HTTP/2 connection has other requests
-                        yield CloseConnection(command.connection)
-                    continue
-                command.event.request = request
+                command.event.request = vars(self).pop("wire")
             if not isinstance(command, SendHttp) or not isinstance(command.event, ResponseProtocolError):
                 reply = yield command
             elif command.connection != self.context.client or not (yield from self.tell(command.event)):
@@ -107,12 +98,14 @@ class PatchedStream(Upgrading):
     def make_server_connection(self) -> CommandGenerator[bool]:
         """Use the upstream leg for translated requests. There is nothing to wait for, so the HTTP layer is not involved."""
         if not self.policy.takes(self.flow):
+            self.wire = wire = self.policy.on_the_wire(self.flow)
+            if isinstance(wire, Failure):
+                return not (yield from self.refuse((wire.message, "REQUEST_VALIDATION_FAILED")))
             return (yield from super().make_server_connection())
         layers = self.context.layers
         self.leg = leg = cast("Connection", layers[layers.index(self) - 1]).make_leg()
         if leg is None:
-            yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, "The client is gone.", ErrorCode.CONNECT_FAILED))
-            return False
+            return not (yield from self.refuse(("The client is gone.", "CONNECT_FAILED")))
         self.context.server = self.flow.server_conn = cast("Any", leg.conn)
         return True
 
@@ -141,12 +134,8 @@ class PatchedStream(Upgrading):
             if response := self.policy.early_response(self.flow):
                 yield from self.respond_early(response)
                 return True
-            max_body = self.policy.max_body(self.flow)
-            if max_body is not None:
-                if self.large:
-                    self.flow.request.stream = False  # mitmproxy would stream it untranslated
-                limit = human.parse_size(self.context.options.body_size_limit)
-                self.body = RequestBody(self.policy, max_body if limit is None else min(max_body, limit))
+            self.body = RequestBody.of(self.flow, self.policy, self.context.options)
+            if self.body:
                 return (yield from self.refuse(self.body.error_in_head(self.flow)))
         return False
 
@@ -163,9 +152,7 @@ class PatchedStream(Upgrading):
 
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
         if not request or self.body is None:
-            too_large = yield from super().check_body_size(request)
-            self.large = request and self.flow.request.stream is True
-            return too_large
+            return (yield from super().check_body_size(request))
         if len(self.request_body_buf) > HELD:
             if self.body.may_stream(self.flow):
                 return (yield from self.stream_upload(self.body))
@@ -197,11 +184,11 @@ class PatchedStream(Upgrading):
     def start_request_stream(self) -> CommandGenerator[None]:
         """As mitmproxy, but use chunked framing if the length is unknown (HTTP/2) or changed by the translation."""
         headers = self.flow.request.headers
+        if not headers.get("content-length", ""):
+            headers["transfer-encoding"] = "chunked"
         if not (yield from self.make_server_connection()):
             self.client_state = self.state_errored
             return
-        if not headers.get("content-length", ""):
-            headers["transfer-encoding"] = "chunked"
         yield SendHttp(RequestHeaders(self.stream_id, self.flow.request, end_stream=False), self.context.server)
         self.client_state = self.state_stream_request_body
 
@@ -238,21 +225,16 @@ class PatchedStream(Upgrading):
                 yield from self.reply(response, last=reason_to_close(error.code.name, self.flow.request))
             return response is not None
         if self.server_state == self.state_stream_response_body:
-            yield from self.release()
-            if ends_with_event(cast("http.Response", self.flow.response)) and (event := self.policy.last_event(told, self.flow)):
-                # The blank line ends an incomplete event.
-                yield SendHttp(ResponseData(self.stream_id, b"\n\n" + event), self.context.client)
+            yield from self.send_body(truncated_end(self.flow, told, self.policy))
         return False
 
     def flow_done(self) -> CommandGenerator[None]:
-        yield from self.release()
+        yield from self.send_body(withheld(cast("http.Response", self.flow.response)))
         yield from super().flow_done()
 
-    def release(self) -> CommandGenerator[None]:
-        """Send what the `stream` function of the response has withheld until its end."""
-        response = cast("http.Response", self.flow.response)
-        if (release := getattr(response.stream, "release_withheld", None)) and (body := release(response)):
-            yield SendHttp(ResponseData(self.stream_id, body), self.context.client)
+    def send_body(self, data: bytes | None) -> CommandGenerator[None]:
+        if data:
+            yield SendHttp(ResponseData(self.stream_id, data), self.context.client)
 
     def reply(self, response: http.Response, *, last: bool) -> CommandGenerator[None]:
         """Send a response immediately. The rest of the request is read and discarded. `last`: close an HTTP/1 connection afterwards."""
@@ -262,7 +244,6 @@ class PatchedStream(Upgrading):
         self.dropped = True
         content = response.raw_content
         yield SendHttp(ResponseHeaders(self.stream_id, response, not content), self.context.client)
-        if content:
-            yield SendHttp(ResponseData(self.stream_id, content), self.context.client)
+        yield from self.send_body(content)
         yield DropStream(self.stream_id)
         yield SendHttp((LastOfConnection if last else ResponseEndOfMessage)(self.stream_id), self.context.client)

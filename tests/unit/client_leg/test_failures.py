@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import Mock
+
 import pytest
 from mitmproxy import http
 from mitmproxy.proxy.layers.http import ErrorCode
+from mitmproxy.test import tflow
 
 from azure_openai_proxy.client_leg import failures
+from azure_openai_proxy.errors import Failure
 
 
 @pytest.mark.parametrize("code", failures._FAILURES)
@@ -38,18 +43,33 @@ def test_reason_to_close(code: str, version: str, headers: dict[str | bytes, str
     assert closes == failures.reason_to_close(code, request)
 
 
+EVENT = b"\n\ndata: {}"
+
+
 @pytest.mark.parametrize(
-    "headers, ends",
+    "headers, end",
     [
-        ({"content-type": "text/event-stream; charset=utf-8"}, True),
-        ({"content-type": "application/json"}, False),
-        ({}, False),
-        ({"content-type": "text/event-stream", "content-length": "10"}, False),
-        ({"content-type": "text/event-stream", "content-encoding": "gzip"}, False),
+        ({"content-type": "text/event-stream; charset=utf-8"}, EVENT),
+        ({"content-type": "application/json"}, b""),
+        ({}, b""),
+        ({"content-type": "text/event-stream", "content-length": "10"}, b""),
+        ({"content-type": "text/event-stream", "content-encoding": "gzip"}, b""),
     ],
 )
-def test_ends_with_event(headers: dict[str, str], ends: bool) -> None:
-    """A stream of events whose bytes are readable and may go on."""
+def test_a_truncated_response(headers: dict[str, str], end: bytes) -> None:
+    """An event ends a stream of events whose bytes are readable and may go on."""
+    flow = tflow.tflow(resp=True)
+    assert flow.response
+    flow.response.headers = http.Headers([(name.encode(), value.encode()) for name, value in headers.items()])
+    told = Failure(502, "upstream_error", "It failed.")
+    assert end == failures.truncated_end(flow, told, Mock(last_event=Mock(return_value=EVENT[2:])))
+    assert b"" == failures.truncated_end(flow, told, Mock(last_event=Mock(return_value=None)))
+    flow.response.stream = Mock(release_withheld=Mock(return_value=b"withheld"))
+    assert b"withheld" + end == failures.truncated_end(flow, told, Mock(last_event=Mock(return_value=EVENT[2:])))
+
+
+def test_what_is_withheld() -> None:
+    """Only some functions of a stream withhold a body."""
     response = http.Response.make(200)
-    response.headers = http.Headers([(name.encode(), value.encode()) for name, value in headers.items()])
-    assert ends == failures.ends_with_event(response)
+    streams: list[Any] = [False, True, lambda data: data, Mock(release_withheld=Mock(return_value=b"body"))]
+    assert [b"", b"", b"", b"body"] == [failures.withheld(response) for response.stream in streams]

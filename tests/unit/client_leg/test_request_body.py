@@ -20,6 +20,35 @@ def body(*, may_stream: bool = False, header: tuple[str, str] = ("x", "y"), limi
 
 
 @pytest.mark.parametrize(
+    "max_body, body_size_limit, limit", [(None, None, None), (None, "1k", None), (10, None, 10), (10, "1k", 10), (2000, "1k", 1024)]
+)
+def test_the_limit(max_body: int | None, body_size_limit: str | None, limit: int | None) -> None:
+    """It is the smaller of ours and mitmproxy's. A request that is not translated has only mitmproxy's."""
+    options = Mock(body_size_limit=body_size_limit, stream_large_bodies=None)
+    made = RequestBody.of(tflow.tflow(), Mock(max_body=Mock(return_value=max_body)), options)
+    assert limit == (made and made._limit)
+
+
+@pytest.mark.parametrize(
+    "max_body, stream, large, streamed",
+    [
+        (99, True, "10", False),
+        (99, True, "11", True),
+        (99, True, None, True),
+        (99, False, "10", False),
+        (None, True, "10", True),
+    ],
+)
+def test_mitmproxy_streams_no_translated_request(max_body: int | None, stream: bool, large: str | None, streamed: bool) -> None:
+    """Its option `stream_large_bodies` is undone for a body that is larger; an addon may stream any."""
+    flow, policy = tflow.tflow(), Mock(max_body=Mock(return_value=max_body))
+    flow.request.headers["content-length"] = "11"
+    flow.request.stream = stream
+    RequestBody.of(flow, policy, Mock(body_size_limit=None, stream_large_bodies=large))
+    assert streamed == flow.request.stream
+
+
+@pytest.mark.parametrize(
     "header, code",
     [
         (("x", "y"), None),

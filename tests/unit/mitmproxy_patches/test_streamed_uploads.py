@@ -155,6 +155,16 @@ def test_frames_become_chunks(proxy: Proxy) -> None:
     assert b"transfer-encoding: chunked" in server.received[: server.received.index(b"\r\n\r\n")].lower()
 
 
+def test_a_body_that_mitmproxy_sends_becomes_chunks_too(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request that is sent may be a copy of the flow's."""
+    monkeypatch.setattr(proxy.policy, "on_the_wire", lambda flow: flow.request.copy())
+    with Server(b"1\r\n!\r\n0\r\n\r\n") as server, H2(proxy) as client:
+        stream = client.open(f"/foreign/up/{server.port}/streamed", end=False)
+        client.body(stream, b"!")
+        assert 200 == client.answer(stream)[0]
+    assert b"transfer-encoding: chunked" in server.received[: server.received.index(b"\r\n\r\n")].lower()
+
+
 def test_a_large_body_goes_over_http1(proxy: Proxy, tmp_path: Path) -> None:
     """Though both sides support HTTP/2, where the client could not be paused; with the original length."""
     context = make(tmp_path, ["127.0.0.1"])[1]
