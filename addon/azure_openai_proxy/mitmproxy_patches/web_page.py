@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mitmproxy.tools.web.app import RequestHandler
 
@@ -12,21 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Mount", "insert", "serve"]
 
+type Mount = tuple[str, type[web.RequestHandler], type[web.OutputTransform]]
+"""The pattern of the site's paths, the handler of its requests, and the insertion of the link to it."""
+
 _NAME = "azure_openai_inspector"
 _LINK = "PageLink"
-
-
-class Mount(Protocol):
-    """A page of its own and the link to it."""
-
-    @property
-    def pattern(self) -> str: ...
-
-    @property
-    def handler(self) -> type[web.RequestHandler]: ...
-
-    @property
-    def link(self) -> type[web.OutputTransform]: ...
 
 
 def insert(master: Master, name: str, insertion: type[web.OutputTransform] | None) -> None:
@@ -42,8 +32,10 @@ def serve(master: Master, site: Mount | None) -> None:
     app: web.Application = master.app  # type: ignore[attr-defined]
     rules = app.default_router.rules
     rules[:] = [rule for rule in rules if getattr(rule, "name", None) != _NAME]
+    link = None
     if site:
+        pattern, handler, link = site
         # mitmproxy wraps `get` and `post` of its subclasses in its authentication.
-        app.add_handlers(".*", [(site.pattern, type(site.handler.__name__, (site.handler, RequestHandler), {}))])
+        app.add_handlers(".*", [(pattern, type(handler.__name__, (handler, RequestHandler), {}))])
         rules[-2].name = _NAME  # the last rule is mitmweb's own
-    insert(master, _LINK, site.link if site else None)
+    insert(master, _LINK, link)
