@@ -1,15 +1,16 @@
-"""Detection of clients that have disconnected while nothing is read from them."""
+"""Sockets: detection of clients that have disconnected while nothing is read from them, unsent bytes, listen backlogs."""
 
 from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING
+import socket
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LOOK", "Hangup", "is_gone", "watch"]
+__all__ = ["LOOK", "Hangup", "has_unsent", "is_gone", "lengthen_backlog", "watch"]
 
 LOOK = 0.025
 """Seconds between checks whether a client has disconnected."""
@@ -35,13 +36,31 @@ def is_gone(transport: asyncio.BaseTransport) -> bool:
     return transport.is_closing() or sock is None or sock.fileno() < 0 or bool(_poll(transport, 0))
 
 
-def watch(transport: asyncio.BaseTransport, is_connected: Callable[[], bool], left: Callable[[], None]) -> None:
-    """Call `left` when the client has disconnected completely. Ends when it is no longer connected, as when the proxy closes it."""
+def lengthen_backlog(sock: socket.socket) -> None:
+    """Set the listen backlog of a port to the system's maximum."""
+    with socket.fromfd(sock.fileno(), sock.family, sock.type) as same:
+        same.listen(socket.SOMAXCONN)
+
+
+def has_unsent(writer: object) -> bool:
+    """Whether bytes are in the write buffer. A writer of UDP has none."""
+    transport = getattr(writer, "transport", None)
+    return transport is not None and transport.get_write_buffer_size() > 0
+
+
+def watch(
+    transport: asyncio.BaseTransport, is_connected: Callable[[], bool], left: Callable[[], None], reading: asyncio.Future[Any]
+) -> None:
+    """Call `left` when the client has disconnected completely, and cancel the task that has read from it.
+
+    Ends when the client is no longer connected, as when the proxy closes the connection.
+    """
 
     async def look() -> None:
         while is_connected():
             if is_gone(transport):
                 left()
+                reading.cancel("the client is gone")
                 return
             await asyncio.sleep(LOOK)
 

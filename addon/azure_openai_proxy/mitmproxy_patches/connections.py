@@ -7,8 +7,7 @@ Private attributes used: `connections` (client id → handler) and `servers` of 
 from __future__ import annotations
 
 import asyncio
-import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import ctx
 from mitmproxy.connection import ConnectionState
@@ -18,6 +17,7 @@ from azure_openai_proxy.client_leg import sockets
 from . import compat
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from mitmproxy.connection import Client, Connection
@@ -34,11 +34,11 @@ def handler(client: Client) -> ConnectionHandler | None:
     return known.get(client.id)
 
 
-def _writer(client: Client) -> asyncio.StreamWriter | None:
-    """The writer of a client's TCP connection, or None."""
+def _transport(client: Client) -> Any | None:
+    """The task, reader and writer of a client's TCP connection, or None."""
     found = handler(client)
     io = found.transports.get(client) if found else None
-    return io.writer if io and isinstance(io.writer, asyncio.StreamWriter) else None
+    return io if io and isinstance(io.writer, asyncio.StreamWriter) else None
 
 
 def cut(client: Client, connection: Connection) -> None:
@@ -62,23 +62,17 @@ def watch(client: Client, left: Callable[[], None]) -> bool:
 
     Return False if it has already disconnected or cannot be watched, or if the proxy itself closes the connection, as when it stops.
     """
-    found, writer = handler(client), _writer(client)
-    reading = found.transports[client].handler if found and writer else None
-    if client.state is ConnectionState.CLOSED or not found or not writer or not reading or sockets.is_gone(writer.transport):
+    io = _transport(client)
+    if client.state is ConnectionState.CLOSED or not io or not io.handler or sockets.is_gone(io.writer.transport):
         return False
-
-    def leave() -> None:
-        left()
-        reading.cancel("the client is gone")
-
-    sockets.watch(writer.transport, lambda: client in found.transports, leave)
+    sockets.watch(io.writer.transport, lambda: _transport(client) is not None, left, io.handler)
     return True
 
 
 def client_socket(client: Client) -> socket.socket | None:
     """The socket of a client's TCP connection, or None."""
-    writer = _writer(client)
-    return writer.get_extra_info("socket") if writer else None
+    io = _transport(client)
+    return io.writer.get_extra_info("socket") if io else None
 
 
 def lengthen_backlog() -> None:
@@ -94,8 +88,7 @@ def _listen() -> None:
     for instance in ctx.master.addons.get("proxyserver").servers:
         for server in getattr(instance, "_servers", ()):
             for sock in getattr(server, "sockets", ()):
-                with socket.fromfd(sock.fileno(), sock.family, sock.type) as same:
-                    same.listen(socket.SOMAXCONN)
+                sockets.lengthen_backlog(sock)
 
 
 def closing() -> bool:
@@ -105,10 +98,5 @@ def closing() -> bool:
 
 def unsent() -> bool:
     """Whether any connection has unsent bytes in its write buffer."""
-    for handler in ctx.master.addons.get("proxyserver").connections.values():
-        for transport in handler.transports.values():
-            # UDP has no write buffer
-            socket = getattr(transport.writer, "transport", None)
-            if socket is not None and socket.get_write_buffer_size():
-                return True
-    return False
+    handlers = ctx.master.addons.get("proxyserver").connections.values()
+    return any(sockets.has_unsent(io.writer) for handler in handlers for io in handler.transports.values())

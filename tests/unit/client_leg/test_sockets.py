@@ -1,7 +1,8 @@
-"""Clients that disconnect while nothing is read from them."""
+"""Clients that disconnect while nothing is read from them, and other facts about sockets."""
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 from types import SimpleNamespace
@@ -63,3 +64,33 @@ def test_a_client_without_a_socket() -> None:
     hangup = sockets.Hangup()
     for transport in (None, SimpleNamespace(get_extra_info=lambda _: None)):
         assert not hangup.has_left(transport, 100, lambda: False)  # type: ignore[arg-type]
+
+
+async def test_a_client_that_is_watched(pair: tuple[Any, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it disconnects, the watcher is told, and the task that reads from it is cancelled; one without a connection is forgotten."""
+    monkeypatch.setattr(sockets, "LOOK", 0)
+    transport, far = pair
+    told: list[str] = []
+    reading = asyncio.get_running_loop().create_future()
+    sockets.watch(transport, lambda: True, lambda: told.append("left"), reading)
+    await asyncio.sleep(0)
+    assert not told
+    far.close()
+    sockets.watch(transport, lambda: False, lambda: told.append("forgotten"), reading)
+    await asyncio.gather(*sockets._watching)
+    assert (["left"], True) == (told, reading.cancelled())
+
+
+@pytest.mark.parametrize("size, unsent", [(0, False), (5, True), (None, False)])
+def test_has_unsent(size: int | None, unsent: bool) -> None:
+    """Bytes in the buffer; a writer of UDP has no transport."""
+    transport = SimpleNamespace(get_write_buffer_size=lambda: size)
+    assert unsent is sockets.has_unsent(SimpleNamespace() if size is None else SimpleNamespace(transport=transport))
+
+
+def test_lengthen_backlog() -> None:
+    """More connections wait than the port was opened for."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listening:
+        sockets.lengthen_backlog(listening)
+        for client in [socket.create_connection(listening.getsockname(), PATIENCE) for _ in range(20)]:
+            client.close()
