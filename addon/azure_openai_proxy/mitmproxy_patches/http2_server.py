@@ -17,11 +17,13 @@ from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
 from azure_openai_proxy.client_leg import http2
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Callable
+    from collections.abc import Buffer, Mapping
 
     from h2.events import Event
     from mitmproxy.proxy.context import Context
     from mitmproxy.proxy.layer import CommandGenerator
+
+    from azure_openai_proxy.client_leg.flow_control import FlowControl
 
 __all__ = ["WINDOW", "Server2"]
 
@@ -30,8 +32,8 @@ WINDOW = 1 << 20
 
 
 class FlowControlled(BufferedH2Connection):
-    withhold: Callable[[int, int], bool]
-    """Called with a number of bytes and a stream id. Returns True if the bytes are to be acknowledged later."""
+    requests: Mapping[int, FlowControl]
+    """Those that the upstream leg sends, by their streams."""
 
     def initiate_connection(self) -> None:
         self.local_settings.initial_window_size = WINDOW
@@ -39,7 +41,8 @@ class FlowControlled(BufferedH2Connection):
         super().initiate_connection()  # type: ignore[no-untyped-call] # of mitmproxy
 
     def acknowledge_received_data(self, acknowledged_size: int, stream_id: int) -> None:
-        if not self.withhold(acknowledged_size, stream_id):
+        request = self.requests.get(stream_id)
+        if request is None or not request.withhold(acknowledged_size):
             super().acknowledge_received_data(acknowledged_size, stream_id)
 
     def receive_data(self, data: Buffer) -> list[Event]:
@@ -53,12 +56,10 @@ class FlowControlled(BufferedH2Connection):
 class Server2(Http2Server):
     h2_conn: FlowControlled
 
-    def __init__(self, context: Context, withhold: Callable[[int, int], bool], look_for_room: Callable[[], None]) -> None:
-        """`look_for_room`: called when the client may have increased its windows."""
+    def __init__(self, context: Context, requests: Mapping[int, FlowControl]) -> None:
         super().__init__(context)
-        self.look_for_room = look_for_room
         self.h2_conn = FlowControlled(self.h2_conf)
-        self.h2_conn.withhold = withhold
+        self.h2_conn.requests = requests
         self.resets: dict[int, ResponseProtocolError] = {}
         """Errors of streams that are reset once the client has read the data buffered for them."""
 
@@ -68,7 +69,8 @@ class Server2(Http2Server):
             return
         yield from super()._handle_event(event)
         if isinstance(event, proxy_events.DataReceived):
-            self.look_for_room()
+            for request in list(self.h2_conn.requests.values()):
+                request.look_for_room()
             for stream_id in [each for each in self.resets if not self.h2_conn.stream_buffers.get(each)]:
                 yield from super()._handle_event(self.resets.pop(stream_id))
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.client_leg.interface import HttpPolicy
 
-    from .upstream_leg import Straight
+    from .upstream_leg import Response, Straight
 
 __all__ = ["Connection", "patch"]
 
@@ -39,6 +39,7 @@ class Connection(HttpLayer):
 
     policy: HttpPolicy
     straight: Straight | None
+    requests: dict[int, Response]  # those that the upstream leg sends, by their streams
     leg: Leg | None = None
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
@@ -49,9 +50,7 @@ class Connection(HttpLayer):
         if isinstance(event, events.Start) and not is_h3_alpn(client.alpn):
             http2 = client.alpn == b"h2"
             context = self.context.fork()
-            self.connections[client] = (
-                Server2(context, self.withhold, self.look_for_room) if http2 else Server(context, self.policy, self.half_closed)
-            )
+            self.connections[client] = Server2(context, self.requests) if http2 else Server(context, self.policy, self.half_closed)
         if isinstance(event, FromUpstream) and self.leg and event.connection is self.leg.conn:
             return self.from_upstream(event)
         return cast("CommandGenerator[None]", super()._handle_event(event))
@@ -74,16 +73,6 @@ class Connection(HttpLayer):
             if stream := self.streams.get(one.stream_id):
                 yield from self.event_to_child(stream, one)
         yield from event.commands
-
-    def withhold(self, size: int, stream_id: int) -> bool:
-        """Whether to postpone the acknowledgement of upload bytes (HTTP/2) until the upstream has accepted more."""
-        response = self.leg.responses.get(stream_id) if self.leg else None
-        return response is not None and response.withhold(size)
-
-    def look_for_room(self) -> None:
-        """Resume responses for which an HTTP/2 client may have increased its window."""
-        for response in list(self.leg.responses.values()) if self.leg else ():
-            response.look_for_room()
 
     # The client
 
@@ -124,4 +113,4 @@ def patch(layers: Iterable[Layer], policy: HttpPolicy, straight: Straight | None
             layer.__class__ = ClientTLS
         if type(layer) is HttpLayer:
             layer.__class__ = Connection
-            vars(layer).update(policy=policy, straight=straight)
+            vars(layer).update(policy=policy, straight=straight, requests={})

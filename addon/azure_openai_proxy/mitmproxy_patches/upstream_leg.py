@@ -87,7 +87,6 @@ class Leg(HttpConnection):
         server.state = ConnectionState.OPEN
         super().__init__(home.context.fork(), server)
         self.home, self.handler = home, handler
-        self.responses: dict[int, Response] = {}
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """Only called for the data of an upgraded connection: streams call `send`, and the HTTP layer delivers `FromUpstream`."""
@@ -99,9 +98,9 @@ class Leg(HttpConnection):
         if isinstance(event, RequestHeaders):
             stream = self.home.streams[event.stream_id]
             streamed = bool(stream.flow.request.stream) and not event.end_stream
-            self.responses[event.stream_id] = response = Response(self, stream, streamed=streamed)
+            self.home.requests[event.stream_id] = response = Response(self, stream, streamed=streamed)
             response.start(self.home.policy)
-        elif known := self.responses.get(event.stream_id):
+        elif known := self.home.requests.get(event.stream_id):
             if isinstance(event, RequestProtocolError):
                 known.leave()
             elif isinstance(event, RequestData):
@@ -150,7 +149,7 @@ class Response(FlowControl):
 
     def end(self) -> None:
         if not self.over:
-            self.leg.responses.pop(self.id, None)
+            self.leg.home.requests.pop(self.id, None)
             super().end()
             del self.stream
 
