@@ -133,7 +133,7 @@ class AzureOpenAIProxy:
         """The inspector's page. Only mitmweb imports it."""
         from .inspection.site import mitmweb, pages  # noqa: PLC0415 - as above
 
-        return mitmweb.mount(pages.site(ctx.master.view, lambda: self.settings, install.sends_upstream))  # type: ignore[attr-defined]
+        return mitmweb.mount(pages.site(ctx.master.view, lambda: self.settings, self.registry.takes_upstream))  # type: ignore[attr-defined]
 
     def configure(self, updated: set[str]) -> None:
         self.runtime.configure(ctx.options, updated)

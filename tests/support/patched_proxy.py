@@ -96,7 +96,7 @@ class HttpPolicy:
         self.requests.append(flow.request)
         if flow.request.path.startswith("/echo"):
             told = {
-                "absolute": ingress.absolute_form(flow, records_form=install.records_form()),
+                "absolute": ingress.absolute_form(flow, records_form=install.patches_http()),
                 "length": len(flow.request.content or b""),
                 "host": flow.request.host_header,
                 "asked": ingress.client_host(flow),

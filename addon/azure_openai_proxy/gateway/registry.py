@@ -70,7 +70,7 @@ class Registry:
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         if flow.is_replay:
             return request_replay.is_ours(flow)
-        return ingress.is_ours(flow, self.settings.hosts, absolute=ingress.absolute_form(flow, records_form=install.records_form()))
+        return ingress.is_ours(flow, self.settings.hosts, absolute=ingress.absolute_form(flow, records_form=install.patches_http()))
 
     def authenticate(self, flow: http.HTTPFlow, exchange: Exchange, teams: Teams) -> Awaitable[None] | None:
         """Find the client of a request by its key. A request that it may not send gets an early response.
@@ -121,7 +121,7 @@ class Registry:
             flow,
             exchange.settings.origins,
             authority=ingress.client_host(flow),
-            absolute=ingress.absolute_form(flow, records_form=install.records_form()),
+            absolute=ingress.absolute_form(flow, records_form=install.patches_http()),
         )
         if refused is None:
             return False
@@ -177,7 +177,7 @@ class Registry:
 
     def _translated(self, flow: http.HTTPFlow, exchange: Exchange, request: http.Request) -> None:
         meter = exchange.meter
-        if flow.response or install.sends_upstream(flow):
+        if flow.response or self.takes_upstream(flow):
             self.show(flow, exchange, request)
         else:
             _take_over(flow.request, request)
@@ -319,8 +319,8 @@ class Registry:
 
     @staticmethod
     def takes_upstream(flow: http.HTTPFlow) -> bool:
-        """Whether the upstream leg sends this request instead of mitmproxy."""
-        return install.sends_upstream(flow)
+        """Whether the upstream leg sends this request instead of mitmproxy, so that the flow need not contain the keys."""
+        return flow.is_replay != "request" and install.patches_http()
 
     def connections_ahead(self, modes: Sequence[str]) -> Iterator[Coroutine[Any, Any, None]]:
         """Coroutines that open one connection to each backend in advance. None in openai mode or behind another proxy."""

@@ -180,7 +180,7 @@ class RelayGuard:
 
     def connected(self, data: server_hooks.ServerConnectionHookData, settings: Settings) -> None:
         """For the `server_connected` hook: check the address actually used, and close the connection if it is refused."""
-        if not install.records_form() and data.server.peername and data.server.peername[:2] == data.client.sockname[:2]:
+        if not install.patches_http() and data.server.peername and data.server.peername[:2] == data.client.sockname[:2]:
             logger.warning(
                 "The proxy is not known as %r: add the name to azure_openai_hosts.", data.server.address and data.server.address[0]
             )

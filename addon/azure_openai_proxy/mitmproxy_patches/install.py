@@ -22,7 +22,7 @@ from . import compat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mitmproxy import connection, http
+    from mitmproxy import connection
     from mitmproxy.master import Master
     from mitmproxy.proxy import layer
     from tornado.web import OutputTransform
@@ -36,8 +36,7 @@ __all__ = [
     "check",
     "enable_direct_reads",
     "fast_path",
-    "records_form",
-    "sends_upstream",
+    "patches_http",
     "serve_site",
     "set_fast_path",
     "show_comments",
@@ -119,11 +118,6 @@ def _is_tool(master: Master, tool: str) -> bool:
     return any(kind.__module__.startswith(f"mitmproxy.tools.{tool}.") for kind in type(master).__mro__)
 
 
-def records_form() -> bool:
-    """Whether the form of each request target is recorded when it arrives."""
+def patches_http() -> bool:
+    """Whether the upstream leg sends the requests to Azure, and the form of each request target is recorded when it arrives."""
     return compat.HTTP.usable
-
-
-def sends_upstream(flow: http.HTTPFlow) -> bool:
-    """Whether the upstream leg sends this flow's request instead of mitmproxy, so that the flow need not contain the keys."""
-    return flow.is_replay != "request" and compat.HTTP.usable

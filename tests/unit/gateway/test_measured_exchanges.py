@@ -16,8 +16,8 @@ from azure_openai_proxy import errors
 from azure_openai_proxy.accounting.accounts import Accounts
 from azure_openai_proxy.accounting.record import Tokens
 from azure_openai_proxy.api import operation
+from azure_openai_proxy.gateway.registry import Registry
 from azure_openai_proxy.gateway.upstream_policy import Policy
-from azure_openai_proxy.mitmproxy_patches import install
 from azure_openai_proxy.routing.attempts import Attempts
 from azure_openai_proxy.routing.decisions import GIVE_UP
 from support.flows import CHAT, ask, gateways
@@ -178,7 +178,7 @@ async def test_a_stream_that_breaks_off(addon: AzureOpenAIProxy, kept: Kept) -> 
 
 async def test_a_request_that_mitmproxy_sends(addon: AzureOpenAIProxy, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time until its response is Azure's."""
-    monkeypatch.setattr(install, "sends_upstream", lambda _: False)
+    monkeypatch.setattr(Registry, "takes_upstream", lambda *_: False)
     flow = ask(addon, gateways())
     clock, meter = [0.0], meter_of(addon, flow)
     meter.meters.clock, before = lambda: clock[0], meter.meters.clock()

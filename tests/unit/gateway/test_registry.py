@@ -13,7 +13,7 @@ from azure_openai_proxy import errors
 from azure_openai_proxy.api.credentials import MASK
 from azure_openai_proxy.config import origins, settings
 from azure_openai_proxy.gateway.exchange import Exchange
-from azure_openai_proxy.mitmproxy_patches import install
+from azure_openai_proxy.gateway.registry import Registry
 from support.flows import ask, gateways, on_the_wire, somebody_elses, status
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> Non
 
 def test_a_mitmproxy_that_is_not_known_gets_the_key_on_the_flow(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as mitmproxy needs it: without the patches the key cannot be inserted later."""
-    monkeypatch.setattr(install, "sends_upstream", lambda _: False)
+    monkeypatch.setattr(Registry, "takes_upstream", lambda *_: False)
     flow = ask(addon, gateways())
     before = flow.request.headers["api-key"]
     flow.response = http.Response.make(200, b"{}")

@@ -233,7 +233,7 @@ def test_a_connection_to_the_proxy_itself(known: bool, monkeypatch: pytest.Monke
     """It is closed where requests for a gateway with an unknown name would go round in circles."""
     seen: list[Any] = []
     monkeypatch.setattr(connections, "cut", lambda *what: seen.append(what))
-    monkeypatch.setattr(install, "records_form", lambda: known)
+    monkeypatch.setattr(install, "patches_http", lambda: known)
     data = connecting(("gateway.example", 8080))
     data.server.peername = data.client.sockname
     RelayGuard().connected(data, settings("any"))
