@@ -164,7 +164,11 @@ class Http1Connection:
 
     def body(self, data: bytes) -> Iterator[Output]:
         if data:
-            yield self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            yield self._write(self.framed(data))
+
+    def framed(self, data: bytes) -> bytes:
+        """A part of the current response's body as it is sent. No bytes are no chunk, which would be the last one."""
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
 
     def end(self, *, last: bool) -> Iterator[Output]:
         """`last`: close the connection, since the start of the next request is unknown."""

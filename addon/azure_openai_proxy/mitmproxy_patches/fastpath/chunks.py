@@ -10,10 +10,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.tls import TLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
+
+from azure_openai_proxy.mitmproxy_patches.http1_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ def straight(stream: HttpStream, handler: ConnectionHandler) -> Callable[[bytes]
     io = handler.transports.get(client)
     writer = io and io.writer
     if (
-        not isinstance(server, Http1Server | Http2Server)
+        not isinstance(server, Server | Http2Server)
         or not isinstance(writer, asyncio.StreamWriter)
         or stream.debug is not None
         or stream.server_state != stream.state_stream_response_body
@@ -46,10 +47,7 @@ def straight(stream: HttpStream, handler: ConnectionHandler) -> Callable[[bytes]
     if len(tls) != client.tls or any(layer.tunnel_state is not TunnelState.OPEN for layer in tls):
         return None  # it has not begun, or is TLS within TLS
     response = cast("http.Response", stream.flow.response)
-    if isinstance(server, Http2Server):
-        framed = _http2_frames(server, stream.stream_id)
-    else:
-        framed = _chunk if "chunked" in response.headers.get("transfer-encoding", "").lower() else bytes
+    framed = _http2_frames(server, stream.stream_id) if isinstance(server, Http2Server) else server.http1.framed
     stored = stream.context.options.store_streamed_bodies
     transport, streaming = writer.transport, stream.state_stream_response_body
 
@@ -73,10 +71,6 @@ def straight(stream: HttpStream, handler: ConnectionHandler) -> Callable[[bytes]
         return True
 
     return take
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _http2_frames(server: Http2Server, stream_id: int) -> Callable[[bytes], bytes]:

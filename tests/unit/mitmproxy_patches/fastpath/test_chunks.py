@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
-from unittest.mock import create_autospec
+from unittest.mock import Mock, create_autospec
 
 import h2.config
 import h2.connection
@@ -20,13 +20,13 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.events import DataReceived, Event, Start
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream
 from mitmproxy.proxy.layers.http._events import ResponseHeaders
-from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.test import taddons, tflow
 
 from azure_openai_proxy.mitmproxy_patches.fastpath import chunks as fast_chunks
+from azure_openai_proxy.mitmproxy_patches.http1_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,7 +39,7 @@ class Between:
         context = Context(tflow.tclient_conn(), options)
         context.server = tflow.tserver_conn()
         self.layer = HttpLayer(context, HTTPMode.regular)
-        self.server, self.stream = Http1Server(context.fork()), HttpStream(context.fork(), 1)
+        self.server, self.stream = Server(context.fork(), Mock(), lambda: False), HttpStream(context.fork(), 1)
         self.layer.connections = {context.client: self.server}
         self.stream.flow = flow = tflow.tflow(client_conn=context.client, server_conn=context.server, resp=True)
         assert flow.response
@@ -62,6 +62,7 @@ class Between:
         self.logged.append(message)
 
     def take(self) -> Callable[[bytes], bool] | None:
+        list(self.server.http1.begin(self.response))
         watchdog = SimpleNamespace(register_activity=self.register_activity)
         handler = SimpleNamespace(transports=self.transports, timeout_watchdog=watchdog, log=self.log)
         return fast_chunks.straight(cast("Any", self.stream), cast("Any", handler))
@@ -88,10 +89,17 @@ async def test_straight(between: Between) -> None:
 
 @pytest.mark.parametrize(
     ("out", "written"),
-    [(b"x", [b"1\r\nx\r\n"]), ([b"x", b"yz"], [b"1\r\nx\r\n", b"2\r\nyz\r\n"]), ([], []), ([b"x"], [b"1\r\nx\r\n"])],
+    [
+        (b"x", [b"1\r\nx\r\n"]),
+        ([b"x", b"yz"], [b"1\r\nx\r\n", b"2\r\nyz\r\n"]),
+        ([], []),
+        ([b"x"], [b"1\r\nx\r\n"]),
+        (b"", []),
+        ([b"", b"x"], [b"1\r\nx\r\n"]),
+    ],
 )
 async def test_transformed(between: Between, out: Any, written: list[bytes]) -> None:
-    """A stream's function is asked as mitmproxy asks it, and what it returns is written in chunks."""
+    """A stream's function is asked as mitmproxy asks it, and what it returns is written in chunks. No bytes are not the last chunk."""
     seen: list[bytes] = []
 
     def stream(data: bytes) -> Any:
