@@ -21,6 +21,7 @@ __all__ = [
     "interface",
     "large_body",
     "message_limit",
+    "message_types",
     "probes",
     "request_body",
     "request_target",

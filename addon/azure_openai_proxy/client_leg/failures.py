@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .interface import HttpPolicy
 
-__all__ = ["failure", "reason_to_close", "truncated_end", "withheld"]
+__all__ = ["error_code", "failure", "reason_to_close", "truncated_end", "withheld"]
 
 _INVALID = frozenset({"GENERIC_CLIENT_ERROR", "REQUEST_VALIDATION_FAILED"})
 _FAILURES = {
@@ -31,6 +31,7 @@ _FAILURES = {
     "RESPONSE_VALIDATION_FAILED": (502, "upstream_error", "The response from upstream cannot be forwarded: "),
 }
 """Status, code and beginning of the message. Other error codes mean that the request was cancelled."""
+_UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"})
 
 
 def failure(code: str, message: str) -> Failure | None:
@@ -39,6 +40,11 @@ def failure(code: str, message: str) -> Failure | None:
         return None
     status, kind, intro = _FAILURES[code]
     return Failure(status, kind, f"{intro}{message}")
+
+
+def error_code(failure: Failure) -> str:
+    """mitmproxy's code for a failure of the upstream leg."""
+    return "CONNECT_FAILED" if failure.code in _UNSENT else "GENERIC_SERVER_ERROR"
 
 
 def reason_to_close(code: str, request: http.Request) -> bool:

@@ -31,6 +31,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
+from azure_openai_proxy.client_leg.failures import error_code
 from azure_openai_proxy.client_leg.flow_control import FlowControl
 
 from .http1_server import Server as Http1Server
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
     """Makes a function that writes parts of a response body directly to the client, bypassing the layers, or None."""
 
 __all__ = ["FromUpstream", "Leg", "Response", "Together", "UpstreamFailed"]
-
-_UNSENT = {"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"}
 
 
 class FromUpstream(events.ConnectionEvent):
@@ -74,8 +73,7 @@ class UpstreamFailed(ResponseProtocolError):
     """The request failed before or during the response."""
 
     def __init__(self, stream_id: int, failure: Failure) -> None:
-        code = ErrorCode.CONNECT_FAILED if failure.code in _UNSENT else ErrorCode.GENERIC_SERVER_ERROR
-        super().__init__(stream_id, failure.message, code)
+        super().__init__(stream_id, failure.message, ErrorCode[error_code(failure)])
         self.failure = failure
 
 

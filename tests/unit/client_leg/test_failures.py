@@ -27,6 +27,14 @@ def test_failure() -> None:
 
 
 @pytest.mark.parametrize(
+    "code, expected", [("upstream_unreachable", ErrorCode.CONNECT_FAILED), ("upstream_timeout", ErrorCode.GENERIC_SERVER_ERROR)]
+)
+def test_error_code(code: str, expected: ErrorCode) -> None:
+    """Whether the request may have been sent."""
+    assert expected == ErrorCode[failures.error_code(Failure(502, code, "It failed."))]
+
+
+@pytest.mark.parametrize(
     "code, version, headers, closes",
     [
         ("GENERIC_CLIENT_ERROR", "HTTP/1.1", {}, True),

@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 from azure_openai_proxy.api import redaction
-from azure_openai_proxy.mitmproxy_patches import fastpath
+from azure_openai_proxy.client_leg import message_types
 from support.patched_proxy import H2, LIMIT, MB, HttpPolicy, Proxy, Upstream, head
 from support.processes import PATIENCE
 
@@ -51,14 +51,14 @@ class Counting(HttpPolicy):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    fastpath.trust(on=True)  # mitmproxy's check of a message's types leaves the whole stack in a reference cycle
+    message_types.check(on=False)  # mitmproxy's check of a message's types leaves the whole stack in a reference cycle
     with Proxy(tmp_path_factory.mktemp("mitmproxy"), policy := Counting()) as proxy:
         with proxy.dial() as client:  # the first connection upstream of a process leaves the stack in a reference cycle, once
             client.ask(SENT["no way upstream"])
         gc.collect()
         policy.freed = threading.Semaphore(0)
         yield proxy
-    fastpath.trust(on=False)
+    message_types.check(on=True)
 
 
 @pytest.fixture
