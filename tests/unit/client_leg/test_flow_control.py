@@ -106,7 +106,7 @@ def test_a_flow_that_is_killed() -> None:
 
 
 def test_an_upgraded_connection() -> None:
-    """The client's bytes go to the upgraded protocol, and its end is told by the layer of the connection."""
+    """The client's bytes go to the upgraded protocol, whose layer sends the end."""
     client = Client(streamed=False)
     client.deliver([UPGRADE])
     client.add(b"a")

@@ -67,18 +67,18 @@ def test_a_client_without_a_socket() -> None:
 
 
 async def test_a_client_that_is_watched(pair: tuple[Any, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it disconnects, the watcher is told, and the task that reads from it is cancelled; one without a connection is forgotten."""
+    """When it disconnects, the callback is called, and the task that reads from it is cancelled; without a connection, nothing is."""
     monkeypatch.setattr(sockets, "LOOK", 0)
     transport, far = pair
-    told: list[str] = []
+    called: list[str] = []
     reading = asyncio.get_running_loop().create_future()
-    sockets.watch(transport, lambda: True, lambda: told.append("left"), reading)
+    sockets.watch(transport, lambda: True, lambda: called.append("left"), reading)
     await asyncio.sleep(0)
-    assert not told
+    assert not called
     far.close()
-    sockets.watch(transport, lambda: False, lambda: told.append("forgotten"), reading)
+    sockets.watch(transport, lambda: False, lambda: called.append("forgotten"), reading)
     await asyncio.gather(*sockets._watching)
-    assert (["left"], True) == (told, reading.cancelled())
+    assert (["left"], True) == (called, reading.cancelled())
 
 
 @pytest.mark.parametrize("size, unsent", [(0, False), (5, True), (None, False)])
