@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from mitmproxy import http
@@ -17,6 +19,7 @@ from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.api.request import ClientRequest, Query
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import Failure, NotFound, Unavailable
+from azure_openai_proxy.routing import attempts as attempts_module
 from azure_openai_proxy.routing.attempts import Attempts
 from azure_openai_proxy.routing.decisions import GIVE_UP, Attempt, Plan, Respond, Retry
 from azure_openai_proxy.routing.pool import Pool
@@ -88,6 +91,26 @@ def test_a_lost_request_is_sent_to_one_other_backend(lost: Failure) -> None:
     asking = attempts()
     assert ("a", "b") == (asked(asking.first()), asked(asking.next_attempt(lost)))
     assert GIVE_UP is asking.next_attempt(lost)
+
+
+@pytest.mark.parametrize(
+    ("level", "refused", "propagate", "made"),
+    [("INFO", False, True, 0), ("DEBUG", True, True, 0), ("DEBUG", False, False, 0), ("DEBUG", False, True, 1)],
+)
+def test_a_reason_that_nobody_reads(monkeypatch: pytest.MonkeyPatch, level: str, refused: bool, propagate: bool, made: int) -> None:
+    """No log record is made unless a handler takes debug messages: mitmproxy's logger accepts them all."""
+    handler = logging.Handler(level)
+    handler.addFilter(lambda _: not refused)
+    root, logger = logging.getLogger(), attempts_module.logger
+    records = Mock()
+    monkeypatch.setattr(handler, "emit", records)
+    monkeypatch.setattr(root, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", propagate)
+    make = Mock(wraps=logger.makeRecord)
+    monkeypatch.setattr(logger, "makeRecord", make)
+    monkeypatch.setattr(logger, "isEnabledFor", lambda _: True)  # as mitmproxy's logger is set
+    attempts().first()
+    assert made == make.call_count == records.call_count
 
 
 def test_the_reasons_of_attempts(caplog: pytest.LogCaptureFixture) -> None:
