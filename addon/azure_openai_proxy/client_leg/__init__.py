@@ -22,6 +22,7 @@ __all__ = [
     "large_body",
     "message_limit",
     "message_types",
+    "option_values",
     "probes",
     "request_body",
     "request_target",

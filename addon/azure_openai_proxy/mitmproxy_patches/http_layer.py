@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from copy import copy
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy.proxy import events
 from mitmproxy.proxy.layers.http import HttpLayer, is_h3_alpn
@@ -13,6 +13,7 @@ from mitmproxy.proxy.layers.tls import ClientTLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
 from OpenSSL import SSL
 
+from azure_openai_proxy.client_leg.option_values import values_of
 from azure_openai_proxy.client_leg.writes import joined
 
 from . import connections
@@ -92,6 +93,7 @@ class Connection(HttpLayer):
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
         context = copy(self.context)  # `fork` first constructs a server with a UUID of its own (13 µs)
         context.layers = context.layers.copy()
+        context.options = cast("Any", values_of(context.options))
         self.streams[stream_id] = PatchedStream(context, stream_id, self.policy)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
