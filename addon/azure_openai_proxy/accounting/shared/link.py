@@ -17,12 +17,13 @@ from urllib.parse import unquote, urlsplit
 from azure_openai_proxy.formats import quoting
 
 from .deadlines import Deadlines
+from .redis_connection import RedisConnection
 from .scripts import ALL
-from .wire import Command, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .redis_connection import Command
     from .scripts import Script
 
 __all__ = ["PREFIX", "Down", "Link", "Listener"]
@@ -164,16 +165,16 @@ class Link:
     async def _run(self) -> None:
         failures = 0
         while True:
-            wire = Wire(self._url, CONNECT)
+            connection = RedisConnection(self._url, CONNECT)
             try:
                 async with asyncio.timeout(CONNECT):
-                    await wire.connect()
-                    lost = await self._greet(wire)
+                    await connection.connect()
+                    lost = await self._greet(connection)
                 failures = 0
                 self._went_up(lost=lost)
                 ticking = asyncio.create_task(self._tick())
                 try:
-                    await self._serve(wire)
+                    await self._serve(connection)
                 finally:
                     ticking.cancel()
             except asyncio.CancelledError:
@@ -183,16 +184,16 @@ class Link:
                 self._went_down(error)
             finally:
                 with suppress(Exception):
-                    await wire.close()
+                    await connection.close()
             self._tried.set()
             await asyncio.sleep(AGAIN[min(failures, len(AGAIN) - 1)])
             failures += 1
 
-    async def _greet(self, wire: Wire) -> bool:
+    async def _greet(self, connection: RedisConnection) -> bool:
         """Load the scripts. Return whether the server has lost its data since the last connection."""
         loads = [("SCRIPT", "LOAD", script.text) for script in ALL]
         epoch_key = f"{PREFIX}epoch"
-        replies = await wire.exchange([*loads, ("SET", epoch_key, secrets.token_hex(8), "NX"), ("GET", epoch_key)])
+        replies = await connection.exchange([*loads, ("SET", epoch_key, secrets.token_hex(8), "NX"), ("GET", epoch_key)])
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
@@ -217,7 +218,7 @@ class Link:
                     await listener.tick()
                 await asyncio.sleep(TICK)
 
-    async def _serve(self, wire: Wire) -> None:
+    async def _serve(self, connection: RedisConnection) -> None:
         async with asyncio.timeout(None) as limit:
             watch = asyncio.create_task(self._watch(limit))
             try:
@@ -226,15 +227,15 @@ class Link:
                     batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
                     if not self._queue:
                         self._queued.clear()
-                    await self._send(wire, batch)
+                    await self._send(connection, batch)
             finally:
                 watch.cancel()
 
-    async def _send(self, wire: Wire, batch: Sequence[_Question]) -> None:
+    async def _send(self, connection: RedisConnection, batch: Sequence[_Question]) -> None:
         """Send a batch, and wait for its replies."""
         self._sent = asyncio.get_running_loop().time()
         try:
-            replies = await wire.exchange([question.command for question in batch])
+            replies = await connection.exchange([question.command for question in batch])
         except BaseException:
             self._queue = [*batch, *self._queue]
             raise

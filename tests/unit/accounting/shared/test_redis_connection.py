@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.exceptions import ResponseError
 
-from azure_openai_proxy.accounting.shared.wire import Wire
+from azure_openai_proxy.accounting.shared.redis_connection import RedisConnection
 
 if TYPE_CHECKING:
     from support.redis import RedisServer as Server
@@ -20,10 +20,10 @@ async def test_commands_together(redis_server: Server, monkeypatch: pytest.Monke
     with monkeypatch.context() as patched:
         if not fast:
             patched.setitem(sys.modules, "hiredis", None)
-        wire = Wire(redis_server.url, 20.0)
-    await wire.connect()
-    made, got, wrong, number = await wire.exchange([("SET", "a b", "\u00e4 \r\n"), ("GET", b"a b"), ("NO-SUCH",), ("INCRBY", "n", 3)])
+        connection = RedisConnection(redis_server.url, 20.0)
+    await connection.connect()
+    made, got, wrong, number = await connection.exchange([("SET", "a b", "\u00e4 \r\n"), ("GET", b"a b"), ("NO-SUCH",), ("INCRBY", "n", 3)])
     assert (True, "\u00e4 \r\n".encode(), 3) == (made, got, number)
     assert isinstance(wrong, ResponseError)
-    assert [{b"one": b"1", b"two": b"2"}] == (await wire.exchange([("HSET", "h", "one", 1, "two", 2), ("HGETALL", "h")]))[1:]
-    await wire.close()
+    assert [{b"one": b"1", b"two": b"2"}] == (await connection.exchange([("HSET", "h", "one", 1, "two", 2), ("HGETALL", "h")]))[1:]
+    await connection.close()

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Connection
 
-__all__ = ["Command", "Wire"]
+__all__ = ["Command", "RedisConnection"]
 
 type Command = tuple[Any, ...]
 """Its name, and texts and numbers."""
 
 
-class Wire:
+class RedisConnection:
     """A connection to the server of `url`. `timeout`: seconds for the connection alone."""
 
     def __init__(self, url: str, timeout: float) -> None:
