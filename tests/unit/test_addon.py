@@ -373,8 +373,8 @@ async def test_a_proxy_that_stops_is_not_ready(addon: AzureOpenAIProxy) -> None:
 
 async def test_a_shared_state(addon: AzureOpenAIProxy, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is joined before the first request, follows the option, and is left at the end; while its server is down, readiness says so."""
-    monkeypatch.setattr(link, "REPLY", 20.0)
-    monkeypatch.setattr(link, "CONNECT", 20.0)
+    monkeypatch.setattr(link, "REPLY_TIMEOUT", 20.0)
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT", 20.0)
     monkeypatch.setattr(addon.runtime, "running", lambda _: None)
     monkeypatch.setattr(addon.shutdown, "arm", lambda: None)
     ctx.options.update(azure_openai_shared_state=redis_server.url)

@@ -2,4 +2,4 @@
 
 from azure_openai_proxy.accounting.shared import deadlines, link
 
-deadlines.WITHIN = link.REPLY = 20.0
+deadlines.REPLY_TIMEOUT = link.REPLY_TIMEOUT = 20.0

@@ -1,6 +1,6 @@
 """The time limit of replies for which a request waits.
 
-All replies have the same limit, so they are due in the order of their questions, and one timer is enough for all of them: a timer for each
+All replies have the same limit, so they are due in the order of their commands, and one timer is enough for all of them: a timer for each
 would cost more than the reply.
 """
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Deadlines"]
 
-WITHIN = 0.05
+REPLY_TIMEOUT = 0.05
 """Seconds for the round trip of a request."""
-LATE = 0.01
+LOOP_LATENESS = 0.01
 """Seconds by which the event loop itself may be late. A loop that was busy for longer does not count as a slow server."""
 
 
@@ -29,7 +29,7 @@ class Deadlines:
 
     def add(self, future: asyncio.Future[Any]) -> None:
         loop = future.get_loop()
-        due = loop.time() + WITHIN
+        due = loop.time() + REPLY_TIMEOUT
         self._due.append((due, future))
         if not self._timed:
             self._timed = True
@@ -44,12 +44,12 @@ class Deadlines:
                 self._due.popleft()
             elif due > now:
                 break
-            elif now - due < LATE:
+            elif now - due < LOOP_LATENESS:
                 self._due.popleft()
                 future.set_exception(TimeoutError())
             else:
                 self._due.popleft()
-                self._due.append((now + WITHIN, future))
+                self._due.append((now + REPLY_TIMEOUT, future))
         if self._due:
             self._timed = True
             loop.call_at(self._due[0][0], self._check, loop)

@@ -32,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "{azure-openai-proxy}:"
 """Begins every key. The braces keep all keys in one slot of a cluster."""
-REPLY = 5.0
+REPLY_TIMEOUT = 5.0
 """Seconds for the reply to a batch. A request waits for a part of it only."""
-CONNECT = 2.0
+CONNECT_TIMEOUT = 2.0
 """Seconds for a connection and its first commands."""
-AGAIN = (0.1, 0.5, 1.0)
+RECONNECT_DELAYS = (0.1, 0.5, 1.0)
 """Seconds until the next attempt to connect: after the first failure, the second, and all others."""
-TICK = 0.3
+TICK_INTERVAL = 0.3
 """Seconds between two calls of `Listener.tick`."""
-BATCH = 500
+MOST_IN_BATCH = 500
 """The most commands of a batch."""
 
 
@@ -52,7 +52,7 @@ type Late = Callable[[Any], None]
 """Called with a reply for which its future did not wait: it was late, or the future was cancelled."""
 
 
-class _Question:
+class _PendingCommand:
     """A command that waits to be sent, or for its reply."""
 
     __slots__ = ("command", "future", "late")
@@ -92,7 +92,7 @@ class Link:
         self.reason = "it was not reached yet"
         self._url = url
         self._failure = failure  # the consequence for requests, for the log
-        self._queue: list[_Question] = []
+        self._queue: list[_PendingCommand] = []
         self._sent: float | None = None  # when the batch was sent whose replies are not complete
         self._deadlines = Deadlines()
         self._queued = asyncio.Event()
@@ -119,7 +119,7 @@ class Link:
     def tell(self, *command: Any) -> None:
         """Send a command whose reply does not matter. Without effect while the link is down."""
         if self.up:
-            self._put(_Question(command))
+            self._put(_PendingCommand(command))
 
     def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> asyncio.Future[Any]:
         return self._ask(_call(script, keys, arguments))
@@ -130,9 +130,9 @@ class Link:
 
     def tell_run(self, script: Script, keys: Sequence[str], *arguments: Any) -> None:
         if self.up:
-            self._put(_Question(_call(script, keys, arguments)))
+            self._put(_PendingCommand(_call(script, keys, arguments)))
 
-    async def start(self, patience: float = CONNECT) -> None:
+    async def start(self, patience: float = CONNECT_TIMEOUT) -> None:
         """Start the task, and wait a moment for its first attempt to connect."""
         self._task = asyncio.create_task(self._run())
         with suppress(TimeoutError):
@@ -153,23 +153,23 @@ class Link:
     def _ask(self, command: Command, late: Late | None = None) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
         if self.up:
-            self._put(_Question(command, future, late))
+            self._put(_PendingCommand(command, future, late))
         else:
             future.set_exception(Down(self.reason))
         return future
 
-    def _put(self, question: _Question) -> None:
-        self._queue.append(question)
+    def _put(self, pending: _PendingCommand) -> None:
+        self._queue.append(pending)
         self._queued.set()
 
     async def _run(self) -> None:
         failures = 0
         while True:
-            connection = RedisConnection(self._url, CONNECT)
+            connection = RedisConnection(self._url, CONNECT_TIMEOUT)
             try:
-                async with asyncio.timeout(CONNECT):
+                async with asyncio.timeout(CONNECT_TIMEOUT):
                     await connection.connect()
-                    lost = await self._greet(connection)
+                    lost = await self._load_scripts(connection)
                 failures = 0
                 self._went_up(lost=lost)
                 ticking = asyncio.create_task(self._tick())
@@ -186,10 +186,10 @@ class Link:
                 with suppress(Exception):
                     await connection.close()
             self._tried.set()
-            await asyncio.sleep(AGAIN[min(failures, len(AGAIN) - 1)])
+            await asyncio.sleep(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)])
             failures += 1
 
-    async def _greet(self, connection: RedisConnection) -> bool:
+    async def _load_scripts(self, connection: RedisConnection) -> bool:
         """Load the scripts. Return whether the server has lost its data since the last connection."""
         loads = [("SCRIPT", "LOAD", script.text) for script in ALL]
         epoch_key = f"{PREFIX}epoch"
@@ -216,7 +216,7 @@ class Link:
                 await self.ask("PING")  # notices a lost connection
                 for listener in self.listeners:
                     await listener.tick()
-                await asyncio.sleep(TICK)
+                await asyncio.sleep(TICK_INTERVAL)
 
     async def _serve(self, connection: RedisConnection) -> None:
         async with asyncio.timeout(None) as limit:
@@ -224,30 +224,30 @@ class Link:
             try:
                 while True:
                     await self._queued.wait()
-                    batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+                    batch, self._queue = self._queue[:MOST_IN_BATCH], self._queue[MOST_IN_BATCH:]
                     if not self._queue:
                         self._queued.clear()
                     await self._send(connection, batch)
             finally:
                 watch.cancel()
 
-    async def _send(self, connection: RedisConnection, batch: Sequence[_Question]) -> None:
+    async def _send(self, connection: RedisConnection, batch: Sequence[_PendingCommand]) -> None:
         """Send a batch, and wait for its replies."""
         self._sent = asyncio.get_running_loop().time()
         try:
-            replies = await connection.exchange([question.command for question in batch])
+            replies = await connection.exchange([pending.command for pending in batch])
         except BaseException:
             self._queue = [*batch, *self._queue]
             raise
         finally:
             self._sent = None
         unready: Exception | None = None
-        for question, reply in zip(batch, replies, strict=True):
+        for pending, reply in zip(batch, replies, strict=True):
             if isinstance(reply, Exception):
                 unready = reply
-                question.failed(Down(self._describe(reply)))
+                pending.failed(Down(self._describe(reply)))
             else:
-                question.answered(reply)
+                pending.answered(reply)
         if unready:  # its scripts are gone, it loads its data, it became a replica
             raise unready
 
@@ -256,7 +256,7 @@ class Link:
         loop = asyncio.get_running_loop()
         while True:
             sent = self._sent
-            due = (loop.time() if sent is None else sent) + REPLY
+            due = (loop.time() if sent is None else sent) + REPLY_TIMEOUT
             await asyncio.sleep(max(0.0, due - loop.time()))
             if sent is not None and sent == self._sent:
                 limit.reschedule(loop.time())
@@ -266,8 +266,8 @@ class Link:
         self.up = False
         queue, self._queue = self._queue, []
         self._queued.clear()
-        for question in queue:
-            question.failed(error)
+        for pending in queue:
+            pending.failed(error)
 
     def _went_down(self, error: BaseException) -> None:
         self.reason = self._describe(error)

@@ -13,7 +13,7 @@ from azure_openai_proxy.accounting.shared.deadlines import Deadlines
 
 @pytest.fixture(autouse=True)
 def _real(monkeypatch: pytest.MonkeyPatch, _patience: None) -> None:
-    monkeypatch.setattr(module, "WITHIN", 0.05)
+    monkeypatch.setattr(module, "REPLY_TIMEOUT", 0.05)
 
 
 class Loop:
@@ -101,9 +101,9 @@ async def test_a_real_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = loop.create_future()
     deadlines.add(asked)
     loop.call_soon(time.sleep, 0.1)
-    loop.call_later(module.WITHIN, lambda: loop.call_soon(asked.set_result, 1))
+    loop.call_later(module.REPLY_TIMEOUT, lambda: loop.call_soon(asked.set_result, 1))
     assert 1 == await asked
-    monkeypatch.setattr(module, "LATE", 20.0)
+    monkeypatch.setattr(module, "LOOP_LATENESS", 20.0)
     unanswered = loop.create_future()
     deadlines.add(unanswered)
     with pytest.raises(TimeoutError):

@@ -12,7 +12,7 @@ from azure_openai_proxy.accounting.limits import Claim, Refused, Reservation, Un
 from azure_openai_proxy.accounting.shared import deadlines, scripts
 from azure_openai_proxy.accounting.shared import limits as module
 from azure_openai_proxy.accounting.shared.limits import SharedLimits
-from azure_openai_proxy.accounting.shared.link import PREFIX, Down, Link, _Question
+from azure_openai_proxy.accounting.shared.link import PREFIX, Down, Link, _PendingCommand
 from support.shared import linked, until
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ async def test_a_server_that_kept_its_data(redis_server: Server, monkeypatch: py
         replica.limits.settle(before)
         replica.limits.settle(await replica.reserved(REQUESTS, TOKENS._replace(take=20), PLACE), 5)
         redis_server("CLIENT", "KILL", "TYPE", "normal")
-        replica.link._put(_Question(("PING",)))  # notices it
+        replica.link._put(_PendingCommand(("PING",)))  # notices it
         await until(lambda: replica.link.up)
         assert [3, 955, 1] == [await replica.used(claim) for claim in ALL]
         replica.limits.settle(during, 0)
@@ -186,12 +186,12 @@ async def test_a_late_reply(redis_server: Server, monkeypatch: pytest.MonkeyPatc
     """A request whose reply is late goes on alone, and the server has it once in the end."""
     replica = Replica(redis_server)
     async with linked(replica.link, replica.limits):
-        monkeypatch.setattr(deadlines, "WITHIN", 0.01)
+        monkeypatch.setattr(deadlines, "REPLY_TIMEOUT", 0.01)
         redis_server.pause()
         reservation = await replica.reserved(*ALL)
         assert [1, 900, 1] == used(replica.limits._own.look(ALL))
         redis_server.resume()
-        monkeypatch.setattr(deadlines, "WITHIN", 20.0)
+        monkeypatch.setattr(deadlines, "REPLY_TIMEOUT", 20.0)
         async with asyncio.timeout(20):
             while [1, 900, 1] != [await replica.used(claim) for claim in ALL]:
                 await asyncio.sleep(0.01)

@@ -92,13 +92,13 @@ async def test_a_lost_connection(redis_server: Server) -> None:
 
 async def test_a_server_that_does_not_answer(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch without a reply in time ends the connection."""
-    monkeypatch.setattr(module, "REPLY", 0.05)
+    monkeypatch.setattr(module, "REPLY_TIMEOUT", 0.05)
     async with linked(Link(redis_server.url)) as link:
         redis_server.pause()
         with pytest.raises(Down):
             await link.ask("PING")
         redis_server.resume()
-        monkeypatch.setattr(module, "REPLY", 20.0)
+        monkeypatch.setattr(module, "REPLY_TIMEOUT", 20.0)
         await until(lambda: link.up)
 
 
@@ -123,7 +123,7 @@ async def test_a_server_that_is_not_there(caplog: pytest.LogCaptureFixture, monk
     assert "redis://127.0.0.1:1/3" == str(link)
     assert 1 == len(caplog.messages)
     assert "word" not in caplog.text
-    monkeypatch.setattr(module, "AGAIN", (60.0,))
+    monkeypatch.setattr(module, "RECONNECT_DELAYS", (60.0,))
     assert "***" == link._describe(ValueError("\npass/word\nmore"))
     assert "ValueError" == link._describe(ValueError())
 
