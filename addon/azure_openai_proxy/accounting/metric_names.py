@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from .span_attributes import PROVIDER
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COUNTERS", "GAUGES", "GENAI", "Gauge", "Metric", "measurements", "metrics", "rules"]
 
-PROVIDER = "azure.ai.openai"
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS = tuple(float(4**exponent) for exponent in range(14))
 # Reasoning models take longer than the 10 seconds at which the conventions end.
@@ -74,16 +75,12 @@ class Gauge(NamedTuple):
 # The GenAI conventions
 
 
-def _error(call: CallRecord) -> str | None:
-    return (call.error_code or "_OTHER") if call.failed else None
-
-
 def _genai(call: CallRecord) -> Labels:
     return (call.gen_ai_operation, PROVIDER, call.model, call.response_model, call.host, call.port)
 
 
 def _genai_error(call: CallRecord) -> Labels:
-    return (*_genai(call), _error(call))
+    return (*_genai(call), call.error_type)
 
 
 def _of_type(kind: str) -> Callable[[CallRecord], Labels]:

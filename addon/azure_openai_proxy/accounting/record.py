@@ -144,6 +144,13 @@ class CallRecord:
         return (self.status is not None and self.status >= 400) or self.incomplete == "upstream"
 
     @property
+    def error_type(self) -> str | None:
+        """`error.type` of a failed call in the GenAI conventions: the code of the error, else the status."""
+        if not self.failed:
+            return None
+        return self.error_code or (str(self.status) if self.status is not None and self.status >= 400 else "_OTHER")
+
+    @property
     def names_work(self) -> bool:
         """Whether the upstream accepted the names in the request. A client that leaves early, or opens a WebSocket, may name anything."""
         return self.status is not None and self.status != 101 and not self.failed

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .record import AttemptRecord, CallRecord
 
-__all__ = ["ATTEMPT_SPAN", "CALL_SPAN", "SpanAttribute", "attempt_attributes", "call_attributes", "error_type", "span_name"]
+__all__ = ["ATTEMPT_SPAN", "CALL_SPAN", "PROVIDER", "SpanAttribute", "attempt_attributes", "call_attributes", "span_name"]
 
 PROVIDER = "azure.ai.openai"
 LONGEST = 1024
@@ -35,13 +35,6 @@ class SpanAttribute[Source](NamedTuple):
 
     def name_in(self, generation: Semconv) -> str | None:
         return self.names.get(generation, self.name)
-
-
-def error_type(call: CallRecord) -> str | None:
-    """`error.type` of a failed call: the code of the error, else the status."""
-    if not call.failed:
-        return None
-    return call.error_code or (str(call.status) if call.status is not None and call.status >= 400 else "_OTHER")
 
 
 def _attempt_error(attempt: AttemptRecord) -> str | None:
@@ -97,7 +90,7 @@ CALL_SPAN: tuple[SpanAttribute[CallRecord], ...] = (
         "output tokens of audio",
         {"genai-0.1": "gen_ai.usage.audio.output_tokens"},
     ),
-    SpanAttribute("error.type", error_type, "of a failed request: the code of the error, else the status"),
+    SpanAttribute("error.type", lambda call: call.error_type, "of a failed request: the code of the error, else the status"),
     SpanAttribute("server.address", lambda call: call.host, "host of the backend"),
     SpanAttribute("server.port", lambda call: call.port if call.host else None, "port of the backend"),
     SpanAttribute("http.request.method", lambda call: call.method or None, "method of the client's request"),

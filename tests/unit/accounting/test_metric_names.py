@@ -167,13 +167,14 @@ def test_other_operations() -> None:
     [
         (200, None, None, None),
         (429, "rate_limit_exceeded", None, "rate_limit_exceeded"),
-        (500, None, None, "_OTHER"),
+        (500, None, None, "500"),
+        (200, None, "upstream", "_OTHER"),
         (200, "server_error", "upstream", "server_error"),
         (200, None, "client", None),
     ],
 )
 def test_error_type(status: int, code: str | None, incomplete: Literal["client", "upstream"] | None, expected: str | None) -> None:
-    """A failed call has the code of its error, `_OTHER` without one; a client that leaves is no error."""
+    """A failed call has the code of its error, else its status, as in its span; a client that leaves is no error."""
     call = dataclasses.replace(CALL, status=status, error_code=code, incomplete=incomplete, tokens=NO_TOKENS)
     (labels,) = [labels for name, labels, _ in genai(call, "1.41") if name == "gen_ai.client.operation.duration"]
     assert expected == labels.get("error.type")
