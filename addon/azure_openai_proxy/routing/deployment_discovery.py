@@ -100,7 +100,7 @@ def parse(content: bytes) -> tuple[str, ...]:
     """
     document = json.loads(content)
     items = document.get("data") if isinstance(document, dict) else None
-    if items is None:
-        raise ValueError("the response is not a list")
+    if not isinstance(items, list):
+        raise ValueError("the response is not a list")  # noqa: TRY004 - of the content, as JSON's own
     usable = (item for item in items if isinstance(item, dict) and item.get("status") in (None, "succeeded"))
     return tuple(name for item in usable if isinstance(name := item.get("id"), str))

@@ -32,7 +32,7 @@ def test_the_deployments_that_can_be_asked() -> None:
     assert ("a", "b") == parse(LIST)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"error":{}}'])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"error":{}}', b'{"data":1}'])
 def test_a_response_that_is_not_a_list(content: bytes) -> None:
     """A response that is not a list raises ValueError; Azure may retire the operation."""
     with pytest.raises(ValueError):  # noqa: PT011 - JSON's own or ours
