@@ -63,7 +63,7 @@ class SharedBackends:
             self._owners[id] = backend
 
     def _repaired(self, key: learned_repairs.Key) -> None:
-        if not key.scope:  # not those for a client's own key
+        if not key.scope and len(self._repairs) < MOST_WAITING:  # not those for a client's own key
             self._repairs[key] = None
 
     def _waiting(self) -> list[list[Any]]:
@@ -104,7 +104,7 @@ class SharedBackends:
                 try:
                     if fields[b"p"] != self._link.process.encode():
                         self._learn(fields[b"d"], age)
-                except (KeyError, TypeError, ValueError) as error:
+                except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
                     logger.warning("An entry of the shared state is skipped: %s", type(error).__name__)
             if len(found) < AT_ONCE:
                 return
