@@ -190,9 +190,8 @@ class Registry:
         """Scan a large body in slices, so that other clients are served in between, and translate the request."""
         try:
             exchange.large = await large_bodies.read(self.turns, content, *places)
-        except Exception:  # as in `translate`
-            logger.exception("A request could not be translated")
-            flow.response = errors.response(errors.ProxyError(_UNTRANSLATED))
+        except Exception as error:  # noqa: BLE001 - as in `translate`
+            flow.response = self._untranslated(exchange, error)
         else:
             if (waiting := self.translate(flow, exchange)) is not None:
                 await waiting
