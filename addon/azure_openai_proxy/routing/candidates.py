@@ -87,7 +87,7 @@ class Candidates:
         tokens, scope = (self.tokens(), self.key_scope(*backends)) if len(backends) > 1 else (0, b"")
         bound = () if self._session is None else self.shared.sessions.backends(self._session, self.settings.affinity_timeout)
         excluded = self.dead if tried is None else tried
-        return self.shared.pool.pick(backends, self.entry, tokens=tokens, tried=excluded, scope=scope, bound=bound)
+        return self.shared.pool.choose(backends, self.entry, tokens=tokens, tried=excluded, scope=scope, bound=bound)
 
     def choose_without_tier(self) -> Choice | None:
         """Choose the backend for one last attempt without the tier, if no backend serves the tier and the configuration allows it."""

@@ -163,25 +163,12 @@ class Pool:
         tokens: int = 0,
         tried: Collection[str] = (),
         scope: bytes = b"",
-    ) -> Backend | None:
-        """Choose the backend for a request of about so many tokens; None if no backend is left that may be used now."""
-        choice = self.pick(backends, deployment, tokens=tokens, tried=tried, scope=scope)
-        return choice.backend if choice else None
-
-    def pick(
-        self,
-        backends: Sequence[Backend],
-        deployment: Callable[[Backend], str],
-        *,
-        tokens: int = 0,
-        tried: Collection[str] = (),
-        scope: bytes = b"",
         bound: Sequence[str] = (),
     ) -> Choice | None:
-        """Choose like `choose`, with the reason. `bound` are the names of the backends that served the session, the last one first.
+        """Choose the backend for a request of about `tokens` tokens, with the reason; None if no backend is left that may be used now.
 
         `deployment` gives a backend's deployment for the request. `tried` are the names that are excluded. `scope` identifies a
-        client's own key.
+        client's own key. `bound` are the names of the backends that served the session, the last one first.
 
         Healthy backends whose reported budget suffices come first, then healthy backends with too little left, then those in their
         cool-down, which may have recovered. A rate-limited backend is used before its Retry-After only if it is the sole candidate.

@@ -111,9 +111,10 @@ def ours(pool: Pool, clock: list[float]) -> Callable[[Sequence[Deployment], Requ
         clock[0] = request.at
         tried: set[str] = set()
         while len(tried) < ATTEMPTS:
-            backend = pool.choose(backends, lambda _: "gpt-4o", tokens=request.tokens, tried=tried)
-            if backend is None:
+            choice = pool.choose(backends, lambda _: "gpt-4o", tokens=request.tokens, tried=tried)
+            if choice is None:
                 break
+            backend = choice.backend
             tried.add(backend.name)
             ticket = pool.begin(backend, "gpt-4o")
             deployment = deployments[int(backend.name)]

@@ -39,8 +39,8 @@ def pool(clock: Clock) -> Pool:
 def chosen(
     pool: Pool, backends: tuple[Backend, ...] = ALL, tokens: int = 0, tried: tuple[str, ...] = (), deployment: str = "d"
 ) -> str | None:
-    backend = pool.choose(backends, lambda _: deployment, tokens=tokens, tried=tried)
-    return backend.name if backend else None
+    choice = pool.choose(backends, lambda _: deployment, tokens=tokens, tried=tried)
+    return choice.backend.name if choice else None
 
 
 def test_spill_over(pool: Pool, clock: Clock) -> None:
@@ -56,7 +56,7 @@ def test_reasons(pool: Pool, clock: Clock) -> None:
     """The reason says whether the backend is the only one, the one of the lowest priority, one of several, or checked after a failure."""
 
     def reason(*backends: Backend) -> str:
-        choice = pool.pick(backends, lambda _: "d")
+        choice = pool.choose(backends, lambda _: "d")
         assert choice
         ticket = pool.begin(choice.backend, "d", reason=choice.reason)
         pool.end(ticket)
@@ -79,7 +79,7 @@ def test_a_bound_session(pool: Pool) -> None:
     pool.update((A, B, d, e))
 
     def pick(bound: str, tokens: int = 0) -> tuple[str, str]:
-        choice = pool.pick((A, B, d, e), lambda _: "d", tokens=tokens, bound=(bound,))
+        choice = pool.choose((A, B, d, e), lambda _: "d", tokens=tokens, bound=(bound,))
         assert choice
         return choice.backend.name, choice.reason
 
@@ -148,7 +148,7 @@ def test_a_clients_own_key(pool: Pool) -> None:
     backends = A, replace(B, token="sesame")
     one = pool.choose(backends, lambda _: "d", scope=b"one")
     two = pool.choose(backends, lambda _: "d", scope=b"two")
-    assert (None, "a") == (one, two and two.name)
+    assert (None, "a") == (one, two and two.backend.name)
     assert (10, None) == (pool.soonest(backends, lambda _: "d", scope=b"one"), pool.soonest(backends, lambda _: "d", scope=b"two"))
     assert [{"d (a client's own key)": 10}, {"d": 10}] == [view.refused for view in pool.views()]
 
@@ -366,10 +366,10 @@ def requests(pool: Pool, clock: Clock, backends: tuple[Backend, ...], count: int
     """Sequential requests, each of which takes about so long; how many of them each backend got."""
     rng, got = random.Random(3), Counter[str]()
     for _ in range(count):
-        backend = pool.choose(backends, lambda _: "d")
-        assert backend
-        got[backend.name] += 1
-        ticket = pool.begin(backend, "d")
+        choice = pool.choose(backends, lambda _: "d")
+        assert choice
+        got[choice.backend.name] += 1
+        ticket = pool.begin(choice.backend, "d")
         clock.now += seconds * rng.uniform(0.2, 5)
         pool.succeeded(ticket, {name.replace("_", "-"): value for name, value in headers.items()})
         pool.end(ticket)
@@ -394,10 +394,10 @@ def test_weights(count: int, pool: Pool, clock: Clock) -> None:
     assert 0.05 <= requests(pool, clock, two, count)["b"] / count <= 0.15
     running = Counter[str]()
     for _ in range(count):
-        backend = pool.choose(two, lambda _: "d")
-        assert backend
-        pool.begin(backend, "d")
-        running[backend.name] += 1
+        choice = pool.choose(two, lambda _: "d")
+        assert choice
+        pool.begin(choice.backend, "d")
+        running[choice.backend.name] += 1
     assert 0.05 <= running["b"] / count <= 0.15
 
 
@@ -423,9 +423,10 @@ def test_rate_limits_are_weights(pool: Pool, clock: Clock) -> None:
             pool.end(ticket)
         got = Counter[str]()
         for _ in range(60):
-            backend = pool.choose(two, lambda _: "d") or A
-            got[backend.name] += 1
-            pool.end(pool.begin(backend, "d"))
+            choice = pool.choose(two, lambda _: "d")
+            assert choice
+            got[choice.backend.name] += 1
+            pool.end(pool.begin(choice.backend, "d"))
         assert least <= got["a"] <= most
 
 
@@ -433,7 +434,7 @@ def test_provisioned_throughput_first(pool: Pool, clock: Clock) -> None:
     """Before standard of the same priority, whatever the weights, until a 429 or its tokens say that it is full; then first again."""
     ptu, paid = replace(A, priority=0, kind="provisioned"), replace(B, priority=0, weight=100)
     pool.update((paid, ptu))
-    first = pool.pick((paid, ptu), lambda _: "d")
+    first = pool.choose((paid, ptu), lambda _: "d")
     assert first
     assert ("a", "priority") == (first.backend.name, first.reason)
     pool.rate_limited(pool.begin(ptu, "d"), 10)
@@ -499,7 +500,7 @@ def test_remaining_tokens_of_another_replica(clock: Clock) -> None:
     assert [] == replicas.said
     replicas.one.succeeded(replicas.one.begin(A, "d"), headers)
     both = [replica.choose((A, B), lambda _: "d", tokens=50) for replica in (replicas.one, replicas.two)]
-    assert [B, B] == both
+    assert [B, B] == [choice and choice.backend for choice in both]
     assert [10, 60, 0] == replicas.two.shown("tokens", "a", "d")
 
 
