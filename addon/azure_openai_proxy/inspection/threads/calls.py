@@ -179,7 +179,6 @@ def _read_metadata(call: Call, flow: http.HTTPFlow, known: Mapping[str, Any]) ->
     ours = flow_metadata.is_ours(flow)
     call.backend = _name(known.get("backend")) or _name(record.get("backend")) or (None if ours else _name(flow.request.pretty_host))
     call.client = _name(record.get("client")) or ""
-    call.session = _name(record.get("session"))
     call.zone, call.tier = _name(record.get("zone")), _name(record.get("price_tier")) or _name(record.get("service_tier"))
     call.served = _name(record.get("served_deployment"))
     call.response_id = _name(record.get("response_id"))

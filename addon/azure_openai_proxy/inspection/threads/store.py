@@ -110,15 +110,6 @@ class Threads:
             self._changed(child)
         self._groups.remove(flow_id)
 
-    def clear(self) -> None:
-        """Forget all flows."""
-        self._groups = Groups()
-        self._singles.clear()
-        self._sockets.clear()
-        self._flows.clear()
-        self._known.clear()
-        self.revision += 1
-
     def _changed(self, thread: Thread) -> None:
         self._known.pop(thread.id, None)
         if thread.parent:
@@ -126,11 +117,10 @@ class Threads:
 
     # The JSON
 
-    def report(self, *, only: str | None = None) -> Json:
-        """`{"threads": [...]}`, and `single_calls` if there are some. `only`: the id of the only thread to include."""
-        ids = list(self._groups.threads) if only is None else [only]
-        found: Json = {"threads": [self.thread(id) for id in ids]}
-        if self._singles and only is None:
+    def report(self) -> Json:
+        """`{"threads": [...]}`, and `single_calls` if there are some."""
+        found: Json = {"threads": [self.thread(id) for id in self._groups.threads]}
+        if self._singles:
             found["single_calls"] = self.single_calls()
         return found
 

@@ -171,8 +171,9 @@ def test_a_thread_is_kept_up_to_date() -> None:
     next_one = chat([user("one"), assistant("fine"), user("two")], at=5)
     threads.update(next_one)
     assert 2 == len(threads.thread(running.id)["calls"])
-    threads.clear()
-    assert ({"threads": []}, 4) == (threads.report(), threads.revision)
+    threads.remove(done.id)
+    threads.remove(next_one.id)
+    assert ({"threads": []}, 5) == (threads.report(), threads.revision)
 
 
 def test_a_handoff_is_marked() -> None:
@@ -200,7 +201,6 @@ def test_look_ups() -> None:
     previous, cached = threads.earlier("xyz-2")
     assert previous is cached is threads.call("abc-1")
     assert [2, 1] == [len(threads.thread(id)["calls"]) for id in threads.thread_ids]
-    assert ["abd-3"] == [thread["id"] for thread in threads.report(only="abd-3")["threads"]]
     with pytest.raises(KeyError):
         threads.thread("q")
 
