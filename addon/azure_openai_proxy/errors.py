@@ -6,7 +6,7 @@
     ├── Refused             any       a client's key, rights, limits or budget do not allow the request
     ├── NotFound            404       unknown operation or model
     ├── Unavailable         429, 503  no backend can take a request now
-    └── Failed              any       raised below the hooks: a request that HTTP cannot carry, or no connection upstream
+    └── Failed              any       a request that HTTP or the proxy cannot carry (a method, a coding, a size), or no connection upstream
 
     SettingsError (ValueError)        an invalid setting: names it and a valid value, in one line; logged when the proxy starts
 
@@ -105,7 +105,7 @@ class Unavailable(ProxyError):
 
 
 class Failed(ProxyError):
-    """A failure in the HTTP layer, which chooses the status."""
+    """A failure of HTTP with a status of its own, of the client's request or of the connection upstream."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message, code=code)
