@@ -699,9 +699,9 @@ def test_an_upload_that_upstream_does_not_take_stops_only_its_stream(proxy: Prox
         client.send()
         sent = 0
         while sent < MANY:
-            if room := min(client.state.local_flow_control_window(stream), client.state.max_outbound_frame_size):
-                client.state.send_data(stream, bytes(room))
-                sent += room
+            if size := min(client.state.local_flow_control_window(stream), client.state.max_outbound_frame_size):
+                client.state.send_data(stream, bytes(size))
+                sent += size
                 client.send()
             else:
                 probe = client.head(end=True, method="GET", path="/healthz")

@@ -106,17 +106,17 @@ def _json(value: object) -> str:
 def _fitting(messages: Iterable[_Message]) -> list[_Message]:
     """The latest messages that fit. Of a message that does not fit alone, the first parts."""
     kept: list[_Message] = []
-    room = WHOLE
+    free = WHOLE
     for message in reversed(list(messages)):
         size = _size(message)
-        if size > room and kept:
+        if size > free and kept:
             break
-        if size > room:
+        if size > free:
             parts, left = message["parts"], size
-            while parts and left > room:
+            while parts and left > free:
                 left -= _size(parts.pop())
         kept.append(message)
-        room -= size
+        free -= size
     return kept[::-1]
 
 

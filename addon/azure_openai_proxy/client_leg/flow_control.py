@@ -72,7 +72,7 @@ class FlowControl(ABC):
         """`transports`: of the client's connections, as mitmproxy has them."""
         self.flow, self.streamed, self.http2 = flow, streamed, http2
         self._transports = transports
-        self._room: asyncio.Future[None] | None = None  # set when more can be delivered to an HTTP/2 client
+        self._window_opened: asyncio.Future[None] | None = None  # set when more can be delivered to an HTTP/2 client
         self._taken: asyncio.Future[None] | None = None  # set when the client may send more
         self._transport: asyncio.Transport | None = None  # of the client, which takes 1 µs to look up
         self._hangup: sockets.Hangup | None = None  # made when it is needed
@@ -87,7 +87,7 @@ class FlowControl(ABC):
         """Pass a failure to the client's side."""
 
     @abstractmethod
-    def straight(self) -> Callable[[bytes], bool] | None: ...
+    def direct_writer(self) -> Callable[[bytes], bool] | None: ...
 
     @abstractmethod
     def client_writer(self) -> Any | None:
@@ -201,19 +201,19 @@ class FlowControl(ABC):
             return True
         return self.unhandled() or (self.http2 and self.held() > FULL)
 
-    async def room(self) -> None:
+    async def writable(self) -> None:
         while self.unhandled():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(HOOK_LOOK)
         if writer := self.client_writer():
             await writer.drain()
         while self.http2 and self.held() > FULL:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            self._window_opened = asyncio.get_running_loop().create_future()
+            await self._window_opened
 
-    def look_for_room(self) -> None:
+    def check_window(self) -> None:
         """Resume a response for which the client has increased its HTTP/2 window."""
-        if self._room and not self._room.done() and self.held() <= FULL:
-            self._room.set_result(None)
+        if self._window_opened and not self._window_opened.done() and self.held() <= FULL:
+            self._window_opened.set_result(None)
 
     # The end
 
@@ -234,5 +234,5 @@ class FlowControl(ABC):
         if self._taken and not self._taken.done():
             self._taken.set_result(None)
         self.body_taken()
-        self.look_for_room()
+        self.check_window()
         del self.request, self.flow  # break reference cycles, which would keep bodies in memory

@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         self._stage: Callable[[bytes], None] | None = None  # receives all bytes until the connection is established
         self._established: asyncio.Future[None] | None = None
         self._gone = gone
-        self._room: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._paused = False
 
     # Establishing the connection
@@ -311,23 +311,23 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.write(self._outer.send(data) if self._outer else data)
 
     def pause_writing(self) -> None:
-        if self._room is None:
-            self._room = asyncio.get_running_loop().create_future()
+        if self._drained is None:
+            self._drained = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
-        room, self._room = self._room, None
-        if room and not room.done():
-            room.set_result(None)
+        drained, self._drained = self._drained, None
+        if drained and not drained.done():
+            drained.set_result(None)
 
     @property
     def full(self) -> bool:
         """Whether the write buffer is above its limit because the peer does not read."""
-        return self._room is not None
+        return self._drained is not None
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait until the write buffer has drained or the connection is closed."""
-        if self._room is not None:
-            await asyncio.shield(self._room)
+        if self._drained is not None:
+            await asyncio.shield(self._drained)
 
     def pause_reading(self) -> None:
         if not self._paused and not self.transport.is_closing():

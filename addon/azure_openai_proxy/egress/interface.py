@@ -60,10 +60,10 @@ class ClientSide(Protocol):
     def full(self) -> bool:
         """Whether the client reads more slowly than the upstream sends, so that reading must pause."""
 
-    async def room(self) -> None:
+    async def writable(self) -> None:
         """Wait until the client has read enough for more to be delivered."""
 
-    def straight(self) -> Callable[[bytes], bool] | None:
+    def direct_writer(self) -> Callable[[bytes], bool] | None:
         """A function that forwards bytes of the body directly to the client, or None if that is impossible now.
 
         The function returns False if it did not take the bytes.

@@ -79,7 +79,7 @@ class UpstreamRequest:
 
     def __init__(self, policy: Policy, client: ClientSide, pools: Pools, body: Body) -> None:
         self.policy, self.client, self.pools, self.body = policy, client, pools, body
-        self.straight: Callable[[bytes], bool] | None = None
+        self.direct_write: Callable[[bytes], bool] | None = None
         self.deadline: float | None = None
         self.silence = 0.0
         """Seconds for which the upstream may send nothing within a response."""
@@ -259,7 +259,7 @@ class UpstreamRequest:
         if self._state is _State.WAITING:
             self._wait(self.policy.timeouts.first_byte, "Azure did not answer")
         if connection.full:
-            return await self._either(connection.room())
+            return await self._either(connection.drain())
         return True
 
     async def _either(self, waiting: Coroutine[Any, Any, None]) -> bool:
@@ -394,20 +394,20 @@ class UpstreamRequest:
     def _pass(self, items: list[Item]) -> None:
         if items[-1] is END:
             self.deadline = None
-            self.straight = None
+            self.direct_write = None
             self._release(whole=self._sent is not None and not self.upgraded)
             self.client.deliver(items)
             self._over(None)
             return
         if not self.upgraded:
             self.deadline = asyncio.get_running_loop().time() + self.silence
-        straight, item = self.straight, items[0]
-        if straight is None or type(item) is not bytes or not straight(item):
+        direct_write, item = self.direct_write, items[0]
+        if direct_write is None or type(item) is not bytes or not direct_write(item):
             self.client.deliver(items)
             if self._connection is None or self._state is not _State.PASSING:
                 return
-            if straight is None:
-                self.straight = self.client.straight()
+            if direct_write is None:
+                self.direct_write = self.client.direct_writer()
         if self.client.full():
             self.pause()
 
@@ -428,7 +428,7 @@ class UpstreamRequest:
 
     async def _resume(self) -> None:
         try:
-            await self.client.room()
+            await self.client.writable()
         finally:
             self._resuming = None
         if self._connection and self._state is _State.PASSING:
@@ -477,13 +477,13 @@ class UpstreamRequest:
     def _over(self, outcome: Failure | http.Response | _Stale | None) -> None:
         self._state = _State.OVER
         self._held = []
-        self.straight = None
+        self.direct_write = None
         if self._outcome and not self._outcome.done():
             self._outcome.set_result(outcome)
 
     def _release(self, *, whole: bool) -> None:
         self._stop_probing()
-        self.straight = None
+        self.direct_write = None
         if self._resuming:
             self._resuming.cancel()
             self._resuming = None

@@ -74,9 +74,9 @@ def _refusal(flow: http.HTTPFlow, rule: Origins, authority: str, *, absolute: bo
 def _came_straight_from_here(flow: http.HTTPFlow) -> bool:
     """Whether the request arrived at a loopback address and is addressed to the proxy itself, not to another host through it."""
     client = flow.client_conn
-    straight = flow.server_conn.address is None or isinstance(client.proxy_mode, mode_specs.ReverseMode)
+    direct = flow.server_conn.address is None or isinstance(client.proxy_mode, mode_specs.ReverseMode)
     here = client.sockname[0].removeprefix("::ffff:")
-    return straight and (here == "::1" or here.startswith("127."))
+    return direct and (here == "::1" or here.startswith("127."))
 
 
 def _quoted(text: str) -> str:

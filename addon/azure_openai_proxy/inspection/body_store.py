@@ -30,7 +30,7 @@ class Shelf:
         self._forget = forget
         self._sizes: OrderedDict[weakref.ref[http.HTTPFlow], int] = OrderedDict()
 
-    def room(self, size: int) -> bool:
+    def reserve(self, size: int) -> bool:
         """Reserve `size` bytes, evicting older bodies if necessary. Return False and reserve nothing if that is not enough."""
         while self.used + size > self.limit and self._sizes:
             oldest, freed = self._sizes.popitem(last=False)
@@ -119,7 +119,7 @@ class Tap:
         """Reserve more than the next chunk needs, because chunks are small."""
         assert self._shelf
         needed += min(BLOCK, self._shelf.limit // 16)
-        if self.taken + needed > self._shelf.limit // 4 or not self._shelf.room(needed):
+        if self.taken + needed > self._shelf.limit // 4 or not self._shelf.reserve(needed):
             return False
         self.taken += needed
         self._left += needed

@@ -74,7 +74,7 @@ class Recorder:
         """Record the translated request, or the request that the proxy responded to itself."""
         if request.content is not None and self.shelf:
             splice = Splice.between(request.content, flow.request.raw_content or b"")
-            if splice and self.shelf.room(len(splice.old)):
+            if splice and self.shelf.reserve(len(splice.old)):
                 self.shelf.keep(flow, len(splice.old))
                 flow.metadata[f"{PREFIX}asked"][3] = list(splice)
         if self.watched:
@@ -127,7 +127,7 @@ class Recorder:
         """Store Azure's body in the metadata if it differs from the client's. `held` is the number of bytes already in the flow."""
         assert self.shelf
         other = None if azures == clients else azures
-        if self.shelf.room(held + len(other or b"")):
+        if self.shelf.reserve(held + len(other or b"")):
             if other is not None:
                 flow.metadata[f"{PREFIX}azures"] = PackedBytes(other)
             self.shelf.keep(flow, held + len(other or b""))

@@ -70,7 +70,7 @@ class Server2(Http2Server):
         yield from super()._handle_event(event)
         if isinstance(event, proxy_events.DataReceived):
             for request in list(self.h2_conn.requests.values()):
-                request.look_for_room()
+                request.check_window()
             for stream_id in [each for each in self.resets if not self.h2_conn.stream_buffers.get(each)]:
                 yield from super()._handle_event(self.resets.pop(stream_id))
 

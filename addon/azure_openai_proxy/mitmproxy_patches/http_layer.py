@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.client_leg.interface import HttpPolicy
 
-    from .upstream_leg import Response, Straight
+    from .upstream_leg import DirectWriter, Response
 
 __all__ = ["Connection", "patch"]
 
@@ -39,7 +39,7 @@ class Connection(HttpLayer):
     """mitmproxy's HTTP layer with the patched streams, client connections (`Server`, `Server2`) and the upstream leg."""
 
     policy: HttpPolicy
-    straight: Straight | None
+    direct_writer: DirectWriter | None
     requests: dict[int, Response]  # those that the upstream leg sends, by their streams
     leg: Leg | None = None
 
@@ -109,10 +109,10 @@ class ClientTLS(ClientTLSLayer):
         yield from super().send_close(command)
 
 
-def patch(layers: Iterable[Layer], policy: HttpPolicy, straight: Straight | None) -> None:
+def patch(layers: Iterable[Layer], policy: HttpPolicy, direct_writer: DirectWriter | None) -> None:
     for layer in layers:
         if type(layer) is ClientTLSLayer:
             layer.__class__ = ClientTLS
         if type(layer) is HttpLayer:
             layer.__class__ = Connection
-            vars(layer).update(policy=policy, straight=straight, requests={})
+            vars(layer).update(policy=policy, direct_writer=direct_writer, requests={})

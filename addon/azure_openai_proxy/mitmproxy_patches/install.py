@@ -60,7 +60,7 @@ def attach(nextlayer: layer.NextLayer, policy: HttpPolicy) -> None:
     # A script's hook runs before the built-in one, which would skip a layer that is already chosen.
     ctx.master.addons.get("nextlayer").next_layer(nextlayer)
     fast = fast_path() if policy.fast_path else None
-    http_layer.patch(nextlayer.context.layers, policy, fast.straight if fast else None)
+    http_layer.patch(nextlayer.context.layers, policy, fast.direct_writer if fast else None)
 
 
 def enable_direct_reads(client: connection.Client, policy: HttpPolicy) -> None:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from .http_layer import Connection
 
-    type Straight = Callable[[HttpStream, ConnectionHandler], Callable[[bytes], bool] | None]
+    type DirectWriter = Callable[[HttpStream, ConnectionHandler], Callable[[bytes], bool] | None]
     """Makes a function that writes parts of a response body directly to the client, bypassing the layers, or None."""
 
 __all__ = ["FromUpstream", "Leg", "Response", "Together", "UpstreamFailed"]
@@ -141,9 +141,9 @@ class Response(FlowControl):
     def report(self, failure: Failure) -> None:
         self.leg.inject([UpstreamFailed(self.id, failure)])
 
-    def straight(self) -> Callable[[bytes], bool] | None:
-        straight = self.leg.home.straight
-        return straight(self.stream, self.leg.handler) if straight else None
+    def direct_writer(self) -> Callable[[bytes], bool] | None:
+        direct_writer = self.leg.home.direct_writer
+        return direct_writer(self.stream, self.leg.handler) if direct_writer else None
 
     def end(self) -> None:
         if not self.over:

@@ -35,7 +35,7 @@ class Client(FlowControl):
     def report(self, failure: Failure) -> None:
         self.passed.append(failure)
 
-    def straight(self) -> Callable[[bytes], bool] | None:
+    def direct_writer(self) -> Callable[[bytes], bool] | None:
         return None
 
     def client_writer(self) -> None: ...
@@ -141,13 +141,13 @@ async def test_a_response_goes_on_when_the_client_has_read_enough() -> None:
     client = Client(http2=True)
     client.buffered = FULL + 1
     assert client.full()
-    waiting = asyncio.ensure_future(client.room())
+    waiting = asyncio.ensure_future(client.writable())
     await asyncio.sleep(0)
-    client.look_for_room()
+    client.check_window()
     assert not waiting.done()
     client.buffered = 0
-    client.look_for_room()
-    client.look_for_room()
+    client.check_window()
+    client.check_window()
     await waiting
     assert not client.full()
 

@@ -349,19 +349,19 @@ async def test_back_pressure_of_a_large_write() -> None:
         for leaves in (False, True):
             read.clear()
             connection = await Pools().of(upstream.destination()).connect()
-            await connection.room()
+            await connection.drain()
             connection.begin(Receiver(), b"POST")
             while not connection.full:
                 connection.write(b"x" * (1 << 20))
             connection.pause_writing()
-            waiting = asyncio.create_task(connection.room())
+            waiting = asyncio.create_task(connection.drain())
             await asyncio.sleep(0)
             assert not waiting.done()
             if leaves:
                 connection.drop("enough")
             read.set()
             await asyncio.wait_for(waiting, 10)
-            assert connection._room is None
+            assert connection._drained is None
             connection.finish(whole=False)
 
 

@@ -58,7 +58,7 @@ class Client:
         self.asked_for_straight = 0
         self.on_deliver: Callable[[], None] = lambda: None
         self.on_taken: Callable[[], None] = lambda: None
-        self._room = asyncio.Event()
+        self._writable = asyncio.Event()
         self._news = asyncio.Event()
 
     def connected(self, server: Server) -> None:
@@ -77,14 +77,14 @@ class Client:
     def full(self) -> bool:
         return self.is_full
 
-    async def room(self) -> None:
-        await self._room.wait()
+    async def writable(self) -> None:
+        await self._writable.wait()
 
     def read(self) -> None:
         self.is_full = False
-        self._room.set()
+        self._writable.set()
 
-    def straight(self) -> Callable[[bytes], bool] | None:
+    def direct_writer(self) -> Callable[[bytes], bool] | None:
         self.asked_for_straight += 1
         return self.take
 

@@ -24,7 +24,7 @@ def test_the_oldest_bodies_are_evicted() -> None:
     shelf = Shelf(10, forgotten.append)
     flows = [tflow.tflow() for _ in range(3)]
     for flow in flows:
-        assert shelf.room(4)
+        assert shelf.reserve(4)
         shelf.keep(flow, 4)
     assert (flows[:1], 8) == (forgotten, shelf.used)
 
@@ -32,7 +32,7 @@ def test_the_oldest_bodies_are_evicted() -> None:
 def test_a_body_larger_than_the_store_is_rejected() -> None:
     """A body larger than the store reserves nothing and evicts nothing."""
     shelf = Shelf(10, lambda _: None)
-    assert not shelf.room(11)
+    assert not shelf.reserve(11)
     assert 0 == shelf.used
 
 
@@ -40,7 +40,7 @@ def test_a_collected_flow_releases_its_bytes() -> None:
     """A garbage-collected flow releases its bytes, as when the user deletes it or mitmdump has finished it."""
     shelf = Shelf(10, lambda _: None)
     flow = tflow.tflow()
-    shelf.room(4)
+    shelf.reserve(4)
     shelf.keep(flow, 4)
     del flow
     gc.collect()
@@ -52,7 +52,7 @@ def test_a_flow_releases_request_and_response() -> None:
     shelf = Shelf(10, lambda _: None)
     flow = tflow.tflow()
     for _ in range(2):
-        shelf.room(4)
+        shelf.reserve(4)
         shelf.keep(flow, 4)
     del flow
     gc.collect()
@@ -63,9 +63,9 @@ def test_eviction_skips_collected_flows(monkeypatch: pytest.MonkeyPatch) -> None
     """Eviction skips a flow that was garbage-collected in the meantime."""
     forgotten: list[http.HTTPFlow] = []
     shelf = Shelf(10, forgotten.append)
-    shelf.room(8)
+    shelf.reserve(8)
     monkeypatch.setattr(shelf, "_sizes", OrderedDict({lambda: None: 8}))  # a dead reference to a flow
-    assert shelf.room(8)
+    assert shelf.reserve(8)
     assert [] == forgotten
 
 

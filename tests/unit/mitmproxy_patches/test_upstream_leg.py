@@ -409,13 +409,13 @@ def test_a_client_that_reads_slowly(proxy: Proxy, servers: Servers, policy: Agai
     """The response is read from upstream as the client reads it, and arrives whole."""
     policy.timeouts = Timeouts(PATIENCE, PATIENCE, PATIENCE)
     waited = threading.Event()
-    room = upstream_leg.Response.room
+    writable = upstream_leg.Response.writable
 
     async def waiting(response: upstream_leg.Response) -> None:
         waited.set()
-        await room(response)
+        await writable(response)
 
-    monkeypatch.setattr(upstream_leg.Response, "room", waiting)
+    monkeypatch.setattr(upstream_leg.Response, "writable", waiting)
     size = (4 if http2 else 16) << 20  # more than the window of HTTP/2, or than the buffers of the kernel
 
     def serve(connection: socket.socket) -> None:
@@ -524,7 +524,7 @@ async def test_messages_wait_for_the_hooks_of_those_before(monkeypatch: pytest.M
     side.response.deliver([http.Response.make(101), b""])
     waiting = ["message"]
     side.stream.child_layer = SimpleNamespace(_paused_event_queue=waiting)
-    tasks = [asyncio.ensure_future(side.gate().drain()), asyncio.ensure_future(side.response.room())]
+    tasks = [asyncio.ensure_future(side.gate().drain()), asyncio.ensure_future(side.response.writable())]
     for _ in range(5):
         await asyncio.sleep(0)
     assert [False, False, True] == [*(task.done() for task in tasks), side.response.full()]
@@ -582,7 +582,7 @@ def test_a_probed_client_gets_a_whole_response(proxy: Proxy, servers: Servers, m
 async def test_room_for_a_client_that_is_gone() -> None:
     """Nothing is waited for."""
     side = Side()
-    await side.response.room()
+    await side.response.writable()
     assert not side.response.full()
 
 

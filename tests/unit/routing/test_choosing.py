@@ -82,10 +82,10 @@ def run(load: float, answer: Callable[[Sequence[Deployment], Request], int], see
 
 def best(deployments: Sequence[Deployment], request: Request) -> int:
     """The optimum with full knowledge: the deployment with the smallest sufficient budget takes the request."""
-    room = [deployment for deployment in deployments if deployment.left(request.at) >= request.tokens]
-    if room:
-        min(room, key=lambda deployment: deployment.left(request.at)).ask(request)
-    return len(room[:1])
+    able = [deployment for deployment in deployments if deployment.left(request.at) >= request.tokens]
+    if able:
+        min(able, key=lambda deployment: deployment.left(request.at)).ask(request)
+    return len(able[:1])
 
 
 def round_robin() -> Callable[[Sequence[Deployment], Request], int]:

@@ -8,13 +8,13 @@ from mitmproxy.net.http import url
 
 from azure_openai_proxy.client_leg import hook_index, message_types, request_target
 
-from .chunks import straight
+from .chunks import direct_writer
 from .reads import enable_direct_reads
 
 if TYPE_CHECKING:
     from mitmproxy.master import Master
 
-__all__ = ["enable", "enable_direct_reads", "straight"]
+__all__ = ["direct_writer", "enable", "enable_direct_reads"]
 
 _parse = url.parse_authority
 

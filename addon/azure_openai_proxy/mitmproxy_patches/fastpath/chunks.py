@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from mitmproxy.proxy.layers.http import HttpLayer, HttpStream
     from mitmproxy.proxy.server import ConnectionHandler
 
-__all__ = ["straight"]
+__all__ = ["direct_writer"]
 
 
-def straight(stream: HttpStream, handler: ConnectionHandler) -> Callable[[bytes], bool] | None:
+def direct_writer(stream: HttpStream, handler: ConnectionHandler) -> Callable[[bytes], bool] | None:
     """A function that writes parts of the response body to the client, or None if that is impossible now.
 
     The function returns False if the layers must process the bytes.

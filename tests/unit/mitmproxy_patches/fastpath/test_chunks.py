@@ -65,7 +65,7 @@ class Between:
         list(self.server.http1.begin(self.response))
         watchdog = SimpleNamespace(register_activity=self.register_activity)
         handler = SimpleNamespace(transports=self.transports, timeout_watchdog=watchdog, log=self.log)
-        return fast_chunks.straight(cast("Any", self.stream), cast("Any", handler))
+        return fast_chunks.direct_writer(cast("Any", self.stream), cast("Any", handler))
 
     def receive(self, data: bytes) -> bool:
         take = self.take()
