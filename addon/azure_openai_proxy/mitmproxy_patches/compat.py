@@ -67,7 +67,7 @@ def _http() -> dict[str, object]:
     samples = _connections()
     context: Any = samples["Context"]
     next_layer = layer.NextLayer(context)
-    home = layers.HttpLayer(context, layers.HTTPMode.regular)
+    http_layer = layers.HttpLayer(context, layers.HTTPMode.regular)
     stream = layers.HttpStream(context.fork(), 1)
     list(stream.handle_event(events.Start()))
     head = _events.RequestHeaders(1, http.Request.make("GET", "http://localhost/"), end_stream=True)
@@ -87,7 +87,7 @@ def _http() -> dict[str, object]:
         "NextLayerAddon": NextLayerAddon(),
         "NextLayer": next_layer,
         "TLSLayer": ClientTLSLayer(context.fork()),
-        "HttpLayer": home,
+        "HttpLayer": http_layer,
         "HttpStream": stream,
         "StreamBuffer": stream.request_body_buf,
         "StartHook": hook,

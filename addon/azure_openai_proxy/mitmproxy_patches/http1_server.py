@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.client_leg.http1_connection import Output
     from azure_openai_proxy.client_leg.interface import HttpPolicy
 
-__all__ = ["LastOfConnection", "RequestUnreadable", "Server"]
+__all__ = ["LastOfConnection", "PatchedHttp1Server", "RequestUnreadable"]
 
 
 class RequestUnreadable(HttpEvent):
@@ -50,7 +50,7 @@ class LastOfConnection(ResponseEndOfMessage):
     """The end of a response or an upgraded connection, after which an HTTP/1 client may still send: what follows is no request."""
 
 
-class Server(Http1Server):
+class PatchedHttp1Server(Http1Server):
     """Only the class is mitmproxy's, and the number of the current request, which mitmproxy needs for injected messages."""
 
     def __init__(self, context: Context, policy: HttpPolicy, half_closed: Callable[[], bool]) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.client_leg.flow_control import FlowControl
 
-__all__ = ["WINDOW", "Server2"]
+__all__ = ["WINDOW", "PatchedHttp2Server"]
 
 WINDOW = 1 << 20
 """Initial window in bytes: how much of a request body the client may send before the upstream has accepted any."""
@@ -53,7 +53,7 @@ class FlowControlled(BufferedH2Connection):
         return events
 
 
-class Server2(Http2Server):
+class PatchedHttp2Server(Http2Server):
     h2_conn: FlowControlled
 
     def __init__(self, context: Context, requests: Mapping[int, FlowControl]) -> None:

@@ -17,8 +17,8 @@ from azure_openai_proxy.client_leg.option_values import values_of
 from azure_openai_proxy.client_leg.writes import joined
 
 from . import connections
-from .http1_server import Server
-from .http2_server import Server2
+from .http1_server import PatchedHttp1Server
+from .http2_server import PatchedHttp2Server
 from .http_stream import PatchedStream
 from .upstream_leg import FromUpstream, Leg
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from .upstream_leg import DirectWriter, Response
 
-__all__ = ["Connection", "patch"]
+__all__ = ["PatchedHttpLayer", "patch"]
 
 
-class Connection(HttpLayer):
-    """mitmproxy's HTTP layer with the patched streams, client connections (`Server`, `Server2`) and the upstream leg."""
+class PatchedHttpLayer(HttpLayer):
+    """mitmproxy's HTTP layer with patched streams and patched connections of the client, and with the upstream leg."""
 
     policy: HttpPolicy
     direct_writer: DirectWriter | None
@@ -51,7 +51,9 @@ class Connection(HttpLayer):
         if isinstance(event, events.Start) and not is_h3_alpn(client.alpn):
             http2 = client.alpn == b"h2"
             context = self.context.fork()
-            self.connections[client] = Server2(context, self.requests) if http2 else Server(context, self.policy, self.half_closed)
+            self.connections[client] = (
+                PatchedHttp2Server(context, self.requests) if http2 else PatchedHttp1Server(context, self.policy, self.half_closed)
+            )
         if isinstance(event, FromUpstream) and self.leg and event.connection is self.leg.conn:
             return self.from_upstream(event)
         return cast("CommandGenerator[None]", super()._handle_event(event))
@@ -79,7 +81,7 @@ class Connection(HttpLayer):
 
     def half_closed(self) -> bool:
         """Whether to answer an HTTP/1 client that has half-closed its connection. If so, watch for its disconnection."""
-        server = cast("Server", self.connections[self.context.client])
+        server = cast("PatchedHttp1Server", self.connections[self.context.client])
         stream = self.streams.get(server.stream_id)
         if not isinstance(stream, PatchedStream) or not self.policy.takes(stream.flow):
             return False
@@ -114,5 +116,5 @@ def patch(layers: Iterable[Layer], policy: HttpPolicy, direct_writer: DirectWrit
         if type(layer) is ClientTLSLayer:
             layer.__class__ = ClientTLS
         if type(layer) is HttpLayer:
-            layer.__class__ = Connection
+            layer.__class__ = PatchedHttpLayer
             vars(layer).update(policy=policy, direct_writer=direct_writer, requests={})

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.client_leg.interface import HttpPolicy
 
-    from .http_layer import Connection
+    from .http_layer import PatchedHttpLayer
     from .upstream_leg import Leg
 
 __all__ = ["PatchedStream"]
@@ -103,7 +103,7 @@ class PatchedStream(Upgrading):
                 return not (yield from self.refuse((wire.message, "REQUEST_VALIDATION_FAILED")))
             return (yield from super().make_server_connection())
         layers = self.context.layers
-        self.leg = leg = cast("Connection", layers[layers.index(self) - 1]).make_leg()
+        self.leg = leg = cast("PatchedHttpLayer", layers[layers.index(self) - 1]).make_leg()
         if leg is None:
             return not (yield from self.refuse(("The client is gone.", "CONNECT_FAILED")))
         self.context.server = self.flow.server_conn = cast("Any", leg.conn)

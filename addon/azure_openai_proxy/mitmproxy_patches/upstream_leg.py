@@ -34,7 +34,7 @@ from mitmproxy.proxy.layers.http._events import (
 from azure_openai_proxy.client_leg.failures import error_code
 from azure_openai_proxy.client_leg.flow_control import FlowControl
 
-from .http1_server import Server as Http1Server
+from .http1_server import PatchedHttp1Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.errors import Failure
 
-    from .http_layer import Connection
+    from .http_layer import PatchedHttpLayer
 
     type DirectWriter = Callable[[HttpStream, ConnectionHandler], Callable[[bytes], bool] | None]
     """Makes a function that writes parts of a response body directly to the client, bypassing the layers, or None."""
@@ -80,11 +80,11 @@ class UpstreamFailed(ResponseProtocolError):
 class Leg(HttpConnection):
     """The virtual upstream connection in the HTTP layer of one client connection."""
 
-    def __init__(self, home: Connection, handler: ConnectionHandler) -> None:
+    def __init__(self, http_layer: PatchedHttpLayer, handler: ConnectionHandler) -> None:
         server = Server(address=("upstream", 0))  # the placeholder for all upstream connections
         server.state = ConnectionState.OPEN
-        super().__init__(home.context.fork(), server)
-        self.home, self.handler = home, handler
+        super().__init__(http_layer.context.fork(), server)
+        self.http_layer, self.handler = http_layer, handler
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """Only called for the data of an upgraded connection: streams call `send`, and the HTTP layer delivers `FromUpstream`."""
@@ -94,11 +94,11 @@ class Leg(HttpConnection):
     def send(self, event: HttpEvent) -> None:
         """Send the request, or pass on an event of a request that was sent."""
         if isinstance(event, RequestHeaders):
-            stream = self.home.streams[event.stream_id]
+            stream = self.http_layer.streams[event.stream_id]
             streamed = bool(stream.flow.request.stream) and not event.end_stream
-            self.home.requests[event.stream_id] = response = Response(self, stream, streamed=streamed)
-            response.start(self.home.policy)
-        elif known := self.home.requests.get(event.stream_id):
+            self.http_layer.requests[event.stream_id] = response = Response(self, stream, streamed=streamed)
+            response.start(self.http_layer.policy)
+        elif known := self.http_layer.requests.get(event.stream_id):
             if isinstance(event, RequestProtocolError):
                 known.leave()
             elif isinstance(event, RequestData):
@@ -114,7 +114,7 @@ class Leg(HttpConnection):
     @property
     def client_connection(self) -> Any:
         """mitmproxy's `Http1Server` or `Http2Server`."""
-        return self.home.connections[self.context.client]
+        return self.http_layer.connections[self.context.client]
 
 
 class Response(FlowControl):
@@ -142,12 +142,12 @@ class Response(FlowControl):
         self.leg.inject([UpstreamFailed(self.id, failure)])
 
     def direct_writer(self) -> Callable[[bytes], bool] | None:
-        direct_writer = self.leg.home.direct_writer
+        direct_writer = self.leg.http_layer.direct_writer
         return direct_writer(self.stream, self.leg.handler) if direct_writer else None
 
     def end(self) -> None:
         if not self.over:
-            self.leg.home.requests.pop(self.id, None)
+            self.leg.http_layer.requests.pop(self.id, None)
             super().end()
             del self.stream
 
@@ -162,7 +162,7 @@ class Response(FlowControl):
         return child is not None and bool(child._paused_event_queue)  # noqa: SLF001 - there is no public attribute
 
     def held(self) -> int:
-        server = cast("Any", self.leg.home.connections.get(self.leg.context.client))
+        server = cast("Any", self.leg.http_layer.connections.get(self.leg.context.client))
         waiting = server.h2_conn.stream_buffers.get(self.id) if server else None
         return sum(len(piece.data) for piece in waiting) if waiting else 0
 
@@ -174,6 +174,6 @@ class Response(FlowControl):
 
     def probe(self) -> bool:
         server = self.leg.client_connection
-        probe = server.http1.probe() if isinstance(server, Http1Server) else []
+        probe = server.http1.probe() if isinstance(server, PatchedHttp1Server) else []
         self.leg.inject([], probe)
         return bool(probe)

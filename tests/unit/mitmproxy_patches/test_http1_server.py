@@ -31,7 +31,7 @@ from mitmproxy.test import tflow
 from azure_openai_proxy.client_leg import http1, probes
 from azure_openai_proxy.client_leg.http1_connection import AHEAD
 from azure_openai_proxy.mitmproxy_patches import connections
-from azure_openai_proxy.mitmproxy_patches.http1_server import Server
+from azure_openai_proxy.mitmproxy_patches.http1_server import PatchedHttp1Server
 from support.http1_heads import LINES, NAMES, VALUES
 from support.patched_proxy import LIMIT, MB, SSE_HEAD, HttpPolicy, Proxy, Upstream, head, still_works
 from support.processes import PATIENCE
@@ -311,7 +311,7 @@ def test_a_client_that_is_ahead_waits(ours: bool, monkeypatch: pytest.MonkeyPatc
     transports: dict[Any, Any] = {}
     monkeypatch.setattr(connections, "handler", lambda _: SimpleNamespace(transports=transports))
     policy = cast("Any", SimpleNamespace(error_response=lambda *_: None))
-    server = Server(Context(tflow.tclient_conn(), Options()), policy, lambda: ours)
+    server = PatchedHttp1Server(Context(tflow.tclient_conn(), Options()), policy, lambda: ours)
     list(server.handle_event(events.Start()))
     for data in (head("GET /v1/models HTTP/1.1"), b"GET /" + b"a" * AHEAD):
         list(server.handle_event(events.DataReceived(server.conn, data)))
@@ -352,7 +352,7 @@ def read(server: Http1Server, reads: list[bytes]) -> tuple[dict[str, Any], bytes
 def test_as_mitmproxys(line: str, fields: list[tuple[str, str]], end: str, body: bytes, cut: int) -> None:
     """Every request, in one read or in two, is read as by mitmproxy, or refused."""
     head = end.join([line, *(f"{name}:{value}" for name, value in fields), "", ""]).encode() + body
-    theirs, ours = (read(started(kind), [head[:cut], head[cut:]]) for kind in (Http1Server, Server))
+    theirs, ours = (read(started(kind), [head[:cut], head[cut:]]) for kind in (Http1Server, PatchedHttp1Server))
     assert theirs == ours or (ours[2] == "refused" and theirs[2] != "complete")
 
 
@@ -372,7 +372,7 @@ RESPONSES = [
 def test_the_next_request(old: bytes, method: bytes, status: int, fields: list[tuple[bytes, bytes]]) -> None:
     """After each kind of response the connection is closed, upgraded, or open for the next request, as with mitmproxy."""
     found = []
-    for kind in (Http1Server, Server):
+    for kind in (Http1Server, PatchedHttp1Server):
         server = started(kind)
         read(server, [method + b" / HTTP/1.1\r\n" + old + b"Content-Length: 2\r\n\r\n{}", b"GET /next HTTP/1.1\r\n\r\n"])
         response = http.Response(b"HTTP/1.1", status, b"", http.Headers(fields), None, None, 0.0, None)

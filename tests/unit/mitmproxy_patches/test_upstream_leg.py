@@ -492,12 +492,12 @@ class Side:
         self.client = tflow.tclient_conn()
         self.client.alpn = None
         self.events: list[object] = []
-        home = SimpleNamespace(policy=SimpleNamespace(send_upstream=lambda *_, **__: self.request), connections={}, requests={})
+        http_layer = SimpleNamespace(policy=SimpleNamespace(send_upstream=lambda *_, **__: self.request), connections={}, requests={})
         context = SimpleNamespace(client=self.client)
-        leg = SimpleNamespace(client_connection=object(), home=home, context=context, handler=self.handler, inject=self.inject)
+        leg = SimpleNamespace(client_connection=object(), http_layer=http_layer, context=context, handler=self.handler, inject=self.inject)
         self.stream = SimpleNamespace(flow=tflow.tflow(), stream_id=1, child_layer=None)
         self.response = upstream_leg.Response(cast("Any", leg), cast("Any", self.stream), streamed=streamed)
-        self.response.start(home.policy)
+        self.response.start(http_layer.policy)
 
     def inject(self, out: Sequence[object], _: Sequence[object] = ()) -> None:
         for one in out:

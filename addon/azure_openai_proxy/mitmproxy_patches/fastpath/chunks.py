@@ -14,7 +14,7 @@ from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.tls import TLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
 
-from azure_openai_proxy.mitmproxy_patches.http1_server import Server
+from azure_openai_proxy.mitmproxy_patches.http1_server import PatchedHttp1Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def direct_writer(stream: HttpStream, handler: ConnectionHandler) -> Callable[[b
     io = handler.transports.get(client)
     writer = io and io.writer
     if (
-        not isinstance(server, Server | Http2Server)
+        not isinstance(server, PatchedHttp1Server | Http2Server)
         or not isinstance(writer, asyncio.StreamWriter)
         or stream.debug is not None
         or stream.server_state != stream.state_stream_response_body

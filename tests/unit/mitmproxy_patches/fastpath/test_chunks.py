@@ -26,7 +26,7 @@ from mitmproxy.proxy.tunnel import TunnelState
 from mitmproxy.test import taddons, tflow
 
 from azure_openai_proxy.mitmproxy_patches.fastpath import chunks as fast_chunks
-from azure_openai_proxy.mitmproxy_patches.http1_server import Server
+from azure_openai_proxy.mitmproxy_patches.http1_server import PatchedHttp1Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,7 +39,7 @@ class Between:
         context = Context(tflow.tclient_conn(), options)
         context.server = tflow.tserver_conn()
         self.layer = HttpLayer(context, HTTPMode.regular)
-        self.server, self.stream = Server(context.fork(), Mock(), lambda: False), HttpStream(context.fork(), 1)
+        self.server, self.stream = PatchedHttp1Server(context.fork(), Mock(), lambda: False), HttpStream(context.fork(), 1)
         self.layer.connections = {context.client: self.server}
         self.stream.flow = flow = tflow.tflow(client_conn=context.client, server_conn=context.server, resp=True)
         assert flow.response
