@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.addon import AzureOpenAIProxy
 
-__all__ = ["CHAT", "ask", "gateways", "on_the_wire", "somebody_elses", "status"]
+__all__ = ["CHAT", "ask", "gateways", "request_with_keys", "somebody_elses", "status"]
 
 
 CHAT = b'{"model":"gpt-4o"}'
@@ -44,8 +44,8 @@ def ask(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.HTTPFlow:
     return flow
 
 
-def on_the_wire(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.Request:
-    sent = addon.registry.on_the_wire(flow)
+def request_with_keys(addon: AzureOpenAIProxy, flow: http.HTTPFlow) -> http.Request:
+    sent = addon.registry.request_with_keys(flow)
     assert isinstance(sent, http.Request)
     return sent
 

@@ -78,7 +78,7 @@ class HttpPolicy:
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = None
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | Failure:
+    def request_with_keys(self, flow: http.HTTPFlow) -> http.Request | Failure:
         return Failure(400, "invalid_request", "unsendable") if "x-unsendable" in flow.request.headers else flow.request
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
@@ -177,7 +177,7 @@ class Policy:
         self.timeouts = policy.timeouts
 
     def upstream_request(self) -> tuple[Destination, http.Request] | Failure:
-        request = self._policy.on_the_wire(self._flow)
+        request = self._policy.request_with_keys(self._flow)
         if isinstance(request, Failure):
             return request
         request.data.content = self._flow.request.data.content

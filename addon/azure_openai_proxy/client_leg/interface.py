@@ -44,7 +44,7 @@ class HttpPolicy(Protocol):
     def start_streamed_upload(self, flow: http.HTTPFlow, start: bytes) -> None:
         """Translate the request and set `stream` for its body, or set a response. `start`: the part of the body received so far."""
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | Failure:
+    def request_with_keys(self, flow: http.HTTPFlow) -> http.Request | Failure:
         """A copy of the flow's request with the keys, which the flow does not contain. A `Failure` if it must not be sent."""
 
     def takes(self, flow: http.HTTPFlow) -> bool:

@@ -296,7 +296,7 @@ class Registry:
 
     # `HttpPolicy`, called by the HTTP layer: requests with keys, limits, and error responses
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request | errors.Failure:
+    def request_with_keys(self, flow: http.HTTPFlow) -> http.Request | errors.Failure:
         request = flow.request
         try:
             if exchange := self.exchanges.get(flow):

@@ -31,7 +31,7 @@ class Policy:
     def upstream_request(self) -> tuple[Destination, http.Request] | errors.Failure:
         if self._exchange.meter is not None:
             self._exchange.meter.sending()
-        request = self._registry.on_the_wire(self._flow)
+        request = self._registry.request_with_keys(self._flow)
         if isinstance(request, errors.Failure):
             return request
         request.data.content = self._flow.request.data.content

@@ -50,6 +50,7 @@ __all__ = ["PatchedStream"]
 class PatchedStream(Upgrading):
     leg: Leg | None = None  # once the upstream leg sends the request
     body: RequestBody | None = None  # of a translated request
+    sent_request: http.Request | Failure  # the request with its keys, until mitmproxy sends it
     dropped = False  # the HTTP layer sends no more events to this stream
 
     def __init__(self, context: Context, stream_id: int, policy: HttpPolicy) -> None:
@@ -80,7 +81,7 @@ class PatchedStream(Upgrading):
                 self.leg.send(command.event)  # does what the HTTP layer would, in a fifth of the time
                 continue
             if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
-                command.event.request = vars(self).pop("wire")
+                command.event.request = vars(self).pop("sent_request")
             if not isinstance(command, SendHttp) or not isinstance(command.event, ResponseProtocolError):
                 reply = yield command
             elif command.connection != self.context.client or not (yield from self.tell(command.event)):
@@ -98,9 +99,9 @@ class PatchedStream(Upgrading):
     def make_server_connection(self) -> CommandGenerator[bool]:
         """Use the upstream leg for translated requests. There is nothing to wait for, so the HTTP layer is not involved."""
         if not self.policy.takes(self.flow):
-            self.wire = wire = self.policy.on_the_wire(self.flow)
-            if isinstance(wire, Failure):
-                return not (yield from self.refuse((wire.message, "REQUEST_VALIDATION_FAILED")))
+            self.sent_request = request = self.policy.request_with_keys(self.flow)
+            if isinstance(request, Failure):
+                return not (yield from self.refuse((request.message, "REQUEST_VALIDATION_FAILED")))
             return (yield from super().make_server_connection())
         layers = self.context.layers
         self.leg = leg = cast("PatchedHttpLayer", layers[layers.index(self) - 1]).make_leg()

@@ -141,7 +141,7 @@ async def test_a_request_without_a_key(addon: AzureOpenAIProxy) -> None:
     assert 200 == status(await ask(addon, asking("GET", "/healthz", b"", key="")))
     use(addon, client(), client_auth="optional")
     flow = await ask(addon, asking(key=""))
-    assert addon.registry.on_the_wire(flow).headers["api-key"].startswith("azure-key-")  # type: ignore[union-attr]
+    assert addon.registry.request_with_keys(flow).headers["api-key"].startswith("azure-key-")  # type: ignore[union-attr]
     assert 401 == status(await ask(addon, asking("GET", "/azure-openai-proxy/key", b"", key="")))
     assert 404 == status(await ask(addon, asking("POST", "/azure-openai-proxy/key", b"")))
     use(addon, client_auth="off")
@@ -153,13 +153,13 @@ async def test_the_key_stays_here(addon: AzureOpenAIProxy) -> None:
     use(addon, client("a-long-name"))
     key = "sk-a-long-name"
     flow = await ask(addon, asking(key=key, path=f"/v1/chat/completions?token={key}&user=me", **{"x-api-key": key, "x-a": "b"}))
-    sent = addon.registry.on_the_wire(flow)
+    sent = addon.registry.request_with_keys(flow)
     assert isinstance(sent, http.Request)
     assert ("azure-key-", "b") == (sent.headers["api-key"][:10], sent.headers["x-a"])
     assert key not in repr(sent.headers) + sent.path
     assert sent.path.endswith("?user=me")
     only = await ask(addon, asking(key=key, path=f"/v1/chat/completions?token={key}"))
-    assert addon.registry.on_the_wire(only).path.endswith("/chat/completions")  # type: ignore[union-attr]
+    assert addon.registry.request_with_keys(only).path.endswith("/chat/completions")  # type: ignore[union-attr]
 
 
 async def test_backends_without_a_key(addon: AzureOpenAIProxy) -> None:

@@ -14,7 +14,7 @@ from azure_openai_proxy.api.credentials import MASK
 from azure_openai_proxy.config import origins, settings
 from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.gateway.registry import Registry
-from support.flows import ask, gateways, on_the_wire, somebody_elses, status
+from support.flows import ask, gateways, request_with_keys, somebody_elses, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,15 +129,15 @@ def test_what_goes_on_can_be_refused(addon: AzureOpenAIProxy) -> None:
     assert 401 == status(flow)
 
 
-def test_a_key_is_on_the_wire_alone(addon: AzureOpenAIProxy) -> None:
+def test_only_the_sent_request_has_the_key(addon: AzureOpenAIProxy) -> None:
     """From its first moment the flow shows a mask; the upstream gets the key; requests to other hosts are unchanged."""
     flow = gateways()
     addon.requestheaders(flow)
     before = flow.request.headers["authorization"]
     addon.request(flow)
     other = somebody_elses()
-    assert ("Bearer [key]", MASK, "client") == (before, flow.request.headers["api-key"], on_the_wire(addon, flow).headers["api-key"])
-    assert addon.registry.on_the_wire(other) is other.request
+    assert ("Bearer [key]", MASK, "client") == (before, flow.request.headers["api-key"], request_with_keys(addon, flow).headers["api-key"])
+    assert addon.registry.request_with_keys(other) is other.request
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_a_key_is_on_the_wire_alone(addon: AzureOpenAIProxy) -> None:
 def test_an_edited_request_is_checked_again(addon: AzureOpenAIProxy, edit: Callable[[http.Request], None]) -> None:
     """A user edits an intercepted request, another addon any request: an edited request that is invalid is not sent."""
     flow = ask(addon, gateways())
-    assert isinstance(addon.registry.on_the_wire(flow), http.Request)
+    assert isinstance(addon.registry.request_with_keys(flow), http.Request)
     edit(flow.request)
-    failure = addon.registry.on_the_wire(flow)
+    failure = addon.registry.request_with_keys(flow)
     assert isinstance(failure, errors.Failure)
     assert 400 == failure.status
 
@@ -165,9 +165,9 @@ def test_a_line_of_somebody_elses_http2_request_is_checked(addon: AzureOpenAIPro
     """A space in it would make another request on HTTP/1.1."""
     other = somebody_elses()
     other.request.http_version = "HTTP/2.0"
-    assert addon.registry.on_the_wire(other) is other.request
+    assert addon.registry.request_with_keys(other) is other.request
     other.request.method = "GET /secret"
-    assert isinstance(addon.registry.on_the_wire(other), errors.Failure)
+    assert isinstance(addon.registry.request_with_keys(other), errors.Failure)
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ def test_a_request_in_openai_mode_is_checked_too(addon: AzureOpenAIProxy) -> Non
     addon.runtime.settings = dataclasses.replace(addon.settings, mode="openai")
     flow, bad = gateways(), gateways("GET", "/v1/files", b"", **{"api-key": "a\x01b"})
     addon.requestheaders(flow)
-    assert isinstance(addon.registry.on_the_wire(flow), http.Request)
+    assert isinstance(addon.registry.request_with_keys(flow), http.Request)
     flow.request.headers["x"] = "a\x01b"
-    assert isinstance(addon.registry.on_the_wire(flow), errors.Failure)
+    assert isinstance(addon.registry.request_with_keys(flow), errors.Failure)
     addon.requestheaders(bad)
     assert 400 == status(bad)
     dots = gateways("GET", "/v1/../secret", b"")

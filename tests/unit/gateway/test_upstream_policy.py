@@ -13,7 +13,7 @@ from azure_openai_proxy.egress.interface import Hold
 from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.gateway.upstream_policy import Policy
 from azure_openai_proxy.routing.decisions import GIVE_UP, Retry
-from support.flows import ask, gateways, on_the_wire, somebody_elses
+from support.flows import ask, gateways, request_with_keys, somebody_elses
 
 if TYPE_CHECKING:
     import pytest
@@ -67,5 +67,5 @@ def test_a_request_that_is_sent_again_shows_no_key(addon: AzureOpenAIProxy, monk
     monkeypatch.setattr(Exchange, "next_attempt", resend)
     assert Policy(addon.registry, ours, addon.registry.exchanges[ours]).next_attempt(http.Response.make(503))
     assert "[key]" == ours.request.headers["api-key"]
-    assert "another" == on_the_wire(addon, ours).headers["api-key"]
+    assert "another" == request_with_keys(addon, ours).headers["api-key"]
     assert "[key]" == ours.request.headers["api-key"]

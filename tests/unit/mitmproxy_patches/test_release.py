@@ -42,7 +42,7 @@ class Counting(HttpPolicy):
         super().request(flow)
         self.requests.clear()
 
-    def on_the_wire(self, flow: http.HTTPFlow) -> http.Request:
+    def request_with_keys(self, flow: http.HTTPFlow) -> http.Request:
         return redaction.with_secrets(flow.request, redaction.Hidden())
 
     def gone(self, flows: int = 1) -> bool:

@@ -157,7 +157,7 @@ def test_frames_become_chunks(proxy: Proxy) -> None:
 
 def test_a_body_that_mitmproxy_sends_becomes_chunks_too(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request that is sent may be a copy of the flow's."""
-    monkeypatch.setattr(proxy.policy, "on_the_wire", lambda flow: flow.request.copy())
+    monkeypatch.setattr(proxy.policy, "request_with_keys", lambda flow: flow.request.copy())
     with Server(b"1\r\n!\r\n0\r\n\r\n") as server, H2(proxy) as client:
         stream = client.open(f"/foreign/up/{server.port}/streamed", end=False)
         client.body(stream, b"!")
