@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from azure_openai_proxy.api.backend import Backend, parse_apiversion, parse_endpoint
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.errors import SettingsError
 
-from . import extras, file_trust
+from . import extras, list_entries
 from .prices import ZONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 __all__ = ["ENTRA", "KEYS", "NAME", "expand", "files", "parse", "parse_entra", "parse_key"]
 
@@ -29,9 +28,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 def files(raw: object) -> Iterator[Path]:
     """The token files that the list names. They are watched like the configuration file."""
-    for entry in raw if isinstance(raw, list) else ():
-        if isinstance(entry, dict) and isinstance(path := entry.get("token_file"), str):
-            yield Path(path).expanduser()
+    return list_entries.files(raw, "token_file")
 
 
 def expand(raw: object, environ: Mapping[str, str], where: str, name: str = NAME) -> object:
@@ -72,16 +69,12 @@ def parse(raw: object, *, apiversion: str | None, default_version: str, token: s
         try:
             backends[name] = _backend(name, entry, apiversion, default_version, token)
         except SettingsError as error:
-            raise SettingsError(f"{name}: {_without_token(str(error), entry.get('token'))}") from None
+            raise SettingsError(f"{name}: {list_entries.without_secret(str(error), entry.get('token'))}") from None
     return tuple(backends.values())
 
 
 def _backend(name: str, entry: Mapping[str, Any], apiversion: str | None, default_version: str, token: str) -> Backend:
-    for key in entry:
-        if key not in KEYS:
-            near = difflib.get_close_matches(str(key).lower(), KEYS, 1, 0.5)
-            what = f"{key} is not a key" if re.fullmatch("[A-Za-z_-]{1,40}", str(key)) else "one of its keys is unknown"
-            raise SettingsError(f"{what}: did you mean {near[0]}?" if near else f"{what}: write {', '.join(KEYS)}")
+    list_entries.check_keys(entry, KEYS)
     base, pasted = parse_endpoint(_text(entry, "endpoint", required=True))
     own = _text(entry, "apiversion")
     entra = parse_entra(_text(entry, "entra"))
@@ -122,13 +115,7 @@ def _token(entry: Mapping[str, Any]) -> str:
     if len(given) > 1:
         raise SettingsError(f"{' and '.join(given)}: write one of them")
     if path := _text(entry, "token_file"):
-        try:
-            file = Path(path).expanduser()
-            if file_trust.everybody_writes(file):
-                raise SettingsError(f"token_file: {path} is not used: all users may write it (chmod o-w)")
-            text = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            raise SettingsError(f"token_file: {path} cannot be read") from None
+        text = list_entries.read_key_file(path, "token_file")
         if not text:
             raise SettingsError(f"token_file: {path} is empty")
     else:
@@ -180,8 +167,3 @@ def _models(raw: object) -> Mapper | None:
     if not isinstance(pairs, dict) or not pairs or not all(isinstance(text, str) for pair in pairs.items() for text in pair):
         raise SettingsError("models: write a list of names, or a mapping of names to deployments")
     return Mapper.parse("\n".join(f"{model}={deployment}" for model, deployment in pairs.items()))
-
-
-def _without_token(text: str, token: object) -> str:
-    """Remove the backend's key from an error message, in case it was pasted into another field."""
-    return text.replace(token, "...") if isinstance(token, str) and len(token) > 3 else text

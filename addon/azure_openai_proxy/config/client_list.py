@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from azure_openai_proxy.errors import SettingsError
 
-from . import file_trust
+from . import list_entries
 from .backends import parse_key
 from .clients import Budget, Client, ClientKey, Group, Limits, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from .clients import Period
 
@@ -42,8 +42,6 @@ PERIODS: tuple[Period, ...] = ("day", "week", "month", "total")
 
 _NAME = re.compile(r"[\w.-]{1,100}")
 _MOST = 10**12
-_KEY = re.compile("[A-Za-z0-9_-]{16,}")
-"""A text that may be a key, and is hardly the name of a file."""
 
 type Auth = Literal["", "required", "optional", "off"]
 
@@ -62,9 +60,7 @@ def parse_unpriced(text: str) -> str:
 
 def files(raw: object) -> Iterator[Path]:
     """The key files that the list names. They are watched like the configuration file."""
-    for entry in raw if isinstance(raw, list) else ():
-        if isinstance(entry, dict) and isinstance(path := entry.get("key_file"), str):
-            yield Path(path).expanduser()
+    return list_entries.files(raw, "key_file")
 
 
 def parse_groups(raw: object) -> tuple[Group, ...]:
@@ -78,7 +74,7 @@ def parse_groups(raw: object) -> tuple[Group, ...]:
         if name in groups:
             raise SettingsError(f"{name}: there are two groups of this name")
         try:
-            _check_keys(entry, GROUP_KEYS)
+            list_entries.check_keys(entry, GROUP_KEYS)
             groups[name] = Group(name=name, limits=_limits(entry), budget=_budget(entry))
         except SettingsError as error:
             raise SettingsError(f"{name}: {error}") from None
@@ -100,7 +96,7 @@ def parse(raw: object, groups: Iterable[Group], backends: Iterable[str]) -> tupl
         try:
             client = _client(name, entry, known_groups, known_backends)
         except SettingsError as error:
-            raise SettingsError(f"{name}: {_without_key(str(error), entry.get('key'))}") from None
+            raise SettingsError(f"{name}: {list_entries.without_secret(str(error), entry.get('key'))}") from None
         if (owner := owners.setdefault(client.keys[0].sha256, name)) != name:
             raise SettingsError(f"{name}: it has the key of {owner}: give each client a key of its own")
         clients[name] = client
@@ -118,7 +114,7 @@ def _entries(raw: object, what: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _client(name: str, entry: Mapping[str, Any], groups: list[str], backends: list[str]) -> Client:
-    _check_keys(entry, KEYS)
+    list_entries.check_keys(entry, KEYS)
     group = _text(entry, "group")
     if group and group not in groups:
         near = difflib.get_close_matches(group, groups, 1, 0.5)
@@ -141,14 +137,6 @@ def _client(name: str, entry: Mapping[str, Any], groups: list[str], backends: li
     )
 
 
-def _check_keys(entry: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    for key in entry:
-        if key not in keys:
-            near = difflib.get_close_matches(str(key).lower(), keys, 1, 0.5)
-            what = f"{key} is not a key" if re.fullmatch("[A-Za-z_-]{1,40}", str(key)) else "one of its keys is unknown"
-            raise SettingsError(f"{what}: did you mean {near[0]}?" if near else f"{what}: write {', '.join(keys)}")
-
-
 def _key(entry: Mapping[str, Any]) -> bytes:
     given = [name for name in ("key", "key_file", "key_sha256") if entry.get(name) is not None]
     if len(given) != 1:
@@ -159,14 +147,7 @@ def _key(entry: Mapping[str, Any]) -> bytes:
         return bytes.fromhex(hashed.removeprefix("sha256:"))
     text = _text(entry, "key")
     if path := _text(entry, "key_file"):
-        try:
-            file = Path(path).expanduser()
-            if file_trust.everybody_writes(file):
-                raise SettingsError(f"key_file: {path} is not used: all users may write it (chmod o-w)")
-            text = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            shown = "the file" if _KEY.fullmatch(path) else path  # the key itself was written here
-            raise SettingsError(f"key_file: {shown} cannot be read") from None
+        text = list_entries.read_key_file(path, "key_file")
     try:
         key = parse_key(text)
     except SettingsError as error:
@@ -243,8 +224,3 @@ def _text(entry: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise SettingsError(f"{name}: write text; in YAML, between quotes")
     return value.strip()
-
-
-def _without_key(text: str, key: object) -> str:
-    """Remove the client's key from an error message, in case it was pasted into another field."""
-    return text.replace(key, "...") if isinstance(key, str) and len(key) > 3 else text

@@ -96,6 +96,7 @@ def test_full_backend(tmp_path: Path) -> None:
         ({"token": "'x'"}, "a: token: it is in quotes"),
         ({"token": 7}, "a: token: write text"),
         ({"token_file": "/nowhere/key"}, "a: token_file: /nowhere/key cannot be read"),
+        ({"token_file": "0123456789abcdef0123456789abcdef"}, "a: token_file: the file cannot be read"),
         ({"token_file": "/dev/null"}, "a: token_file: /dev/null is empty"),
         ({"entra": "magic"}, "a: entra: write default, managed_identity"),
         ({"apiversion": "new"}, "a: it is not an API version"),
