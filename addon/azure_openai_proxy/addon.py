@@ -370,11 +370,11 @@ class AzureOpenAIProxy:
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if (exchange := self.registry.exchanges.get(flow)) and flow.response:
             whole = not flow.response.stream and flow.response.raw_content is not None
-            azures = response_from_azure.decompressed(flow.response) if whole else None
+            azure_body = response_from_azure.decompressed(flow.response) if whole else None
             exchange.keys.mask_trailers(flow.response)
-            if scan := exchange.response_to_scan(flow.response, azures):
+            if scan := exchange.response_to_scan(flow.response, azure_body):
                 return self.registry.finish_large_response(flow, exchange, *scan)
-            self.registry.finish_response(flow, exchange, azures)
+            self.registry.finish_response(flow, exchange, azure_body)
         return None
 
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:

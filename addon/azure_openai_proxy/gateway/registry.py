@@ -196,16 +196,16 @@ class Registry:
             if (waiting := self.translate(flow, exchange)) is not None:
                 await waiting
 
-    def finish_response(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None, large: LargeBody | None = None) -> None:
-        """Translate a buffered response, or end a streamed one. `azures`: Azure's body, decompressed."""
+    def finish_response(self, flow: http.HTTPFlow, exchange: Exchange, azure_body: bytes | None, large: LargeBody | None = None) -> None:
+        """Translate a buffered response, or end a streamed one. `azure_body`: Azure's body, decompressed."""
         assert flow.response
-        exchange.response_body(flow.response, azures, large)
+        exchange.response_body(flow.response, azure_body, large)
         if flow.request.method == "HEAD" and not flow.response.stream:
             flow.response.raw_content = b""  # mitmproxy would send it, and the client would read it as the next response
-        self.finish(flow, exchange, azures)
+        self.finish(flow, exchange, azure_body)
 
-    async def finish_large_response(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes, places: tuple[str, ...]) -> None:
-        self.finish_response(flow, exchange, azures, await large_bodies.read(self.turns, azures, *places))
+    async def finish_large_response(self, flow: http.HTTPFlow, exchange: Exchange, azure_body: bytes, places: tuple[str, ...]) -> None:
+        self.finish_response(flow, exchange, azure_body, await large_bodies.read(self.turns, azure_body, *places))
 
     def frame(self, flow: http.HTTPFlow, exchange: Exchange, large: LargeBody | None = None) -> Awaitable[None] | None:
         """Translate the last WebSocket message before it is sent, unless the limits of the client do not allow it."""
@@ -284,10 +284,10 @@ class Registry:
         elif (waiting := self.translate(flow, exchange)) is not None:
             await waiting
 
-    def finish(self, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None) -> None:
+    def finish(self, flow: http.HTTPFlow, exchange: Exchange, azure_body: bytes | None = None) -> None:
         exchange.finish()
-        self.recorder.record_body(flow, exchange.facts(), azures)
-        record = exchange.measure_end(flow, azures, shown=self.recorder.watched)
+        self.recorder.record_body(flow, exchange.facts(), azure_body)
+        record = exchange.measure_end(flow, azure_body, shown=self.recorder.watched)
         self.recorder.record_end(flow, exchange.facts(), record)
         if exchange.attempts:
             flow.metadata[ATTEMPTS] = exchange.attempts.summary()

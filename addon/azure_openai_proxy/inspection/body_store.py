@@ -79,7 +79,7 @@ class Tap:
         self._began = began
         self._clock = clock
         self._meter = meter
-        self._azures: list[bytes] = []
+        self._azure_parts: list[bytes] = []
         self._clients: list[bytes] = []
 
     def __call__(self, data: bytes) -> list[bytes]:
@@ -113,7 +113,7 @@ class Tap:
             return
         self._clients += out
         if self.inner:
-            self._azures.append(data)
+            self._azure_parts.append(data)
 
     def _more(self, needed: int) -> bool:
         """Reserve more than the next chunk needs, because chunks are small."""
@@ -129,7 +129,7 @@ class Tap:
         if self._shelf:
             self._shelf.give_back(self.taken)
         self.taken, self._shelf = 0, None
-        self._azures.clear()
+        self._azure_parts.clear()
         self._clients.clear()
 
     def bodies(self) -> tuple[bytes, bytes] | None:
@@ -137,7 +137,7 @@ class Tap:
         if not self._shelf:
             return None
         clients = b"".join(self._clients)
-        return (b"".join(self._azures) if self.inner else clients), clients
+        return (b"".join(self._azure_parts) if self.inner else clients), clients
 
 
 class Withheld(Tap):

@@ -45,7 +45,7 @@ class ResponseView(Contentview):
         if metadata.websocket_message or metadata.flow is None:
             return response_text.render(data, _content_type(metadata))
         saved = flow_metadata.parse(metadata.flow)
-        return response_text.render(data, _content_type(metadata), chunks=saved.chunks, azures=saved.azure_body)
+        return response_text.render(data, _content_type(metadata), chunks=saved.chunks, azure_body=saved.azure_body)
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if not data or _from_client(metadata):

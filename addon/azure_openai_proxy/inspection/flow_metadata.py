@@ -121,8 +121,8 @@ class ClientRequestHead(NamedTuple):
     headers: Sequence[tuple[str, str]]
     splice: Splice | None = None
 
-    def body(self, azures: bytes) -> bytes:
-        return self.splice.undo(azures) if self.splice else azures
+    def body(self, azure_body: bytes) -> bytes:
+        return self.splice.undo(azure_body) if self.splice else azure_body
 
 
 class SavedExchange(NamedTuple):
@@ -200,14 +200,14 @@ def parse(flow: Flow) -> SavedExchange:
     """Parse the metadata. A flow file is untrusted input: invalid metadata counts as absent."""
     values = known(flow)
     try:
-        packed, azures = values.get("asked"), values.get("azures")
+        packed, azure_body = values.get("asked"), values.get("azures")
         status, headers = values.get("answered", ("", ()))
         return SavedExchange(
             unpack(packed) if packed else None,
             tuple(Chunk(float(at), int(size)) for at, size in itertools.batched(values.get("chunks", ()), 2)),
             status,
             tuple(texts(headers)),
-            bytes(azures) if isinstance(azures, bytes) else None,  # of a number, it would allocate as many bytes
+            bytes(azure_body) if isinstance(azure_body, bytes) else None,  # of a number, it would allocate as many bytes
         )
     except (ValueError, TypeError, AttributeError, OverflowError):
         return NOTHING

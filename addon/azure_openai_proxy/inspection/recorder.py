@@ -93,8 +93,8 @@ class Recorder:
             began = flow.request.timestamp_end or flow.request.timestamp_start
             response.stream = Tap(inner, self.shelf, began, meter=meter)  # type: ignore[arg-type]
 
-    def record_body(self, flow: http.HTTPFlow, request: RequestFacts, azures: bytes | None = None) -> None:
-        """Store the body of a response that has ended or failed. `azures` is Azure's body, if it was buffered."""
+    def record_body(self, flow: http.HTTPFlow, request: RequestFacts, azure_body: bytes | None = None) -> None:
+        """Store the body of a response that has ended or failed. `azure_body` is Azure's body, if it was buffered."""
         response, tap = flow.response, _tap(flow)
         if response and tap:
             if flow.error and tap.complete:
@@ -107,8 +107,8 @@ class Recorder:
                 sent = _decoded(flow, bodies[0])
                 clean = isinstance(tap.inner, openai_response.ResponseStream) and tap.inner.clean
                 self._keep(flow, sent if clean else _masked(sent, request.secrets), bodies[1], held=len(bodies[1]))
-        elif response and azures is not None and self.shelf:
-            self._keep(flow, _masked(azures, request.secrets), compression.content_or_nothing(response), held=0)
+        elif response and azure_body is not None and self.shelf:
+            self._keep(flow, _masked(azure_body, request.secrets), compression.content_or_nothing(response), held=0)
         if response and tap and response.data.content and _mints(flow, request):
             # The client has already received the secret: remove it from the stored body.
             response.content = redaction.minted(compression.content_or_nothing(response))
@@ -123,10 +123,10 @@ class Recorder:
         messages = f"{len(flow.websocket.messages) if flow.websocket else 0} messages"
         _write(flow, facts(flow, request)._replace(total=None, changed=(messages,), record=record if self.watched else None))
 
-    def _keep(self, flow: http.HTTPFlow, azures: bytes, clients: bytes, *, held: int) -> None:
+    def _keep(self, flow: http.HTTPFlow, azure_body: bytes, clients: bytes, *, held: int) -> None:
         """Store Azure's body in the metadata if it differs from the client's. `held` is the number of bytes already in the flow."""
         assert self.shelf
-        other = None if azures == clients else azures
+        other = None if azure_body == clients else azure_body
         if self.shelf.reserve(held + len(other or b"")):
             if other is not None:
                 flow.metadata[f"{PREFIX}azures"] = PackedBytes(other)
@@ -200,20 +200,20 @@ def _forget(flow: http.HTTPFlow) -> None:
         flow.response.data.content = None
 
 
-def _masked(azures: bytes, secrets: Sequence[str]) -> bytes:
+def _masked(azure_body: bytes, secrets: Sequence[str]) -> bytes:
     """Mask keys in Azure's body, since Azure may repeat the key in an error. The client's body is already masked."""
-    if b'"error"' not in azures and not any(secret.encode(errors="surrogateescape") in azures for secret in secrets):
-        return azures
-    return error_translation.mask(azures.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+    if b'"error"' not in azure_body and not any(secret.encode(errors="surrogateescape") in azure_body for secret in secrets):
+        return azure_body
+    return error_translation.mask(azure_body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
 
 
-def _decoded(flow: http.HTTPFlow, azures: bytes) -> bytes:
+def _decoded(flow: http.HTTPFlow, azure_body: bytes) -> bytes:
     """Azure's stream after content decoding; empty if it cannot be decoded."""
     headers = flow_metadata.texts(flow.metadata.get(f"{PREFIX}answered", ("", ()))[1])
     decompressor = compression.decompressor(next((value for name, value in headers if name.lower() == "content-encoding"), None))
     if decompressor is None:
-        return azures
+        return azure_body
     try:
-        return decompressor.feed(azures, compression.most(len(azures)))
+        return decompressor.feed(azure_body, compression.most(len(azure_body)))
     except compression.BrokenError:
         return b""

@@ -38,20 +38,20 @@ class Chunk(NamedTuple):
     size: int
 
 
-def render(body: bytes, content_type: str = "", *, chunks: Sequence[Chunk] = (), azures: bytes | None = None) -> str:
-    """The text of the view. `azures` is Azure's body, if it differs from `body`; `chunks` are the times and sizes of a stream."""
-    hidden = hides_usage(body, azures)
+def render(body: bytes, content_type: str = "", *, chunks: Sequence[Chunk] = (), azure_body: bytes | None = None) -> str:
+    """The text of the view. `azure_body` is Azure's body, if it differs from `body`; `chunks` are the times and sizes of a stream."""
+    hidden = hides_usage(body, azure_body)
     try:
-        shown = _events(body, azures if hidden else b"") if is_stream(body, content_type) else _whole(body, content_type)
-        removed = dropped(azures, content_type, hides_usage=hidden) if azures else ()
+        shown = _events(body, azure_body if hidden else b"") if is_stream(body, content_type) else _whole(body, content_type)
+        removed = dropped(azure_body, content_type, hides_usage=hidden) if azure_body else ()
         return readable_text.page(itertools.chain(shown, gaps(chunks), removed))
     except RecursionError:
         return "This nests too deeply to be shown."
 
 
-def hides_usage(body: bytes, azures: bytes | None) -> bool:
+def hides_usage(body: bytes, azure_body: bytes | None) -> bool:
     """Whether the proxy has removed the usage from a stream, for which the client had not asked."""
-    return azures is not None and b'"usage"' in azures and b'"usage"' not in body
+    return azure_body is not None and b'"usage"' in azure_body and b'"usage"' not in body
 
 
 def is_stream(body: bytes, content_type: str = "") -> bool:
@@ -83,8 +83,8 @@ class _Output:
             yield from _error(error)
 
 
-def _events(body: bytes, azures: bytes | None = None) -> Iterator[Section]:
-    """The sections of a stream. `azures`: Azure's stream, if it has a usage that the client's lacks."""
+def _events(body: bytes, azure_body: bytes | None = None) -> Iterator[Section]:
+    """The sections of a stream. `azure_body`: Azure's stream, if it has a usage that the client's lacks."""
     pieces = [body] if len(body) <= READ_FIRST + READ_LAST else [body[:READ_FIRST], b"\n\n", body[-READ_LAST:]]
     decoder, output = sse.Decoder(), _Output()
     unread = 0
@@ -98,8 +98,8 @@ def _events(body: bytes, azures: bytes | None = None) -> Iterator[Section]:
             continue
         if isinstance(value, dict):
             _take(output, value, (event.event or b"").decode("utf-8", "replace"))
-    if azures:
-        output.end["usage"] = _last_usage(azures)
+    if azure_body:
+        output.end["usage"] = _last_usage(azure_body)
     yield from output.sections()
     if len(pieces) > 1:
         yield "", f"… {readable_text.size(len(body) - READ_FIRST - READ_LAST)} in the middle of this stream are not shown"
@@ -351,16 +351,14 @@ def gaps(chunks: Sequence[Chunk]) -> Iterator[Section]:
 # The members that the proxy dropped
 
 
-def dropped(azures: bytes, content_type: str = "", *, hides_usage: bool = False) -> Iterator[Section]:
+def dropped(azure_body: bytes, content_type: str = "", *, hides_usage: bool = False) -> Iterator[Section]:
     """The members of Azure's response that the client did not receive, found by repeating the translation event by event."""
     found: defaultdict[str, list[object]] = defaultdict(list)
     events = 0
-    cut = azures[:COMPARED]
-    if is_stream(azures, content_type):
-        decoder, stream = (
-            sse.Decoder(),
-            openai_response.ResponseStream(normalize=True, encoding=None, done=b"data: [DONE]" in azures[-200:], hide_usage=hides_usage),
-        )
+    cut = azure_body[:COMPARED]
+    if is_stream(azure_body, content_type):
+        done = b"data: [DONE]" in azure_body[-200:]
+        decoder, stream = sse.Decoder(), openai_response.ResponseStream(normalize=True, encoding=None, done=done, hide_usage=hides_usage)
         for event in decoder.feed(cut):
             out = b"".join(stream(event.raw))
             if out == event.raw or event.data is None:
@@ -375,7 +373,7 @@ def dropped(azures: bytes, content_type: str = "", *, hides_usage: bool = False)
         count = f" ({len(values)} times)" if len(values) > 1 else ""
         shown = next((value for value in values if value), values[0])
         lines.append(f"{path}{count}: {_verdict(shown) or readable_text.compact(shown)[:2000]}")
-    if len(azures) > COMPARED:
+    if len(azure_body) > COMPARED:
         lines.append(f"… only the first {readable_text.size(COMPARED)} were compared")
     if lines:
         yield "sent by Azure and dropped by the proxy", "\n".join(lines)

@@ -58,9 +58,11 @@ def answered(see: Recorder, flow: http.HTTPFlow, exchange: Exchange, *pieces: by
         response.timestamp_end = 3.0
 
 
-def ended(see: Recorder, flow: http.HTTPFlow, exchange: Exchange, azures: bytes | None = None, record: CallRecord | None = RECORD) -> None:
+def ended(
+    see: Recorder, flow: http.HTTPFlow, exchange: Exchange, azure_body: bytes | None = None, record: CallRecord | None = RECORD
+) -> None:
     """Let the response end."""
-    see.record_body(flow, exchange.facts(), azures)
+    see.record_body(flow, exchange.facts(), azure_body)
     see.record_end(flow, exchange.facts(), record)
 
 
@@ -118,13 +120,13 @@ def test_without_a_store_no_body_is_kept() -> None:
 
 def test_a_whole_answer(see: Recorder) -> None:
     """Azure's body is stored with masked keys if it differs from the client's, and the record is shown."""
-    azures = b'{"error":{"message":"no %s"},"usage":{"input_tokens":5}}' % KEY.encode()
+    azure_body = b'{"error":{"message":"no %s"},"usage":{"input_tokens":5}}' % KEY.encode()
     flow, exchange = began(see)
     flow.response = http.Response.make(401, b'{"usage":{"input_tokens":5}}')
     see.tap_stream(flow, flow.response)
     flow.response.timestamp_end = 2.5
-    ended(see, flow, exchange, azures)
-    assert azures.replace(KEY.encode(), b"[key]") == flow.metadata["azure_openai_azures"]
+    ended(see, flow, exchange, azure_body)
+    assert azure_body.replace(KEY.encode(), b"[key]") == flow.metadata["azure_openai_azures"]
     assert ("gpt-4o → prod · at west · 401 · 1,204+87 tokens (1,024 cached) · $0.0031 · 1.5 s", ":red_circle:") == (
         flow.comment,
         flow.marked,

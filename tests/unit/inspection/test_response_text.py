@@ -18,7 +18,7 @@ from support.samples import ANSWERS, chunk, events
 @pytest.mark.parametrize(("content_type", "body", "looked_for"), ANSWERS.values(), ids=ANSWERS)
 def test_each_response_shows_its_output(content_type: str, body: bytes, looked_for: list[str]) -> None:
     """The text of each kind of response contains its output and the members that the proxy drops."""
-    shown = render(body, content_type, azures=body)
+    shown = render(body, content_type, azure_body=body)
     assert [] == [text for text in looked_for if text not in shown]
 
 
@@ -47,7 +47,7 @@ def test_many_gaps_share_bars() -> None:
 def test_the_middle_of_a_huge_stream_is_left_out() -> None:
     """The start and the end of a huge stream are shown, with the size of the omitted part."""
     body = events(*[chunk({"content": f"word {number} " * 20}) for number in range(20_000)], chunk({}, "stop"))
-    shown = render(body, "text/event-stream", azures=body)
+    shown = render(body, "text/event-stream", azure_body=body)
     assert "in the middle of this stream are not shown" in shown
     assert "stop · gpt-4o-2024-11-20" in shown
     assert "only the first 2.1 MB were compared" in shown
@@ -72,7 +72,7 @@ def test_changes_are_listed() -> None:
 def test_two_whole_events() -> None:
     """Two dropped events are counted in the plural."""
     body = events({"choices": [], "prompt_filter_results": [1]}, {"choices": [], "prompt_filter_results": [1]})
-    assert "2 whole events" in render(b"{}", "text/event-stream", azures=body)
+    assert "2 whole events" in render(b"{}", "text/event-stream", azure_body=body)
 
 
 def test_too_deep_to_be_walked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,14 +125,14 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
 def test_no_body_is_too_broken(sample: tuple[str, bytes]) -> None:
     """Mutated and truncated response bodies yield a text that can be encoded as UTF-8."""
     content_type, body = sample
-    assert isinstance(render(body, content_type, azures=body).encode(), bytes)
+    assert isinstance(render(body, content_type, azure_body=body).encode(), bytes)
 
 
 def test_a_usage_that_the_client_did_not_ask_for() -> None:
     """The tokens of a stream from which the proxy removed the usage are shown, and so is what it removed."""
     text = chunk({"content": "a"})
-    azures = events(text | {"usage": None}, {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 3}})
-    shown = render(events(text), "text/event-stream", azures=azures)
+    azure_body = events(text | {"usage": None}, {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 3}})
+    shown = render(events(text), "text/event-stream", azure_body=azure_body)
     assert "2 + 3 tokens" in shown
     assert "1 whole event\n" in shown
     assert "\nusage: {" in shown
@@ -141,4 +141,4 @@ def test_a_usage_that_the_client_did_not_ask_for() -> None:
 @pytest.mark.parametrize("last", [b'data: ["usage"]\n\n', b'data: {"usage"\n\n', b'data: {"usage"'])
 def test_a_usage_that_cannot_be_read(last: bytes) -> None:
     """It is not shown."""
-    assert "tokens" not in render(b'data: {"choices":[]}\n\n', "text/event-stream", azures=last)
+    assert "tokens" not in render(b'data: {"choices":[]}\n\n', "text/event-stream", azure_body=last)

@@ -100,11 +100,11 @@ def answer(flow: http.HTTPFlow, saved: SavedExchange = flow_metadata.NOTHING) ->
     kind = response.headers.get("content-type", "")
     _read(compression.content_or_nothing(response), kind, found)
     if saved.azure_body is not None and (found.usage is None or found.latency is None):
-        azures = Answer()
-        _read(saved.azure_body, kind, azures)
-        found.usage = found.usage or azures.usage
-        found.latency = found.latency or azures.latency
-        found.output = found.output or azures.output
+        in_azure_body = Answer()
+        _read(saved.azure_body, kind, in_azure_body)
+        found.usage = found.usage or in_azure_body.usage
+        found.latency = found.latency or in_azure_body.latency
+        found.output = found.output or in_azure_body.output
     return found
 
 
