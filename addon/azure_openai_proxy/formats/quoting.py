@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from urllib.parse import unquote
 
-__all__ = ["is_safe", "is_token", "line", "python", "shell", "shell_with_variable", "terminal"]
+__all__ = ["cause", "is_safe", "is_token", "line", "python", "shell", "shell_with_variable", "terminal"]
 
 # Control characters (C0 except tab and newline, DEL, C1), line separators, bidirectional overrides, and lone surrogates, which no output
 # can encode. The marks that right-to-left languages need are allowed, and so are the joiners of emoji.
@@ -41,6 +42,14 @@ def line(text: str) -> str:
     if text.isascii() and text.isprintable():  # nearly all texts, in a fifth of the time
         return text
     return _UNSAFE_IN_LINE.sub(_escaped, text) if _UNSAFE_IN_LINE.search(text) else text
+
+
+def cause(error: BaseException, password: str | None) -> str:
+    """Return the first line of an error's text, or else its type, on one line of up to 300 characters. The password is replaced."""
+    text = next((part for part in str(error).splitlines() if part.strip()), type(error).__name__)
+    for secret in {password or "", unquote(password or "")} - {""}:
+        text = text.replace(secret, "***")
+    return line(text[:300])
 
 
 def is_safe(text: str) -> bool:

@@ -40,6 +40,13 @@ def test_a_value_without_a_literal_is_refused(value: object) -> None:
         quoting.python(value)
 
 
+def test_cause() -> None:
+    """The first line that is not blank, else the type, without the password in either spelling."""
+    assert "no *** or ***" == quoting.cause(ValueError("\n\nno p%40s or p@s\nmore"), "p%40s")
+    assert "OSError" == quoting.cause(OSError(), None)
+    assert 300 == len(quoting.cause(OSError("x" * 999), ""))
+
+
 @given(st.text(st.characters(codec=None)))
 def test_a_terminal_gets_no_control_characters(text: str) -> None:
     """Control characters are escaped, except tabs and newlines; on one line those are escaped too."""

@@ -12,7 +12,6 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -122,10 +121,7 @@ class Database(NamedTuple):
         """Return the cause of an error in one bounded line, without the password and the values of a row."""
         if isinstance(error, DBAPIError):
             error = error.orig or error
-        text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        for secret in {str(self.url.password or ""), unquote(str(self.url.password or ""))} - {""}:
-            text = text.replace(secret, "***")
-        return quoting.line(text[:300])
+        return quoting.cause(error, self.url.password)
 
     def _sqlite(self, access: Access) -> sa.Engine:
         engine = sa.create_engine("sqlite://", creator=lambda: self._open(access), poolclass=NullPool, hide_parameters=True)

@@ -12,7 +12,7 @@ import logging
 import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from azure_openai_proxy.formats import quoting
 
@@ -279,12 +279,7 @@ class Link:
             )
 
     def _describe(self, error: BaseException) -> str:
-        """The cause of an error in one bounded line, without the password."""
-        text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        password = urlsplit(self._url).password or ""
-        for secret in {password, unquote(password)} - {""}:
-            text = text.replace(secret, "***")
-        return quoting.line(text[:200])
+        return quoting.cause(error, urlsplit(self._url).password)
 
 
 def _call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
