@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from mitmproxy import exceptions, io
 
@@ -21,6 +20,7 @@ from azure_openai_proxy.inspection.sharing.share import FORMATS, share, write
 from azure_openai_proxy.inspection.threads.store import Threads
 
 from . import standard_output
+from .argument_parser import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +35,6 @@ CONFDIR = "~/.mitmproxy"
 _UNREADABLE = (exceptions.FlowReadException, ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 """Errors of mitmproxy for a file that is cut or is none of flows."""
 _LENGTH = re.compile(rb"([1-9][0-9]{0,12}):")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {quoting.line(message)}\n")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     return _write(share(threads, asked.format, ids, redactor), asked.output, parser.prog)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="azure-openai-proxy inspect",
         description="Print the calls in a file of flows as threads, with tokens, cost, and why the prompt cache was not used.",
         allow_abbrev=False,

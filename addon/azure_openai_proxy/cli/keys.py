@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from azure_openai_proxy.formats import quoting
 
-from .ledger_command import Parser, add_ledger, opened
+from .argument_parser import Parser
+from .ledger_command import add_ledger, opened
 from .standard_output import write
 
 if TYPE_CHECKING:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from azure_openai_proxy.accounting.ledger import INSTALL
-from azure_openai_proxy.formats import quoting
 
 if TYPE_CHECKING:
+    import argparse
+
     from azure_openai_proxy.accounting.ledger.database import Database
 
-__all__ = ["Parser", "add_ledger", "opened"]
+    from .argument_parser import Parser
+
+__all__ = ["add_ledger", "opened"]
 
 VARIABLE = "AZURE_OPENAI_LEDGER"
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that reports an error in one line, without the arguments' control characters."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {quoting.line(message)}\n")
 
 
 def add_ledger(parser: argparse.ArgumentParser) -> None:
