@@ -6,7 +6,7 @@
     ├── Refused             any       a client's key, rights, limits or budget do not allow the request
     ├── NotFound            404       unknown operation or model
     ├── Unavailable         429, 503  no backend can take a request now
-    └── Failed              any       a request that HTTP or the proxy cannot carry (a method, a coding, a size), or no connection upstream
+    └── Failed              any       a request of a wrong method, coding or size, or one that HTTP cannot carry; no connection upstream
 
     SettingsError (ValueError)        an invalid setting: names it and a valid value, in one line; logged when the proxy starts
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "UNSENT",
     "BadRequest",
     "Failed",
     "Failure",
@@ -48,6 +49,10 @@ class Failure(NamedTuple):
     status: int
     code: str
     message: str
+
+
+UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"})
+"""Codes of failures before any byte of the request was sent."""
 
 
 class SettingsError(ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from azure_openai_proxy.errors import Failure
+from azure_openai_proxy.errors import UNSENT, Failure
 
 from .http1 import body_may_follow
 
@@ -31,7 +31,6 @@ _FAILURES = {
     "RESPONSE_VALIDATION_FAILED": (502, "upstream_error", "The response from upstream cannot be forwarded: "),
 }
 """Status, code and beginning of the message. Other error codes mean that the request was cancelled."""
-_UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"})
 
 
 def failure(code: str, message: str) -> Failure | None:
@@ -44,7 +43,7 @@ def failure(code: str, message: str) -> Failure | None:
 
 def error_code(failure: Failure) -> str:
     """mitmproxy's code for a failure of the upstream leg."""
-    return "CONNECT_FAILED" if failure.code in _UNSENT else "GENERIC_SERVER_ERROR"
+    return "CONNECT_FAILED" if failure.code in UNSENT else "GENERIC_SERVER_ERROR"
 
 
 def reason_to_close(code: str, request: http.Request) -> bool:
@@ -52,10 +51,10 @@ def reason_to_close(code: str, request: http.Request) -> bool:
     return (code in _INVALID and not (request.is_http2 or request.is_http3)) or body_may_follow(request)
 
 
-def truncated_end(flow: http.HTTPFlow, told: Failure, policy: HttpPolicy) -> bytes:
+def truncated_end(flow: http.HTTPFlow, failure: Failure, policy: HttpPolicy) -> bytes:
     """The last bytes of a response that breaks off: those withheld, and an event, so that the client does not take it for complete."""
     response = cast("http.Response", flow.response)
-    event = policy.last_event(told, flow) if _ends_with_event(response) else None
+    event = policy.last_event(failure, flow) if _ends_with_event(response) else None
     return withheld(response) + (b"\n\n" + event if event else b"")  # the blank line ends an incomplete event
 
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import http
 
 from azure_openai_proxy.api.request import Target
-from azure_openai_proxy.errors import Failure, retry_after
+from azure_openai_proxy.errors import UNSENT, Failure, retry_after
 from azure_openai_proxy.formats import compression
 
 from . import affinity, failures, health, item_owners, learned_repairs, repair, repair_changes, tiers
 from .candidates import Candidates
 from .decisions import GIVE_UP, Attempt, Plan, Respond, Retry
-from .failures import ELSEWHERE, THERE_ONLY, UNSENT
+from .failures import BACKEND_STATUSES, FAILOVER_STATUSES
 from .usage_refusals import FIRST_VERSION, is_refusal
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = "azure_openai_attempts"
 """Key of the attempts in a flow's metadata, which saved flows contain."""
 ABSENT_FOR = 30.0
-"""Seconds for which other backends are preferred for a deployment after one of `THERE_ONLY`."""
+"""Seconds for which other backends are preferred for a deployment after one of `BACKEND_STATUSES`."""
 SOONEST = 0.5
 """Least Retry-After, in seconds, of a response after every backend has failed."""
 
@@ -276,12 +276,12 @@ class Attempts:
             return
         status = what.status_code
         wait = health.wait(what.headers, time.time())
-        if status in ELSEWHERE:
+        if status in FAILOVER_STATUSES:
             self.candidates.unbind(self.backend)
         if status == 429:
             wait = health.NO_HINT if wait is None else wait
             pool.rate_limited(self.ticket, wait, tokens=self.candidates.tokens(), most=self.settings.max_cool_down)
-        elif status in ELSEWHERE:
+        elif status in FAILOVER_STATUSES:
             pool.failed(self.ticket, wait, self.settings.max_cool_down)
         elif failures.is_tier_refusal(what, self.call.tier):
             pool.deployment_missing(self.ticket, tiers.REFUSED_FOR)
@@ -310,7 +310,7 @@ class Attempts:
             return self._is_repeatable()
         if what.status_code == 404:
             return self._is_repeatable() or bool(affinity.ids(self.call))
-        moves = what.status_code in ELSEWHERE or (what.status_code in THERE_ONLY and self._own_key())
+        moves = what.status_code in FAILOVER_STATUSES or (what.status_code in BACKEND_STATUSES and self._own_key())
         return moves and self._is_repeatable()
 
     def _is_repeatable(self) -> bool:
@@ -358,7 +358,7 @@ class Attempts:
 
     def set_retry_after(self, headers: http.Headers, status: int) -> None:
         """Set Retry-After on a failure that a later retry may not have."""
-        if status not in ELSEWHERE:
+        if status not in FAILOVER_STATUSES:
             return
         if len(self.candidates.backends) > 1:
             headers.update(retry_after(max(SOONEST, self.candidates.wait() or 0.0)))

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     from azure_openai_proxy.errors import Failure
 
 __all__ = [
-    "ELSEWHERE",
+    "BACKEND_STATUSES",
+    "FAILOVER_STATUSES",
     "GONE",
-    "THERE_ONLY",
-    "UNSENT",
     "cause",
     "is_missing",
     "is_repeatable",
@@ -26,12 +25,10 @@ __all__ = [
     "rank",
 ]
 
-ELSEWHERE = frozenset({408, 429, 500, 502, 503, 504})
+FAILOVER_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which another backend may succeed."""
-THERE_ONLY = frozenset({401, 403, 404})
+BACKEND_STATUSES = frozenset({401, 403, 404})
 """Statuses that concern one backend's key, permissions or deployments."""
-UNSENT = frozenset({"upstream_unreachable", "upstream_connect_timeout", "proxy_shortage"})
-"""Failures that occur before any byte of the request is sent."""
 GONE = frozenset({"upstream_unreachable", "upstream_connect_timeout", "upstream_error"})
 """Failures without an answer of the backend. One that takes too long is not gone."""
 _UNKNOWN = frozenset({"invalid_encrypted_content", "previous_response_not_found"})
@@ -80,6 +77,6 @@ def rank(response: http.Response, tier: str) -> int:
     status = response.status_code
     if status == 429:
         return 3
-    if status in ELSEWHERE:
+    if status in FAILOVER_STATUSES:
         return 2
-    return 1 if status in THERE_ONLY or is_tier_refusal(response, tier) else 4
+    return 1 if status in BACKEND_STATUSES or is_tier_refusal(response, tier) else 4
