@@ -102,15 +102,15 @@ def _tokens(kind: str) -> Callable[[CallRecord], float | None]:
 
 
 def _modality(whole: str, spoken: str, *, audio: bool) -> Callable[[CallRecord], float | None]:
-    """The tokens of audio, if the response tells them, or all others."""
+    """The tokens of audio, if the response has their number, or all others."""
     all_of, of_audio = _TOKEN_FIELDS.index(whole), _TOKEN_FIELDS.index(spoken)
 
     def amount(call: CallRecord) -> float | None:
-        count, heard = call.tokens[all_of], call.tokens[of_audio] or 0
+        count, audio_tokens = call.tokens[all_of], call.tokens[of_audio] or 0
         if not call.by_model or count is None:
             return None
-        heard = min(heard, count)
-        return (heard or None) if audio else count - heard
+        audio_tokens = min(audio_tokens, count)
+        return (audio_tokens or None) if audio else count - audio_tokens
 
     return amount
 

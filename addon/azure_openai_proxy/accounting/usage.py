@@ -167,23 +167,23 @@ class Events:
     def _read_chunk(self, chunk: dict[str, Any], *, unfinished: bool) -> None:
         for index, reason in _finish_reasons(chunk.get("choices")):
             self._reasons[index] = reason
-        told = _of_object(chunk)
+        found = _of_object(chunk)
         if unfinished:
-            told = told._replace(tokens=None, metered=False)
+            found = found._replace(tokens=None, metered=False)
         before = self.reported
-        if told.id and not before.id:
+        if found.id and not before.id:
             self._first = 0
         self.reported = Reported(
-            tokens=told.tokens or before.tokens,
-            metered=before.metered or told.metered,
-            model=told.model or before.model,
-            service_tier=told.service_tier or before.service_tier,
-            id=told.id or before.id,
+            tokens=found.tokens or before.tokens,
+            metered=before.metered or found.metered,
+            model=found.model or before.model,
+            service_tier=found.service_tier or before.service_tier,
+            id=found.id or before.id,
             finish_reasons=tuple(self._reasons[index] for index in sorted(self._reasons)),
-            system_fingerprint=told.system_fingerprint or before.system_fingerprint,
-            latency=told.latency or before.latency,
-            error_code=told.error_code or before.error_code,
-            model_selection=told.model_selection or before.model_selection,
+            system_fingerprint=found.system_fingerprint or before.system_fingerprint,
+            latency=found.latency or before.latency,
+            error_code=found.error_code or before.error_code,
+            model_selection=found.model_selection or before.model_selection,
         )
 
 

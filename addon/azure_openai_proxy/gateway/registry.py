@@ -249,10 +249,10 @@ class Registry:
         assert exchange.admission
         assert exchange.admission.socket
         if message.from_client:
-            tells = exchange.admission.socket.tells(message.content, error)
+            sends = exchange.admission.socket.sends_refusal(message.content, error)
             message.drop()
             exchange.messages.drop_oldest(flow.websocket.messages, self._kept)
-            if not tells:
+            if not sends:
                 return
         else:
             _send_message(flow, cancellation(response_id(message.content)), to_client=False)

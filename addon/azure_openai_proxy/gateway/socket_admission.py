@@ -124,7 +124,7 @@ class SocketAdmission:
             message = f"A WebSocket can have {MOST} responses at the same time. Wait for the end of one."
             raise errors.Refused(429, "requests", "rate_limit_exceeded", message)
 
-    def tells(self, content: bytes, error: errors.ProxyError) -> bool:
+    def sends_refusal(self, content: bytes, error: errors.ProxyError) -> bool:
         """Whether the client gets an event for the refusal of a message. Audio comes many times a second: the first refusal is enough."""
         if not _APPEND.is_in(content):
             return True

@@ -84,7 +84,7 @@ class PatchedStream(Upgrading):
                 command.event.request = vars(self).pop("sent_request")
             if not isinstance(command, SendHttp) or not isinstance(command.event, ResponseProtocolError):
                 reply = yield command
-            elif command.connection != self.context.client or not (yield from self.tell(command.event)):
+            elif command.connection != self.context.client or not (yield from self.report(command.event)):
                 yield command
 
     def dispatch(self, event: events.Event) -> CommandGenerator[None]:
@@ -206,7 +206,7 @@ class PatchedStream(Upgrading):
             yield from event.instead
         error = RequestProtocolError(self.stream_id, event.message, ErrorCode.GENERIC_CLIENT_ERROR)
         yield from self.handle_protocol_error(error)  # calls the error hook and notifies the upstream; sends nothing to the client
-        if waiting and not (yield from self.tell(ResponseProtocolError(self.stream_id, event.message, error.code))):
+        if waiting and not (yield from self.report(ResponseProtocolError(self.stream_id, event.message, error.code))):
             yield from event.instead
 
     # The response
@@ -216,17 +216,17 @@ class PatchedStream(Upgrading):
         """Whether no part of the response has been sent to the client."""
         return self.server_state in (self.state_uninitialized, self.state_wait_for_response_headers, self.state_consume_response_body)
 
-    def tell(self, error: ResponseProtocolError) -> CommandGenerator[bool]:
+    def report(self, error: ResponseProtocolError) -> CommandGenerator[bool]:
         """Report an error as a response, or as the last event of a started stream. Return False to let mitmproxy send its own error."""
-        told = error.failure if isinstance(error, UpstreamFailed) else failure(error.code.name, error.message)
-        if not told or not self.context.client.state & ConnectionState.CAN_WRITE:
+        what = error.failure if isinstance(error, UpstreamFailed) else failure(error.code.name, error.message)
+        if not what or not self.context.client.state & ConnectionState.CAN_WRITE:
             return False
         if self.waiting:
-            if response := self.policy.error_response(told, self.flow):
+            if response := self.policy.error_response(what, self.flow):
                 yield from self.reply(response, last=reason_to_close(error.code.name, self.flow.request))
             return response is not None
         if self.server_state == self.state_stream_response_body:
-            yield from self.send_body(truncated_end(self.flow, told, self.policy))
+            yield from self.send_body(truncated_end(self.flow, what, self.policy))
         return False
 
     def flow_done(self) -> CommandGenerator[None]:

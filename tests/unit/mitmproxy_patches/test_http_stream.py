@@ -510,4 +510,4 @@ def test_a_failure_after_the_whole_response(context: Context) -> None:
     """Nothing is added to the response; an HTTP/2 upstream may reset a stream that it has answered before the end of the request."""
     stream = PatchedStream(context, 1, HttpPolicy())
     stream.server_state = stream.state_done
-    assert [] == list(stream.tell(ResponseProtocolError(1, "The stream was reset.", ErrorCode.GENERIC_SERVER_ERROR)))
+    assert [] == list(stream.report(ResponseProtocolError(1, "The stream was reset.", ErrorCode.GENERIC_SERVER_ERROR)))

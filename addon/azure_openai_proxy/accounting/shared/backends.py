@@ -93,7 +93,7 @@ class SharedBackends:
         waiting = self._waiting()
         for start in range(0, len(waiting), AT_ONCE):
             entry = json.dumps(waiting[start : start + AT_ONCE], separators=(",", ":"))
-            self._link.tell("XADD", STREAM, "MAXLEN", "~", MOST_ENTRIES, "*", "p", self._link.process, "d", entry)
+            self._link.send("XADD", STREAM, "MAXLEN", "~", MOST_ENTRIES, "*", "p", self._link.process, "d", entry)
         while True:
             time, found = await asyncio.gather(
                 self._link.ask("TIME"), self._link.ask("XRANGE", STREAM, f"({self._last}", "+", "COUNT", AT_ONCE)

@@ -129,7 +129,7 @@ class SharedLimits:
                 use, at = self._seen.get(key, _UNSEEN)
                 self._seen[key] = Use(max(0, use.used - back + add), use.reset), at
         if keys:
-            self._link.tell_run(SETTLE, keys, *arguments)
+            self._link.send_run(SETTLE, keys, *arguments)
 
     def look(self, claims: Sequence[Claim]) -> Sequence[Use]:
         if not self._link.up:
@@ -154,7 +154,7 @@ class SharedLimits:
         """Send the places of this process, and what the server does not know."""
         places = self._own.places()
         if places:
-            self._link.tell_run(PLACES, [_LIVE, *places], self._link.process, *places.values())
+            self._link.send_run(PLACES, [_LIVE, *places], self._link.process, *places.values())
         if lost:
             self._unsent = {(key, second): amount for key, second, amount in self._own.buckets()}
         self._send()
@@ -167,7 +167,7 @@ class SharedLimits:
             places = self._own.places()
             if not await self._link.run(BEAT, [_LIVE, *places], self._link.process) and places:
                 places = self._own.places()
-                self._link.tell_run(PLACES, [_LIVE, *places], self._link.process, *places.values())
+                self._link.send_run(PLACES, [_LIVE, *places], self._link.process, *places.values())
 
     def _count(self, key: str, second: int, amount: int) -> None:
         if amount:
@@ -180,8 +180,8 @@ class SharedLimits:
         oldest = int(self._clock()) - WINDOW
         for (key, second), amount in unsent.items():
             if amount and second > oldest:
-                self._link.tell("HINCRBY", f"{PREFIX}{key}", second + self._ahead, amount)
-                self._link.tell("EXPIRE", f"{PREFIX}{key}", WINDOW + 1)
+                self._link.send("HINCRBY", f"{PREFIX}{key}", second + self._ahead, amount)
+                self._link.send("EXPIRE", f"{PREFIX}{key}", WINDOW + 1)
 
 
 def _change(claim: Claim, tokens: int | None, *, refund: bool) -> tuple[int, int]:

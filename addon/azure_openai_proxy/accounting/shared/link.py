@@ -116,7 +116,7 @@ class Link:
         self._deadlines.add(future)
         return future
 
-    def tell(self, *command: Any) -> None:
+    def send(self, *command: Any) -> None:
         """Send a command whose reply does not matter. Without effect while the link is down."""
         if self.up:
             self._put(_PendingCommand(command))
@@ -128,7 +128,7 @@ class Link:
         """As `ask_soon`."""
         return self.ask_soon(*_call(script, keys, arguments), late=late)
 
-    def tell_run(self, script: Script, keys: Sequence[str], *arguments: Any) -> None:
+    def send_run(self, script: Script, keys: Sequence[str], *arguments: Any) -> None:
         if self.up:
             self._put(_PendingCommand(_call(script, keys, arguments)))
 

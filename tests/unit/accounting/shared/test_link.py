@@ -35,7 +35,7 @@ async def test_commands(redis_server: Server) -> None:
     listener = Listener()
     async with linked(Link(redis_server.url), listener) as link:
         assert link.up
-        link.tell("SET", "a", 1)
+        link.send("SET", "a", 1)
         replies = await asyncio.gather(*(link.ask("INCR", "a") for _ in range(1200)))
         assert list(range(2, 1202)) == replies
         await until(lambda: listener.ticks > 2)
@@ -47,15 +47,15 @@ async def test_commands(redis_server: Server) -> None:
 async def test_commands_that_wait_is_sent_at_the_end(redis_server: Server) -> None:
     """Closing a link sends the commands that wait."""
     async with linked(Link(redis_server.url)) as link:
-        link.tell("SET", "a", "b")
+        link.send("SET", "a", "b")
     assert b"$1\r\nb\r\n" == redis_server("GET", "a")
 
 
 async def test_a_link_that_was_not_started(redis_server: Server) -> None:
     """A link that was never started can be closed, and is down."""
     link = Link(redis_server.url)
-    link.tell("SET", "a", "b")
-    link.tell_run(scripts.SETTLE, ["a"], "a", "1", "p", 0, 1)
+    link.send("SET", "a", "b")
+    link.send_run(scripts.SETTLE, ["a"], "a", "1", "p", 0, 1)
     await link.close()
     assert b"$-1\r\n" == redis_server("GET", "a")
 
