@@ -25,7 +25,7 @@ class Directory:
     def __init__(self) -> None:
         self.clients: Mapping[str, Client] = {}  # by name, of both sources
         self.groups: Mapping[str, Group] = {}
-        self.held = False  # a client was known once: the keys stay required until the process ends
+        self.had_clients = False  # a client was known once: the keys stay required until the process ends
         self.waiting = ""  # why managed keys and budgets are not known yet, for the error of a request; "": they are
         self._file: tuple[Client, ...] = ()
         self._managed: tuple[Client, ...] = ()
@@ -53,7 +53,7 @@ class Directory:
         known = [*managed, *self._file]
         self.clients = {client.name: client for client in known}
         self._by_key = {key.sha256: client for client in known for key in client.keys}
-        self.held = self.held or bool(known)
+        self.had_clients = self.had_clients or bool(known)
 
     def find(self, key: str) -> Client | None:
         """Return the client of a key, also a disabled or expired one."""

@@ -56,7 +56,7 @@ class LedgerClients:
         self._directory.waiting = ""
         self._directory.use_managed(state.clients)
         if state.ever:
-            self._directory.held = True
+            self._directory.had_clients = True
         missing = {client.name: client.group for client in state.clients if client.group and client.group not in self._directory.groups}
         for name in sorted(missing.keys() - self._without_group):
             logger.warning(

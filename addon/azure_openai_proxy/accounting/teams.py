@@ -80,7 +80,7 @@ class Teams:
         """Whether requests need a key."""
         if settings.client_auth:
             return settings.client_auth
-        return "required" if self.directory.held or self.directory.waiting else "off"
+        return "required" if self.directory.had_clients or self.directory.waiting else "off"
 
     def settings_of(self, client: Client, settings: Settings) -> Settings:
         """The settings with only those backends that a client may use."""

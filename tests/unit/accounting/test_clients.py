@@ -57,7 +57,7 @@ def test_the_file_wins_over_the_database(caplog: pytest.LogCaptureFixture) -> No
 def test_removing_the_last_client_leaves_keys_required() -> None:
     """A directory that knew a client once still requires keys."""
     known = Directory()
-    assert not known.held
+    assert not known.had_clients
     known.use_managed([client("m", "sk-m")])
     known.use_managed([])
-    assert (known.held, {}, None) == (True, known.clients, known.find("sk-m"))
+    assert (known.had_clients, {}, None) == (True, known.clients, known.find("sk-m"))

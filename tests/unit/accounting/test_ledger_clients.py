@@ -41,7 +41,7 @@ def test_waiting(ledger: bool, off: bool, waits: bool) -> None:
     assert "azure_openai_ledger" in WAITING
     made.clients.apply(LedgerState((), ever=False, others={}))
     made.clients.expect(ledger=True, off=False)
-    assert ("", False) == (made.directory.waiting, made.directory.held)
+    assert ("", False) == (made.directory.waiting, made.directory.had_clients)
 
 
 def test_keys() -> None:
@@ -51,14 +51,14 @@ def test_keys() -> None:
     assert ALICE == made.directory.find("sk-a")
     made.clients.apply(LedgerState((), ever=True, others={}))
     assert made.directory.find("sk-a") is None
-    assert made.directory.held
+    assert made.directory.had_clients
 
 
 def test_a_ledger_that_had_keys() -> None:
     """A ledger whose last key was deleted before this process began still requires keys."""
     made = Made()
     made.clients.apply(LedgerState((), ever=True, others={}))
-    assert made.directory.held
+    assert made.directory.had_clients
 
 
 def test_budgets() -> None:
