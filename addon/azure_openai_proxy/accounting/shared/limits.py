@@ -51,7 +51,7 @@ class SharedLimits:
         self._refuse = refuse
         self._clock = clock
         self._own = LocalLimits(clock)
-        self._unsent: dict[tuple[str, int], int] = {}  # amounts that the server does not know, by counter and second of this machine
+        self._unsent: dict[int, dict[str, int]] = {}  # amounts that the server does not know, by second of this machine and counter
         self._ahead = 0  # seconds by which the server's clock is ahead of this machine's
         self._seen: dict[str, tuple[Use, float]] = {}  # the last known use of each counter, for `look`, and when
         self._next_beat = 0.0
@@ -156,7 +156,9 @@ class SharedLimits:
         if places:
             self._link.send_run(PLACES, [_LIVE, *places], self._link.process, *places.values())
         if lost:
-            self._unsent = {(key, second): amount for key, second, amount in self._own.buckets()}
+            self._unsent.clear()
+            for key, second, amount in self._own.buckets():
+                self._count(key, second, amount)
         self._send()
         self._next_beat = 0.0
 
@@ -170,18 +172,26 @@ class SharedLimits:
                 self._link.send_run(PLACES, [_LIVE, *places], self._link.process, *places.values())
 
     def _count(self, key: str, second: int, amount: int) -> None:
-        if amount:
-            at = (key, second)
-            self._unsent[at] = self._unsent.get(at, 0) + amount
+        """Add an amount that the server does not know. Those of more than a minute ago are dropped: the server may be down for days."""
+        if not amount:
+            return
+        if second not in self._unsent:
+            self._unsent = self._of_last_minute()
+        amounts = self._unsent.setdefault(second, {})
+        amounts[key] = amounts.get(key, 0) + amount
+
+    def _of_last_minute(self) -> dict[int, dict[str, int]]:
+        oldest = int(self._clock()) - WINDOW
+        return {second: amounts for second, amounts in self._unsent.items() if second > oldest}
 
     def _send(self) -> None:
         """Send what the server does not know of the last minute."""
-        unsent, self._unsent = self._unsent, {}
-        oldest = int(self._clock()) - WINDOW
-        for (key, second), amount in unsent.items():
-            if amount and second > oldest:
-                self._link.send("HINCRBY", f"{PREFIX}{key}", second + self._ahead, amount)
-                self._link.send("EXPIRE", f"{PREFIX}{key}", WINDOW + 1)
+        unsent, self._unsent = self._of_last_minute(), {}
+        for second, amounts in unsent.items():
+            for key, amount in amounts.items():
+                if amount:
+                    self._link.send("HINCRBY", f"{PREFIX}{key}", second + self._ahead, amount)
+                    self._link.send("EXPIRE", f"{PREFIX}{key}", WINDOW + 1)
 
 
 def _change(claim: Claim, tokens: int | None, *, refund: bool) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azure_openai_proxy.accounting.limits import Claim, Refused, Reservation, Unavailable, Use
+from azure_openai_proxy.accounting.limits import WINDOW, Claim, Refused, Reservation, Unavailable, Use
 from azure_openai_proxy.accounting.shared import deadlines, scripts
 from azure_openai_proxy.accounting.shared import limits as module
 from azure_openai_proxy.accounting.shared.limits import SharedLimits
@@ -159,6 +159,19 @@ async def test_a_server_that_kept_its_data(redis_server: Server, monkeypatch: py
         assert [3, 955, 1] == [await replica.used(claim) for claim in ALL]
         replica.limits.settle(during, 0)
         assert [3, 905, 0] == [await replica.used(claim) for claim in ALL]
+
+
+def test_a_server_that_is_down_for_long() -> None:
+    """Only the amounts of the last minute are kept for it."""
+    now = [1000.0]
+    limits = SharedLimits(Link("redis://127.0.0.1:1"), refuse=False, clock=lambda: now[0])
+    for _ in range(3 * WINDOW):
+        reservation = limits.reserve([REQUESTS._replace(limit=1000), TOKENS._replace(take=5)])
+        assert isinstance(reservation, Reservation)
+        now[0] += 1
+        limits.settle(reservation, 7)
+    assert WINDOW == len(limits._unsent)
+    assert {(TOKENS.key, 7), (REQUESTS.key, 1)} == {item for amounts in limits._unsent.values() for item in amounts.items()}
 
 
 async def test_refusing(redis_server: Server) -> None:
