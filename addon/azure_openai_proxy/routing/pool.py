@@ -44,7 +44,7 @@ BEST, ABSENT = 0, 3  # the first rank and the last
 MOST_LIMITS = 256
 """Greatest number of deployments in each table of a backend. Clients may request any name."""
 _NO_LIMIT = Limit()
-_WELL = Health()
+_HEALTHY = Health()
 _UNFIT = ("cooling", "probing")
 _SHARE = 0.3  # weight of the newest time to first byte in the moving average
 
@@ -87,7 +87,7 @@ class _Known:
         return self.limits.get(key, _NO_LIMIT)
 
     def trouble(self, deployment: str) -> Health:
-        return self.failing.get(deployment, _WELL)
+        return self.failing.get(deployment, _HEALTHY)
 
     def fit(self, deployment: str, now: float) -> bool:
         """Whether neither the backend nor the deployment is in its cool-down or being probed."""
@@ -266,8 +266,8 @@ class Pool:
         known.first_byte = known.first_byte + _SHARE * (took - known.first_byte) if fresh and known.first_byte is not None else took
         known.last_success = now
         if self.publish and (known.health.failures or known.trouble(ticket.deployment).failures or ticket.deployment in known.absent):
-            self._say("up", ticket)
-        known.health = _WELL
+            self._publish("up", ticket)
+        known.health = _HEALTHY
         known.recovered(ticket.deployment)
         known.absent.pop(ticket.deployment, None)
         limit = known.limit(ticket.key).succeeded(now, headers)
@@ -275,19 +275,19 @@ class Pool:
             limit, ticket.probes_limit = limit.lifted(), False
         if limit.tokens is not None or now < limit.uncapped_until:
             _set(known.limits, ticket.key, limit)
-            self._say("tokens", ticket)
+            self._publish("tokens", ticket)
         else:
             known.limits.pop(ticket.key, None)
 
     def upgraded(self, ticket: Ticket) -> None:
         """Record a 101. How long it took says nothing about other responses."""
-        ticket.known.health = _WELL
+        ticket.known.health = _HEALTHY
         ticket.known.recovered(ticket.deployment)
         ticket.known.absent.pop(ticket.deployment, None)
 
     def client_error(self, ticket: Ticket) -> None:
         """Record an error that the client caused: the backend is healthy."""
-        ticket.known.health = _WELL
+        ticket.known.health = _HEALTHY
         self.end(ticket)
 
     def rate_limited(self, ticket: Ticket, wait: float, *, tokens: int = 0, most: float = MAX_COOL_DOWN) -> None:
@@ -296,20 +296,20 @@ class Pool:
         `tokens` is the size of the refused request.
         """
         known = ticket.known
-        known.health = _WELL
+        known.health = _HEALTHY
         known.recovered(ticket.deployment)
         limit = known.limit(ticket.key)
         if ticket.probes_limit:
             limit, ticket.probes_limit = limit.lifted(), False
         _set(known.limits, ticket.key, limit.rate_limited(self._clock(), wait, tokens, most))
-        self._say("limit", ticket)
+        self._publish("limit", ticket)
         self.end(ticket)
 
     def deployment_missing(self, ticket: Ticket, wait: float) -> None:
         """Record that the deployment does not exist or the key may not use it: other backends are preferred for `wait` seconds."""
-        ticket.known.health = _WELL
+        ticket.known.health = _HEALTHY
         _set(ticket.known.absent, ticket.deployment, self._clock() + wait)
-        self._say("absent", ticket)
+        self._publish("absent", ticket)
         self.end(ticket)
 
     def unreachable(self, ticket: Ticket) -> None:
@@ -318,7 +318,7 @@ class Pool:
         # Of many requests in flight during one outage only the first counts as a failure.
         if known.health.state(self._clock()) != "cooling" or ticket.probes_backend:
             known.health = known.health.failed(self._clock(), self._rng.random())
-            self._say("down", ticket)
+            self._publish("down", ticket)
         self.end(ticket)
 
     def failed(self, ticket: Ticket, wait: float | None = None, most: float = MAX_COOL_DOWN) -> None:
@@ -326,11 +326,11 @@ class Pool:
         the longest cool-down.
         """
         known, deployment = ticket.known, ticket.deployment
-        known.health = _WELL
+        known.health = _HEALTHY
         trouble = known.trouble(deployment)
         if trouble.state(self._clock()) != "cooling" or ticket.probes_deployment:
             _set(known.failing, deployment, trouble.failed(self._clock(), self._rng.random(), wait, most))
-            self._say("failing", ticket)
+            self._publish("failing", ticket)
         self.end(ticket)
 
     def end(self, ticket: Ticket) -> None:
@@ -348,7 +348,7 @@ class Pool:
 
     # -- replicas
 
-    def _say(self, event: Event, ticket: Ticket) -> None:
+    def _publish(self, event: Event, ticket: Ticket) -> None:
         if self.publish is not None and not (ticket.key[1] and event in ("limit", "tokens")):  # not the limits of a client's own key
             self.publish(event, ticket.known.backend.name, ticket.deployment)
 
@@ -395,7 +395,7 @@ class Pool:
                 limit = replace(known.limit((deployment, b"")), tokens=int(tokens), renewed=now + renewed, size=int(size) or None)
                 _set(known.limits, (deployment, b""), limit)
             case "up", _:
-                known.health = _WELL
+                known.health = _HEALTHY
                 known.recovered(deployment)
                 known.absent.pop(deployment, None)
 
