@@ -37,7 +37,7 @@ class LedgerClients:
         self._budgets = budgets
         self.shared = False  # replicas share their charges, so that a sum may be ahead of the ledger
         self._was_read = False
-        self._charged: dict[tuple[str, dt.date], float] = {}  # by client and day, since this process began
+        self._charged: dict[str, dict[dt.date, float]] = {}  # by client and by day, since this process began
         self._others: Mapping[tuple[str, dt.date], float] = {}
         self._without_group: set[str] = set()  # clients that are refused for it
 
@@ -47,8 +47,9 @@ class LedgerClients:
 
     def charged(self, charge: Charge) -> None:
         """Keep a charge of this process, which the ledger may not have yet."""
-        key = (charge.client, dt.datetime.fromtimestamp(charge.time, dt.UTC).date())
-        self._charged[key] = self._charged.get(key, 0.0) + charge.usd
+        day = dt.datetime.fromtimestamp(charge.time, dt.UTC).date()
+        days = self._charged.setdefault(charge.client, {})
+        days[day] = days.get(day, 0.0) + charge.usd
 
     def apply(self, state: LedgerState) -> None:
         """Use the keys and the sums of the database."""
@@ -78,5 +79,5 @@ class LedgerClients:
             self._budgets.set_used(owner, start, max(usd, self._budgets.used(owner, start)) if self.shared else usd)
 
     def _spent(self, name: str, start: dt.date) -> float:
-        mine = sum(usd for (client, day), usd in self._charged.items() if client == name and day >= start)
+        mine = sum(usd for day, usd in self._charged.get(name, {}).items() if day >= start)
         return max(0.0, self._others.get((name, start), 0.0) + mine)
