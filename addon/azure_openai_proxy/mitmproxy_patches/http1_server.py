@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
@@ -69,13 +70,14 @@ class PatchedHttp1Server(Http1Server):
             self.stream_id = self.http1.number
             yield output if isinstance(output, commands.Command) else self.event(output)
         self.stream_id = self.http1.number
-        if self.http1.is_full is not bool(self._pause):
+        if (self.http1.is_full and self.conn.state is not ConnectionState.CLOSED) is not bool(self._pause):
             self.pause_or_resume()
 
     def pause_or_resume(self) -> None:
         """Read nothing more from the client while it is ahead, and watch for its disconnection as after a half-close.
 
-        Not during a response that mitmproxy itself reads from upstream: it would wait, too.
+        Not during a response that mitmproxy itself reads from upstream: it would wait, too. Nor once the connection is closed: mitmproxy
+        then waits for the tasks of all transports, and fails if none has a task.
         """
         if self._pause:
             self._pause.remove()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy import http
+from mitmproxy.connection import ConnectionState
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
@@ -303,6 +304,21 @@ def started(kind: type[Http1Server]) -> Any:
     server = kind(context) if kind is Http1Server else cast("Any", kind)(context, policy, bool)
     assert [] == list(server.handle_event(events.Start()))
     return server
+
+
+def test_a_client_that_is_ahead_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing stays among its transports: mitmproxy fails to wait for those that have no task."""
+    transports: dict[Any, Any] = {}
+    monkeypatch.setattr(connections, "handler", lambda _: SimpleNamespace(transports=transports))
+    policy = cast("Any", SimpleNamespace(error_response=lambda *_: None))
+    server = PatchedHttp1Server(Context(tflow.tclient_conn(), Options()), policy, lambda: server.conn.state is ConnectionState.OPEN)
+    list(server.handle_event(events.Start()))
+    for data in (head("GET /v1/models HTTP/1.1"), b"GET /" + b"a" * AHEAD):
+        list(server.handle_event(events.DataReceived(server.conn, data)))
+    assert 1 == len(transports)
+    server.conn.state = ConnectionState.CLOSED
+    list(server.handle_event(events.ConnectionClosed(server.conn)))
+    assert {} == transports
 
 
 @pytest.mark.parametrize("ours", [True, False])
