@@ -172,6 +172,11 @@ def test_a_server_that_is_down_for_long() -> None:
         limits.settle(reservation, 7)
     assert WINDOW == len(limits._unsent)
     assert {(TOKENS.key, 7), (REQUESTS.key, 1)} == {item for amounts in limits._unsent.values() for item in amounts.items()}
+    refunded = limits.reserve([REQUESTS._replace(limit=1000)])
+    assert isinstance(refunded, Reservation)
+    limits.settle(refunded, refund=True)
+    limits.joined(lost=False)
+    assert {} == limits._unsent
 
 
 async def test_refusing(redis_server: Server) -> None:
