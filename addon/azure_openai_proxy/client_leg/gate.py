@@ -16,12 +16,17 @@ __all__ = ["Gate", "Pause"]
 class Gate:
     """`drain` waits while the gate is closed. It is a transport of the client's connections, as mitmproxy has them, and its writer."""
 
-    handler = None  # no task reads from it
-
     def __init__(self, transports: MutableMapping[Any, Any], drain: Callable[[], Awaitable[object]], is_closed: Callable[[], bool]) -> None:
         self.drain, self.is_closed = drain, is_closed
         self._transports, self._key = transports, Server(address=("gate", 0))
         transports[self._key] = self
+
+    @property
+    def handler(self) -> asyncio.Future[None]:
+        """The task that reads from it: one that has ended, because mitmproxy fails if a client has left and no transport has a task."""
+        ended = asyncio.get_running_loop().create_future()
+        ended.set_result(None)
+        return ended
 
     @property
     def writer(self) -> Self:

@@ -9,7 +9,7 @@ from azure_openai_proxy.client_leg.gate import Gate, Pause
 
 
 async def test_a_gate() -> None:
-    """It is one of the transports until it is removed, and `drain` and `is_closed` are those given."""
+    """It is one of the transports until it is removed, with a task that has ended, and `drain` and `is_closed` are those given."""
     transports: dict[Any, Any] = {}
     waited: list[int] = []
 
@@ -18,7 +18,9 @@ async def test_a_gate() -> None:
 
     gate = Gate(transports, drain, lambda: not waited)
     (io,) = transports.values()
-    assert (None, gate, True) == (io.handler, io.writer, gate.is_closed())
+    assert (gate, True) == (io.writer, gate.is_closed())
+    io.handler.cancel()
+    await asyncio.wait([each.handler for each in transports.values() if each.handler])  # as mitmproxy does once the client has left
     await io.writer.drain()
     assert ([1], False) == (waited, gate.is_closed())
     gate.remove()
