@@ -56,6 +56,12 @@ BAD = {
     "hyphens in a name": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure-openai-max-body": "1m"}, "did you mean azure_openai_max_body"),
     "a list of backends": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure_openai_backends": "a"}, "mitm_config.yaml only"),
     "a file that is missing": ({"AZURE_OPENAI_CONFIG": "nowhere.yaml"}, {}, "nowhere.yaml"),
+    "a user who does not exist": (
+        {"AZURE_OPENAI_ENDPOINT": ENDPOINT},
+        {"azure_openai_access_log": "~nobody-has-this-name/log"},
+        "~nobody-",
+    ),
+    "a file of such a user": ({"AZURE_OPENAI_CONFIG": "~nobody-has-this-name/config.yaml"}, {}, "there is no file ~nobody-"),
 }
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from azure_openai_proxy.formats import quoting
+from azure_openai_proxy.formats.paths import expanded
 
 from . import doctor, java_truststore
 
@@ -152,7 +153,7 @@ def environment(arguments: argparse.Namespace) -> str:
     if arguments.way == "proxy":
         notes = OF_A_PROXY.format(proxy=quoted(proxy)) + notes
     if arguments.way == "proxy" or proxy.startswith("https:"):
-        ca = Path(checked(str(Path(arguments.ca).expanduser().absolute())))
+        ca = Path(checked(str(expanded(arguments.ca).absolute())))
         if arguments.fetch or not ca.is_file():
             fetch_ca(proxy, ca)
         bundle(ca, system_certificates())

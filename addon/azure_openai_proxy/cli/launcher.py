@@ -21,6 +21,7 @@ from azure_openai_proxy.config import runtime, sources
 from azure_openai_proxy.config.confdir import check_confdir
 from azure_openai_proxy.config.settings import resolve
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.formats.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ def arguments(user: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     shows_file = any(map(READS_FILE.fullmatch, user))
     for flag, argument in itertools.pairwise(user):
         if READS_FILE.fullmatch(flag) and argument != "-":  # mitmdump's standard input
-            _check_flows(Path(argument).expanduser())
+            _check_flows(expanded(argument))
     settings = resolve(found, offline=shows_file or not given.names.isdisjoint({"server_replay", "rfile"}))
     ours = ["-s", str(SCRIPT)]
     modes = given.modes

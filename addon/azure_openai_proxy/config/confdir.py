@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.formats.paths import expanded
 
 __all__ = ["check_confdir"]
 
@@ -18,7 +18,7 @@ def check_confdir(confdir: str) -> None:
     """
     wrong = f"{confdir} cannot be written"
     try:
-        folder = Path(confdir).expanduser()
+        folder = expanded(confdir)
         wrong = f"{folder} cannot be written"
         if (ca := folder / "mitmproxy-ca.pem").exists():
             wrong = f"{ca} cannot be read"

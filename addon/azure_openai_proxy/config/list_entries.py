@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.formats.paths import expanded
 
 from . import file_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 __all__ = ["check_keys", "files", "read_key_file", "without_secret"]
 
@@ -24,7 +25,7 @@ def files(raw: object, name: str) -> Iterator[Path]:
     """The files that the entries of a list have under the key `name`."""
     for entry in raw if isinstance(raw, list) else ():
         if isinstance(entry, dict) and isinstance(path := entry.get(name), str):
-            yield Path(path).expanduser()
+            yield expanded(path)
 
 
 def check_keys(entry: Mapping[str, Any], keys: Sequence[str]) -> None:
@@ -47,7 +48,7 @@ def read_key_file(path: str, name: str) -> str:
         SettingsError: all users may write the file, or it cannot be read.
     """
     try:
-        file = Path(path).expanduser()
+        file = expanded(path)
         if file_trust.everybody_writes(file):
             raise SettingsError(f"{name}: {path} is not used: all users may write it (chmod o-w)")
         return file.read_text(encoding="utf-8").strip()

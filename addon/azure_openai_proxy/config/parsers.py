@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from azure_openai_proxy.api.backend import Base, parse_apiversion, parse_base, parse_endpoint, parse_host
 from azure_openai_proxy.api.endpoints import RETIRED
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.formats.paths import expanded
 
 from . import extras
 
@@ -209,7 +209,7 @@ def shared_state_failure(text: str) -> str:
 def file(text: str) -> str:
     if "\0" in text:
         raise SettingsError("write the path of a file")
-    return text if text in ("", "-") else str(Path(text).expanduser())
+    return text if text in ("", "-") else str(expanded(text))
 
 
 def openai(text: str) -> Base:

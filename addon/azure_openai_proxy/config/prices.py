@@ -21,7 +21,6 @@ import functools
 import math
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ruamel.yaml import YAML
@@ -30,11 +29,13 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.formats.paths import expanded
 
 from . import file_trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 __all__ = ["PARTS", "ZONE", "Level", "ModelPrice", "PriceFile", "Rates", "Zone", "parse_models", "preload", "read_file"]
 
@@ -95,7 +96,7 @@ def read_file(name: str) -> PriceFile | None:
     """
     if not name:
         return None
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise SettingsError(f"{path} is larger than {LARGEST_FILE >> 10} kB")

@@ -15,6 +15,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.utils import typecheck
 
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.formats.paths import expanded
 
 from . import backends as backends_config
 from . import client_list, startup_warnings
@@ -230,7 +231,7 @@ class Runtime:
                 )
             if name == "scripts":  # scripts that run, such as this addon, stay loaded
                 folder = (file.path or Path()).absolute().parent
-                named = [str(folder / Path(script).expanduser()) for script in _strings(value)]
+                named = [str(folder / expanded(script)) for script in _strings(value)]
                 value = [*options.scripts, *(script for script in named if script not in options.scripts)]  # noqa: PLW2901
             try:
                 options.update(**{name: value})

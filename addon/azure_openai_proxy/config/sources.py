@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from azure_openai_proxy.errors import SettingsError
+from azure_openai_proxy.formats.paths import expanded
 
 from . import backends as backends_config
 from . import client_list, file_trust
@@ -94,14 +95,14 @@ def gather(
     weak = dict(deferred or {})
     weak_where = "mitmproxy's config.yaml"
     for name in ("config.yaml", "config.yml"):
-        if (path := Path(confdir).expanduser() / name).is_file():
+        if (path := expanded(confdir) / name).is_file():
             weak |= _read(path, environ)
             weak_where = str(path)
     _check_set([*given.sets], "--set")
     _check_set([*weak], weak_where)
     levels = [_from_file(weak, weak_where), _from_environment(environ), _from_command_line(given), changed or {}]
     config = _over(*levels).get("azure_openai_config")
-    path = Path(str(config.raw).strip()).expanduser() if config else Path(FILE)
+    path = expanded(str(config.raw).strip()) if config else Path(FILE)
     if config and not path.is_file():
         raise SettingsError(f"azure_openai_config ({config.where}): there is no file {path}")
     file = ConfigFile(path, _read(path, environ)) if path.is_file() else ConfigFile()

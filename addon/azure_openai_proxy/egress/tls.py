@@ -10,12 +10,15 @@ import os
 import ssl
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import certifi
 
+from azure_openai_proxy.formats.paths import expanded
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mitmproxy.options import Options
 
 __all__ = ["Tls", "TlsOptions", "context", "reason", "refuses_client"]
@@ -111,7 +114,7 @@ def _client_certificate(configured: str | None, host: str) -> Path | None:
     """The configured file, or `HOST.pem` in the configured directory."""
     if not configured:
         return None
-    path = Path(configured).expanduser()
+    path = expanded(configured)
     if not path.is_dir():
         return path
     own = path / f"{host}.pem"

@@ -6,13 +6,13 @@ mitmweb accepts only letters and dots in the name of a command.
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - mitmproxy reads the annotations of commands
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mitmproxy.types
 from mitmproxy import command, ctx, exceptions, flow, http
 
 from azure_openai_proxy.formats import quoting
+from azure_openai_proxy.formats.paths import expanded
 
 from . import text as readable_text
 from .sharing import document, guarded, redact
@@ -94,7 +94,7 @@ class ThreadCommands:
         except guarded.TooSlow as error:
             raise exceptions.CommandError("The search of the patterns takes too long.") from error
         try:
-            write(str(Path(path).expanduser()), text)
+            write(str(expanded(path)), text)
         except OSError as error:
             raise exceptions.CommandError(quoting.line(f"{path} cannot be written: {error.strerror}")) from error
         removed = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in redactor.removed.items())
