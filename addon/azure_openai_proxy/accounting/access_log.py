@@ -178,9 +178,9 @@ class AccessLog:
                 lost = 0
             except Exception as failed:  # noqa: BLE001 - `_written` logs it
                 error, lost = failed, len(calls)
-            _tell(loop, self._written, len(calls), lost, error)
+            _call_soon(loop, self._written, len(calls), lost, error)
         file.close()
-        _tell(loop, self._ended.set)
+        _call_soon(loop, self._ended.set)
 
     # On the loop
 
@@ -196,7 +196,7 @@ class AccessLog:
         self._failing = error is not None
 
 
-def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *arguments: object) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *arguments: object) -> None:
     try:
         loop.call_soon_threadsafe(what, *arguments)
     except RuntimeError:  # pragma: no cover - the loop was closed before the last line was written

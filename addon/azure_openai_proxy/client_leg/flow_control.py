@@ -31,7 +31,7 @@ HOOK_LOOK = 0.001
 
 
 def is_full(writer: object) -> bool:
-    """Whether `drain` of a client's writer may wait. A writer of a virtual network does not tell."""
+    """Whether `drain` of a client's writer may wait. The writer of a virtual network does not show how much it holds."""
     if isinstance(writer, asyncio.StreamWriter):
         return writer.transport.get_write_buffer_size() > FULL
     return not isinstance(writer, Gate) or writer.is_closed()

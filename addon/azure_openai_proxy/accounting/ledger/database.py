@@ -135,7 +135,7 @@ class Database(NamedTuple):
             raise Unusable(f"not a regular file: {quoting.line(self.url.database or '')}")
         if access == "create":
             with contextlib.suppress(OSError):  # the next call reports it
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # a row tells who used what
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # a row shows who used what
         mode = "ro" if access == "read" else "rw"
         # Without an isolation level the module begins no transactions of its own.
         connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", timeout, uri=True, isolation_level=None, check_same_thread=False)

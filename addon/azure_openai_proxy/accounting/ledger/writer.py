@@ -6,7 +6,7 @@ and a connection attempt of three. Beyond `QUEUE` rows, new ones are counted as 
 
 A writer that is followed also reads the keys and the sums of costs every two seconds, on the same connection, and passes them on.
 
-A commit whose answer was lost may have succeeded. The rows of a process are numbered, so the highest number in the database tells
+A commit whose answer was lost may have succeeded. The rows of a process are numbered, so the highest number in the database shows
 after a new connection which rows it has.
 """
 

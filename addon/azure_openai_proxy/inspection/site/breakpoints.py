@@ -54,7 +54,7 @@ class Breakpoints:
         """Flows whose streamed answer is withheld and not yet complete."""
         self.revision = 0
         """Increases with each change that the page has to show."""
-        self._index, self._tell_pages = index, changed
+        self._index, self._notify_pages = index, changed
         self._max_body, self._holds_streams = max_body, holds_streams
         self._notes: dict[int, str] = {}  # why a breakpoint did not hold the last call that it matched
         self._number = 0
@@ -98,7 +98,7 @@ class Breakpoints:
             flow.backup()
             message.content = body.encode("utf-8", "replace")
         flow.resume()
-        self._tell(flow)
+        self._notify(flow)
 
     def drop(self, id: str) -> None:
         """End a held flow. The client gets an error."""
@@ -106,7 +106,7 @@ class Breakpoints:
         if flow.killable:
             flow.kill()
         flow.resume()
-        self._tell(flow)
+        self._notify(flow)
 
     def held_count(self) -> int:
         """The number of flows that are held."""
@@ -130,13 +130,13 @@ class Breakpoints:
         self._rest()
         return found
 
-    def _tell(self, flow: http.HTTPFlow) -> None:
+    def _notify(self, flow: http.HTTPFlow) -> None:
         ctx.master.addons.trigger(hooks.UpdateHook([flow]))
         self._changed()
 
     def _changed(self) -> None:
         self.revision += 1
-        self._tell_pages()
+        self._notify_pages()
 
     def _rest(self) -> None:
         if self._added and not self.armed and not self.arriving:
@@ -207,7 +207,7 @@ class Breakpoints:
         self._notes.pop(matching.number, None)
         self.held[flow.id] = flow, matching.on
         flow.intercept()
-        self._tell(flow)
+        self._notify(flow)
 
     def _missed(self, flow: http.HTTPFlow, why: str) -> None:
         """Wait for another answer: this one could not be held to its end."""

@@ -36,9 +36,9 @@ class Pages:
         self.queries = Queries(self.index)
         self.replays = Replays(self.index, settings)
         self.shares = Shares(self.index, settings)
-        self.breakpoints = Breakpoints(self.index, self.tell, lambda: settings().max_body, holds_streams)
+        self.breakpoints = Breakpoints(self.index, self.notify_pages, lambda: settings().max_body, holds_streams)
         self.server = Server()
-        self.telling: set[asyncio.Task[None]] = set()
+        self.notifying: set[asyncio.Task[None]] = set()
         queries = self.queries
         self.server.gets |= {
             "threads": queries.threads,
@@ -63,11 +63,11 @@ class Pages:
             "drop": self.drop,
         }
 
-    def tell(self) -> None:
-        """Tell the pages that a breakpoint has changed."""
+    def notify_pages(self) -> None:
+        """Notify the pages that a breakpoint has changed."""
         task = asyncio.get_running_loop().create_task(self.index.changed())
-        self.telling.add(task)
-        task.add_done_callback(self.telling.discard)
+        self.notifying.add(task)
+        task.add_done_callback(self.notifying.discard)
 
     async def events(self, _: Query) -> Reply:
         return event_stream(self.index.follow(self._news))
