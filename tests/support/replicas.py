@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,8 +83,12 @@ class Load:
         # No expiry: httpx closes a connection that was idle for five seconds also if it has just given it to another request, which
         # then fails with a `ReadError` (of httpcore, `_assign_requests_to_connections`). On a busy machine idle connections get as old.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None)
-        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits) as http:
-            await asyncio.gather(*(self._client(http, key, each, first) for key in self.clients for first in range(PARALLEL)))
+        async with AsyncExitStack() as stack:
+            jobs = []
+            for key in self.clients:  # a pool each: httpcore checks all connections of a pool for each request
+                http = await stack.enter_async_context(httpx.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits))
+                jobs += [self._client(http, key, each, first) for first in range(PARALLEL)]
+            await asyncio.gather(*jobs)
 
     async def _client(self, http: httpx.AsyncClient, key: Key, count: int, first: int) -> None:
         replicas = itertools.islice(itertools.cycle(self.replicas), first, None)
