@@ -1,7 +1,7 @@
 """The client's side of a request, as far as it needs no private API.
 
-HTTP/1 connections, headers, bodies, messages of a WebSocket, errors, flow control, disconnected clients, and what saves time in mitmproxy's
-public parts: an index of its hooks without the addons that need no call, parsed authorities, no checks of types.
+HTTP/1 connections, TLS, headers, bodies, messages of a WebSocket, errors, flow control, disconnected clients, and what saves time in
+mitmproxy's public parts: an index of its hooks without the addons that need no call, parsed authorities, no checks of types.
 
 `mitmproxy_patches` connects it to mitmproxy's layers; `gateway` reads the values of `interface`. It may import `errors` only.
 `__all__` lists the modules that other subpackages may import; importing the subpackage loads none of them.
@@ -27,5 +27,6 @@ __all__ = [
     "request_body",
     "request_target",
     "sockets",
+    "tls",
     "writes",
 ]

@@ -184,7 +184,7 @@ HTTP = Feature(
         " RequestProtocolError(stream_id message code) ResponseProtocolError(stream_id message code)"
         " HttpResponseHook(flow) HttpResponseHeadersHook(flow) make_error_response(status_code message)"
         " SendData(connection data) DataReceived(connection data)",
-        "TLSLayer": "tls tunnel_state send_close(command) tls_interact()",
+        "TLSLayer": "tls tunnel_state send_close(command) send_data(data) tls_interact()",
         "WebsocketLayer": "client_ws server_ws flow _paused_event_queue",
         "WebsocketConnection": "_proto state frame_buf events() send2(event)",
         "FrameProtocol": "extensions",
@@ -225,7 +225,7 @@ FAST_PATH = Feature(
         "BufferedH2Connection": "streams max_outbound_frame_size outbound_flow_control_window local_flow_control_window(stream_id)"
         " send_data(stream_id data end_stream pad_length)",
         "H2Stream": "outbound_flow_control_window",
-        "TLSLayer": "conn send_data(data)",
+        "TLSLayer": "conn",
     },
     f"{__package__}.fastpath",
 )

@@ -6,7 +6,7 @@ from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
-from mitmproxy.proxy import events
+from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import HttpLayer, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
@@ -14,6 +14,7 @@ from mitmproxy.proxy.tunnel import TunnelState
 from OpenSSL import SSL
 
 from azure_openai_proxy.client_leg.option_values import values_of
+from azure_openai_proxy.client_leg.tls import encrypted
 from azure_openai_proxy.client_leg.writes import joined
 
 from . import connections
@@ -25,7 +26,6 @@ from .upstream_leg import FromUpstream, Leg
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mitmproxy.proxy.commands import CloseConnection
     from mitmproxy.proxy.layer import CommandGenerator, Layer
 
     from azure_openai_proxy.client_leg.interface import HttpPolicy
@@ -103,7 +103,11 @@ class PatchedHttpLayer(HttpLayer):
 class ClientTLS(ClientTLSLayer):
     """Client TLS that sends close_notify. Without it, clients treat a response without a length as truncated."""
 
-    def send_close(self, command: CloseConnection) -> CommandGenerator[None]:
+    def send_data(self, data: bytes) -> CommandGenerator[None]:
+        if out := encrypted(self.tls, data):
+            yield commands.SendData(self.conn, out)
+
+    def send_close(self, command: commands.CloseConnection) -> CommandGenerator[None]:
         if self.tunnel_state in (TunnelState.OPEN, TunnelState.CLOSED):
             with suppress(SSL.Error):
                 self.tls.shutdown()

@@ -14,13 +14,13 @@ from mitmproxy.proxy.layers.http._http2 import Http2Server
 from mitmproxy.proxy.layers.tls import TLSLayer
 from mitmproxy.proxy.tunnel import TunnelState
 
+from azure_openai_proxy.client_leg.tls import encrypted
 from azure_openai_proxy.mitmproxy_patches.http1_server import PatchedHttp1Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mitmproxy import http
-    from mitmproxy.proxy.commands import SendData
     from mitmproxy.proxy.layers.http import HttpLayer, HttpStream
     from mitmproxy.proxy.server import ConnectionHandler
 
@@ -63,7 +63,7 @@ def direct_writer(stream: HttpStream, handler: ConnectionHandler) -> Callable[[b
                     stream.response_body_buf += chunk
                 out = framed(chunk)
                 if out and tls:
-                    out = b"".join([cast("SendData", command).data for command in tls[0].send_data(out)])
+                    out = encrypted(tls[0].tls, out)
                 if out and not transport.is_closing():
                     transport.write(out)
         except Exception:  # noqa: BLE001 - from a `stream` function of another addon: as in mitmproxy, the connection continues
