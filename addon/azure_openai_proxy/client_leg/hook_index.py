@@ -14,9 +14,9 @@ import inspect
 import logging
 import sys
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from mitmproxy import ctx, exceptions, hooks
 from mitmproxy.addonmanager import AddonManager, logger, traverse
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     type Hook = Callable[[Any], Any]
+    type Groups = list[list[Hook]]  # one list for each addon in the chain, including its sub-addons
     type Asking = Generator[Awaitable[Any], None, None]
 
 __all__ = ["Indexed", "in_place", "restore", "shorten"]
@@ -37,10 +38,18 @@ BEGUN = "azure_openai_begun"
 """Attribute of a hook whose dispatch was started without a task and must be continued in one."""
 
 
+class Listed(NamedTuple):
+    """What a hook calls."""
+
+    argument: str  # the name of its single argument
+    groups: Groups
+    updates: Groups  # of `update`, which follows the hooks of a flow
+
+
 class Indexed(AddonManager):
     """mitmproxy's addon manager with an index of hooks."""
 
-    index: dict[type[hooks.Hook], list[list[Hook]]]  # one list for each addon in the chain, including its sub-addons
+    index: dict[type[hooks.Hook], Listed]
     indexed: list[Any]  # the chain from which the index was built
 
     def forget(self, *_: object, **__: object) -> None:
@@ -55,7 +64,7 @@ class Indexed(AddonManager):
         cast("Any", super()).remove(addon)
 
     async def handle_lifecycle(self, event: hooks.Hook) -> None:
-        waiting, asking = vars(event).pop(BEGUN, None) or self.begin(event)
+        _, waiting, asking = vars(event).pop(BEGUN, None) or self.begin(event)
         while waiting is not None:
             try:
                 await waiting
@@ -67,26 +76,26 @@ class Indexed(AddonManager):
 
     def in_place(self, event: hooks.Hook) -> bool:
         """Dispatch a hook immediately, without a task. Return False if something must be awaited, so that mitmproxy must continue it."""
-        waiting, asking = self.begin(event)
-        if waiting is None and not getattr(event, _argument(cast("Any", type(event)))).intercepted:
+        begun = message, waiting, _ = self.begin(event)
+        if waiting is None and not message.intercepted:
             return True
-        setattr(event, BEGUN, (waiting, asking))
+        setattr(event, BEGUN, begun)
         return False
 
-    def begin(self, event: hooks.Hook) -> tuple[Awaitable[Any] | None, Asking]:
-        asking = self.life(event)
-        return next(asking, None), asking
+    def begin(self, event: hooks.Hook) -> tuple[Any, Awaitable[Any] | None, Asking]:
+        """As `handle_lifecycle` up to the first awaitable. Return the argument of the hook, too, and a generator of the next awaitables."""
+        argument, groups, updates = self.listed(type(event))
+        message = getattr(event, argument)
+        asking = self.ask_all(groups, updates, message) if updates and isinstance(message, Flow) else self.ask(groups, message)
+        return message, next(asking, None), asking
 
-    def life(self, event: hooks.Hook) -> Asking:
-        """As `handle_lifecycle`, but yield awaitables instead of awaiting them."""
-        message = getattr(event, _argument(cast("Any", type(event))))
-        yield from self.ask(type(event), message)
-        if isinstance(message, Flow) and self.listed(hooks.UpdateHook):
-            yield from self.ask(hooks.UpdateHook, [message])
+    def ask_all(self, groups: Groups, updates: Groups, flow: Flow) -> Asking:
+        yield from self.ask(groups, flow)
+        yield from self.ask(updates, [flow])
 
-    def ask(self, kind: type[hooks.Hook], message: object) -> Asking:
+    def ask(self, groups: Groups, message: object) -> Asking:
         """As `trigger_event`: log the error of an addon and continue with the next one. Awaitables are yielded."""
-        for group in self.listed(kind):
+        for group in groups:
             try:
                 for hook in group:
                     result = hook(message)
@@ -100,22 +109,22 @@ class Indexed(AddonManager):
                 kind_, error, trace = cast("Any", sys.exc_info())
                 logger.error(f"Addon error: {error}", exc_info=(kind_, error, trace.tb_next or trace))
 
-    def listed(self, kind: type[hooks.Hook]) -> list[list[Hook]]:
-        """The implementations of a hook, by addon. The chain may have been modified directly."""
+    def listed(self, kind: type[hooks.Hook]) -> Listed:
+        """The implementations of a hook. The chain may have been modified directly."""
         if self.indexed != self.chain:
             self.forget()
             self.indexed = list(self.chain)
         if kind not in self.index:
-            self.index[kind] = self.groups(kind)
+            self.index[kind] = Listed(_argument(kind), self.groups(kind), self.groups(hooks.UpdateHook))
         return self.index[kind]
 
-    def groups(self, kind: type[hooks.Hook]) -> list[list[Hook]]:
+    def groups(self, kind: type[hooks.Hook]) -> Groups:
         found = ([_hook(one, kind.name) for one in traverse([addon]) if self.has(one, kind.name)] for addon in self.chain)
         return [group for group in found if group]
 
     def wants_logs(self, _: logging.LogRecord) -> bool:
         """Whether an addon implements `add_log`. Otherwise log records need not be events; mitmproxy logs four per connection."""
-        return bool(self.listed(AddLogHook))
+        return bool(self.listed(AddLogHook).groups)
 
     def has(self, addon: object, name: str) -> bool:
         hook = getattr(addon, name, None)
@@ -131,10 +140,9 @@ def _refuse(message: str, _: object) -> None:
     raise exceptions.AddonManagerError(message)
 
 
-@cache
-def _argument(event: Any) -> str:
-    """The name of the single argument of a hook of connections."""
-    (field,) = dataclasses.fields(event)
+def _argument(kind: Any) -> str:
+    """The name of the single argument of a hook."""
+    (field,) = dataclasses.fields(kind)
     return str(field.name)
 
 
