@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 __all__ = ["LINES", "NAMES", "VALUES"]
 
 NAMES = st.sampled_from(["Host", "Accept", "content-length", "Content-Length", "Transfer-Encoding", "X y", "", "é", "Connection"])
-VALUES = st.sampled_from(["localhost", "0", "2", "+2", "a b", " 2 ", "\t", "", "chunked", "a\x00b", "a\nb", "ö", "9" * 16, "a\x0bb"])
+VALUES = st.sampled_from(["localhost", "0", "2", "02", "+2", "a b", " 2 ", "\t", "", "chunked", "a\x00b", "a\nb", "ö", "9" * 16, "a\x0bb"])
 LINES = st.sampled_from(
     [
         "POST /v1/chat/completions HTTP/1.1",

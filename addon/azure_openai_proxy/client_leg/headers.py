@@ -16,7 +16,7 @@ from mitmproxy.utils import strutils
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Headers", "make_index"]
+__all__ = ["Headers", "is_checked", "make_index"]
 
 
 def _raw(text: str | bytes) -> bytes:
@@ -30,6 +30,8 @@ def _folded(key: str | bytes) -> bytes:
 
 
 class Headers(http.Headers):
+    checked: tuple[tuple[bytes, bytes], ...] | None = None
+    """The fields of a message that was read by a strict reader: names, values and framing are valid."""
     _of: tuple[tuple[bytes, bytes], ...] | None = None  # the fields from which the index was built
     _index: dict[bytes, bytes]
 
@@ -75,6 +77,12 @@ class Headers(http.Headers):
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str | bytes) and self._look(key) is not None
+
+
+def is_checked(message: http.Message) -> bool:
+    """Whether the reader of a message has checked its headers, and they are unchanged."""
+    headers = message.data.headers
+    return type(headers) is Headers and headers.checked is headers.fields
 
 
 def make_index(message: http.Message) -> None:

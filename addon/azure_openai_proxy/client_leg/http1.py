@@ -49,7 +49,7 @@ _HEAD = re.compile(
 )
 _FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
 _FRAMING = frozenset({len(b"content-length"), len(b"transfer-encoding")})
-_LONGEST_LENGTH = 15
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
 _TEMPLATE = http.Request("", 0, b"", b"", b"", b"", b"HTTP/1.1", Headers(), None, None, timestamp_start=0.0, timestamp_end=None)
 
 
@@ -178,7 +178,7 @@ def ordinary(data: bytes) -> Ordinary | None:
             if folded == b"transfer-encoding":
                 return None
             if folded == b"content-length":
-                if length is not None or not value.isdigit() or len(value) > _LONGEST_LENGTH:
+                if length is not None or not _LENGTH.fullmatch(value):
                     return None
                 length = int(value)
     return Ordinary(_request(head[1], head[2], fields), length or 0, head.end())
@@ -187,6 +187,8 @@ def ordinary(data: bytes) -> Ordinary | None:
 def _request(method: bytes, path: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> http.Request:
     """Build a request from a template, without constructors, whose type checks take 40 µs."""
     made, data = object.__new__(http.Request), object.__new__(http.RequestData)
-    vars(data).update(vars(_TEMPLATE.data), method=method, path=path, headers=Headers(fields), timestamp_start=time.time())
+    headers = Headers(fields)
+    headers.checked = fields
+    vars(data).update(vars(_TEMPLATE.data), method=method, path=path, headers=headers, timestamp_start=time.time())
     vars(made).update(vars(_TEMPLATE), data=data)
     return made

@@ -98,6 +98,9 @@ class Http1Connection:
                 if isinstance(item, Head):
                     self.request = item.request
                     yield item
+                    if item.body is not None:
+                        self._request_done = True
+                        yield from self._finish()
                 elif isinstance(item, bytes):
                     yield item
                 else:

@@ -30,6 +30,8 @@ _CUT = "HTTP/1 protocol error: peer closed connection without sending complete m
 class Head(NamedTuple):
     request: http.Request
     has_body: bool
+    body: bytes | None = None
+    """The whole body of a request with valid names and framing, if it was received with the head. Then no other part follows."""
 
 
 class Broken(NamedTuple):
@@ -151,7 +153,10 @@ class Requests:
             return None
         if read := http1.ordinary(received):
             self._take(read.head)
-            return self._begin(read.request, read.body)
+            if len(self._received) < read.body:
+                return self._begin(read.request, read.body)
+            self._read = self._none
+            return Head(read.request, read.body != 0, self._take(read.body))
         if wrong := http1.flaw(received):
             return wrong
         head = http1.split(received)

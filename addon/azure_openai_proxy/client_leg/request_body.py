@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from mitmproxy.utils import human
 
+from .headers import is_checked
 from .http1 import forbidden_bytes
 from .large_body import LargeBody
 
@@ -51,7 +52,7 @@ class RequestBody:
 
     def error_in_head(self, flow: http.HTTPFlow) -> tuple[str, str] | None:
         """The error message and the name of mitmproxy's error code, or None."""
-        if wrong := forbidden_bytes(flow.request):
+        if not is_checked(flow.request) and (wrong := forbidden_bytes(flow.request)):
             return wrong, "REQUEST_VALIDATION_FAILED"
         return self.error_in_size(flow, _declared(flow.request))
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import redaction
 from azure_openai_proxy.api.redaction import Fields, Hidden
+from azure_openai_proxy.client_leg.headers import is_checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mitmproxy import http
+
+    from azure_openai_proxy.client_leg.headers import Headers
 
 __all__ = ["RequestKeys", "key_in_path"]
 
@@ -53,7 +56,10 @@ class RequestKeys:
 
     def hide(self, request: http.Request) -> None:
         """Mask the keys of `request` in place, and keep them."""
+        checked = is_checked(request)
         self._hidden = redaction.hide(request)
+        if checked:
+            cast("Headers", request.headers).checked = request.headers.fields  # a mask is valid too
         self._masked = request.headers.fields, request.data.path
 
     @property

@@ -166,8 +166,8 @@ HTTP = Feature(
         "HttpStream": "__init__(context stream_id) _handle_event(event) context mode flow stream_id child_layer request_body_buf"
         " response_body_buf client_state server_state check_invalid(request) check_killed(emit_error_hook) check_body_size(request)"
         " handle_protocol_error(event) make_server_connection() start_request_stream() flow_done() passthrough(event)"
-        " state_uninitialized state_wait_for_request_headers state_wait_for_response_headers state_consume_response_body"
-        " state_stream_request_body(event) state_stream_response_body state_errored",
+        " state_uninitialized state_wait_for_request_headers state_wait_for_response_headers state_consume_request_body(event)"
+        " state_consume_response_body state_stream_request_body(event) state_stream_response_body state_errored",
         "StreamBuffer": "clear() __bytes__() __len__()",
         "StartHook": "blocking",
         "Http1Server": "__init__(context) _handle_event(event) conn stream_id",

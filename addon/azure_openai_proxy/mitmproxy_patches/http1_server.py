@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
-from mitmproxy.proxy.layers.http._events import (
-    ErrorCode,
-    RequestData,
-    RequestEndOfMessage,
-    RequestHeaders,
-    RequestProtocolError,
-    ResponseData,
-    ResponseEndOfMessage,
-    ResponseHeaders,
-    ResponseProtocolError,
-)
 from mitmproxy.proxy.layers.http._http1 import Http1Server, make_error_response
 
 from azure_openai_proxy.client_leg.gate import Pause
@@ -36,7 +27,14 @@ if TYPE_CHECKING:
     from azure_openai_proxy.client_leg.http1_connection import Output
     from azure_openai_proxy.client_leg.interface import HttpPolicy
 
-__all__ = ["LastOfConnection", "PatchedHttp1Server", "RequestUnreadable"]
+__all__ = ["LastOfConnection", "PatchedHttp1Server", "RequestUnreadable", "WholeRequest"]
+
+
+@dataclass
+class WholeRequest(http_events.RequestHeaders):
+    """A request whose body was received with its head. The layers between here and the stream are passed once, not three times."""
+
+    content: bytes = b""
 
 
 class RequestUnreadable(HttpEvent):
@@ -47,7 +45,7 @@ class RequestUnreadable(HttpEvent):
         self.message, self.instead = unreadable
 
 
-class LastOfConnection(ResponseEndOfMessage):
+class LastOfConnection(http_events.ResponseEndOfMessage):
     """The end of a response or an upgraded connection, after which an HTTP/1 client may still send: what follows is no request."""
 
 
@@ -89,13 +87,13 @@ class PatchedHttp1Server(Http1Server):
         match event:
             case events.DataReceived():
                 return self.http1.receive(event.data)
-            case ResponseHeaders():
+            case http_events.ResponseHeaders():
                 return self.http1.begin(event.response)
-            case ResponseData():
+            case http_events.ResponseData():
                 return self.http1.body(event.data)
-            case ResponseEndOfMessage():
+            case http_events.ResponseEndOfMessage():
                 return self.http1.end(last=isinstance(event, LastOfConnection))
-            case ResponseProtocolError():
+            case http_events.ResponseProtocolError():
                 return self.http1.fail(event.code.http_status_code(), event.message)
             case events.ConnectionClosed() | events.Wakeup():
                 return self.http1.close()
@@ -105,12 +103,16 @@ class PatchedHttp1Server(Http1Server):
         """The command that passes a part of a request on to its stream."""
         match output:
             case bytes():
-                return ReceiveHttp(RequestData(self.stream_id, output))
-            case Head():
-                return ReceiveHttp(RequestHeaders(self.stream_id, output.request, not output.has_body))
+                return ReceiveHttp(http_events.RequestData(self.stream_id, output))
+            case Head(request, has_body, None):
+                return ReceiveHttp(http_events.RequestHeaders(self.stream_id, request, not has_body))
+            case Head(request, has_body, bytes(body)):
+                return ReceiveHttp(WholeRequest(self.stream_id, request, not has_body, content=body))
             case End.END:
-                return ReceiveHttp(RequestEndOfMessage(self.stream_id))
+                return ReceiveHttp(http_events.RequestEndOfMessage(self.stream_id))
             case Unreadable():
                 return ReceiveHttp(RequestUnreadable(self.stream_id, output))
             case _:
-                return ReceiveHttp(RequestProtocolError(self.stream_id, "Client disconnected.", ErrorCode.CLIENT_DISCONNECTED))
+                return ReceiveHttp(
+                    http_events.RequestProtocolError(self.stream_id, "Client disconnected.", http_events.ErrorCode.CLIENT_DISCONNECTED)
+                )

@@ -96,8 +96,8 @@ class PatchedHttpLayer(HttpLayer):
         context = copy(self.context)  # `fork` first constructs a server with a UUID of its own (13 µs)
         context.layers = context.layers.copy()
         context.options = cast("Any", values_of(context.options))
-        self.streams[stream_id] = PatchedStream(context, stream_id, self.policy)
-        yield from self.event_to_child(self.streams[stream_id], events.Start())
+        self.streams[stream_id] = PatchedStream(context, stream_id, self.policy, self.connections[self.context.client])
+        return iter(())  # type: ignore[return-value] # the caller delegates to it
 
 
 class ClientTLS(ClientTLSLayer):

@@ -24,12 +24,12 @@ from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook, HttpResp
 
 from azure_openai_proxy.client_leg import hook_index, request_target
 from azure_openai_proxy.client_leg.failures import failure, reason_to_close, truncated_end, withheld
-from azure_openai_proxy.client_leg.headers import make_index
+from azure_openai_proxy.client_leg.headers import is_checked, make_index
 from azure_openai_proxy.client_leg.http1 import body_may_follow, complete
 from azure_openai_proxy.client_leg.request_body import HELD, RequestBody
 from azure_openai_proxy.errors import Failure
 
-from .http1_server import LastOfConnection, RequestUnreadable
+from .http1_server import LastOfConnection, PatchedHttp1Server, RequestUnreadable, WholeRequest
 from .upstream_leg import Together, UpstreamFailed
 from .websocket import Upgrading
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mitmproxy import http
     from mitmproxy.proxy import events
     from mitmproxy.proxy.context import Context
-    from mitmproxy.proxy.layer import CommandGenerator
+    from mitmproxy.proxy.layer import CommandGenerator, Layer
 
     from azure_openai_proxy.client_leg.interface import HttpPolicy
 
@@ -53,9 +53,11 @@ class PatchedStream(Upgrading):
     sent_request: http.Request | Failure  # the request with its keys, until mitmproxy sends it
     dropped = False  # the HTTP layer sends no more events to this stream
 
-    def __init__(self, context: Context, stream_id: int, policy: HttpPolicy) -> None:
+    def __init__(self, context: Context, stream_id: int, policy: HttpPolicy, client: Layer) -> None:
         super().__init__(context, stream_id)
         self.policy = policy
+        self.http1_server = client if isinstance(client, PatchedHttp1Server) else None
+        self.client_state = self.state_wait_for_request_headers  # mitmproxy sets it in an event of its own
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """As mitmproxy, but replace the error responses, and send the request as the policy has it."""
@@ -73,28 +75,44 @@ class PatchedStream(Upgrading):
                     self.free()
                 return
             reply = None
-            if type(command) is DropStream:
+            if isinstance(command, SendHttp):
+                sent = command.event
+                if self.leg and command.connection is self.leg.conn:
+                    self.leg.send(sent)  # does what the HTTP layer would, in a fifth of the time
+                    continue
+                if self.http1_server and isinstance(sent, ResponseHeaders | ResponseData):
+                    yield from cast("CommandGenerator[None]", self.http1_server.outputs(sent))  # likewise
+                    continue
+                if isinstance(sent, RequestHeaders):
+                    sent.request = vars(self).pop("sent_request")
+                elif isinstance(sent, ResponseProtocolError) and (yield from self.report(sent)):
+                    continue
+            elif type(command) is DropStream:
                 self.dropped = True
-            if isinstance(command, StartHook) and command.blocking is True and hook_index.in_place(command):
+            elif isinstance(command, StartHook) and command.blocking is True and hook_index.in_place(command):
                 continue
-            if self.leg and isinstance(command, SendHttp) and command.connection is self.leg.conn:
-                self.leg.send(command.event)  # does what the HTTP layer would, in a fifth of the time
-                continue
-            if isinstance(command, SendHttp) and isinstance(command.event, RequestHeaders):
-                command.event.request = vars(self).pop("sent_request")
-            if not isinstance(command, SendHttp) or not isinstance(command.event, ResponseProtocolError):
-                reply = yield command
-            elif command.connection != self.context.client or not (yield from self.report(command.event)):
-                yield command
+            reply = yield command
 
     def dispatch(self, event: events.Event) -> CommandGenerator[None]:
+        if isinstance(event, WholeRequest):
+            return self.whole(event)
         if isinstance(event, Together):
             return self.one_by_one(event)
         return self.cut_short(event) if isinstance(event, RequestUnreadable) else super()._handle_event(event)
 
+    def whole(self, event: WholeRequest) -> CommandGenerator[None]:
+        yield from self.state_wait_for_request_headers(event)
+        if self.dropped:
+            return
+        if self.body and self.client_state == self.state_consume_request_body and len(event.content) <= HELD:
+            self.request_body_buf += event.content  # its size was checked with the head
+        elif event.content:
+            yield from self.client_state(RequestData(self.stream_id, event.content))
+        yield from self.client_state(RequestEndOfMessage(self.stream_id))
+
     def one_by_one(self, event: Together) -> CommandGenerator[None]:
         for one in event.events:
-            yield from super()._handle_event(one)
+            yield from self.server_state(one)
 
     def make_server_connection(self) -> CommandGenerator[bool]:
         """Use the upstream leg for translated requests. There is nothing to wait for, so the HTTP layer is not involved."""
@@ -119,10 +137,12 @@ class PatchedStream(Upgrading):
     # The request
 
     def check_invalid(self, request: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
+        message = cast("http.Message", self.flow.request if request else self.flow.response)
+        checked = is_checked(message)
         if request:
-            make_index(self.flow.request)
+            make_index(message)
             request_target.record(self.flow, self.context.client, transparent=self.mode is HTTPMode.transparent)
-        return (yield from super().check_invalid(request))
+        return False if checked else (yield from super().check_invalid(request))
 
     def check_killed(self, emit_error_hook: bool) -> CommandGenerator[bool]:  # noqa: FBT001 - mitmproxy's signature
         """Send an early response, or check the head and the declared length.

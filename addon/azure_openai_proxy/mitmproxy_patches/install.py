@@ -31,16 +31,7 @@ if TYPE_CHECKING:
 
     from .web_page import Mount
 
-__all__ = [
-    "attach",
-    "check",
-    "enable_direct_reads",
-    "fast_path",
-    "patches_http",
-    "serve_site",
-    "set_fast_path",
-    "show_comments",
-]
+__all__ = ["attach", "check", "enable_direct_reads", "fast_path", "patches_http", "serve_site", "set_fast_path", "show_comments"]
 
 logger = logging.getLogger(__name__)
 

@@ -18,18 +18,8 @@ import h2.exceptions
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import HttpConnection, HttpEvent
-from mitmproxy.proxy.layers.http._events import (
-    ErrorCode,
-    RequestData,
-    RequestHeaders,
-    RequestProtocolError,
-    ResponseData,
-    ResponseEndOfMessage,
-    ResponseHeaders,
-    ResponseProtocolError,
-    ResponseTrailers,
-)
 
 from azure_openai_proxy.client_leg.failures import error_code
 from azure_openai_proxy.client_leg.flow_control import FlowControl
@@ -69,11 +59,11 @@ class Together(HttpEvent):
         self.events = events
 
 
-class UpstreamFailed(ResponseProtocolError):
+class UpstreamFailed(http_events.ResponseProtocolError):
     """The request failed before or during the response."""
 
     def __init__(self, stream_id: int, failure: Failure) -> None:
-        super().__init__(stream_id, failure.message, ErrorCode[error_code(failure)])
+        super().__init__(stream_id, failure.message, http_events.ErrorCode[error_code(failure)])
         self.failure = failure
 
 
@@ -93,15 +83,15 @@ class Leg(HttpConnection):
 
     def send(self, event: HttpEvent) -> None:
         """Send the request, or pass on an event of a request that was sent."""
-        if isinstance(event, RequestHeaders):
+        if isinstance(event, http_events.RequestHeaders):
             stream = self.http_layer.streams[event.stream_id]
             streamed = bool(stream.flow.request.stream) and not event.end_stream
             self.http_layer.requests[event.stream_id] = response = Response(self, stream, streamed=streamed)
             response.start(self.http_layer.policy)
         elif known := self.http_layer.requests.get(event.stream_id):
-            if isinstance(event, RequestProtocolError):
+            if isinstance(event, http_events.RequestProtocolError):
                 known.leave()
-            elif isinstance(event, RequestData):
+            elif isinstance(event, http_events.RequestData):
                 known.add(event.data)
             else:
                 known.complete()
@@ -128,14 +118,14 @@ class Response(FlowControl):
         out: list[HttpEvent] = []
         for item in items:
             if isinstance(item, bytes):
-                out.append(ResponseData(self.id, item))
+                out.append(http_events.ResponseData(self.id, item))
             elif isinstance(item, http.Response):
                 ends = len(items) == 2 and not self.upgraded and not isinstance(items[1], bytes)
-                out.append(ResponseHeaders(self.id, item, end_stream=ends))
+                out.append(http_events.ResponseHeaders(self.id, item, end_stream=ends))
             elif isinstance(item, http.Headers):
-                out.append(ResponseTrailers(self.id, item))
+                out.append(http_events.ResponseTrailers(self.id, item))
             else:
-                out.append(ResponseEndOfMessage(self.id))
+                out.append(http_events.ResponseEndOfMessage(self.id))
         self.leg.inject([Together(self.id, out)] if len(out) > 1 and not self.upgraded else out)
 
     def report(self, failure: Failure) -> None:

@@ -89,7 +89,7 @@ async def test_idle_addons_do_nothing(kind: type, option: str) -> None:
             if (hook := getattr(addon, name, None)) and (waiting := hook(flow)):
                 await waiting
         assert before == flow.get_state()
-        manager.index[HttpRequestHook] = []
+        manager.index[HttpRequestHook] = hook_index.Listed("flow", [], [])
         on = {bool: True, int: 1}.get(context.options._options[option].typespec)
         if on is not None:
             context.options.update(**{option: on})

@@ -9,6 +9,7 @@ from mitmproxy import http
 from mitmproxy.net.http import validate
 
 from azure_openai_proxy.client_leg import http1
+from azure_openai_proxy.client_leg.headers import is_checked
 from azure_openai_proxy.client_leg.http1 import MAX_HEAD
 from support.http1_heads import LINES, NAMES, VALUES
 
@@ -82,11 +83,15 @@ def test_set_connection(version: str, asked: str | None, sent: dict[str, str], c
 
 @given(fields=st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=4), line=LINES)
 def test_valid(fields: list[tuple[str, str]], line: str) -> None:
-    """What the quick reader takes passes mitmproxy's validation."""
+    """What the quick reader takes passes mitmproxy's validation and ours, so it is marked as checked until it is changed."""
     head = "\r\n".join([line, *(f"{name}:{value}" for name, value in fields), "", ""]).encode()
     if found := http1.ordinary(head):
         validate.validate_headers(found[0])
+        assert None is http1.forbidden_bytes(found[0])
         assert "CONNECT" != found[0].method
+        assert is_checked(found[0])
+        found[0].headers["x-added"] = "line\nbreak"
+        assert not is_checked(found[0])
 
 
 def test_long_heads() -> None:

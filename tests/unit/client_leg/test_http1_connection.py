@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.client_leg.http1_connection import Output
 
 CHAT = b"POST /v1/chat HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+CHUNKED = b"POST /v1/chat HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 
 
 def connection(*, half_closed: bool = False, answers: bool = True) -> Http1Connection:
@@ -48,14 +49,14 @@ def test_pipelined_requests() -> None:
     """The next one is read when its predecessor is answered, also if that happens while that is read."""
     http1 = connection()
     found = []
-    for output in http1.receive(CHAT * 3):
+    for output in http1.receive(CHAT + CHUNKED + CHAT):
         found.append(type(output))
-        if output is End.END and http1.number < 5:
+        if http1.number < 5 and (output is End.END or http1.number == 1):
             answer(http1, http.Response.make(200, b"{}"))
-    assert [Head, bytes, End] * 3 == found
+    assert [Head, Head, bytes, End, Head] == found
     assert 5 == http1.number
     http1 = connection()
-    assert [Head, bytes, End] == kinds(http1.receive(CHAT * 2))
+    assert [Head] == kinds(http1.receive(CHAT + CHUNKED))
     assert [Head, bytes, End] == [
         type(output) for output in answer(http1, http.Response.make(200, b"{}")) if not isinstance(output, commands.SendData)
     ]

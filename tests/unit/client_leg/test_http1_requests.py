@@ -18,11 +18,16 @@ HUGE = "x" * MAX_HEAD
 
 
 def read(requests: Requests, *, proceed: bool = True) -> list[object]:
-    """All that can be read; a head is its path and whether a body follows."""
+    """All that can be read; a head is its path and whether there is a body. A body that came with it is a part of its own here."""
     found: list[object] = []
     while (item := requests.next()) is not None:
-        found.append((item.request.path, item.has_body) if isinstance(item, Head) else item)
-        if item is End.END and proceed:
+        if not isinstance(item, Head):
+            found.append(item)
+        else:
+            found.append((item.request.path, item.has_body))
+            if item.body is not None:
+                found += [item.body, End.END] if item.body else [End.END]
+        if found[-1] is End.END and proceed:
             requests.proceed()
     return found
 
@@ -68,6 +73,22 @@ def test_the_next_request_waits(parts: list[int]) -> None:
     assert [] == read(requests)
     requests.proceed()
     assert [("/a", True), b"{}", End.END] * len(parts) == read(requests)
+
+
+def test_whole_requests() -> None:
+    """A small request that is received at once is one part."""
+    requests = Requests()
+    requests.receive(PLAIN + b"GET /c HTTP/1.1\r\nHost: localhost\r\n\r\n" + PLAIN[:-1])
+    for expected in (b"{}", b""):
+        head = requests.next()
+        assert isinstance(head, Head)
+        assert (bool(expected), expected, True) == (head.has_body, head.body, requests.complete)
+        assert None is requests.next()
+        requests.proceed()
+    head = requests.next()
+    assert isinstance(head, Head)
+    assert None is head.body
+    assert b"{" == requests.next()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from mitmproxy.test import tflow
 from azure_openai_proxy.client_leg import http1, probes
 from azure_openai_proxy.client_leg.http1_connection import AHEAD
 from azure_openai_proxy.mitmproxy_patches import connections
-from azure_openai_proxy.mitmproxy_patches.http1_server import PatchedHttp1Server
+from azure_openai_proxy.mitmproxy_patches.http1_server import PatchedHttp1Server, WholeRequest
 from support.http1_heads import LINES, NAMES, VALUES
 from support.patched_proxy import LIMIT, MB, SSE_HEAD, HttpPolicy, Proxy, Upstream, head, still_works
 from support.processes import PATIENCE
@@ -347,6 +347,8 @@ def read(server: Http1Server, reads: list[bytes]) -> tuple[dict[str, Any], bytes
     for data in [piece for piece in reads if piece]:
         for command in server.handle_event(events.DataReceived(server.conn, data)):
             event = getattr(command, "event", None)
+            if isinstance(event, WholeRequest):
+                body, end = event.content, "complete"
             if isinstance(event, RequestHeaders):
                 head = vars(event.request.data) | {"ends": event.end_stream, "headers": event.request.headers.fields, "timestamp_start": 0}
             elif isinstance(event, RequestData):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
+from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from azure_openai_proxy.client_leg import probes
 from azure_openai_proxy.mitmproxy_patches import connections, http_stream, install
@@ -508,6 +509,6 @@ def test_memory(confdir: Path, tmp_path: Path) -> None:
 
 def test_a_failure_after_the_whole_response(context: Context) -> None:
     """Nothing is added to the response; an HTTP/2 upstream may reset a stream that it has answered before the end of the request."""
-    stream = PatchedStream(context, 1, HttpPolicy())
+    stream = PatchedStream(context, 1, HttpPolicy(), Http2Server(context))
     stream.server_state = stream.state_done
     assert [] == list(stream.report(ResponseProtocolError(1, "The stream was reset.", ErrorCode.GENERIC_SERVER_ERROR)))
