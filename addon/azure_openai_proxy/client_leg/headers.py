@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Headers", "is_checked", "make_index"]
 
+type Fields = tuple[tuple[bytes, bytes], ...]
+
 
 def _raw(text: str | bytes) -> bytes:
     return strutils.always_bytes(text, "utf-8", "surrogateescape")
@@ -29,10 +31,27 @@ def _folded(key: str | bytes) -> bytes:
     return _raw(key).lower()
 
 
+def _make_index(fields: Fields) -> dict[bytes, bytes]:
+    index = {name.lower(): value for name, value in fields}
+    if len(index) < len(fields):  # names occur more than once
+        index.clear()
+        for name, value in fields:
+            folded = name.lower()
+            index[folded] = b"%b, %b" % (index[folded], value) if folded in index else value
+    return index
+
+
+def _replaced(fields: Fields, folded: bytes, value: bytes) -> Fields:
+    """The fields with `value` in the first one of this name, and without the others."""
+    at = next(at for at, (name, _) in enumerate(fields) if name.lower() == folded)
+    others = [field for field in fields[at + 1 :] if field[0].lower() != folded]
+    return (*fields[:at], (fields[at][0], value), *others)
+
+
 class Headers(http.Headers):
-    checked: tuple[tuple[bytes, bytes], ...] | None = None
+    checked: Fields | None = None
     """The fields of a message that was read by a strict reader: names, values and framing are valid."""
-    _of: tuple[tuple[bytes, bytes], ...] | None = None  # the fields from which the index was built
+    _of: Fields | None = None  # the fields from which the index was built
     _index: dict[bytes, bytes]
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = (), **headers: str | bytes) -> None:
@@ -41,42 +60,33 @@ class Headers(http.Headers):
         else:
             super().__init__(fields, **headers)
 
-    def _look(self, key: str | bytes) -> str | None:
-        if self._of is not self.fields:
-            index: dict[bytes, bytes] = {}
-            for name, value in self.fields:
-                folded = name.lower()
-                index[folded] = b"%b, %b" % (index[folded], value) if folded in index else value
-            self._index, self._of = index, self.fields
-        found = self._index.get(_folded(key))
-        return None if found is None else found.decode("utf-8", "surrogateescape")
+    def _current_index(self) -> dict[bytes, bytes]:
+        fields = self.fields
+        if self._of is not fields:
+            self._index, self._of = _make_index(fields), fields
+        return self._index
 
     def get(self, key: str | bytes, default: Any = None) -> Any:
-        found = self._look(key)
-        return default if found is None else found
+        found = self._current_index().get(_folded(key))
+        return default if found is None else found.decode("utf-8", "surrogateescape")
 
     def __getitem__(self, key: str | bytes) -> str:
-        found = self._look(key)
+        found = self._current_index().get(_folded(key))
         if found is None:
             raise KeyError(key)
-        return found
+        return found.decode("utf-8", "surrogateescape")
 
     def __setitem__(self, key: str | bytes, value: str | bytes) -> None:
         name, raw = _raw(key), _raw(value)
-        folded, found = name.lower(), False
-        fields: list[tuple[bytes, bytes]] = []
-        for field in self.fields:
-            if field[0].lower() != folded:
-                fields.append(field)
-            elif not found:
-                found = True
-                fields.append((field[0], raw))
-        if not found:
-            fields.append((name, raw))
-        self.fields = tuple(fields)
+        folded, index = name.lower(), self._current_index()
+        if folded not in index:
+            self.fields = (*self.fields, (name, raw))
+        else:
+            self.fields = _replaced(self.fields, folded, raw)
+        self._index, self._of = index | {folded: raw}, self.fields
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str | bytes) and self._look(key) is not None
+        return isinstance(key, str | bytes) and _folded(key) in self._current_index()
 
 
 def is_checked(message: http.Message) -> bool:
