@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from copy import copy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpLayer, is_h3_alpn
 from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
@@ -93,10 +93,9 @@ class PatchedHttpLayer(HttpLayer):
         leg.inject([RequestProtocolError(stream_id, "Client disconnected.", ErrorCode.CLIENT_DISCONNECTED)])
 
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
-        context = copy(self.context)  # `fork` first constructs a server with a UUID of its own (13 µs)
-        context.layers = context.layers.copy()
-        context.options = cast("Any", values_of(context.options))
-        self.streams[stream_id] = PatchedStream(context, stream_id, self.policy, self.connections[self.context.client])
+        context, own = object.__new__(Context), self.context  # `fork` first constructs a server with a UUID of its own (13 µs)
+        vars(context).update(vars(own), layers=own.layers.copy(), options=values_of(own.options))
+        self.streams[stream_id] = PatchedStream(context, stream_id, self)
         return iter(())  # type: ignore[return-value] # the caller delegates to it
 
 

@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from mitmproxy import http
     from mitmproxy.proxy import events
     from mitmproxy.proxy.context import Context
-    from mitmproxy.proxy.layer import CommandGenerator, Layer
-
-    from azure_openai_proxy.client_leg.interface import HttpPolicy
+    from mitmproxy.proxy.layer import CommandGenerator
 
     from .http_layer import PatchedHttpLayer
     from .upstream_leg import Leg
@@ -53,9 +51,10 @@ class PatchedStream(Upgrading):
     sent_request: http.Request | Failure  # the request with its keys, until mitmproxy sends it
     dropped = False  # the HTTP layer sends no more events to this stream
 
-    def __init__(self, context: Context, stream_id: int, policy: HttpPolicy, client: Layer) -> None:
+    def __init__(self, context: Context, stream_id: int, http_layer: PatchedHttpLayer) -> None:
         super().__init__(context, stream_id)
-        self.policy = policy
+        self.http_layer, self.policy, self.mode = http_layer, http_layer.policy, http_layer.mode
+        client = http_layer.connections[context.client]
         self.http1_server = client if isinstance(client, PatchedHttp1Server) else None
         self.client_state = self.state_wait_for_request_headers  # mitmproxy sets it in an event of its own
 
@@ -121,8 +120,7 @@ class PatchedStream(Upgrading):
             if isinstance(request, Failure):
                 return not (yield from self.refuse((request.message, "REQUEST_VALIDATION_FAILED")))
             return (yield from super().make_server_connection())
-        layers = self.context.layers
-        self.leg = leg = cast("PatchedHttpLayer", layers[layers.index(self) - 1]).make_leg()
+        self.leg = leg = self.http_layer.make_leg()
         if leg is None:
             return not (yield from self.refuse(("The client is gone.", "CONNECT_FAILED")))
         self.context.server = self.flow.server_conn = cast("Any", leg.conn)

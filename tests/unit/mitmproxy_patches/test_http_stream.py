@@ -11,14 +11,15 @@ import threading
 from contextlib import closing, suppress
 from http.client import IncompleteRead
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from azure_openai_proxy.client_leg import probes
-from azure_openai_proxy.mitmproxy_patches import connections, http_stream, install
+from azure_openai_proxy.mitmproxy_patches import connections, http_layer, http_stream, install
 from azure_openai_proxy.mitmproxy_patches.http_stream import PatchedStream
 from support.patched_proxy import H2, LIMIT, MB, SSE_HEAD, Client, HttpPolicy, Proxy, Upstream, head, still_works
 from support.processes import PATIENCE, Mitmdump
@@ -509,6 +510,9 @@ def test_memory(confdir: Path, tmp_path: Path) -> None:
 
 def test_a_failure_after_the_whole_response(context: Context) -> None:
     """Nothing is added to the response; an HTTP/2 upstream may reset a stream that it has answered before the end of the request."""
-    stream = PatchedStream(context, 1, HttpPolicy(), Http2Server(context))
+    layer: Any = HttpLayer(context, HTTPMode.regular)
+    http_layer.patch([layer], HttpPolicy(), None)
+    layer.connections[context.client] = Http2Server(context)
+    stream = PatchedStream(context, 1, layer)
     stream.server_state = stream.state_done
     assert [] == list(stream.report(ResponseProtocolError(1, "The stream was reset.", ErrorCode.GENERIC_SERVER_ERROR)))
