@@ -345,7 +345,7 @@ def test_a_response_that_does_not_come(served: bytes, proxy: Proxy, servers: Ser
         connection.sendall(served)
         mute(connection)
 
-    policy.timeouts = Timeouts(PATIENCE, 0.1, 0.1)
+    policy.timeouts = Timeouts(PATIENCE, 0.4, 0.4)
     assert (200, b"ok") == ask(proxy, servers.path(serve, serve, OK))
     status, body = ask(proxy, servers.path(serve))
     assert (504, "upstream_timeout") == (status, json.loads(body)["error"]["code"])
