@@ -26,6 +26,8 @@ FULL = 1 << 16
 """Maximum bytes buffered for the client; above that, reading from upstream pauses."""
 BACKLOG = 1 << 18
 """Maximum bytes buffered of a request body; above that, reading from the client pauses."""
+_PARTS = (bytes, http.Response, http.Headers)
+"""The types of the items of a response, but for its end. `isinstance` takes ten times as long for the abstract base class of headers."""
 HOOK_LOOK = 0.001
 """Seconds between checks whether the hooks of WebSocket messages have completed."""
 
@@ -175,9 +177,9 @@ class FlowControl(ABC):
         self.flow.server_conn = server
 
     def deliver(self, items: Sequence[Any]) -> None:
-        ended = not isinstance(items[-1], bytes | http.Response | http.Headers)
+        ended = type(items[-1]) not in _PARTS
         if not self.http2:  # mitmproxy does not support trailers in HTTP/1
-            items = [item for item in items if not isinstance(item, http.Headers)]
+            items = [item for item in items if type(item) is not http.Headers]
         if items and isinstance(items[0], http.Response) and items[0].status_code == 101:
             self.upgraded = True
             self._place_gate()

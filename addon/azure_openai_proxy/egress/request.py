@@ -326,7 +326,7 @@ class UpstreamRequest:
         response = self._held[0]
         assert isinstance(response, http.Response)
         content = b"".join(item for item in self._held if isinstance(item, bytes))
-        trailers = [item for item in self._held if isinstance(item, http.Headers)]
+        trailers = [item for item in self._held if type(item) is http.Headers]
         self._held = []
         if self._how is Hold.FAILURE:
             response.data.content = content

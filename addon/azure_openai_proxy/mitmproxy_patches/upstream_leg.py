@@ -122,7 +122,7 @@ class Response(FlowControl):
             elif isinstance(item, http.Response):
                 ends = len(items) == 2 and not self.upgraded and not isinstance(items[1], bytes)
                 out.append(http_events.ResponseHeaders(self.id, item, end_stream=ends))
-            elif isinstance(item, http.Headers):
+            elif type(item) is http.Headers:
                 out.append(http_events.ResponseTrailers(self.id, item))
             else:
                 out.append(http_events.ResponseEndOfMessage(self.id))
