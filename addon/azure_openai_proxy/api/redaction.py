@@ -82,6 +82,9 @@ class Hidden(NamedTuple):
         return f"Hidden({len(self.headers) + bool(self.path)})"
 
 
+_NOTHING_HIDDEN = Hidden()
+
+
 def is_key_header(name: str) -> bool:
     """Return whether flows mask the value of this header, all of it or the part after its scheme."""
     return name.lower().encode("utf-8", "replace") in _HEADERS
@@ -91,12 +94,12 @@ def hide(request: http.Request) -> Hidden:
     """Mask every key in `request`, in place. Return the keys; existing masks are not included."""
     data = request.data
     plain = data.headers.fields
-    masked, found = _masked(plain)
-    hidden = Hidden()
+    masked, found, keys = _masked(plain)
+    hidden = _NOTHING_HIDDEN
     if found:
         data.headers.fields = masked
         hidden = Hidden(found, None, masked, plain)
-    repeated = _repeats_key(data.path, keys := _repeated(found)) if found else False
+    repeated = bool(keys) and _repeats_key(data.path, keys)
     if repeated or b"?" in data.path:
         whole = request.path
         if (shown := _path_without(path(whole), keys) if repeated else path(whole)) != whole:
@@ -146,33 +149,36 @@ def without_masks(request: http.Request) -> None:
     request.path = bare + mark + "&".join(pair for pair in query.split("&") if not pair.endswith(f"={MASK}"))
 
 
-def _masked(fields: Fields) -> tuple[Fields, tuple[tuple[bytes, bytes, bytes], ...]]:
-    """Return headers with masked keys, the same object if there are none, and name, mask and original value of each masked header.
+def _masked(fields: Fields) -> tuple[Fields, tuple[tuple[bytes, bytes, bytes], ...], list[bytes]]:
+    """Return headers with masked keys, the same object if there are none; name, mask and original value of each masked header; and the
+    keys that are masked in other places too.
 
     Whitespace around a name is ignored: such a request is refused, but its flow is kept.
     """
+    names = [name.lower().strip() for name, _ in fields]
+    if _WITH_KEYS.isdisjoint(names):
+        return fields, (), []
     found: list[tuple[bytes, bytes, bytes]] = []
-    masked: list[tuple[bytes, bytes]] = []
-    for field in fields:
-        name, value = field
-        if (folded := name.lower().strip()) in _WITH_KEYS and (mask := _value(folded, value)) != value:
+    masked = list(fields)
+
+    def put(at: int, mask: bytes) -> None:
+        name, value = masked[at]
+        if mask != value:
             found.append((name, mask, value))
-            masked.append((name, mask))
-        else:
-            masked.append(field)
-    if not found:
-        return fields, ()
+            masked[at] = name, mask
+
+    for at, folded in enumerate(names):
+        if folded in _WITH_KEYS:
+            put(at, _value(folded, fields[at][1]))
     keys = _repeated(found)
     if keys and any(key in b"\n".join([value for _, value in masked]) for key in keys):
-        for at, (name, value) in enumerate(masked):  # the client repeats its key in a header of its own
-            if (folded := name.lower().strip()) not in _WITH_KEYS and folded not in _READ:
-                mask = value
+        for at, folded in enumerate(names):  # the client repeats its key in a header of its own
+            if folded not in _WITH_KEYS and folded not in _READ:
+                mask = masked[at][1]
                 for key in keys:
                     mask = mask.replace(key, _MASK)
-                if mask != value:
-                    found.append((name, mask, value))
-                    masked[at] = name, mask
-    return tuple(masked), tuple(found)
+                put(at, mask)
+    return (tuple(masked), tuple(found), keys) if found else (fields, (), [])
 
 
 def _repeated(found: Iterable[tuple[bytes, bytes, bytes]]) -> list[bytes]:
