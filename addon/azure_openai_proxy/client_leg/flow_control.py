@@ -201,7 +201,7 @@ class FlowControl(ABC):
         transport = self._transport = self._transport or self.client_transport()
         if transport is not None and transport.get_write_buffer_size() > FULL:
             return True
-        return self.unhandled() or (self.http2 and self.held() > FULL)
+        return (self.upgraded and self.unhandled()) or (self.http2 and self.held() > FULL)
 
     async def writable(self) -> None:
         while self.unhandled():  # noqa: ASYNC110 - there is no event for it

@@ -216,7 +216,8 @@ class Connection(asyncio.BufferedProtocol):
         else:
             if tls := self.tls:
                 data = tls.receive(data)
-                self._write_out(tls.take())
+                if out := tls.take():
+                    self._write_out(out)
                 closed = closed or tls.closed
                 if tls.error:
                     self.refused = not self.response_started and self.requests <= 1 and refuses_client(tls.error)

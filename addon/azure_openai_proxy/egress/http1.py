@@ -210,9 +210,7 @@ class Http11Reader:
             raise self.failed
         if self._h11:
             return self._by_h11(self._h11.feed, data)
-        if self._read == self._head:
-            return self._head(data)
-        if self._buffer:
+        if self._buffer and self._read != self._head:
             data = bytes(self._buffer) + data
             self._buffer.clear()
         return self._read(data)
@@ -332,11 +330,12 @@ class Http11Reader:
         raise BadResponse(AFTER_THE_END)
 
     def _chunks(self, data: bytes) -> list[Item]:
-        chunk = None if self._left else _CHUNK_HEAD.match(data)
-        if chunk and len(data) == chunk.end() + int(chunk[1], 16) + 2 and len(data) > chunk.end() + 2 and data.endswith(b"\r\n"):
-            return [data[chunk.end() : -2]]  # one whole chunk, as of a stream of text
-        pieces: list[bytes] = []
         at, size = 0, len(data)
+        if not self._left and (chunk := _CHUNK_HEAD.match(data)):
+            start, length = chunk.end(), int(chunk[1], 16)
+            if length and size == start + length + 2 and data.endswith(b"\r\n"):
+                return [data[start:-2]]  # one whole chunk, as of a stream of text
+        pieces: list[bytes] = []
         while at < size:
             left = self._left
             if left > 2:

@@ -172,7 +172,7 @@ class Tls:
         try:
             while piece := self.object.read(_MOST):
                 pieces.append(piece)
-                if not self._incoming.pending and not self.object.pending():
+                if not self._incoming.pending and (len(piece) < _MOST or not self.object.pending()):
                     break  # the next read would only raise SSLWantReadError, which takes as long as this one
             else:
                 self.closed = True
