@@ -8,6 +8,7 @@ levels of a delta with tool calls.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 __all__ = ["Chunk", "Pattern", "without_filter"]
@@ -30,7 +31,8 @@ _TEXT = re.compile(rb'\{"content":%b\}' % _STRING)
 _TEXTS = re.compile(rb'\{"content":%b\}(?:\n\{"content":%b\})*+' % (_STRING, _STRING))
 
 
-class Pattern(NamedTuple):
+@dataclass(frozen=True, slots=True)  # a named tuple takes twice the time to read
+class Pattern:
     """The constant bytes around the text of one stream's events, before and after the removal. Most events of a stream differ only in the
     text.
     """
@@ -47,12 +49,12 @@ class Pattern(NamedTuple):
         """
         if not (event.startswith(self.before) and event.endswith(self.after)):
             return None
-        start, end = len(self.before), len(event) - len(self.after)
-        if not _TEXT.fullmatch(event, start, end) or not _is_text(event):
+        text = event[len(self.before) : len(event) - len(self.after)]
+        if not _TEXT.fullmatch(text) or not _is_text(text):
             return None
         if self.before == self.new_before and self.after == self.new_after:
             return event
-        return self.new_before + event[start:end] + self.new_after
+        return self.new_before + text + self.new_after
 
     def of(self, received: bytes, event: bytes) -> Pattern | None:
         """Return the pattern of `received`, from which bytes after the text were removed to give `event`, the event of this pattern.
@@ -64,7 +66,7 @@ class Pattern(NamedTuple):
         kept = len(event) - len(self.after)
         if not event.endswith(self.after) or received[:kept] != event[:kept]:
             return None
-        return self._replace(after=received[kept:])
+        return replace(self, after=received[kept:])
 
     def cut_all(self, data: bytes, at: int) -> tuple[bytes, int] | None:
         """Return the results of `cut` for the events that start at `at` and match, and the end of the last one.
