@@ -49,12 +49,13 @@ def direct_writer(stream: HttpStream, handler: ConnectionHandler) -> Callable[[b
     response = cast("http.Response", stream.flow.response)
     framed = _http2_frames(server, stream.stream_id) if isinstance(server, Http2Server) else server.http1.framed
     stored = stream.context.options.store_streamed_bodies
-    transport, streaming = writer.transport, stream.state_stream_response_body
+    write, is_closing, streaming = writer.transport.write, writer.transport.is_closing, stream.state_stream_response_body
+    register_activity: Callable[[], None] = handler.timeout_watchdog.register_activity
 
     def take(body: bytes) -> bool:
         if stream._paused or stream.server_state != streaming:  # noqa: SLF001 - there is no public attribute
             return False
-        handler.timeout_watchdog.register_activity()
+        register_activity()
         try:
             transform = response.stream
             chunks = transform(body) if callable(transform) else [body]
@@ -64,8 +65,8 @@ def direct_writer(stream: HttpStream, handler: ConnectionHandler) -> Callable[[b
                 out = framed(chunk)
                 if out and tls:
                     out = encrypted(tls[0].tls, out)
-                if out and not transport.is_closing():
-                    transport.write(out)
+                if out and not is_closing():
+                    write(out)
         except Exception:  # noqa: BLE001 - from a `stream` function of another addon: as in mitmproxy, the connection continues
             handler.log("mitmproxy has crashed!", logging.ERROR, exc_info=True)
         return True
