@@ -23,7 +23,7 @@ from mitmproxy.addonmanager import AddonManager, logger, traverse
 from mitmproxy.flow import Flow
 from mitmproxy.log import AddLogHook, LegacyLogEvents
 
-from .idle_addons import is_idle, unless_foreign
+from .idle_addons import if_needed, is_idle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -133,7 +133,7 @@ class Indexed(AddonManager):
 
 def _hook(addon: object, name: str) -> Hook:
     hook = getattr(addon, name)
-    return unless_foreign(addon, hook) if callable(hook) else partial(_refuse, f"Addon handler {name} ({addon}) not callable")
+    return if_needed(addon, name, hook) if callable(hook) else partial(_refuse, f"Addon handler {name} ({addon}) not callable")
 
 
 def _refuse(message: str, _: object) -> None:

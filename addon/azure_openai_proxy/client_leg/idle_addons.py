@@ -19,6 +19,8 @@ from mitmproxy.addons import (
     savehar,
     stickyauth,
     stickycookie,
+    tlsconfig,
+    update_alt_svc,
     upstream_auth,
 )
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from mitmproxy.http import HTTPFlow
     from mitmproxy.options import Options
 
-__all__ = ["IDLE", "is_idle", "unless_foreign"]
+__all__ = ["IDLE", "if_needed", "is_idle"]
 
 IDLE: Mapping[type, str] = {
     anticache.AntiCache: "anticache",
@@ -56,11 +58,34 @@ def is_idle(addon: object, options: Options) -> bool:
     return option is not None and option in options and not getattr(options, option)
 
 
-def unless_foreign(addon: object, hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The hook; of the addon that serves mitmproxy's own page, which is asynchronous, one that is called for its host only."""
-    if type(addon) is not onboarding.Onboarding:
-        return hook
-    return lambda flow: hook(flow) if _names(flow, addon.host) and addon.should_serve(flow) else None
+def if_needed(addon: object, name: str, hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The hook of this name; of an addon of mitmproxy that acts on few flows, one that is called for those only."""
+    needed = _NEEDED.get((type(addon), name))
+    return hook if needed is None else lambda flow: hook(flow) if needed(addon, flow) else None
+
+
+def _serves_page(addon: Any, flow: HTTPFlow) -> bool:
+    """Whether the request is for mitmproxy's own page, whose hook is asynchronous."""
+    return _names(flow, addon.host) and bool(addon.should_serve(flow))
+
+
+def _serves_revocations(_: Any, flow: HTTPFlow) -> bool:
+    """Whether the request may be for a list of revoked certificates. The hook reads mitmproxy's certificate and two options (6 µs)."""
+    path = flow.request.data.path
+    return path.endswith(b".crl") or not path.startswith(_API_PATHS)
+
+
+def _announces_servers(_: Any, flow: HTTPFlow) -> bool:
+    return flow.response is not None and "alt-svc" in flow.response.headers
+
+
+_API_PATHS = (b"/v1/", b"/openai/")
+_NEEDED: Mapping[tuple[type, str], Callable[[Any, HTTPFlow], bool]] = {
+    (onboarding.Onboarding, "request"): _serves_page,
+    (tlsconfig.TlsConfig, "request"): _serves_revocations,
+    (update_alt_svc.UpdateAltSvc, "responseheaders"): _announces_servers,
+}
+"""Hooks of mitmproxy's addons, and whether they act on a flow."""
 
 
 def _names(flow: HTTPFlow, host: str) -> bool:

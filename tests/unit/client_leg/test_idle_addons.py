@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from mitmproxy import http
-from mitmproxy.addons import onboarding, save
+from mitmproxy.addons import onboarding, save, tlsconfig, update_alt_svc
 from mitmproxy.test import taddons, tflow
 
-from azure_openai_proxy.client_leg.idle_addons import is_idle, unless_foreign
+from azure_openai_proxy.client_leg.idle_addons import if_needed, is_idle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,10 +34,30 @@ def test_mitmproxys_own_page(host: str, called: bool) -> None:
         flow = tflow.tflow(req=http.Request.make("GET", f"http://{host}/"))
         flow.live = True
         asked: list[object] = []
-        unless_foreign(addon, asked.append)(flow)
+        if_needed(addon, "request", asked.append)(flow)
         assert [flow] * called == asked
 
 
 def test_other_hooks() -> None:
     """They are called as they are."""
-    assert print is unless_foreign(object(), print)
+    assert print is if_needed(object(), "request", print)
+    assert print is if_needed(onboarding.Onboarding(), "response", print)
+
+
+@pytest.mark.parametrize(
+    "path, called",
+    [("/v1/chat/completions", False), ("/openai/v1/files", False), ("/", True), ("/mitmproxy-1.crl", True), ("/v1/1.crl", True)],
+)
+def test_revoked_certificates(path: str, called: bool) -> None:
+    """The addon that has a list of them is called for every path that may be its own."""
+    flow, asked = tflow.tflow(req=http.Request.make("GET", f"http://localhost{path}")), list[object]()
+    if_needed(tlsconfig.TlsConfig(), "request", asked.append)(flow)
+    assert [flow] * called == asked
+
+
+@pytest.mark.parametrize("name", ["alt-svc", "Alt-Svc", "date"])
+def test_other_servers(name: str) -> None:
+    """The addon that rewrites the header is called for responses that have it."""
+    flow, asked = tflow.tflow(resp=http.Response.make(200, b"", {name: 'h3=":443"'})), list[object]()
+    if_needed(update_alt_svc.UpdateAltSvc(), "responseheaders", asked.append)(flow)
+    assert [flow] * (name != "date") == asked
