@@ -44,7 +44,7 @@ def write(database: Database, calls: Iterable[CallRecord]) -> int:
     writer = Writer(database)
     writer.start()
     for each in calls:
-        writer.put(each)
+        writer.put([each])
     writer.close()
     return writer.lost
 

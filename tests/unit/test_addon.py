@@ -42,7 +42,7 @@ from support.flows import ask, gateways, somebody_elses, status
 from support.shared import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from mitmproxy import tls
@@ -558,8 +558,8 @@ class Kept:
         self.calls: list[CallRecord] = []
         self.reopened = asyncio.Event()
 
-    def record(self, call: CallRecord) -> None:
-        self.calls.append(call)
+    def record(self, calls: Sequence[CallRecord]) -> None:
+        self.calls.extend(calls)
 
     async def start(self, live: Callable[[], LiveState]) -> None:
         self.live = live

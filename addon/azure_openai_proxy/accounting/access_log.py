@@ -34,7 +34,7 @@ __all__ = ["FIELDS", "AccessLog", "open_sink", "write"]
 logger = logging.getLogger(__name__)
 
 STDOUT = "-"
-EVERY = 0.1
+EVERY = 0.25
 """Seconds for which lines are collected before they are written."""
 MOST = 10_000
 """Number of lines that wait for the disk. Further ones are lost."""
@@ -132,12 +132,11 @@ class AccessLog:
         # A daemon thread: a pipe without a reader must not keep the process alive.
         threading.Thread(target=self._work, args=(loop, self._file), name="access log", daemon=True).start()
 
-    def record(self, call: CallRecord) -> None:
-        if self._waiting >= MOST:
-            self._lost += 1
-            return
-        self._waiting += 1
-        self._lines.append(call)
+    def record(self, calls: Sequence[CallRecord]) -> None:
+        taken = calls[: max(0, MOST - self._waiting)]
+        self._lost += len(calls) - len(taken)
+        self._waiting += len(taken)
+        self._lines.extend(taken)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(EVERY, self._pass_on)
 

@@ -162,11 +162,10 @@ class Accounts:
 
     @staticmethod
     def _give(calls: Sequence[CallRecord], sink: Sink) -> None:
-        for call in calls:
-            try:
-                sink.record(call)
-            except Exception:
-                logger.exception("A usage record could not be stored")
+        try:
+            sink.record(calls)
+        except Exception:
+            logger.exception("Usage records could not be stored")
 
     def reopen(self) -> None:
         for sink in self.sinks:

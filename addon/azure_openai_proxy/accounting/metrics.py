@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import platform
 from bisect import bisect_left
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -100,7 +101,7 @@ class Prometheus:
         self._counted = [made for metric, made in series.items() if metric not in of_state]
         self._rows = [(rule.amount, series[rule.metric], rule.metric.buckets) for rule in self._rules]
         self._attempts, self._repairs = series[metric_names.ATTEMPTS], series[metric_names.REPAIRS]
-        self._bound: dict[CallKind | None, list[Cell | None]] = {}
+        self._bound: dict[CallKind, list[Cell | None]] = {}
         self._tried: dict[tuple[str, str, str], Cell] = {}  # of attempts, by their labels
         self._gauges: list[Family] = []  # of the scrape that is rendered
         self._live: Callable[[], LiveState] = lambda: NOTHING_LIVE
@@ -109,34 +110,51 @@ class Prometheus:
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self.server = MetricsServer(settings.metrics, self.page)
 
-    def record(self, call: CallRecord) -> None:
-        cells = self._bound.get(call.kind)
-        if cells is None:
-            cells = [None] * len(self._rules)
-            if call.kind:
-                if len(self._bound) >= MOST_BOUND:
-                    self._bound.clear()
-                self._bound[call.kind] = cells
+    def record(self, calls: Sequence[CallRecord]) -> None:
+        kinds: dict[object, list[CallRecord]] = {}
+        for call in calls:
+            kinds.setdefault(call.kind or id(call), []).append(call)
+        for some in kinds.values():
+            self._record_kind(some)
+        for labels, count in Counter([attempt[:3] for call in calls for attempt in call.attempts]).items():
+            self._attempts_at(labels)[0] += count
+
+    def _record_kind(self, calls: Sequence[CallRecord]) -> None:
+        """Count calls whose labels are the same."""
+        first = calls[0]
+        cells = self._cells(first.kind)
         for index, (amount_of, series, buckets) in enumerate(self._rows):
-            amount = amount_of(call)
-            if amount is None:
+            amounts = [amount for amount in map(amount_of, calls) if amount is not None]
+            if not amounts:
                 continue
             cell = cells[index]
             if cell is None:
-                cell = cells[index] = series.cell(self._rules[index].labels(call), failed=not call.names_work)
-            cell[0] += amount
+                cell = cells[index] = series.cell(self._rules[index].labels(first), failed=not first.names_work)
+            cell[0] += sum(amounts)
             if buckets:
-                cell[1 + bisect_left(buckets, amount)] += 1
-        for attempt in call.attempts:
-            labels = (attempt.backend, attempt.deployment, attempt.outcome)
-            cell = self._tried.get(labels)
-            if cell is None:
-                if len(self._tried) >= MOST_BOUND:
-                    self._tried.clear()
-                cell = self._tried[labels] = self._attempts.cell(labels, failed=attempt.outcome != "ok")
-            cell[0] += 1
-        for repair in call.repairs:
-            self._repairs.cell((repair,), failed=False)[0] += 1
+                for amount in amounts:
+                    cell[1 + bisect_left(buckets, amount)] += 1
+        for repair in first.repairs:
+            self._repairs.cell((repair,), failed=False)[0] += len(calls)
+
+    def _cells(self, kind: CallKind | None) -> list[Cell | None]:
+        """The cells of a kind, one for each rule. A rule's cell is found with its first amount."""
+        cells = self._bound.get(kind) if kind else None
+        if cells is None:
+            cells = [None] * len(self._rules)
+            if kind:
+                if len(self._bound) >= MOST_BOUND:
+                    self._bound.clear()
+                self._bound[kind] = cells
+        return cells
+
+    def _attempts_at(self, labels: tuple[str, str, str]) -> Cell:
+        cell = self._tried.get(labels)
+        if cell is None:
+            if len(self._tried) >= MOST_BOUND:
+                self._tried.clear()
+            cell = self._tried[labels] = self._attempts.cell(labels, failed=labels[2] != "ok")
+        return cell
 
     async def start(self, live: Callable[[], LiveState]) -> None:
         """Open the server.

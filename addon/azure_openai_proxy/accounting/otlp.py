@@ -26,7 +26,7 @@ from .otlp_spans import Spans
 from .otlp_transport import Losses, resource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from mitmproxy import http
 
@@ -101,11 +101,11 @@ class Otlp:
         """Keep the bodies of a call until its record is exported. Above the limit, the oldest are dropped."""
         self._contents.add(span_id, content)
 
-    def record(self, call: CallRecord) -> None:
-        if len(self._records) < MOST_RECORDS:
-            self._records.append(call)
-        else:
-            self.losses.add("records", 1, "the queue is full")
+    def record(self, calls: Sequence[CallRecord]) -> None:
+        taken = calls[: max(0, MOST_RECORDS - len(self._records))]
+        self._records.extend(taken)
+        if lost := len(calls) - len(taken):
+            self.losses.add("records", lost, "the queue is full")
 
     def reopen(self) -> None:
         """Nothing: there is no file."""

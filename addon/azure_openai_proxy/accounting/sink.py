@@ -56,8 +56,8 @@ NOTHING_LIVE = LiveState()
 class Sink(Protocol):
     """A receiver of usage records. All methods are called on the event loop and must return at once; none raises."""
 
-    def record(self, call: CallRecord) -> None:
-        """Take the record of a call that ended."""
+    def record(self, calls: Sequence[CallRecord]) -> None:
+        """Take the records of calls that ended, in this order."""
 
     async def start(self, live: Callable[[], LiveState]) -> None:
         """Start the sink's tasks and servers. Called once, when the event loop runs.

@@ -100,10 +100,10 @@ def test_each_field_is_described() -> None:
 async def test_lines_are_written_in_order(log: AccessLog, path: Path) -> None:
     """They are collected, and written by a timer or at the end."""
     for number in range(3):
-        log.record(record(number))
+        log.record([record(number)])
     while path.stat().st_size == 0:
         await asyncio.sleep(0.001)
-    log.record(record(3))
+    log.record([record(3)])
     await log.close()
     assert ["0", "1", "2", "3"] == ids(path)
 
@@ -129,7 +129,7 @@ async def test_lines_end_with_a_newline_on_windows(path: Path, monkeypatch: pyte
 async def test_lines_are_appended(path: Path, log: AccessLog) -> None:
     """The lines of an earlier process stay."""
     path.write_text('{"request_id":"before"}\n')
-    log.record(record())
+    log.record([record()])
     await written(log)
     assert ["before", "0"] == ids(path)
 
@@ -145,13 +145,13 @@ async def test_only_the_owner_may_read_the_file(log: AccessLog, path: Path) -> N
 @pytest.mark.parametrize("removed", [False, True], ids=["renamed", "removed"])
 async def test_a_rotation(removed: bool, log: AccessLog, path: Path) -> None:
     """After the file was renamed or removed, lines go to a new one."""
-    log.record(record(0))
+    log.record([record(0)])
     await written(log)
     if removed:
         path.unlink()
     else:
         path.rename(path.with_suffix(".1"))
-    log.record(record(1))
+    log.record([record(1)])
     await written(log)
     assert ["1"] == ids(path)
 
@@ -160,7 +160,7 @@ async def test_a_rotation(removed: bool, log: AccessLog, path: Path) -> None:
 async def test_reopening(log: AccessLog, path: Path) -> None:
     """SIGHUP opens the file at once, and waiting lines go to the new one."""
     path.rename(path.with_suffix(".1"))
-    log.record(record(0))
+    log.record([record(0)])
     log.reopen()
     log.reopen()
     await written(log)
@@ -173,7 +173,7 @@ async def test_a_file_that_cannot_be_reopened(log: AccessLog, path: Path, caplog
     path.rename(path.with_suffix(".1"))
     path.mkdir()
     for number in range(2):
-        log.record(record(number))
+        log.record([record(number)])
         await written(log)
     assert ["0", "1"] == ids(path.with_suffix(".1"))
     assert 1 == caplog.text.count("The access log cannot be written")
@@ -201,7 +201,7 @@ async def test_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", output)
     log = AccessLog("-")
     await log.start(lambda: NOTHING_LIVE)
-    log.record(record(7))
+    log.record([record(7)])
     log.reopen()
     await log.close()
     assert "7" == json.loads(output.getvalue())["request_id"]
@@ -216,9 +216,9 @@ async def test_a_full_disk(log: AccessLog, path: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", fail)
         for number in range(3):
-            log.record(record(number))
+            log.record([record(number)])
             await written(log)
-    log.record(record(3))
+    log.record([record(3)])
     await written(log)
     assert ["3"] == ids(path)
     assert 1 == caplog.text.count("No space left on device")
@@ -229,7 +229,7 @@ async def test_a_partial_write(log: AccessLog, path: Path, monkeypatch: pytest.M
     """The rest of a line follows."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))
-    log.record(record(5))
+    log.record([record(5)])
     await written(log)
     assert ["5"] == ids(path)
 
@@ -245,9 +245,9 @@ async def test_a_disk_that_is_full_within_a_line(log: AccessLog, path: Path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", some)
-        log.record(record(1))
+        log.record([record(1)])
         await written(log)
-    log.record(record(2))
+    log.record([record(2)])
     await written(log)
     rest, line = path.read_text().splitlines()
     assert ('{"time"', "2") == (rest, json.loads(line)["request_id"])
@@ -276,7 +276,7 @@ async def test_a_disk_that_does_not_answer(
 
     monkeypatch.setattr(os, "write", stuck)
     for number in range(8):
-        log.record(record(number))
+        log.record([record(number)])
     await log.close()
     assert "does not take the last 5 lines" in caplog.text
     assert "3 lines were lost" in caplog.text

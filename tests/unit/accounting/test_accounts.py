@@ -18,7 +18,7 @@ from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 CALL = CallRecord(time=0.0, request_id="r", trace_id="t")
 
@@ -31,10 +31,10 @@ class Kept:
         self.calls: list[CallRecord] = []
         self.told: list[str] = []
 
-    def record(self, call: CallRecord) -> None:
+    def record(self, calls: Sequence[CallRecord]) -> None:
         if self.fails:
             raise RuntimeError
-        self.calls.append(call)
+        self.calls.extend(calls)
 
     async def start(self, live: Callable[[], LiveState]) -> None:
         assert live() == NOTHING_LIVE

@@ -97,8 +97,8 @@ async def test_records_are_counted() -> None:
     """Each record adds its amounts to the series of its labels, histograms in the bucket whose bound is not exceeded."""
     prometheus = sink()
     for _ in range(3):
-        prometheus.record(CALL)
-    prometheus.record(dataclasses.replace(CALL, status=429, error_code="rate", cost_usd=None, tokens=Tokens(), repairs=("max_tokens",)))
+        prometheus.record([CALL])
+    prometheus.record([dataclasses.replace(CALL, status=429, error_code="rate", cost_usd=None, tokens=Tokens(), repairs=("max_tokens",))])
     found = await scrape(prometheus)
     assert 3 == total(found, "azure_openai_proxy_requests_total", status="200", model="gpt-4o", operation="chat.completions", client="")
     assert 1 == total(found, "azure_openai_proxy_requests_total", status="429")
@@ -127,7 +127,7 @@ async def test_the_page_has_the_measurements(semconv: Semconv, monkeypatch: pyte
     calls = [dataclasses.replace(CALL, model=f"m{number % 7}", client=f"c{number % 3}", duration=number / 10) for number in range(50)]
     expected: dict[str, float] = {}
     for call in calls:
-        prometheus.record(call)
+        prometheus.record([call])
         for metric, _, amount in metric_names.measurements(call, semconv):
             name = metric.prometheus + ("_sum" if metric.kind == "histogram" else "")
             expected[name] = expected.get(name, 0) + amount
@@ -168,7 +168,7 @@ async def test_deployments_beyond_the_bound_have_no_state() -> None:
 async def test_formats() -> None:
     """A scraper that asks for OpenMetrics gets it, and any other one the text format."""
     prometheus = sink()
-    prometheus.record(CALL)
+    prometheus.record([CALL])
     text = await prometheus.page("*/*")
     assert text.content_type.startswith("text/plain")
     new = await prometheus.page("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
@@ -184,7 +184,7 @@ async def test_hostile_labels() -> None:
     prometheus = sink()
     names = ['a"} 1\nevil_total{x="', "back\\slash", "\ud800", "é\u2028\u202e", "x" * 100_000, "\x00\x1b[31m", 'a"', "a"]
     for name in names:
-        prometheus.record(dataclasses.replace(CALL, model=name, response_model=name, deployment=name, error_code=name, status=500))
+        prometheus.record([dataclasses.replace(CALL, model=name, response_model=name, deployment=name, error_code=name, status=500)])
     found = await scrape(prometheus)
     assert len(names) == total(found, "azure_openai_proxy_requests_total")
     assert "evil_total" not in {name for name, _ in found}
@@ -210,14 +210,14 @@ async def test_made_up_names_are_bounded() -> None:
             yield of_kind(made)
 
     for call in calls(0, 9_000):
-        prometheus.record(call)
+        prometheus.record([call])
     before = len((await prometheus.page("")).body)
     more = list(calls(9_000, 10_000))
     gc.collect()
     tracemalloc.start()
     try:
         for call in more:
-            prometheus.record(call)
+            prometheus.record([call])
         gc.collect()
         own = [tracemalloc.Filter(inclusive=True, filename_pattern=f"*/{package}/*") for package in ("accounting", "prometheus_client")]
         grown = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(own).traces)  # other tests may have threads
@@ -240,7 +240,7 @@ async def test_combinations_are_bounded() -> None:
     """Combinations of values beyond the bound of a metric count as `other` in all labels."""
     prometheus = sink(10)
     for number in range(1_000):
-        prometheus.record(dataclasses.replace(CALL, model=f"m{number % 10}", client=f"c{number // 10 % 10}", status=200 + number // 100))
+        prometheus.record([dataclasses.replace(CALL, model=f"m{number % 10}", client=f"c{number // 10 % 10}", status=200 + number // 100)])
     found = await scrape(prometheus)
     requests = [labels for name, labels in found if name == "azure_openai_proxy_requests_total"]
     assert 501 == len(requests)
@@ -252,7 +252,7 @@ async def test_series_are_kept_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call like an earlier one looks up no label."""
     prometheus = sink()
     first = of_kind(dataclasses.replace(CALL, attempts=()))
-    prometheus.record(first)
+    prometheus.record([first])
     looked_up: list[object] = []
 
     def values(_: object, raw: object, **__: object) -> tuple[str, ...]:
@@ -261,14 +261,14 @@ async def test_series_are_kept_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(prometheus._bounds, "values", values)
     for number in range(100):
-        prometheus.record(of_kind(dataclasses.replace(CALL, attempts=(), duration=number, request_id=str(number)), first.kind))
+        prometheus.record([of_kind(dataclasses.replace(CALL, attempts=(), duration=number, request_id=str(number)), first.kind)])
     assert [] == looked_up
 
 
 async def test_the_loop_runs_while_a_page_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page is rendered in another thread: meanwhile the loop counts records, and a second scrape waits for the first."""
     prometheus = sink()
-    prometheus.record(CALL)
+    prometheus.record([CALL])
     started, go_on, threads = threading.Event(), threading.Event(), []
 
     def slow(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
@@ -288,7 +288,7 @@ async def test_the_loop_runs_while_a_page_is_rendered(monkeypatch: pytest.Monkey
         await asyncio.sleep(0)
     turns = 0
     for _ in range(100):
-        prometheus.record(CALL)
+        prometheus.record([CALL])
         await asyncio.sleep(0)
         turns += 1
     assert (100, 1) == (turns, len(threads))  # one page at a time
@@ -303,7 +303,7 @@ async def test_two_instances() -> None:
     """Two sinks in one process count by themselves, and nothing is registered globally."""
     before = {family.name for family in REGISTRY.collect()}
     async with running(sink()) as one, running(sink()) as two:
-        one.record(CALL)
+        one.record([CALL])
         assert (1, 0) == tuple([total(await scrape(each), "azure_openai_proxy_requests_total") for each in (one, two)])
         assert one.server.url != two.server.url
     assert before == {family.name for family in REGISTRY.collect()}

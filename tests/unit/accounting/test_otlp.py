@@ -82,7 +82,7 @@ async def export(collector: Collector, *calls: CallRecord, environ: Mapping[str,
     sink = Otlp(Settings(otlp=collector.url, **settings), environ or {})
     await sink.start(lambda: NOTHING_LIVE)
     for call in calls:
-        sink.record(call)
+        sink.record([call])
     sink.reopen()
     await sink.close()
     return sink
@@ -140,9 +140,9 @@ async def test_calls_are_exported_while_the_proxy_runs(collector: Collector, mon
     monkeypatch.setattr(otlp_spans, "EVERY", 5)
     sink = otlp.open_sink(Settings(otlp=collector.url))
     await sink.start(lambda: NOTHING_LIVE)
-    sink.record(CALL)
+    sink.record([CALL])
     await asyncio.to_thread(collector.wait, lambda: len(collector.calls()) == 1)
-    sink.record(CALL)
+    sink.record([CALL])
     await asyncio.to_thread(collector.wait, lambda: len(collector.calls()) == 2)
     await sink.close()
     assert 6 == len(collector.spans())
@@ -270,8 +270,8 @@ async def test_content_is_exported_with_its_call(collector: Collector) -> None:
     assert not Otlp(Settings(otlp=collector.url), {}).wants_content
     await sink.start(lambda: NOTHING_LIVE)
     sink.keep_content(SPAN, Content("chat.completions", body))
-    sink.record(CALL)
-    sink.record(replace(CALL, span_id="0000000000000001"))
+    sink.record([CALL])
+    sink.record([replace(CALL, span_id="0000000000000001")])
     await sink.close()
     first, second = collector.calls()
     message = '[{"role":"user","parts":[{"type":"text","content":"hello there"}]}]'
@@ -354,7 +354,7 @@ async def test_no_collector(caplog: pytest.LogCaptureFixture, monkeypatch: pytes
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.05")
     sink = Otlp(Settings(otlp="http://127.0.0.1:9"), {})
     await sink.start(lambda: NOTHING_LIVE)
-    sink.record(CALL)
+    sink.record([CALL])
     await sink.close()
     assert {"spans": 3, "exports of metrics": 1} == sink.losses.lost
     (line,) = warnings(caplog)
@@ -367,7 +367,7 @@ async def test_the_queue_of_records_is_bounded(collector: Collector, monkeypatch
     monkeypatch.setattr(otlp, "MOST_RECORDS", 2)
     sink = Otlp(Settings(otlp=collector.url), {})
     for _ in range(5):
-        sink.record(CALL)
+        sink.record([CALL])
     assert {"records": 3} == sink.losses.lost
 
 

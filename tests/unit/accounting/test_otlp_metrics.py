@@ -74,7 +74,7 @@ async def export(collector: Collector, *calls: CallRecord, live: LiveState = LIV
     sink = Otlp(Settings(otlp=collector.url, **settings), {})
     await sink.start(lambda: live)
     for call in calls:
-        sink.record(call)
+        sink.record([call])
     await sink.close()
     return sink
 

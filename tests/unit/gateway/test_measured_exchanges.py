@@ -23,7 +23,7 @@ from azure_openai_proxy.routing.decisions import GIVE_UP
 from support.flows import CHAT, ask, gateways
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mitmproxy.http import HTTPFlow
 
@@ -45,8 +45,8 @@ class Kept:
     def __init__(self) -> None:
         self.calls: list[CallRecord] = []
 
-    def record(self, call: CallRecord) -> None:
-        self.calls.append(call)
+    def record(self, calls: Sequence[CallRecord]) -> None:
+        self.calls.extend(calls)
 
     async def start(self, live: Callable[[], LiveState]) -> None:
         """Nothing."""

@@ -18,7 +18,7 @@ from azure_openai_proxy.gateway.exchange import Exchange
 from azure_openai_proxy.gateway.request_keys import RequestKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from azure_openai_proxy.accounting.record import CallRecord
     from azure_openai_proxy.accounting.sink import LiveState
@@ -44,7 +44,7 @@ class Tracing:
     def keep_content(self, span_id: str, content: Content) -> None:
         self.kept[span_id] = content
 
-    def record(self, call: CallRecord) -> None:
+    def record(self, calls: Sequence[CallRecord]) -> None:
         """Nothing."""
 
     async def start(self, live: Callable[[], LiveState]) -> None:

@@ -17,7 +17,7 @@ from .writer import Writer
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from azure_openai_proxy.accounting.record import CallRecord
     from azure_openai_proxy.accounting.sink import LiveState
@@ -45,9 +45,9 @@ class Ledger:
     def lost_rows(self) -> int:
         return self._writer.lost
 
-    def record(self, call: CallRecord) -> None:
-        if call.status != 401:  # clients without a key must not fill the database
-            self._writer.put(call)
+    def record(self, calls: Sequence[CallRecord]) -> None:
+        if stored := [call for call in calls if call.status != 401]:  # clients without a key must not fill the database
+            self._writer.put(stored)
 
     def follow(self, receive: Callable[[state.LedgerState], None]) -> None:
         """Pass the keys and sums of the database to `receive`, on the event loop. To be called before `start`, in the event loop."""

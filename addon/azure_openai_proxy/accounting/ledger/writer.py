@@ -1,7 +1,7 @@
 """The thread that writes the ledger.
 
 The event loop appends records to a queue and does nothing else. The thread converts them into rows and writes a batch, in one
-transaction, a quarter of a second after its first record. If that fails, it keeps the rows, and connects again after at most 1.5 seconds
+transaction, half a second after its first record. If that fails, it keeps the rows, and connects again after at most 1.5 seconds
 and a connection attempt of three. Beyond `QUEUE` rows, new ones are counted as lost.
 
 A writer that is followed also reads the keys and the sums of costs every two seconds, on the same connection, and passes them on.
@@ -30,7 +30,7 @@ from .schema import CALLS, DAYS, ONCE, SUMMED, dialect_insert, migrate
 from .state import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from azure_openai_proxy.accounting.record import CallRecord
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 QUEUE = 10_000
 """Rows that wait for the database."""
-INTERVAL = 0.25
+INTERVAL = 0.5
 """Seconds in which rows are collected for one transaction."""
 BATCH = 1_000
 """The most rows of one transaction."""
@@ -112,13 +112,13 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, call: CallRecord) -> None:
-        """Queue a record. This never waits."""
-        if len(self._incoming) + len(self._pending) >= QUEUE:
-            self._refused += 1
+    def put(self, calls: Sequence[CallRecord]) -> None:
+        """Queue records. This never waits."""
+        taken = calls[: max(0, QUEUE - len(self._incoming) - len(self._pending))]
+        if refused := len(calls) - len(taken):
+            self._refused += refused
             self._log_lost("its queue is full")
-            return
-        self._incoming.append(call)
+        self._incoming.extend(taken)
         if not self._wake.is_set():
             self._wake.set()
 

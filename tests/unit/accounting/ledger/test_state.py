@@ -133,7 +133,7 @@ def test_a_writer_that_is_followed(database: Database, monkeypatch: pytest.Monke
     assert LedgerState((), ever=False, others={}) == states.get(timeout=20)
     assert writing.tried.wait(20)
     keys.create(database, ManagedKey(name="alice"))
-    writing.put(call(cost_usd=3.0))
+    writing.put([call(cost_usd=3.0)])
     write(database, [call(cost_usd=0.5)])
     found = states.get(timeout=20)
     while found.others.get(("alice", TOTAL)) != pytest.approx(0.5):

@@ -94,7 +94,7 @@ def test_rows_and_sums(database: Database) -> None:
 
 def test_rows_arrive_while_the_proxy_runs(database: Database, started: Callable[[], Writer], faults: Faults) -> None:
     """A record is written without a further one, soon after it came."""
-    started().put(call())
+    started().put([call()])
     assert faults.done.wait(WAIT)
     assert 1 == len(rows(database))
 
@@ -127,7 +127,7 @@ def test_a_database_that_is_down(database: Database, started: Callable[[], Write
     """Rows are kept while the database cannot be written, and the log says so once, and when it works again."""
     faults.errors = [lost_connection() for _ in range(5)]
     writer = started()
-    writer.put(call())
+    writer.put([call()])
     assert faults.done.wait(WAIT)
     writer.close()
     assert 1 == len(rows(database))
@@ -143,7 +143,7 @@ def test_a_commit_whose_answer_was_lost(database: Database, started: Callable[[]
     faults.errors, faults.after = [lost_connection()], True
     writer = started()
     for number in range(3):
-        writer.put(call(str(number), once=f"resp_{number}"))
+        writer.put([call(str(number), once=f"resp_{number}")])
     writer.close()
     assert 3 == len(rows(database))
     (total,) = usage(database, ["model"], None)
@@ -155,7 +155,7 @@ def test_a_full_queue(database: Database, faults: Faults, info: Any) -> None:
     """Beyond 10,000 rows new ones are counted as lost, which the log says once a minute; the others are written later."""
     writer = Writer(database)
     for number in range(QUEUE + 5):
-        writer.put(call(str(number)))
+        writer.put([call(str(number))])
     assert 5 == writer.lost
     assert 1 == info.text.count("Rows of the ledger are lost")
     assert "its queue is full" in info.text
@@ -176,7 +176,7 @@ def test_a_row_that_the_database_rejects(database: Database, started: Callable[[
     monkeypatch.setattr(module, "_insert", reject)
     writer = started()
     for number in range(6):
-        writer.put(call(str(number)))
+        writer.put([call(str(number))])
     writer.close()
     assert ["0", "1", "2", "4", "5"] == [each["request_id"] for each in rows(database)]
     assert 1 == writer.lost
@@ -222,7 +222,7 @@ def test_the_end_while_the_database_hangs(database: Database, monkeypatch: pytes
     monkeypatch.setattr(type(database), "connect", connect)
     writer = Writer(database)
     writer.start()
-    writer.put(call())
+    writer.put([call()])
     writer.close()
     assert 1 == writer.lost
     answer.set()
@@ -244,7 +244,7 @@ def test_a_connection_that_does_not_close(
     faults.errors = [lost_connection()]
     writer = started()
     monkeypatch.setattr(sa.Connection, "close", broken)
-    writer.put(call())
+    writer.put([call()])
     assert faults.done.wait(WAIT)
     assert 1 == len(rows(database))
 
@@ -266,14 +266,14 @@ def test_postgresql_restarts(postgres: Postgres, fast: None, info: Any) -> None:
     database = parse(postgres.create())
     writer = Writer(database)
     writer.start()
-    writer.put(call("before"))
+    writer.put([call("before")])
     for _ in range(600):
         if not (writer._incoming or writer._pending):
             break
         threading.Event().wait(0.05)
     postgres.stop()
     try:
-        writer.put(call("during"))
+        writer.put([call("during")])
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(host=str(postgres.folder), user="ledger")
         for _ in range(600):
@@ -282,7 +282,7 @@ def test_postgresql_restarts(postgres: Postgres, fast: None, info: Any) -> None:
             threading.Event().wait(0.05)
     finally:
         postgres.start()
-    writer.put(call("after"))
+    writer.put([call("after")])
     writer.close()
     assert ["before", "during", "after"] == [each["request_id"] for each in rows(database)]
     assert 0 == writer.lost
