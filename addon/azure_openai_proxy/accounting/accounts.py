@@ -139,16 +139,7 @@ class Accounts:
 
     def price(self, call: CallRecord) -> float | None:
         """The cost of a call in USD."""
-        return self.prices.cost(
-            call.tokens,
-            response_model=call.response_model,
-            model=call.model,
-            deployment=call.deployment,
-            served_deployment=call.served_deployment,
-            tier=call.price_tier or call.service_tier,
-            zone=call.zone,
-            file=self.price_file,
-        )
+        return self.prices.of_call(call, self.price_file)
 
     def _state(self) -> LiveState:
         return self._live()._replace(ledger_lost_rows=sum(getattr(sink, "lost_rows", 0) for sink in self.sinks))

@@ -57,7 +57,8 @@ class Lines:
         absent = tuple([place for place, found in enumerate(types) if found == _NULLS])
         written = [_column(self._own[place], columns[place], found) for place, found in enumerate(types) if found != _NULLS]
         rows = zip(*written, strict=True) if written else repeat(())
-        return "".join([self._template(call, absent) % row for call, row in zip(calls, rows, strict=False)]).replace("\x7f", "\\u007f")
+        text = "".join([self._template(call, absent) % row for call, row in zip(calls, rows, strict=False)])
+        return text.replace("\x7f", "\\u007f") if "\x7f" in text else text
 
     def _template(self, call: CallRecord, absent: tuple[int, ...]) -> str:
         template = self.templates.get((call.kind, absent)) if call.kind else None

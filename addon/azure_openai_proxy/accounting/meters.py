@@ -51,7 +51,8 @@ class Meters:
         self._running: set[ref[Meter]] = set()  # and those in `_ended`; without those of flows that are gone
         self.counted: Lru[str, None] = Lru(MOST_IDS)
         self.chains: Lru[str, str] = Lru(MOST_CHAINS)
-        self.remaining: Lru[tuple[str, str], Remaining] = Lru(MOST_DEPLOYMENTS)
+        self._remaining: Lru[tuple[str, str], Remaining] = Lru(MOST_DEPLOYMENTS)
+        self._noted: dict[tuple[str, str], list[Mapping[str, str]]] = {}  # headers that are not read yet
         self.kinds = Kinds()
         self.price = price
         self.tracing: Tracing | None = None  # None: nothing exports traces
@@ -88,9 +89,16 @@ class Meters:
         return sum(meter.streams for meter in self.running)
 
     def note_limits(self, backend: str, deployment: str, headers: Mapping[str, str]) -> None:
-        """Remember what the response of a deployment says about its rate limits."""
-        key = (backend, deployment)
-        self.remaining.add(key, updated(self.remaining.get(key, NO_REMAINING), headers))
+        """Remember what the response of a deployment says about its rate limits. `complete` reads the headers."""
+        self._noted.setdefault((backend, deployment), []).append(headers)
+
+    @property
+    def remaining(self) -> Lru[tuple[str, str], Remaining]:
+        """The rate limits that are left, by backend and deployment."""
+        noted, self._noted = self._noted, {}
+        for key, heads in noted.items():
+            self._remaining.add(key, updated(self._remaining.get(key, NO_REMAINING), heads))
+        return self._remaining
 
     def deployments(self, backends: Iterable[str]) -> list[tuple[str, str]]:
         """The deployments of these backends that were used recently; with the deployment "" for a backend without one."""
@@ -129,6 +137,7 @@ class Meters:
             self.ended(meter)
         for step in (Meter.read_heads, Meter.read_ended, Meter.complete):
             ended = [meter for meter in ended if _succeeds(step, meter)]
+        _ = self.remaining
         if records := [meter.record for meter in ended if meter.record]:
             self._deliver(records)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.config.prices import ModelPrice, PriceFile
 
     from .cost import Tariff
-    from .record import Tokens
+    from .record import CallKind, CallRecord, Tokens
 
 __all__ = ["DATA", "Prices", "built_in"]
 
@@ -47,6 +47,7 @@ class Prices:
         self._missing: set[str] = set()
         self._file: PriceFile | None = None
         self._tariffs: dict[tuple[str | None, ...], Tariff | None] = {}  # of the present file
+        self._kinds: dict[CallKind, Tariff | None] = {}  # likewise
 
     def cost(
         self,
@@ -68,9 +69,7 @@ class Prices:
         """
         if tokens.input is None:
             return None
-        if file is not self._file:
-            self._file = file
-            self._tariffs.clear()
+        self._use(file)
         key = (response_model, model, deployment, served_deployment, tier, zone)
         if key not in self._tariffs:
             if len(self._tariffs) >= _MOST_TARIFFS:
@@ -78,6 +77,32 @@ class Prices:
             self._tariffs[key] = self._tariff(*key)
         found = self._tariffs[key]
         return found.usd(tokens) if found else None
+
+    def of_call(self, call: CallRecord, file: PriceFile | None = None) -> float | None:
+        """Return the cost of a call in USD, as `cost`. The tariff of a kind of calls is looked up once."""
+        if call.tokens.input is None:
+            return None
+        self._use(file)
+        kind = call.kind
+        if kind is None:
+            found = self._of_call(call)
+        elif kind in self._kinds:
+            found = self._kinds[kind]
+        else:
+            if len(self._kinds) >= _MOST_TARIFFS:
+                self._kinds.clear()
+            found = self._kinds[kind] = self._of_call(call)
+        return found.usd(call.tokens) if found else None
+
+    def _of_call(self, call: CallRecord) -> Tariff | None:
+        tier = call.price_tier or call.service_tier
+        return self._tariff(call.response_model, call.model, call.deployment, call.served_deployment, tier, call.zone)
+
+    def _use(self, file: PriceFile | None) -> None:
+        if file is not self._file:
+            self._file = file
+            self._tariffs.clear()
+            self._kinds.clear()
 
     def has(self, name: str, *, zone: str | None = None, file: PriceFile | None = None) -> bool:
         """Return whether a model of this name has a price."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["NO_REMAINING", "REMAINING", "Remaining", "updated"]
 
@@ -24,14 +24,15 @@ class Remaining(NamedTuple):
 NO_REMAINING = Remaining()
 
 
-def updated(before: Remaining, headers: Mapping[str, str]) -> Remaining:
-    """Return the remaining limits after a response. A missing or invalid header changes nothing."""
-    tokens, requests = headers.get(REMAINING[0]), headers.get(REMAINING[1])
-    return Remaining(
-        before.tokens if tokens is None else _count(tokens, before.tokens),
-        before.requests if requests is None else _count(requests, before.requests),
-    )
+def updated(before: Remaining, heads: Sequence[Mapping[str, str]]) -> Remaining:
+    """Return the remaining limits after responses with these headers. A missing or invalid header changes nothing."""
+    return Remaining(*[_last(name, heads, count) for name, count in zip(REMAINING, before, strict=True)])
 
 
-def _count(text: str, before: int | None) -> int | None:
-    return int(text) if len(text) <= DIGITS and text.isascii() and text.isdigit() else before
+def _last(name: str, heads: Sequence[Mapping[str, str]], before: int | None) -> int | None:
+    """Return the newest valid count. Nearly always it is in the last response, and the others need not be read."""
+    for head in reversed(heads):
+        text = head.get(name, "")
+        if len(text) <= DIGITS and text.isascii() and text.isdigit():
+            return int(text)
+    return before

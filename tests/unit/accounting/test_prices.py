@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import importlib.resources
 import json
@@ -14,8 +15,9 @@ import pytest
 from azure_openai_proxy import accounting
 from azure_openai_proxy.accounting import prices as prices_module
 from azure_openai_proxy.accounting.prices import DATA, Prices, built_in
-from azure_openai_proxy.accounting.record import NO_TOKENS, Tokens
+from azure_openai_proxy.accounting.record import NO_TOKENS, CallRecord, Tokens
 from azure_openai_proxy.config.prices import PriceFile, parse_models
+from support.metering import of_kind
 
 ONE = Tokens(input=1_000_000)
 
@@ -150,6 +152,19 @@ def test_a_changed_file_applies_to_the_next_call() -> None:
     for number in range(2_000):
         assert 2.5 == prices.cost(ONE, response_model="gpt-4o", model=f"m{number}")
     assert len(prices._tariffs) <= prices_module._MOST_TARIFFS
+
+
+def test_calls_of_a_kind() -> None:
+    """The tariff of a kind is that of each of its calls, until another file of prices counts. Many kinds do not fill the memory."""
+    prices, own = Prices(), file(**{"gpt-4o": {"input": 9}})
+    call = CallRecord(time=0.0, request_id="", trace_id="", response_model="gpt-4o", tokens=ONE, price_tier="flex")
+    first = of_kind(call)
+    assert [1, 1, 1] == [prices.of_call(one) for one in (call, first, of_kind(call, first.kind))]
+    assert 9 == prices.of_call(first, own)
+    assert prices.of_call(of_kind(dataclasses.replace(call, tokens=NO_TOKENS), first.kind)) is None
+    for _ in range(prices_module._MOST_TARIFFS + 1):
+        assert 1 == prices.of_call(of_kind(call))
+    assert len(prices._kinds) <= prices_module._MOST_TARIFFS
 
 
 def test_unknown_tokens(caplog: pytest.LogCaptureFixture) -> None:

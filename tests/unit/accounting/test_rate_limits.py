@@ -13,9 +13,15 @@ from azure_openai_proxy.accounting.rate_limits import NO_REMAINING, REMAINING, R
 def test_an_invalid_header_changes_nothing(tokens: str | None, expected: int) -> None:
     """Only a bounded number is taken."""
     headers = {REMAINING[1]: "3"} | ({} if tokens is None else {REMAINING[0]: tokens})
-    assert Remaining(expected, 3) == updated(Remaining(7, 8), headers)
+    assert Remaining(expected, 3) == updated(Remaining(7, 8), [headers])
 
 
 def test_no_header() -> None:
     """Nothing is known before the first header, and a response without headers changes nothing."""
-    assert [NO_REMAINING, Remaining(7, 8)] == [updated(NO_REMAINING, {}), updated(Remaining(7, 8), {})]
+    assert [NO_REMAINING, Remaining(7, 8)] == [updated(NO_REMAINING, [{}]), updated(Remaining(7, 8), [{}])]
+
+
+def test_several_responses() -> None:
+    """The last valid number counts, of each header for itself."""
+    heads = [dict(zip(REMAINING, texts, strict=True)) for texts in (("9", "9"), ("4", "2"), ("x", "1"))]
+    assert Remaining(4, 1) == updated(Remaining(7, 8), heads)

@@ -157,13 +157,19 @@ def _converted(column: Column, values: Sequence[Any]) -> Sequence[Any]:
         return values
     if column.convert:
         values = list(map(column.convert, values))
+    types = set(map(type, values))
     if column.type == "text":
         limit = column.limit
+        if types == {str} and max(map(len, values)) <= limit and (joined := "".join(values)).isascii() and "\0" not in joined:
+            return values
         return [
             text if text is None or (len(text) <= limit and text.isascii() and "\0" not in text) else storable(text, limit)
             for text in values
         ]
-    if column.type in ("integer", "number"):  # a comparison with NaN is false
+    if column.type in ("integer", "number"):
+        if types == {int} and -MAX_NUMBER < min(values) and max(values) < MAX_NUMBER:
+            return values
+        # A comparison with NaN is false.
         return [number if number is None or -MAX_NUMBER < number < MAX_NUMBER else None for number in values]
     return values
 

@@ -66,6 +66,7 @@ _TIME, _DAY, _CLIENT, _MODEL, _BACKEND = (_AT[name] for name in ("time", "day", 
 _FAILED, _STATE, _COST, _ESTIMATE = (_AT[name] for name in ("failed", "usage_state", "cost_usd", "estimated_cost_usd"))
 _SUMMED = [(name, _AT[name]) for name in (*SUMMED, "estimated_cost_usd")]
 _SUMS = [column for column in DAYS.columns if not column.primary_key]
+_OF_DAY = [column.name for column in DAYS.primary_key.columns]
 
 
 class _Item(NamedTuple):
@@ -335,18 +336,17 @@ def _statement(names: tuple[str, ...], count: int) -> str:
 
 def _sums(rows: list[tuple[Any, ...]]) -> list[Row]:
     """Return the rows of `DAYS` to add. A sum without a known value is null."""
-    days: dict[tuple[dt.date, str, str, str], Row] = {}
+    days: dict[tuple[dt.date, str, str, str], list[tuple[Any, ...]]] = {}
     for each in rows:
-        key = (each[_DAY], each[_CLIENT], each[_MODEL] or "", each[_BACKEND] or "")
-        if (day := days.get(key)) is None:
-            day = days[key] = dict(zip(("day", "client", "model", "backend"), key, strict=True)) | dict.fromkeys(
-                column.name for column in _SUMS
-            )
-            day |= {"requests": 0, "failed": 0, "unknown_usage": 0}
-        for name, index in _SUMMED:
-            if (value := each[index]) is not None:
-                day[name] = (day[name] or 0) + value
-        day["requests"] += 1
-        day["failed"] += each[_FAILED]
-        day["unknown_usage"] += each[_STATE] == "unknown"
-    return [days[key] for key in sorted(days)]
+        days.setdefault((each[_DAY], each[_CLIENT], each[_MODEL] or "", each[_BACKEND] or ""), []).append(each)
+    return [dict(zip(_OF_DAY, key, strict=True)) | _summed(days[key]) for key in sorted(days)]
+
+
+def _summed(rows: list[tuple[Any, ...]]) -> Row:
+    known = {name: [value for row in rows if (value := row[index]) is not None] for name, index in _SUMMED}
+    return {
+        "requests": len(rows),
+        "failed": sum(row[_FAILED] for row in rows),
+        "unknown_usage": sum(row[_STATE] == "unknown" for row in rows),
+        **{name: sum(values) if values else None for name, values in known.items()},
+    }
