@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from azure_openai_proxy.errors import SettingsError
 
-from .json_lines import Field, Lines, time_text
-from .record import milliseconds
+from .json_lines import Field, Lines, time_texts
+from .record import lengths, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ MODE = 0o600
 
 
 FIELDS = (
-    Field("time", "arrival of the request, RFC 3339 with milliseconds", "time", time_text),
+    Field("time", "arrival of the request, RFC 3339 with milliseconds", "time", time_texts),
     Field("request_id", "`x-request-id` of the response, as the client gets it", "request_id"),
     Field("trace_id", "of the client's `traceparent`, or a new one", "trace_id"),
     Field("client", "configured name of the client's key; empty without one", "client"),
@@ -77,7 +77,7 @@ FIELDS = (
     Field("stream", "whether the response is a stream of events", "stream"),
     Field("incomplete", "who ended the response early: `client` or `upstream`", "incomplete"),
     Field("in_websocket", "whether the line is about one response of a WebSocket, which has its own line", "in_websocket"),
-    Field("attempts", "number of attempts at backends", "attempts", len),
+    Field("attempts", "number of attempts at backends", "attempts", lengths),
     Field("repairs", "list of the repairs of the request", "repairs"),
     Field("usage", "`known`, `unknown`, or `none` if the operation reports no usage or failed", "usage_state"),
     Field("input_tokens", "input tokens, all kinds together", "tokens.input"),

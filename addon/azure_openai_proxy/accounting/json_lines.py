@@ -13,17 +13,16 @@ import json
 import math
 from itertools import repeat
 from json.encoder import encode_basestring_ascii
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .record import COMMON
+from .record import COMMON, Columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .record import CallKind, CallRecord
 
-__all__ = ["Field", "Lines", "time_text"]
+__all__ = ["Field", "Lines", "time_text", "time_texts"]
 
 MOST = 2048
 """Templates that are remembered."""
@@ -36,7 +35,7 @@ class Field(NamedTuple):
     name: str
     description: str
     attribute: str  # of `CallRecord`, with dots
-    convert: Callable[[Any], Any] | None = None  # returns the value that is written
+    convert: Callable[[Sequence[Any]], Sequence[Any]] | None = None  # returns the values that are written
 
 
 class Lines:
@@ -45,14 +44,14 @@ class Lines:
     def __init__(self, fields: Sequence[Field]) -> None:
         self._fields = fields
         self._own = [field for field in fields if field.attribute not in COMMON]
-        self._read = attrgetter(*(field.attribute for field in self._own))
+        self._read = Columns([field.attribute for field in self._own])
         self.templates: dict[tuple[CallKind, tuple[int, ...]], str] = {}
 
     def __call__(self, calls: Sequence[CallRecord]) -> str:
         """Return the lines of records, each with its end."""
         if not calls:
             return ""
-        columns = list(zip(*map(self._read, calls), strict=True))
+        columns = self._read(calls)
         types = [set(map(type, values)) for values in columns]
         absent = tuple([place for place, found in enumerate(types) if found == _NULLS])
         written = [_column(self._own[place], columns[place], found) for place, found in enumerate(types) if found != _NULLS]
@@ -75,13 +74,13 @@ class Lines:
 
 def _common(field: Field, call: CallRecord) -> str:
     value = getattr(call, field.attribute)
-    return _json(field.convert(value) if field.convert else value).replace("%", "%%")
+    return _json(field.convert((value,))[0] if field.convert else value).replace("%", "%%")
 
 
 def _column(field: Field, values: Sequence[Any], types: set[type]) -> Sequence[Any]:
     """Return values that `str` turns into JSON."""
     if field.convert:
-        values = list(map(field.convert, values))
+        values = field.convert(values)
         types = set(map(type, values))
     if types == _TEXTS:
         return list(map(encode_basestring_ascii, values))
@@ -91,6 +90,10 @@ def _column(field: Field, values: Sequence[Any], types: set[type]) -> Sequence[A
 
 
 # The values
+
+
+def time_texts(times: Sequence[float]) -> list[str]:
+    return list(map(time_text, times))
 
 
 def time_text(seconds: float) -> str:

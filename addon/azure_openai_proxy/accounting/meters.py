@@ -34,7 +34,7 @@ MOST_DEPLOYMENTS = 256
 """Number of deployments whose rate limits are remembered. Clients may request any name."""
 
 
-TOGETHER, WITHIN = 64, 0.25
+TOGETHER, WITHIN = 32, 0.25
 """Number of records that are made together, and the seconds after which fewer are."""
 
 

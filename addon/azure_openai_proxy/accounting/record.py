@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["COMMON", "NO_TOKENS", "AttemptRecord", "CallKind", "CallRecord", "Tokens", "milliseconds"]
+__all__ = ["COMMON", "NO_TOKENS", "AttemptRecord", "CallKind", "CallRecord", "Columns", "Tokens", "lengths", "milliseconds"]
 
 
 class Tokens(NamedTuple):
@@ -171,6 +172,26 @@ class CallKind:
         return record
 
 
-def milliseconds(seconds: float | None) -> float | None:
-    """Return a duration in milliseconds with three decimals. `round` with a number of digits takes ten times as long."""
-    return None if seconds is None else round(seconds * 1e6) / 1000
+class Columns:
+    """Reads attributes of records, with dots, into one column each. The counts of `tokens` are read together, in half of the time."""
+
+    def __init__(self, attributes: Sequence[str]) -> None:
+        plain = [name for name in attributes if not name.startswith("tokens.")]
+        read = [*plain, *(f"tokens.{name}" for name in Tokens._fields)]
+        self._read = attrgetter(*plain, "tokens")
+        self._places = [read.index(name) for name in attributes]
+
+    def __call__(self, calls: Sequence[CallRecord]) -> list[tuple[Any, ...]]:
+        """Return the columns of at least one record."""
+        *plain, tokens = zip(*map(self._read, calls), strict=True)
+        columns = [*plain, *zip(*tokens, strict=True)]
+        return [columns[place] for place in self._places]
+
+
+def lengths(values: Sequence[Sequence[object]]) -> list[int]:
+    return list(map(len, values))
+
+
+def milliseconds(values: Sequence[float | None]) -> list[float | None]:
+    """Return durations in milliseconds with three decimals. `round` with a number of digits takes ten times as long."""
+    return [None if seconds is None else round(seconds * 1e6) / 1000 for seconds in values]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from azure_openai_proxy.accounting.record import CallKind, CallRecord, Tokens, milliseconds
+from azure_openai_proxy.accounting.record import CallKind, CallRecord, Columns, Tokens, milliseconds
 
 
 def test_the_sum_of_tokens() -> None:
@@ -27,4 +27,11 @@ def test_a_changed_record() -> None:
 
 def test_milliseconds() -> None:
     """They have three decimals."""
-    assert [None, 12.346, 0.0] == [milliseconds(each) for each in (None, 0.0123456, 0.0)]
+    assert [None, 12.346, 0.0] == milliseconds((None, 0.0123456, 0.0))
+
+
+def test_columns() -> None:
+    """The attributes are in the requested order, those of the tokens among the others."""
+    calls = [CallRecord(time=at, request_id="r", trace_id="", tokens=Tokens(1, 2, None, 4)) for at in (0.0, 1.0)]
+    read = Columns(["tokens.output", "request_id", "tokens.input", "time"])
+    assert [(4, 4), ("r", "r"), (1, 1), (0.0, 1.0)] == read(calls)

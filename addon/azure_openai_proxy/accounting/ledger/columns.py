@@ -12,7 +12,7 @@ import re
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from azure_openai_proxy.accounting.record import COMMON, milliseconds
+from azure_openai_proxy.accounting.record import COMMON, Columns, lengths, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +37,7 @@ class Column(NamedTuple):
     attribute: str  # of `CallRecord`, with dots
     description: str
     limit: int = 200  # of a text, in characters
-    convert: Callable[[Any], Any] | None = None
+    convert: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
 
 @functools.lru_cache(maxsize=8)
@@ -45,9 +45,13 @@ def _date(days: float) -> dt.date:
     return dt.date(1970, 1, 1) + dt.timedelta(days)
 
 
+def _joined(lists: Sequence[Sequence[str]]) -> list[str]:
+    return list(map(",".join, lists))
+
+
 COLUMNS = (
     Column("time", "time", "time", "when the request arrived (UTC)"),
-    Column("day", "day", "time", "the day of `time` (UTC)", convert=lambda seconds: _date(seconds // 86400)),
+    Column("day", "day", "time", "the day of `time` (UTC)", convert=lambda times: [_date(seconds // 86400) for seconds in times]),
     Column("request_id", "text", "request_id", "the `x-request-id` of the response"),
     Column("trace_id", "text", "trace_id", "trace id of the client's `traceparent`, or a new one"),
     Column("client", "text", "client", "configured name of the client key; empty without one", 100),
@@ -62,8 +66,8 @@ COLUMNS = (
     Column("deployment", "text", "deployment", "the deployment requested at Azure"),
     Column("served_deployment", "text", "served_deployment", "the deployment that answered, as Azure's headers say"),
     Column("spillover", "boolean", "spillover", "whether Azure used the spillover deployment"),
-    Column("attempts", "integer", "attempts", "number of attempts", convert=len),
-    Column("repairs", "text", "repairs", "the repairs of the request, separated by commas", convert=",".join),
+    Column("attempts", "integer", "attempts", "number of attempts", convert=lengths),
+    Column("repairs", "text", "repairs", "the repairs of the request, separated by commas", convert=_joined),
     Column("response_id", "text", "response_id", "id of the response object"),
     Column("response_model", "text", "response_model", "the model that answered"),
     Column("service_tier_requested", "text", "service_tier_requested", "the service tier in the request"),
@@ -113,7 +117,7 @@ GROUPS = ("model", "client", "day", "backend", "session")
 _SHARED = [column for column in COLUMNS if column.attribute in (*COMMON, "failed")]
 _OWN = [column for column in COLUMNS if column not in _SHARED]
 _read_shared = attrgetter(*(column.attribute for column in _SHARED))
-_read_own = attrgetter(*(column.attribute for column in _OWN))
+_read_own = Columns([column.attribute for column in _OWN])
 NAMES = tuple(column.name for column in (*_SHARED, *_OWN))
 """The columns in the order of a row: first those that the calls of a kind have in common."""
 
@@ -136,8 +140,7 @@ class Rows:
         """
         if not calls:
             return []
-        columns = zip(*map(_read_own, calls), strict=True)
-        own = zip(*(_converted(column, values) for column, values in zip(_OWN, columns, strict=True)), *more, strict=False)
+        own = zip(*map(_converted, _OWN, _read_own(calls)), *more, strict=False)
         return [self._common(call) + others for call, others in zip(calls, own, strict=False)]
 
     def _common(self, call: CallRecord) -> tuple[Any, ...]:
@@ -156,7 +159,7 @@ def _converted(column: Column, values: Sequence[Any]) -> Sequence[Any]:
     if values[0] is None and values.count(None) == len(values):
         return values
     if column.convert:
-        values = list(map(column.convert, values))
+        values = column.convert(values)
     types = set(map(type, values))
     if column.type == "text":
         limit = column.limit
