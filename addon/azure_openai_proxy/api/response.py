@@ -163,7 +163,8 @@ class ResponseStream:
         if self._pattern and not at_end and self._events.idle and (event := self._pattern.cut(data)) is not None:
             return event
         out: list[bytes] = []
-        rest = self._fast_part(data, out) if len(data) > MANY and b"\r" not in data else data
+        many = self._pattern or len(data) > MANY  # with a pattern, a single event of it has been returned above
+        rest = self._fast_part(data, out) if many and b"\r" not in data else data
         out += [self._event(event) for event in self._events.feed(rest)]
         if at_end:
             out.append(self._end())
