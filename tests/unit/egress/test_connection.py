@@ -495,6 +495,18 @@ async def test_a_fatal_alert_in_mid_connection(tls: Tls) -> None:
         assert not connection.refused
 
 
+async def test_a_record_that_cannot_be_decrypted(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer gets an alert, and the request fails."""
+    sent: list[bytes] = []
+    async with Upstream(tls=tls.server()) as upstream:
+        connection = await tls.pools().of(upstream.destination()).connect()
+        connection.begin(receiver := Receiver(), b"GET")
+        monkeypatch.setattr(connection, "_write_out", sent.append)
+        connection.data_received(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        assert sent[0].startswith(b"\x17\x03\x03")  # encrypted, as all of TLS 1.3
+        assert "TLS failed: " in str(receiver.why)
+
+
 async def test_a_certificate_that_cannot_be_read(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenSSL may take what the cryptography library refuses: then the flow shows none."""
     from cryptography import x509
