@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from mitmproxy import ctx, http
 
+from azure_openai_proxy.client_leg import http1
+from azure_openai_proxy.client_leg.headers import is_checked
 from azure_openai_proxy.gateway.request_keys import RequestKeys
 from support.exchanges import answering, asking
 from support.flows import ask, gateways
@@ -23,6 +25,18 @@ def test_keys_are_hidden_and_restored() -> None:
     restored = keys.restored(request)
     assert ("Bearer in-the-header-0123", "in-the-query-0123") == (restored.headers["authorization"], restored.query["api-key"])
     assert "in-the" not in repr(keys)
+
+
+def test_masked_headers_stay_checked() -> None:
+    """A head that was checked when it was read need not be checked for its masks, but for other changes."""
+    found = http1.ordinary(b"GET /v1/models HTTP/1.1\r\nAuthorization: Bearer in-the-header-0123\r\n\r\n")
+    assert found
+    RequestKeys().hide(found.request)
+    assert "Bearer [key]" == found.request.headers["authorization"]
+    assert is_checked(found.request)
+    found.request.headers["x-added"] = "a\nb"
+    RequestKeys().hide(found.request)
+    assert not is_checked(found.request)
 
 
 @pytest.mark.parametrize(
