@@ -95,10 +95,13 @@ class Meters:
     @property
     def remaining(self) -> Lru[tuple[str, str], Remaining]:
         """The rate limits that are left, by backend and deployment."""
+        self._read_limits()
+        return self._remaining
+
+    def _read_limits(self) -> None:
         noted, self._noted = self._noted, {}
         for key, heads in noted.items():
             self._remaining.add(key, updated(self._remaining.get(key, NO_REMAINING), heads))
-        return self._remaining
 
     def deployments(self, backends: Iterable[str]) -> list[tuple[str, str]]:
         """The deployments of these backends that were used recently; with the deployment "" for a backend without one."""
@@ -137,7 +140,7 @@ class Meters:
             self.ended(meter)
         for step in (Meter.read_heads, Meter.read_ended, Meter.complete):
             ended = [meter for meter in ended if _succeeds(step, meter)]
-        _ = self.remaining
+        self._read_limits()
         if records := [meter.record for meter in ended if meter.record]:
             self._deliver(records)
 
