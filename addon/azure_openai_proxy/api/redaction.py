@@ -124,8 +124,8 @@ def with_secrets(request: http.Request, hidden: Hidden) -> http.Request:
     mitmproxy sends bodies separately, and may keep the head as long as the connection is open.
     """
     twin = _copy(request)
-    twin.data = _copy(request.data)
-    twin.data.headers, twin.data.content = _copy(request.data.headers), None
+    twin.data, headers = _copy(request.data), request.data.headers
+    twin.data.headers, twin.data.content = type(headers)(headers.fields), None
     return show(twin, hidden)
 
 

@@ -16,7 +16,7 @@ from mitmproxy.utils import strutils
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Headers", "is_checked", "make_index"]
+__all__ = ["Headers", "drop_index", "is_checked", "make_index"]
 
 type Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -93,6 +93,12 @@ def is_checked(message: http.Message) -> bool:
     """Whether the reader of a message has checked its headers, and they are unchanged."""
     headers = message.data.headers
     return type(headers) is Headers and headers.checked is headers.fields
+
+
+def drop_index(headers: http.Headers) -> None:
+    """Release the index of headers that are kept for long, e.g. as long as a stream. The next look-up makes it again."""
+    if type(headers) is Headers:
+        headers._of, headers._index = None, {}  # noqa: SLF001 - of this module
 
 
 def make_index(message: http.Message) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 __all__ = ["Body"]
 
@@ -14,7 +13,7 @@ class Body:
     def __init__(self, *, streamed: bool = False) -> None:
         self.streamed = streamed
         self.complete = False
-        self.pieces: deque[bytes] = deque()
+        self.pieces: list[bytes] = []  # an empty deque takes 0.8 kB, for each open stream
         self.size = 0
         """Total bytes of `pieces`."""
         self._changed: asyncio.Future[None] | None = None
@@ -26,7 +25,7 @@ class Body:
             self._wake()
 
     def take(self) -> bytes:
-        piece = self.pieces.popleft()
+        piece = self.pieces.pop(0)
         self.size -= len(piece)
         return piece
 

@@ -19,6 +19,7 @@ from azure_openai_proxy.api import (
 from azure_openai_proxy.api import operation as operations
 from azure_openai_proxy.api import request as azure_request
 from azure_openai_proxy.api import response as openai_response
+from azure_openai_proxy.client_leg.headers import drop_index
 from azure_openai_proxy.egress.interface import Hold
 from azure_openai_proxy.formats.json_scan import LARGE
 from azure_openai_proxy.inspection.recorder import RequestFacts
@@ -315,6 +316,9 @@ class Exchange:
             response.stream = True
         else:
             self._translate_head(response)
+        if response.stream and self.client_request and (azure := self.from_azure):  # it may take minutes
+            drop_index(self.client_request.headers)
+            drop_index(azure.request.headers)
         if self.meter is not None and (response.stream or response.status_code == 101):
             azure = self.from_azure
             events = azure is not None and azure.stream is not None

@@ -227,7 +227,7 @@ class Attempts:
             self._changes += changes
             self._changed += len(changes)
             return Retry(self._ask(self.backend))
-        candidates.dead.add(self.backend.name)
+        candidates.dead |= {self.backend.name}
         if not candidates.tier_dropped and self._movable(what):
             # The last attempt is kept for the one without the tier.
             last = self.settings.tier_fallback and candidates.tier and len(self.tried) + 1 >= self.settings.max_attempts

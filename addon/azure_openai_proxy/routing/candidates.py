@@ -40,7 +40,7 @@ class Candidates:
     client_request: ClientRequest
     client: str = ""  # configured name of the client
     backends: tuple[Backend, ...] = ()  # set by `first`
-    dead: set[str] = field(default_factory=set)  # backends that are not used again
+    dead: frozenset[str] = frozenset()  # backends that are not used again
     item: response_items.Item | None = None  # that only one backend can read
     dropped: int = 0  # number of items that are left out of the request
     tier: str = ""  # of the current attempt
@@ -49,7 +49,7 @@ class Candidates:
     _size: int | None = None  # tokens; computed on first use
     _scope: bytes | None = None  # of the client's own key; computed on first use
     _session: bytes | None = None  # key of the session; None: there is none, or one backend only
-    _unreachable: set[str] = field(default_factory=set)  # owners of items that did not answer
+    _unreachable: frozenset[str] = frozenset()  # owners of items that did not answer
     _whole: ClientRequest | None = None  # the client's request, if items of it are left out
 
     # -- the choice
@@ -93,7 +93,7 @@ class Candidates:
         """Choose the backend for one last attempt without the tier, if no backend serves the tier and the configuration allows it."""
         if not (self.settings.tier_fallback and self.tier):
             return None
-        tier, dead, self.tier, self.dead = self.tier, self.dead, "", set()
+        tier, dead, self.tier, self.dead = self.tier, self.dead, "", frozenset()
         if chosen := self.choose():
             self.tier_dropped = tier
             logger.info(
@@ -105,8 +105,8 @@ class Candidates:
 
     def lose_owner(self, name: str) -> None:
         """Record that the only backend that can read an item did not answer."""
-        self._unreachable.add(name)
-        self.dead.add(name)
+        self._unreachable |= {name}
+        self.dead |= {name}
 
     def choose_after_owner(self) -> Choice | None:
         """Choose a backend after `lose_owner`, for the request without the items of that one. None if it still needs such a backend."""

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mitmproxy import http
 
-from azure_openai_proxy.client_leg.headers import Headers, make_index
+from azure_openai_proxy.client_leg.headers import Headers, drop_index, make_index
 
 NAMES = st.sampled_from(["a", "A", "b", "B-c", "b-C", "\u00e4", "\u00c4", "x\udcff", ""])
 STEPS = st.lists(
@@ -92,3 +92,15 @@ def test_make_index() -> None:
     for _ in range(2):
         make_index(request)
         assert (Headers, "b") == (type(request.headers), request.headers["A"])
+
+
+def test_a_dropped_index_is_made_again() -> None:
+    """Looking up and setting work as before; other headers have no index."""
+    headers, other = Headers(((b"A", b"1"),)), http.Headers(a="1")
+    assert "1" == headers["a"]
+    for each in (headers, other):
+        drop_index(each)
+        assert "1" == each["a"]
+    drop_index(headers)
+    headers["a"] = "2"
+    assert ((b"A", b"2"),) == headers.fields

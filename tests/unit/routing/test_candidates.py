@@ -30,7 +30,7 @@ def test_backends_are_chosen_in_turn() -> None:
     found = candidates()
     first, _ = found.first()
     assert BACKENDS[0] is first
-    found.dead.add("a")
+    found.dead |= {"a"}
     assert (second := found.choose())
     assert BACKENDS[1] is second.backend
     assert found.choose({"a", "b"}) is None
