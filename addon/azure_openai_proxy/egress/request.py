@@ -381,6 +381,7 @@ class UpstreamRequest:
 
     def _pass_from_here(self, items: list[Item]) -> None:
         self._stop_probing()
+        self._probe = None
         self._state, self.began = _State.PASSING, True
         self.silence = self.policy.timeouts.chunk
         self.progress()

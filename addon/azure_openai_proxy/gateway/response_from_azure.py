@@ -93,6 +93,7 @@ class ResponseFromAzure:
             self.attempts.succeeded(response.headers)
             if self._peek and self._peek.first:
                 self.attempts.created(self._peek.first)
+            self._peek = None  # no other attempt follows
         openai_response.headers(response.headers, stream=kind == "events", http1=response.is_http11)
         url_rewriting.in_headers(response.headers, self.request.base, native=bool(self.call.native))
         if kind == "events":
