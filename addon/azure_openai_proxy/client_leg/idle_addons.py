@@ -64,26 +64,27 @@ def if_needed(addon: object, name: str, hook: Callable[[Any], Any]) -> Callable[
     return hook if needed is None else lambda flow: hook(flow) if needed(addon, flow) else None
 
 
-def _serves_page(addon: Any, flow: HTTPFlow) -> bool:
+def _is_for_page(addon: Any, flow: HTTPFlow) -> bool:
     """Whether the request is for mitmproxy's own page, whose hook is asynchronous."""
     return _names(flow, addon.host) and bool(addon.should_serve(flow))
 
 
-def _serves_revocations(_: Any, flow: HTTPFlow) -> bool:
+def _may_ask_for_revocations(_: Any, flow: HTTPFlow) -> bool:
     """Whether the request may be for a list of revoked certificates. The hook reads mitmproxy's certificate and two options (6 µs)."""
     path = flow.request.data.path
     return path.endswith(b".crl") or not path.startswith(_API_PATHS)
 
 
-def _announces_servers(_: Any, flow: HTTPFlow) -> bool:
+def _has_alternatives(_: Any, flow: HTTPFlow) -> bool:
+    """Whether the response names alternative servers, whose ports the hook replaces. It reads an option first."""
     return flow.response is not None and "alt-svc" in flow.response.headers
 
 
 _API_PATHS = (b"/v1/", b"/openai/")
 _NEEDED: Mapping[tuple[type, str], Callable[[Any, HTTPFlow], bool]] = {
-    (onboarding.Onboarding, "request"): _serves_page,
-    (tlsconfig.TlsConfig, "request"): _serves_revocations,
-    (update_alt_svc.UpdateAltSvc, "responseheaders"): _announces_servers,
+    (onboarding.Onboarding, "request"): _is_for_page,
+    (tlsconfig.TlsConfig, "request"): _may_ask_for_revocations,
+    (update_alt_svc.UpdateAltSvc, "responseheaders"): _has_alternatives,
 }
 """Hooks of mitmproxy's addons, and whether they act on a flow."""
 

@@ -99,7 +99,7 @@ class PatchedStream(Upgrading):
             return self.one_by_one(event)
         return self.cut_short(event) if isinstance(event, RequestUnreadable) else super()._handle_event(event)
 
-    def whole(self, event: WholeRequest) -> CommandGenerator[None]:
+    def whole(self, event: WholeRequest) -> CommandGenerator[None]:  # mitmproxy's states, without its events in between
         yield from self.state_wait_for_request_headers(event)
         if self.dropped:
             return

@@ -102,5 +102,6 @@ def test_a_dropped_index_is_made_again() -> None:
         drop_index(each)
         assert "1" == each["a"]
     drop_index(headers)
+    assert {} == headers._index
     headers["a"] = "2"
     assert ((b"A", b"2"),) == headers.fields
