@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ class AccessLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen = 0
+        self._since = 0.0  # Unix time from which requests are of interest
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -27,18 +29,20 @@ class AccessLog:
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def forget(self) -> None:
-        """Skip the lines that are there."""
-        self._seen = len(self.lines)
+        """Skip the lines of requests that have arrived, also those that are not written yet."""
+        self._seen, self._since = 0, int(time.time() * 1000) / 1000  # lines have milliseconds
+
+    def _later(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if dt.datetime.fromisoformat(line["time"]).timestamp() >= self._since]
 
     def wait(self, count: int = 1) -> list[dict[str, Any]]:
         """The next `count` lines, once they are there."""
         until = time.monotonic() + PATIENCE
-        while len(self.lines) < self._seen + count:
-            assert time.monotonic() < until, f"only {len(self.lines) - self._seen} of {count} lines: {self.lines[self._seen :]}"
+        while len(found := self._later()[self._seen :]) < count:
+            assert time.monotonic() < until, f"only {len(found)} of {count} lines: {found}"
             time.sleep(0.02)
-        found = self.lines[self._seen : self._seen + count]
         self._seen += count
-        return found
+        return found[:count]
 
     def until(self, count: int) -> list[dict[str, Any]]:
         """All lines, once there are `count`."""
