@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .record import CallKind, CallRecord
 
-__all__ = ["Field", "Lines", "time_text", "time_texts"]
+__all__ = ["Field", "Lines", "time_texts"]
 
 MOST = 2048
 """Templates that are remembered."""
@@ -93,16 +93,8 @@ def _column(field: Field, values: Sequence[Any], types: set[type]) -> Sequence[A
 
 
 def time_texts(times: Sequence[float]) -> list[str]:
-    return list(map(time_text, times))
-
-
-def time_text(seconds: float) -> str:
-    """A Unix time in the form of RFC 3339, with milliseconds."""
-    whole = int(seconds)
-    microseconds = round((seconds - whole) * 1e6)
-    if 0 <= microseconds < 1_000_000:
-        return f"{_second(whole)}.{microseconds // 1000:03}Z"
-    return f"{_second(whole + 1)}.000Z"
+    """Unix times in the form of RFC 3339, with milliseconds."""
+    return [f"{_second(moment // 1_000_000)}.{moment // 1000 % 1000:03}Z" for moment in [round(seconds * 1e6) for seconds in times]]
 
 
 @functools.lru_cache(maxsize=4)

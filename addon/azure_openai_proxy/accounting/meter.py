@@ -143,7 +143,6 @@ class Meter:
     _azure_head: Fields | None = None  # headers that are not read yet
     _client_head: Fields | None = None  # of the response, likewise
     _ended: _Ended | None = None  # a response that is complete, and of which no record was made yet
-    _of_body: Reported = usage.NOTHING  # what its body reports
     _kept: KeptEvents | None = None  # of a stream whose messages are exported
     _uploads = False  # the body of the request is streamed
     _idle_from: float | None = None  # since when the request waits for the proxy
@@ -275,8 +274,8 @@ class Meter:
         """Read the heads that are not read yet. For most requests this takes place in `complete`."""
         if self._request_head is not None:
             found = header_values(self._request_head, _OF_REQUEST)
-            self.user_agent = found.get("user-agent")
-            if len(found) > ("user-agent" in found):
+            self.user_agent = found.pop("user-agent", None)
+            if found:
                 self.session_header = session.in_header(found)
             if not self.tracing:
                 self.trace = trace_context.begin(self._request_head) if _TRACEPARENT in found else trace_context.new()
@@ -402,21 +401,15 @@ class Meter:
             self._client_head = response.data.headers.fields
             self.meters.complete_soon(self)
 
-    # After `end_soon`, `read_heads` and the next two take place in this order
-
-    def read_ended(self) -> None:
-        """Read the body of the response."""
+    def complete(self) -> None:
+        """Make the record, after `end_soon`."""
         assert self._ended
         now, status, streamed, content, body, parsed = self._ended
-        self._stop(now, None if streamed else content)
-        self._of_body = self._reported(status, body, parsed)
-
-    def complete(self) -> None:
-        """Make the record."""
-        assert self._ended
-        now, status, streamed, _, _, _ = self._ended
         self._ended = None
-        self.record = self._record(now, status, self._of_body, None, error_code=None, streamed=streamed)
+        self.read_heads()
+        self._stop(now, None if streamed else content)
+        reported = self._reported(status, body, parsed)
+        self.record = self._record(now, status, reported, None, error_code=None, streamed=streamed)
 
     def _stop(self, now: float, content: bytes | None) -> None:
         """The response is complete. `content`: its body for the client, if it was not streamed."""
@@ -437,7 +430,8 @@ class Meter:
         body: bytes | None = None,
     ) -> CallRecord:
         incomplete = self._incomplete(error, reported, streamed=streamed)
-        self.end_attempt("ok" if incomplete != "client" else "client_left", now)
+        if self.attempts and (last := self.attempts[-1]).ended is None:
+            last.ended, last.outcome = now, "ok" if incomplete != "client" else "client_left"
         state, tokens, once = self._usage(status, reported)
         if self._failure:
             error_code = self._failure.code
@@ -452,7 +446,7 @@ class Meter:
             tokens=tokens,
             state=state,
             duration=now - self.arrived,
-            first=self.first_byte,
+            first=None if self.first_at is None else self.first_at - self.arrived,
         )
         if once:
             record.once = once
@@ -462,7 +456,7 @@ class Meter:
             record.cost_usd = self.meters.price(record)
         if self.holder is not None:
             self.holder.recorded(record, unknown=self._used_unknown(record), body=None if self.events else body)
-        if record.operation == "responses" and self.method == "POST" and record.response_id:
+        if record.operation == "responses" and record.method == "POST" and record.response_id:
             self.meters.chains.add(record.response_id, record.session or record.response_id)
         return record
 
@@ -518,23 +512,23 @@ class Meter:
 
     def _usage(self, status: int | None, reported: Reported) -> tuple[State, Tokens | None, str | None]:
         """Whether the usage is known, its tokens, and the id of a usage that several requests can show."""
-        row = self.row
-        if self.replayed or not self._is_sent or (status is not None and status >= 400):
+        if self.replayed or not (self.attempts or self._uploads) or (status is not None and status >= 400):
             return "none", None, None
+        row, tokens = self.row, reported.tokens
         if reported.background or (reported.status and self.label == "batches"):
             id = reported.id
-            if not reported.tokens or not id or (reported.status or "").lower() not in _FINAL:
+            if not tokens or not id or (reported.status or "").lower() not in _FINAL:
                 return "none", None, None
             new = self.meters.counted.add(id, None)
-            return ("known", reported.tokens, id) if new else ("none", None, None)
-        if reported.tokens and row.gen_ai != "fetch_response":
-            return "known", reported.tokens, None
+            return ("known", tokens, id) if new else ("none", None, None)
+        if tokens and row.gen_ai != "fetch_response":
+            return "known", tokens, None
         in_background = self.call and self.call.details and self.call.details.background
         return "unknown" if row.usage and not reported.metered and not in_background else "none", None, None
 
     def _used_unknown(self, record: CallRecord) -> bool:
         """Whether a model may have answered, and the usage is not known."""
-        answers = self._is_sent and not self.replayed and self.row.by_model and self.row.gen_ai != "fetch_response"
+        answers = (self.attempts or self._uploads) and not self.replayed and self.row.by_model and self.row.gen_ai != "fetch_response"
         if not answers or record.usage_state == "known":
             return False
         return record.status < 400 if record.status is not None else record.incomplete == "client"
@@ -574,11 +568,6 @@ class Meter:
     def zone(self) -> str | None:
         """The data zone of the last backend."""
         return (self.attempts[-1].backend.zone or None) if self.attempts else None
-
-    @property
-    def _is_sent(self) -> bool:
-        """Whether the request goes upstream."""
-        return self._uploads or bool(self.attempts)
 
     @property
     def method(self) -> str:

@@ -128,20 +128,23 @@ class Meters:
             asyncio.get_running_loop().call_soon(self.complete)
 
     def complete(self) -> None:
-        """Make and deliver the records of requests that have ended.
-
-        Each step is taken for all of them before the next one, so that its code is in the processor's caches.
-        """
+        """Make and deliver the records of requests that have ended."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
+        records = []
         for meter in ended:
-            self.ended(meter)
-        for step in (Meter.read_heads, Meter.read_ended, Meter.complete):
-            ended = [meter for meter in ended if _succeeds(step, meter)]
+            self._running.discard(ref(meter))
+            try:
+                meter.complete()
+            except Exception:
+                logger.exception("A request is not accounted for")
+            else:
+                if meter.record:
+                    records.append(meter.record)
         self._read_limits()
-        if records := [meter.record for meter in ended if meter.record]:
+        if records:
             self._deliver(records)
 
     def now(self, record: CallRecord) -> None:
@@ -170,11 +173,3 @@ class Meters:
             handle.cancel()
             self._deliver_pending(meter)
 
-
-def _succeeds(step: Callable[[Meter], None], meter: Meter) -> bool:
-    try:
-        step(meter)
-    except Exception:
-        logger.exception("A request is not accounted for")
-        return False
-    return True

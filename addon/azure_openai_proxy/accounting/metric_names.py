@@ -5,6 +5,7 @@ Prometheus, OTLP and the documents use this table. The metrics of the GenAI conv
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .span_attributes import PROVIDER
@@ -57,12 +58,17 @@ class Metric(NamedTuple):
         return tuple(label.replace(".", "_") for label in self.labels)
 
 
+def _always(call: CallRecord) -> bool:  # noqa: ARG001 - of the interface
+    return True
+
+
 class Rule(NamedTuple):
     """How a metric of a generation follows from a record: an amount, or None for no measurement, and the values of the labels."""
 
     metric: Metric
     amount: Callable[[CallRecord], float | None]
-    labels: Callable[[CallRecord], Labels]
+    labels: Callable[[CallRecord], Labels]  # the same for all calls of a kind
+    applies: Callable[[CallRecord], bool] = _always  # likewise
 
 
 class Gauge(NamedTuple):
@@ -87,18 +93,24 @@ def _of_type(kind: str) -> Callable[[CallRecord], Labels]:
     return lambda call: (*_genai(call), kind)
 
 
-def _duration(*, inference: bool | None) -> Callable[[CallRecord], float | None]:
-    def amount(call: CallRecord) -> float | None:
-        if not call.by_model or (inference is not None and inference != (call.gen_ai_operation in _INFERENCE)):
-            return None
-        return call.duration
+def _is_inference(call: CallRecord) -> bool:
+    return call.by_model and call.gen_ai_operation in _INFERENCE
 
-    return amount
+
+def _is_other(call: CallRecord) -> bool:
+    return call.by_model and call.gen_ai_operation not in _INFERENCE
+
+
+def _by_model(call: CallRecord) -> bool:
+    return call.by_model
+
+
+def _streams(call: CallRecord) -> bool:
+    return call.by_model and call.stream
 
 
 def _tokens(kind: str) -> Callable[[CallRecord], float | None]:
-    index = _TOKEN_FIELDS.index(kind)
-    return lambda call: call.tokens[index] if call.by_model else None
+    return attrgetter(f"tokens.{kind}")
 
 
 def _modality(whole: str, spoken: str, *, audio: bool) -> Callable[[CallRecord], float | None]:
@@ -107,7 +119,7 @@ def _modality(whole: str, spoken: str, *, audio: bool) -> Callable[[CallRecord],
 
     def amount(call: CallRecord) -> float | None:
         count, audio_tokens = call.tokens[all_of], call.tokens[of_audio] or 0
-        if not call.by_model or count is None:
+        if count is None:
             return None
         audio_tokens = min(audio_tokens, count)
         return (audio_tokens or None) if audio else count - audio_tokens
@@ -115,13 +127,7 @@ def _modality(whole: str, spoken: str, *, audio: bool) -> Callable[[CallRecord],
     return amount
 
 
-def _first_chunk(call: CallRecord) -> float | None:
-    return call.first_byte if call.by_model and call.stream else None
-
-
-def _per_chunk(call: CallRecord) -> float | None:
-    return call.time_per_chunk if call.by_model and call.stream else None
-
+_duration, _first_chunk, _per_chunk = (attrgetter(name) for name in ("duration", "first_byte", "time_per_chunk"))
 
 _TOKEN_FIELDS = ("input", "cached_input", "cache_write_input", "output", "reasoning_output", "audio_input", "audio_output")
 """The fields of `Tokens`, in its order, that are values of the label `type`."""
@@ -154,34 +160,37 @@ _PER_TEXT = "Mean time between two chunks of a streamed response, measured once 
 
 def _part(name: str, kind: str, text: str) -> Rule:
     metric = Metric(_USAGE + name, "counter", "{token}", text, (*_GENAI, "gen_ai.token.modality"))
-    return Rule(metric, _tokens(kind), _of_type("unknown"))
+    return Rule(metric, _tokens(kind), _of_type("unknown"), _by_model)
 
 
 GENAI: dict[Semconv, tuple[Rule, ...]] = {
     "1.41": (
-        Rule(_TOKEN_USAGE, _tokens("input"), _of_type("input")),
-        Rule(_TOKEN_USAGE, _tokens("output"), _of_type("output")),
+        Rule(_TOKEN_USAGE, _tokens("input"), _of_type("input"), _by_model),
+        Rule(_TOKEN_USAGE, _tokens("output"), _of_type("output"), _by_model),
         Rule(
             _histogram("gen_ai.client.operation.duration", "s", _DURATION_TEXT, _GENAI_ERROR, SECONDS),
-            _duration(inference=None),
+            _duration,
             _genai_error,
+            _by_model,
         ),
         Rule(
             _histogram("gen_ai.client.operation.time_to_first_chunk", "s", _FIRST_TEXT, _GENAI, FIRST_CHUNK),
             _first_chunk,
             _genai,
+            _streams,
         ),
         Rule(
             _histogram("gen_ai.client.operation.time_per_output_chunk", "s", _PER_TEXT, _GENAI, PER_CHUNK),
             _per_chunk,
             _genai,
+            _streams,
         ),
     ),
     "genai-0.1": (
-        Rule(_INPUT, _modality("input", "audio_input", audio=False), _of_type("unknown")),
-        Rule(_INPUT, _modality("input", "audio_input", audio=True), _of_type("audio")),
-        Rule(_OUTPUT, _modality("output", "audio_output", audio=False), _of_type("unknown")),
-        Rule(_OUTPUT, _modality("output", "audio_output", audio=True), _of_type("audio")),
+        Rule(_INPUT, _modality("input", "audio_input", audio=False), _of_type("unknown"), _by_model),
+        Rule(_INPUT, _modality("input", "audio_input", audio=True), _of_type("audio"), _by_model),
+        Rule(_OUTPUT, _modality("output", "audio_output", audio=False), _of_type("unknown"), _by_model),
+        Rule(_OUTPUT, _modality("output", "audio_output", audio=True), _of_type("audio"), _by_model),
         _part("cache_read.input_tokens", "cached_input", "Input tokens read from the prompt cache."),
         _part("cache_write.input_tokens", "cache_write_input", "Input tokens written to the prompt cache."),
         _part("reasoning.output_tokens", "reasoning_output", "Output tokens of reasoning."),
@@ -189,31 +198,37 @@ GENAI: dict[Semconv, tuple[Rule, ...]] = {
             _histogram("gen_ai.client.inference.operation.input_tokens", "{token}", "Input tokens of a call.", _GENAI, TOKENS),
             _tokens("input"),
             _genai,
+            _by_model,
         ),
         Rule(
             _histogram("gen_ai.client.inference.operation.output_tokens", "{token}", "Output tokens of a call.", _GENAI, TOKENS),
             _tokens("output"),
             _genai,
+            _by_model,
         ),
         Rule(
             _histogram("gen_ai.client.inference.duration", "s", _DURATION_TEXT, _GENAI_ERROR, SECONDS),
-            _duration(inference=True),
+            _duration,
             _genai_error,
+            _is_inference,
         ),
         Rule(
             _histogram("gen_ai.client.operation.duration", "s", _DURATION_TEXT + " Calls other than inference.", _GENAI_ERROR, SECONDS),
-            _duration(inference=False),
+            _duration,
             _genai_error,
+            _is_other,
         ),
         Rule(
             _histogram("gen_ai.client.inference.time_to_first_chunk", "s", _FIRST_TEXT, _GENAI, FIRST_CHUNK),
             _first_chunk,
             _genai,
+            _streams,
         ),
         Rule(
             _histogram("gen_ai.client.inference.time_per_output_chunk", "s", _PER_TEXT, _GENAI, PER_CHUNK),
             _per_chunk,
             _genai,
+            _streams,
         ),
     ),
 }
@@ -237,8 +252,8 @@ def _count(call: CallRecord) -> float:  # noqa: ARG001 - of the interface
     return 1
 
 
-def _token_rule(index: int, kind: str) -> Rule:
-    return Rule(_OWN_TOKENS, lambda call: call.tokens[index], lambda call: (*_call(call), call.status, kind))
+def _token_rule(kind: str) -> Rule:
+    return Rule(_OWN_TOKENS, _tokens(kind), lambda call: (*_call(call), call.status, kind))
 
 
 _OWN_TOKENS = _own(
@@ -255,20 +270,21 @@ OWN = (
         _count,
         lambda call: (*_call(call), call.status),
     ),
-    *(_token_rule(index, kind) for index, kind in enumerate(_TOKEN_FIELDS)),
+    *map(_token_rule, _TOKEN_FIELDS),
     Rule(
         _own("cost", "USD", "Cost in US dollars, of calls with a known price.", "model", "deployment", "backend", "client", "tier"),
-        lambda call: call.cost_usd,
+        attrgetter("cost_usd"),
         lambda call: (call.model, call.deployment, call.backend, call.client, call.price_tier or call.service_tier),
     ),
     Rule(
         _own("unknown_usage", "{request}", "Successful calls whose tokens are unknown.", *_CALL),
-        lambda call: 1 if call.usage_state == "unknown" else None,
+        _count,
         _call,
+        lambda call: call.usage_state == "unknown",
     ),
     Rule(
         _histogram(_OWN + "overhead", "s", "Time that the proxy added to a call.", (), OVERHEAD),
-        lambda call: call.overhead,
+        attrgetter("overhead"),
         lambda _: (),
     ),
 )
@@ -336,8 +352,7 @@ def metrics(semconv: Semconv) -> tuple[Metric, ...]:
 def measurements(call: CallRecord, semconv: Semconv) -> Iterator[tuple[Metric, Labels, float]]:
     """All measurements of a record, with the values in the order of the metric's labels."""
     for rule in rules(semconv):
-        amount = rule.amount(call)
-        if amount is not None:
+        if rule.applies(call) and (amount := rule.amount(call)) is not None:
             yield rule.metric, rule.labels(call), amount
     for attempt in call.attempts:
         yield ATTEMPTS, (attempt.backend, attempt.deployment, attempt.outcome), 1

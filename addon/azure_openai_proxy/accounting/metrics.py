@@ -13,7 +13,8 @@ import platform
 from bisect import bisect_left
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.config.settings import Settings
 
-    from .metric_names import Label, Metric
+    from .metric_names import Label, Metric, Rule
     from .record import CallKind, CallRecord
     from .sink import LiveState
 
@@ -88,6 +89,43 @@ class Series:
         return histogram
 
 
+class _Counted(NamedTuple):
+    """A rule, the series of its metric, and the function that returns the bucket of an amount."""
+
+    rule: Rule
+    series: Series
+    bucket: Callable[[float], int] | None  # None: a counter
+
+
+def _counted(rule: Rule, series: Series) -> _Counted:
+    buckets = rule.metric.buckets
+    return _Counted(rule, series, partial(bisect_left, buckets) if buckets else None)
+
+
+class _Measurement:
+    """One rule for the calls of one kind, whose labels are the same. Their cell is found with the first amount."""
+
+    __slots__ = ("_cell", "_counted")
+
+    def __init__(self, counted: _Counted) -> None:
+        self._counted = counted
+        self._cell: Cell | None = None
+
+    def add(self, calls: Sequence[CallRecord]) -> None:
+        rule, series, bucket = self._counted
+        found = list(map(rule.amount, calls))
+        amounts = [amount for amount in found if amount is not None] if None in found else cast("list[float]", found)
+        if not amounts:
+            return
+        cell = self._cell
+        if cell is None:
+            cell = self._cell = series.cell(rule.labels(calls[0]), failed=not calls[0].names_work)
+        cell[0] += sum(amounts)
+        if bucket:
+            for index, count in Counter(map(bucket, amounts)).items():
+                cell[1 + index] += count
+
+
 class Prometheus:
     """A sink of usage records, with a server for scrapes."""
 
@@ -95,13 +133,12 @@ class Prometheus:
         assert settings.metrics
         generation = settings.semconv
         self._bounds = LabelBounds(settings.metrics_series)
-        self._rules = metric_names.rules(generation)
         series = {metric: Series(metric, self._bounds) for metric in metric_names.metrics(generation) if metric.kind != "gauge"}
         of_state = {counter.metric for counter in metric_names.COUNTERS}
         self._counted = [made for metric, made in series.items() if metric not in of_state]
-        self._rows = [(rule.amount, series[rule.metric], rule.metric.buckets) for rule in self._rules]
+        self._rules = [_counted(rule, series[rule.metric]) for rule in metric_names.rules(generation)]
         self._attempts, self._repairs = series[metric_names.ATTEMPTS], series[metric_names.REPAIRS]
-        self._bound: dict[CallKind, list[Cell | None]] = {}
+        self._bound: dict[CallKind, list[_Measurement]] = {}
         self._tried: dict[tuple[str, str, str], Cell] = {}  # of attempts, by their labels
         self._gauges: list[Family] = []  # of the scrape that is rendered
         self._live: Callable[[], LiveState] = lambda: NOTHING_LIVE
@@ -122,31 +159,22 @@ class Prometheus:
     def _record_kind(self, calls: Sequence[CallRecord]) -> None:
         """Count calls whose labels are the same."""
         first = calls[0]
-        cells = self._cells(first.kind)
-        for index, (amount_of, series, buckets) in enumerate(self._rows):
-            amounts = [amount for amount in map(amount_of, calls) if amount is not None]
-            if not amounts:
-                continue
-            cell = cells[index]
-            if cell is None:
-                cell = cells[index] = series.cell(self._rules[index].labels(first), failed=not first.names_work)
-            cell[0] += sum(amounts)
-            if buckets:
-                for amount in amounts:
-                    cell[1 + bisect_left(buckets, amount)] += 1
+        for measurement in self._measurements(first):
+            measurement.add(calls)
         for repair in first.repairs:
             self._repairs.cell((repair,), failed=False)[0] += len(calls)
 
-    def _cells(self, kind: CallKind | None) -> list[Cell | None]:
-        """The cells of a kind, one for each rule. A rule's cell is found with its first amount."""
-        cells = self._bound.get(kind) if kind else None
-        if cells is None:
-            cells = [None] * len(self._rules)
+    def _measurements(self, call: CallRecord) -> list[_Measurement]:
+        """The measurements of a kind."""
+        kind = call.kind
+        found = self._bound.get(kind) if kind else None
+        if found is None:
+            found = [_Measurement(counted) for counted in self._rules if counted.rule.applies(call)]
             if kind:
                 if len(self._bound) >= MOST_BOUND:
                     self._bound.clear()
-                self._bound[kind] = cells
-        return cells
+                self._bound[kind] = found
+        return found
 
     def _attempts_at(self, labels: tuple[str, str, str]) -> Cell:
         cell = self._tried.get(labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -194,4 +194,6 @@ def lengths(values: Sequence[Sequence[object]]) -> list[int]:
 
 def milliseconds(values: Sequence[float | None]) -> list[float | None]:
     """Return durations in milliseconds with three decimals. `round` with a number of digits takes ten times as long."""
-    return [None if seconds is None else round(seconds * 1e6) / 1000 for seconds in values]
+    if None in values:
+        return [None if seconds is None else round(seconds * 1e6) / 1000 for seconds in values]
+    return [round(seconds * 1e6) / 1000 for seconds in cast("Sequence[float]", values)]

@@ -26,6 +26,7 @@ __all__ = ["Attempt", "Side", "State", "make"]
 LONGEST_PATH = 1024
 """Characters of a path."""
 _NO_DETAILS = Details()
+_NO_BACKEND: tuple[str | None, str | None, int | None, str | None] = (None, None, None, None)
 
 type State = Literal["known", "unknown", "none"]
 type Side = Literal["client", "upstream"]
@@ -59,19 +60,33 @@ def make(
 ) -> CallRecord:
     """Make the record of a call, or of one response of a WebSocket. `model` and `deployment`: others than those of the call."""
     meter.read_heads()
-    meter.leave_trace_of_key()
-    call, attempts = meter.call, meter.attempts
-    last = attempts[-1] if attempts else None
-    row, path, trace, secrets, meters = meter.row, meter.path, meter.trace, meter.secrets, meter.meters
-    operation = call.path if call else path
-    details = (call.details if call else None) or _NO_DETAILS
-    websocket = call is not None and call.method == "WS"
-    kind = meters.kinds.find(
+    secrets = meter.secrets
+    if meter.trace.parent_span_id:
+        meter.leave_trace_of_key()
+    call, attempts, row = meter.call, meter.attempts, meter.row
+    last, backend = None, _NO_BACKEND
+    if attempts:
+        last = attempts[-1]
+        sent = last.backend
+        backend = sent.name, sent.base.host, sent.base.port, sent.zone or None
+    if call is None:
+        path = operation = meter.path
+        asked, details, stream, websocket = None, _NO_DETAILS, False, False
+    else:
+        path, operation, asked, details, stream = meter.path, call.path, call.model, call.details or _NO_DETAILS, call.stream
+        websocket = call.method == "WS"
+    if in_websocket:
+        by_model = stream = True
+    elif websocket:
+        by_model = stream = False
+    else:
+        by_model, stream = row.by_model, stream or (call is not None and meter.events is not None)
+    kind = meter.meters.kinds.find(
         secrets,
         (  # in the order of `COMMON`
             meter.method,
             meter.user_agent,
-            model or (call.model if call else None) or meter.frame_model,
+            model or asked or meter.frame_model,
             deployment or (last.deployment if last else None) or None,
             meter.served,
             reported.model,
@@ -83,12 +98,9 @@ def make(
             meter.client,
             endpoints.label(row, operation),
             endpoints.gen_ai_operation(row, operation),
-            in_websocket or (row.by_model and not websocket),
-            in_websocket or (call is not None and not websocket and (call.stream or meter.events is not None)),
-            last.backend.name if last else None,
-            last.backend.base.host if last else None,
-            last.backend.base.port if last else None,
-            meter.zone,
+            by_model,
+            stream,
+            *backend,
             meter.spillover,
             tuple(last.repairs) if last and not in_websocket else (),
             last.reason if last else "",
@@ -104,8 +116,7 @@ def make(
     record.time, record.client_ip = meter.time, meter.client_ip
     request_id, record.response_id = shown_ids(meter.request_id, reported.id, secrets)
     record.request_id = request_id or errors.request_id()
-    record.trace_id, record.span_id = trace.trace_id, trace.span_id
-    record.parent_span_id, record.traced = trace.parent_span_id, trace.sampled
+    record.trace_id, record.span_id, record.parent_span_id, record.traced, _, _ = meter.trace
     record.path = path
     if path != f"/v1{row.path}":  # else it is the table's
         record.path = shown(path, secrets, LONGEST_PATH)
@@ -113,7 +124,7 @@ def make(
         record.attempts = tuple([_attempt_record(meter, one, last, record.deployment, secrets) for one in attempts])
     if meter.session_header or details != _NO_DETAILS:
         previous = details.previous_response_id
-        session_id = session.of_record(meter.session_header, details.prompt_cache_key, previous, meters.chains.get)
+        session_id = session.of_record(meter.session_header, details.prompt_cache_key, previous, meter.meters.chains.get)
         record.session = session_id and shown(session_id, secrets)
         record.previous_response_id = previous and shown(previous, secrets)
     record.request_bytes = meter.request_bytes
@@ -125,7 +136,7 @@ def make(
     if tokens:
         record.tokens = tokens
     record.duration, record.first_byte, record.overhead = duration, first, meter.overhead
-    if meter.first_at and meter.last_at and meter.chunks > 1 and not websocket:
+    if meter.chunks > 1 and meter.first_at and meter.last_at and not websocket:
         record.time_per_chunk = (meter.last_at - meter.first_at) / (meter.chunks - 1)
     return record
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azure_openai_proxy.accounting.access_log import FIELDS, write
-from azure_openai_proxy.accounting.json_lines import MOST, Field, Lines, time_text
+from azure_openai_proxy.accounting.json_lines import MOST, Field, Lines, time_texts
 from azure_openai_proxy.accounting.record import CallRecord, Tokens
 from support.metering import of_kind
 
@@ -74,7 +74,7 @@ def test_lines_are_what_json_dumps_writes(calls: list[CallRecord]) -> None:
 )
 def test_a_time(seconds: float, text: str) -> None:
     """A time has milliseconds, and does not round up to the next one, except at a whole second."""
-    assert text == time_text(seconds)
+    assert [text] == time_texts((seconds,))
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])

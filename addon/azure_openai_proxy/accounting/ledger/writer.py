@@ -19,8 +19,9 @@ import logging
 import secrets
 import threading
 import time
-from itertools import batched, chain, count, islice, repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import batched, chain, count, islice, repeat, takewhile
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -30,7 +31,7 @@ from .schema import CALLS, DAYS, ONCE, SUMMED, dialect_insert, migrate
 from .state import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from azure_openai_proxy.accounting.record import CallRecord
 
@@ -61,19 +62,19 @@ LOG_EVERY = 60.0
 
 _NAMES = (*NAMES, "writer", "number")
 """The columns of `CALLS` in the order of a row."""
+_NUMBER, _ONCE = -2, -1
+"""Places in a row that waits."""
 _AT = {name: index for index, name in enumerate(_NAMES)}
 _TIME, _DAY, _CLIENT, _MODEL, _BACKEND = (_AT[name] for name in ("time", "day", "client", "model", "backend"))
 _FAILED, _STATE, _COST, _ESTIMATE = (_AT[name] for name in ("failed", "usage_state", "cost_usd", "estimated_cost_usd"))
-_SUMMED = [(name, _AT[name]) for name in (*SUMMED, "estimated_cost_usd")]
+_SUMMED = (*SUMMED, "estimated_cost_usd")
+_AMOUNTS = (_FAILED, _STATE, *(_AT[name] for name in _SUMMED))
 _SUMS = [column for column in DAYS.columns if not column.primary_key]
 _OF_DAY = [column.name for column in DAYS.primary_key.columns]
 
 
-class _Item(NamedTuple):
-    """A row that waits, in the order of `_NAMES`, and the unique id of its usage."""
-
-    row: tuple[Any, ...]
-    once: str  # "": none
+type _Values = tuple[Any, ...]
+"""A row that waits: the values in the order of `_NAMES`, and the unique id of its usage, "" for none."""
 
 
 class Writer:
@@ -85,7 +86,7 @@ class Writer:
         self._numbered = 0
         self._rows = Rows()
         self._incoming: collections.deque[CallRecord] = collections.deque()
-        self._pending: collections.deque[_Item] = collections.deque()
+        self._pending: collections.deque[_Values] = collections.deque()
         self._size = BATCH
         self._refused = 0  # records that the full queue did not take; counted by the event loop
         self._dropped = 0  # rows that could not be written; counted by the thread
@@ -168,19 +169,20 @@ class Writer:
         """Make rows of the new records. A row is bounded in size, a record may not be."""
         calls = [self._incoming.popleft() for _ in range(len(self._incoming))]
         try:
-            self._pending.extend(self._items(calls))
+            self._pending.extend(self._values(calls))
         except Exception:  # noqa: BLE001 - a record is invalid
             for call in calls:
                 try:
-                    self._pending.extend(self._items([call]))
+                    self._pending.extend(self._values([call]))
                 except Exception:
                     logger.exception("A usage record could not be stored")
                     self._drop("a record is invalid")
 
-    def _items(self, calls: list[CallRecord]) -> list[_Item]:
-        rows = self._rows.of(calls, repeat(self._name), count(self._numbered))
+    def _values(self, calls: list[CallRecord]) -> list[_Values]:
+        ids = [storable(call.once) if call.once else "" for call in calls]
+        rows = self._rows.of(calls, repeat(self._name), count(self._numbered), ids)
         self._numbered += len(rows)
-        return [_Item(row, storable(call.once) if call.once else "") for call, row in zip(calls, rows, strict=True)]
+        return rows
 
     def _read_and_write(self) -> None:
         """Read the keys and sums if it is time, and write all pending rows."""
@@ -206,14 +208,16 @@ class Writer:
                     self._drop(self._database.describe(error))
                 self._size = 1  # find the row
                 continue
-            for _ in batch:
-                self._has_written(self._pending.popleft())
+            self._has_written(batch)
             self._size = min(BATCH, 2 * self._size)
 
-    def _has_written(self, item: _Item) -> None:
-        if charged := (item.row[_COST] or 0.0) + (item.row[_ESTIMATE] or 0.0):
-            key = (item.row[_CLIENT], item.row[_DAY])
-            self._written[key] = self._written.get(key, 0.0) + charged
+    def _has_written(self, rows: list[_Values]) -> None:
+        """The database has the first pending rows, which are these."""
+        for row in rows:
+            self._pending.popleft()
+            if charged := (row[_COST] or 0.0) + (row[_ESTIMATE] or 0.0):
+                key = (row[_CLIENT], row[_DAY])
+                self._written[key] = self._written.get(key, 0.0) + charged
 
     def _connect(self) -> sa.Connection:
         connection = self._database.connect("create")
@@ -225,8 +229,8 @@ class Writer:
         except BaseException:
             connection.close()
             raise
-        while highest is not None and self._pending and self._pending[0].row[-1] <= highest:
-            self._has_written(self._pending.popleft())
+        if highest is not None:
+            self._has_written(list(takewhile(lambda row: row[_NUMBER] <= highest, self._pending)))
         return connection
 
     def _disconnect(self) -> None:
@@ -262,7 +266,7 @@ class Writer:
             logger.error("Rows of the ledger are lost (%d so far): %s", self.lost, reason)
 
 
-def _insert(connection: sa.Connection, batch: list[_Item]) -> None:
+def _insert(connection: sa.Connection, rows: list[_Values]) -> None:
     """Write rows and their sums in one transaction.
 
     Rows of several replicas can have the same unique id. Its usage is part of the first row, and null in the others. Ids and days are
@@ -270,12 +274,13 @@ def _insert(connection: sa.Connection, batch: list[_Item]) -> None:
     """
     new_id, add_days = _statements(connection.dialect.name)
     with connection.begin():
-        rows = [item.row for item in batch]
-        for index in sorted((index for index, item in enumerate(batch) if item.once), key=lambda index: batch[index].once):
-            if not connection.execute(new_id, {"id": batch[index].once, "day": rows[index][_DAY]}).rowcount:
-                rows[index] = _without_usage(rows[index])
-        _insert_rows(connection, rows)
-        connection.execute(add_days, _sums(rows))
+        written = list(rows)
+        for once, index in sorted([(row[_ONCE], index) for index, row in enumerate(rows) if row[_ONCE]]):
+            if not connection.execute(new_id, {"id": once, "day": rows[index][_DAY]}).rowcount:
+                written[index] = _without_usage(rows[index])
+        columns = list(zip(*written, strict=True))[:_ONCE]
+        _insert_rows(connection, columns)
+        connection.execute(add_days, _sums(columns))
 
 
 @functools.cache
@@ -288,7 +293,7 @@ def _statements(dialect: str) -> tuple[sa.Executable, sa.Executable]:
     return new_id, add.on_conflict_do_update(index_elements=DAYS.primary_key.columns, set_=sums)
 
 
-def _without_usage(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _without_usage(row: _Values) -> _Values:
     changed = list(row)
     for name in USAGE:
         changed[_AT[name]] = None
@@ -296,30 +301,29 @@ def _without_usage(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(changed)
 
 
-def _insert_rows(connection: sa.Connection, rows: list[tuple[Any, ...]]) -> None:
+def _insert_rows(connection: sa.Connection, columns: list[tuple[Any, ...]]) -> None:
     """Insert rows of `CALLS`. Their values need no conversion by SQLAlchemy, which would take most of the time of a batch.
 
     For SQLite, columns that are null in all rows are left out.
     """
+    written = list(columns)
     if connection.dialect.name == "postgresql":
-        times = [dt.datetime.fromtimestamp(row[_TIME], dt.UTC) for row in rows]
-        rows = [(*row[:_TIME], time, *row[_TIME + 1 :]) for row, time in zip(rows, times, strict=True)]
-        connection.exec_driver_sql(_statement(_NAMES, 1).replace("?", "%s"), rows)
+        written[_TIME] = tuple([dt.datetime.fromtimestamp(seconds, dt.UTC) for seconds in columns[_TIME]])
+        connection.exec_driver_sql(_statement(_NAMES, 1).replace("?", "%s"), list(zip(*written, strict=True)))
         return
-    columns = list(zip(*rows, strict=True))
     days = {day: str(day) for day in set(columns[_DAY])}
-    columns[_DAY] = tuple([days[day] for day in columns[_DAY]])
-    columns[_TIME] = tuple(map(_time_text, columns[_TIME]))
-    used = [index for index, values in enumerate(columns) if values[0] is not None or values.count(None) < len(rows)]
+    written[_DAY] = tuple([days[day] for day in columns[_DAY]])
+    written[_TIME] = _time_texts(columns[_TIME])
+    used = [index for index, values in enumerate(columns) if values[0] is not None or values.count(None) < len(values)]
     names = tuple([_NAMES[index] for index in used])
-    for some in batched(zip(*(columns[index] for index in used), strict=True), TOGETHER // len(used)):
+    for some in batched(zip(*(written[index] for index in used), strict=True), TOGETHER // len(used)):
         connection.exec_driver_sql(_statement(names, len(some)), tuple(chain.from_iterable(some)))
 
 
-def _time_text(seconds: float) -> str:
-    """A Unix time in SQLAlchemy's form for SQLite."""
-    whole, microseconds = divmod(round(seconds * 1e6), 1_000_000)
-    return f"{_second_text(whole)}.{microseconds:06}"
+def _time_texts(times: Sequence[float]) -> tuple[str, ...]:
+    """Unix times in SQLAlchemy's form for SQLite."""
+    moments = [round(seconds * 1e6) for seconds in times]
+    return tuple([f"{_second_text(moment // 1_000_000)}.{moment % 1_000_000:06}" for moment in moments])
 
 
 @functools.lru_cache(maxsize=64)
@@ -334,19 +338,32 @@ def _statement(names: tuple[str, ...], count: int) -> str:
     return f"INSERT INTO {CALLS.name} ({', '.join(names)}) VALUES {', '.join([row] * count)}"  # noqa: S608 - names of columns
 
 
-def _sums(rows: list[tuple[Any, ...]]) -> list[Row]:
+def _sums(columns: list[tuple[Any, ...]]) -> list[Row]:
     """Return the rows of `DAYS` to add. A sum without a known value is null."""
-    days: dict[tuple[dt.date, str, str, str], list[tuple[Any, ...]]] = {}
-    for each in rows:
-        days.setdefault((each[_DAY], each[_CLIENT], each[_MODEL] or "", each[_BACKEND] or ""), []).append(each)
-    return [dict(zip(_OF_DAY, key, strict=True)) | _summed(days[key]) for key in sorted(days)]
+    amounts = [columns[place] for place in _AMOUNTS]
+    keys = list(zip(*(columns[place] for place in (_DAY, _CLIENT, _MODEL, _BACKEND)), strict=True))
+    stored = {key: tuple([value or "" for value in key]) for key in set(keys)}
+    if len(stored) == 1:
+        return [_summed(stored[keys[0]], amounts)]
+    days: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for key, row in zip(keys, zip(*amounts, strict=True), strict=True):
+        days.setdefault(stored[key], []).append(row)
+    found = [_summed(key, zip(*rows, strict=True)) for key, rows in days.items()]
+    return sorted(found, key=itemgetter(*_OF_DAY))
 
 
-def _summed(rows: list[tuple[Any, ...]]) -> Row:
-    known = {name: [value for row in rows if (value := row[index]) is not None] for name, index in _SUMMED}
+def _summed(key: tuple[Any, ...], amounts: Iterable[tuple[Any, ...]]) -> Row:
+    """The row of a day from the columns of `_AMOUNTS`."""
+    failed, states, *summed = amounts
     return {
-        "requests": len(rows),
-        "failed": sum(row[_FAILED] for row in rows),
-        "unknown_usage": sum(row[_STATE] == "unknown" for row in rows),
-        **{name: sum(values) if values else None for name, values in known.items()},
+        **dict(zip(_OF_DAY, key, strict=True)),
+        "requests": len(failed),
+        "failed": sum(failed),
+        "unknown_usage": states.count("unknown"),
+        **{name: _total(values) for name, values in zip(_SUMMED, summed, strict=True)},
     }
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

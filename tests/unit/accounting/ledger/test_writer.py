@@ -169,7 +169,7 @@ def test_a_row_that_the_database_rejects(database: Database, started: Callable[[
     insert = module._insert
 
     def reject(connection: sa.Connection, batch: list[Any]) -> None:
-        if any(item.row[module._NAMES.index("request_id")] == "3" for item in batch):
+        if any(row[module._NAMES.index("request_id")] == "3" for row in batch):
             raise DataError("INSERT", {}, Exception("out of range"))
         insert(connection, batch)
 
