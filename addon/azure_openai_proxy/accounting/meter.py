@@ -27,7 +27,7 @@ from .header_values import Wanted, header_values
 from .message_content import Content, KeptEvents
 from .rate_limits import REMAINING
 from .record import NO_TOKENS, CallRecord
-from .record_making import Attempt
+from .record_making import Attempt, Outcome
 from .websocket_meter import WebSocketMeter
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from .header_values import Fields
     from .meters import Meters
-    from .record import Tokens
+    from .record import CallKind, Tokens
     from .record_making import Side, State
     from .sink import Tracing
     from .trace_context import TraceContext
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     type _Ended = tuple[float, int, bool, bytes | None, bytes | None, Mapping[str, Any] | None]
 
-__all__ = ["Holder", "Keys", "Meter"]
+__all__ = ["COMPLETION", "Holder", "Keys", "Meter"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,48 +116,50 @@ class Meter:
         self.client_ip, self.keys = client_ip, keys
         self._request_head: Fields | None = data.headers.fields
         self.attempts: list[Attempt] = []
+        # Every request sets or reads these. Python keeps up to 30 members in an array, if the first objects of a class have them all.
+        self.client = ""
+        """Configured name of the client key."""
+        self.holder: Holder | None = None
+        self.call: Call | None = None
+        self.record: CallRecord | None = None
+        """The record, once the request has ended."""
+        self.request_bytes: int | None = None
+        self.overhead: float | None = 0.0
+        self.user_agent: str | None = None
+        self._status: int | None = None
+        self._azure_head: Fields | None = None  # headers that are not read yet
+        self._client_head: Fields | None = None  # of the response, likewise
+        self._ended: _Ended | None = None  # a response that is complete, and of which no record was made yet
+        self._outcome: Outcome | None = None  # of such a response
+        self._kind: CallKind | None = None  # likewise
+        self._idle_from: float | None = None  # since when the request waits for the proxy
+        self._failure: Failure | None = None  # of the upstream, after which there is no other attempt
+        self.events: usage.Events | None = None
+        self.request_id: str | None = None
+        self.response_bytes = 0
+        self.first_at: float | None = None
+        self.trace: TraceContext = trace_context.NONE
+        """The position in a trace. It is read from the head of the request when it is needed."""
         if meters.tracing:
             self.tracing = meters.tracing
             self.trace = self.tracing.begin_trace(data.headers)
 
-    # Defaults in the class, because most requests need few of these members. Python keeps up to 30 of an object in an array.
+    # Defaults in the class: few requests need these members.
 
     tracing: Tracing | None = None
-    trace: TraceContext
-    """The position in a trace. It is read from the head of the request when it is needed."""
-    client = ""
-    """Configured name of the client key."""
-    holder: Holder | None = None
-    call: Call | None = None
     replayed = False
     """Whether a recording answers."""
-    record: CallRecord | None = None
-    """The record, once the request has ended."""
-    request_bytes: int | None = None
     streams = 0
-    overhead: float | None = 0.0
-
-    user_agent: str | None = None
     session_header: str | None = None  # that a header names
-    _status: int | None = None
-    _azure_head: Fields | None = None  # headers that are not read yet
-    _client_head: Fields | None = None  # of the response, likewise
-    _ended: _Ended | None = None  # a response that is complete, and of which no record was made yet
-    _kept: KeptEvents | None = None  # of a stream whose messages are exported
-    _uploads = False  # the body of the request is streamed
-    _idle_from: float | None = None  # since when the request waits for the proxy
-    _failure: Failure | None = None  # of the upstream, after which there is no other attempt
-    events: usage.Events | None = None
-    _ended_well = False  # an event has said that the response is complete
     served: str | None = None
     spillover: bool | None = None
-    request_id: str | None = None
-    response_bytes = 0
     chunks = 0
-    first_at: float | None = None
     last_at: float | None = None
-    _socket: WebSocketMeter | None = None
     frame_model: str | None = None  # the model that the client named last on a WebSocket
+    _kept: KeptEvents | None = None  # of a stream whose messages are exported
+    _uploads = False  # the body of the request is streamed
+    _ended_well = False  # an event has said that the response is complete
+    _socket: WebSocketMeter | None = None
 
     # The request
 
@@ -271,28 +273,34 @@ class Meter:
         self.streams = int(events and self.call is not None)
 
     def read_heads(self) -> None:
-        """Read the heads that are not read yet. For most requests this takes place in `complete`."""
-        if self._request_head is not None:
-            found = header_values(self._request_head, _OF_REQUEST)
-            self.user_agent = found.pop("user-agent", None)
-            if found:
-                self.session_header = session.in_header(found)
-            if not self.tracing:
-                self.trace = trace_context.begin(self._request_head) if _TRACEPARENT in found else trace_context.new()
-            self._request_head = None
-        if self._azure_head is not None:
-            found = header_values(self._azure_head, _OF_AZURE)
+        """Read the heads that are not read yet. For most requests this takes place after the end."""
+        self.read_request_head()
+        self.read_response_heads()
+
+    def read_request_head(self) -> None:
+        head, self._request_head = self._request_head, None
+        if head is None:
+            return
+        found = header_values(head, _OF_REQUEST)
+        if not self.tracing:
+            self.trace = trace_context.begin(head) if _TRACEPARENT in found else trace_context.new()
+        self.user_agent = found.pop("user-agent", None)
+        if found:
+            self.session_header = session.in_header(found)
+
+    def read_response_heads(self) -> None:
+        head, self._azure_head = self._azure_head, None
+        if head is not None:
+            found = header_values(head, _OF_AZURE)
             self._note_limits(self._status, found)
             self.request_id = found.get(_REQUEST_ID)
             if not _OF_EVERY_RESPONSE.issuperset(found):
                 self.served = found.get(_SERVED)
                 self.spillover = any(name.startswith(_SPILLED) for name in found)
-            self._azure_head = None
-        if self._client_head is not None:
-            if not self.request_id:  # else Azure's is passed on
-                ids = header_values(self._client_head, _OF_RESPONSE)
-                self.request_id = ids.get(_REQUEST_ID) or ids.get("apim-request-id")
-            self._client_head = None
+        head, self._client_head = self._client_head, None
+        if head is not None and not self.request_id:  # else Azure's is passed on
+            ids = header_values(head, _OF_RESPONSE)
+            self.request_id = ids.get(_REQUEST_ID) or ids.get("apim-request-id")
 
     def event(self, data: bytes) -> None:
         """The data of an event of the stream."""
@@ -401,15 +409,29 @@ class Meter:
             self._client_head = response.data.headers.fields
             self.meters.complete_soon(self)
 
-    def complete(self) -> None:
-        """Make the record, after `end_soon`."""
+    # After `end_soon`, `COMPLETION` has the steps in which the record is made
+
+    def read_outcome(self) -> None:
         assert self._ended
         now, status, streamed, content, body, parsed = self._ended
         self._ended = None
-        self.read_heads()
         self._stop(now, None if streamed else content)
-        reported = self._reported(status, body, parsed)
-        self.record = self._record(now, status, reported, None, error_code=None, streamed=streamed)
+        self._outcome = self._outcome_of(now, status, self._reported(status, body, parsed), None, error_code=None, streamed=streamed)
+
+    def find_kind(self) -> None:
+        assert self._outcome
+        self._kind = record_making.kind_of(self, self._outcome)
+
+    def make_record(self) -> None:
+        assert self._outcome
+        assert self._kind
+        self.record = self._known(record_making.record_of_kind(self, self._kind, self._outcome))
+        self._outcome = self._kind = None
+
+    def add_cost(self) -> None:
+        record = self.record
+        if record and record.usage_state == "known":
+            record.cost_usd = self.meters.price(record)
 
     def _stop(self, now: float, content: bytes | None) -> None:
         """The response is complete. `content`: its body for the client, if it was not streamed."""
@@ -417,6 +439,26 @@ class Meter:
         if content is not None:
             self.response_bytes = len(content)
             self.first_at = now if content else None
+
+    def _outcome_of(
+        self, now: float, status: int | None, reported: Reported, error: str | None, *, error_code: str | None, streamed: bool
+    ) -> Outcome:
+        incomplete = self._incomplete(error, reported, streamed=streamed)
+        if self.attempts and (last := self.attempts[-1]).ended is None:
+            last.ended, last.outcome = now, "ok" if incomplete != "client" else "client_left"
+        state, tokens, once = self._usage(status, reported)
+        if self._failure:
+            error_code = self._failure.code
+        elif status is None or status < 400:
+            error_code = reported.error_code
+        first = None if self.first_at is None else self.first_at - self.arrived
+        return Outcome(status, error_code, incomplete, reported, tokens, state, now - self.arrived, first, once)
+
+    def _known(self, record: CallRecord) -> CallRecord:
+        """Remember the chain that a response is a part of."""
+        if record.operation == "responses" and record.method == "POST" and record.response_id:
+            self.meters.chains.add(record.response_id, record.session or record.response_id)
+        return record
 
     def _record(
         self,
@@ -429,35 +471,13 @@ class Meter:
         streamed: bool,
         body: bytes | None = None,
     ) -> CallRecord:
-        incomplete = self._incomplete(error, reported, streamed=streamed)
-        if self.attempts and (last := self.attempts[-1]).ended is None:
-            last.ended, last.outcome = now, "ok" if incomplete != "client" else "client_left"
-        state, tokens, once = self._usage(status, reported)
-        if self._failure:
-            error_code = self._failure.code
-        elif status is None or status < 400:
-            error_code = reported.error_code
-        record = record_making.make(
-            self,
-            status=status,
-            error_code=error_code,
-            incomplete=incomplete,
-            reported=reported,
-            tokens=tokens,
-            state=state,
-            duration=now - self.arrived,
-            first=None if self.first_at is None else self.first_at - self.arrived,
-        )
-        if once:
-            record.once = once
-            if self.label == "batches":
-                record.change(price_tier="batch")
-        if tokens:
+        """Make the record at once."""
+        outcome = self._outcome_of(now, status, reported, error, error_code=error_code, streamed=streamed)
+        record = self._known(record_making.make(self, outcome))
+        if outcome.tokens:
             record.cost_usd = self.meters.price(record)
         if self.holder is not None:
             self.holder.recorded(record, unknown=self._used_unknown(record), body=None if self.events else body)
-        if record.operation == "responses" and record.method == "POST" and record.response_id:
-            self.meters.chains.add(record.response_id, record.session or record.response_id)
         return record
 
     def finish(self, record: CallRecord, delay: float = 0.0) -> CallRecord:
@@ -594,3 +614,14 @@ def _object(content: bytes) -> dict[str, object]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+COMPLETION: tuple[Callable[[Meter], None], ...] = (
+    Meter.read_request_head,
+    Meter.read_response_heads,
+    Meter.read_outcome,
+    Meter.find_kind,
+    Meter.make_record,
+    Meter.add_cost,
+)
+"""The steps that make the record of a request after `Meter.end_soon`."""

@@ -10,7 +10,7 @@ from weakref import ref
 
 from .call_kinds import Kinds
 from .lru import Lru
-from .meter import Meter
+from .meter import COMPLETION, Meter
 from .rate_limits import NO_REMAINING, Remaining, updated
 
 if TYPE_CHECKING:
@@ -128,23 +128,20 @@ class Meters:
             asyncio.get_running_loop().call_soon(self.complete)
 
     def complete(self) -> None:
-        """Make and deliver the records of requests that have ended."""
+        """Make and deliver the records of requests that have ended.
+
+        Each step is taken for all of them before the next one, so that its code is in the processor's caches.
+        """
         if self._timer:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
-        records = []
         for meter in ended:
-            self._running.discard(ref(meter))
-            try:
-                meter.complete()
-            except Exception:
-                logger.exception("A request is not accounted for")
-            else:
-                if meter.record:
-                    records.append(meter.record)
+            self.ended(meter)
+        for step in COMPLETION:
+            ended = _taken(step, ended)
         self._read_limits()
-        if records:
+        if records := [meter.record for meter in ended if meter.record]:
             self._deliver(records)
 
     def now(self, record: CallRecord) -> None:
@@ -173,3 +170,17 @@ class Meters:
             handle.cancel()
             self._deliver_pending(meter)
 
+
+def _taken(step: Callable[[Meter], None], meters: list[Meter]) -> list[Meter]:
+    """Take a step for each meter. Return those that did not fail."""
+    failed: list[Meter] = []
+    rest = iter(meters)
+    while True:
+        try:
+            for meter in rest:
+                step(meter)
+        except Exception:
+            logger.exception("A request is not accounted for")
+            failed.append(meter)
+        else:
+            return [meter for meter in meters if meter not in failed] if failed else meters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import endpoints, session
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.backend import Backend
 
     from .meter import Meter
-    from .record import CallRecord, Tokens
+    from .record import CallKind, CallRecord, Tokens
     from .usage import Reported
 
-__all__ = ["Attempt", "Side", "State", "make"]
+__all__ = ["Attempt", "Outcome", "Side", "State", "kind_of", "make", "record_of_kind"]
 
 LONGEST_PATH = 1024
 """Characters of a path."""
@@ -43,51 +43,54 @@ class Attempt:
         self.outcome = "ok"
 
 
-def make(
-    meter: Meter,
-    *,
-    status: int | None,
-    error_code: str | None,
-    incomplete: Side | None,
-    reported: Reported,
-    tokens: Tokens | None,
-    state: State,
-    duration: float,
-    first: float | None,
-    in_websocket: bool = False,
-    model: str | None = None,
-    deployment: str | None = None,
-) -> CallRecord:
+class Outcome(NamedTuple):
+    """How a call, or one response of a WebSocket, has ended."""
+
+    status: int | None
+    error_code: str | None
+    incomplete: Side | None
+    reported: Reported
+    tokens: Tokens | None
+    state: State
+    duration: float  # seconds
+    first: float | None  # seconds to the first byte of the response body
+    once: str | None = None  # id of a usage that several requests can show
+    in_websocket: bool = False  # one response of a WebSocket
+
+
+def make(meter: Meter, outcome: Outcome, *, model: str | None = None, deployment: str | None = None) -> CallRecord:
     """Make the record of a call, or of one response of a WebSocket. `model` and `deployment`: others than those of the call."""
     meter.read_heads()
-    secrets = meter.secrets
-    if meter.trace.parent_span_id:
-        meter.leave_trace_of_key()
-    call, attempts, row = meter.call, meter.attempts, meter.row
-    last, backend = None, _NO_BACKEND
-    if attempts:
-        last = attempts[-1]
-        sent = last.backend
-        backend = sent.name, sent.base.host, sent.base.port, sent.zone or None
+    return record_of_kind(meter, kind_of(meter, outcome, model=model, deployment=deployment), outcome)
+
+
+def kind_of(meter: Meter, outcome: Outcome, *, model: str | None = None, deployment: str | None = None) -> CallKind:
+    """Return the kind of a call whose heads are read."""
+    status, error_code, incomplete, reported, _, state, _, _, once, in_websocket = outcome
+    call, row = meter.call, meter.row
     if call is None:
-        path = operation = meter.path
-        asked, details, stream, websocket = None, _NO_DETAILS, False, False
+        operation, asked, details, stream, websocket = meter.path, None, _NO_DETAILS, False, False
     else:
-        path, operation, asked, details, stream = meter.path, call.path, call.model, call.details or _NO_DETAILS, call.stream
-        websocket = call.method == "WS"
-    if in_websocket:
-        by_model = stream = True
-    elif websocket:
-        by_model = stream = False
+        operation, asked, details, stream, websocket = call.path, call.model, call.details or _NO_DETAILS, call.stream, call.method == "WS"
+    if in_websocket or websocket:
+        by_model = stream = in_websocket
     else:
         by_model, stream = row.by_model, stream or (call is not None and meter.events is not None)
-    kind = meter.meters.kinds.find(
-        secrets,
+    reason, backend = "", _NO_BACKEND
+    repairs: tuple[str, ...] = ()
+    if meter.attempts:
+        last = meter.attempts[-1]
+        sent, deployment, reason = last.backend, deployment or last.deployment, last.reason
+        repairs = () if in_websocket else tuple(last.repairs)
+        backend = sent.name, sent.base.host, sent.base.port, sent.zone or None
+    label = endpoints.label(row, operation)
+    return meter.meters.kinds.find(
+        meter.secrets,
         (  # in the order of `COMMON`
             meter.method,
             meter.user_agent,
             model or asked or meter.frame_model,
-            deployment or (last.deployment if last else None) or None,
+            deployment or None,
             meter.served,
             reported.model,
             reported.service_tier,
@@ -96,32 +99,41 @@ def make(
             details.reasoning_effort,
             error_code,
             meter.client,
-            endpoints.label(row, operation),
+            label,
             endpoints.gen_ai_operation(row, operation),
             by_model,
             stream,
             *backend,
             meter.spillover,
-            tuple(last.repairs) if last and not in_websocket else (),
-            last.reason if last else "",
+            repairs,
+            reason,
             status,
             incomplete,
             reported.finish_reasons,
             state,
-            None,  # `price_tier`
+            "batch" if once and label == "batches" else None,  # `price_tier`
             in_websocket,
         ),
     )
+
+
+def record_of_kind(meter: Meter, kind: CallKind, outcome: Outcome) -> CallRecord:
+    """Make the record of a call of this kind, without its cost."""
+    status, _, _, reported, tokens, _, duration, first, once, in_websocket = outcome
+    if meter.trace.parent_span_id:
+        meter.leave_trace_of_key()
+    secrets, path, call, attempts = meter.secrets, meter.path, meter.call, meter.attempts
     record = kind.record()
     record.time, record.client_ip = meter.time, meter.client_ip
     request_id, record.response_id = shown_ids(meter.request_id, reported.id, secrets)
     record.request_id = request_id or errors.request_id()
     record.trace_id, record.span_id, record.parent_span_id, record.traced, _, _ = meter.trace
     record.path = path
-    if path != f"/v1{row.path}":  # else it is the table's
+    if path != f"/v1{meter.row.path}":  # else it is the table's
         record.path = shown(path, secrets, LONGEST_PATH)
-    if last and not in_websocket:
-        record.attempts = tuple([_attempt_record(meter, one, last, record.deployment, secrets) for one in attempts])
+    if attempts and not in_websocket:
+        record.attempts = tuple([_attempt_record(meter, one, attempts[-1], record.deployment, secrets) for one in attempts])
+    details = (call.details if call else None) or _NO_DETAILS
     if meter.session_header or details != _NO_DETAILS:
         previous = details.previous_response_id
         session_id = session.of_record(meter.session_header, details.prompt_cache_key, previous, meter.meters.chains.get)
@@ -134,9 +146,9 @@ def make(
     if selection := reported.model_selection:
         record.model_selection_details = model_selection.shown(selection, lambda text: shown(text, secrets))
     if tokens:
-        record.tokens = tokens
+        record.tokens, record.once = tokens, once
     record.duration, record.first_byte, record.overhead = duration, first, meter.overhead
-    if meter.chunks > 1 and meter.first_at and meter.last_at and not websocket:
+    if meter.chunks > 1 and meter.first_at and meter.last_at and not (call and call.method == "WS"):
         record.time_per_chunk = (meter.last_at - meter.first_at) / (meter.chunks - 1)
     return record
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .header_values import Fields
 
-__all__ = ["PARENT", "TraceContext", "attempt_span_id", "begin", "new", "new_ids", "set_headers"]
+__all__ = ["NONE", "PARENT", "TraceContext", "attempt_span_id", "begin", "new", "new_ids", "set_headers"]
 
 PARENT, STATE = b"traceparent", b"tracestate"
 SAMPLED, RANDOM = 0x01, 0x02
@@ -38,6 +38,10 @@ class TraceContext(NamedTuple):
     sampled: bool = True
     random: bool = False  # the client says that the last 56 bits of the trace id are random
     state: bytes = b""  # `tracestate`
+
+
+NONE = TraceContext("", "")
+"""The context of a request whose head is not read yet."""
 
 
 def begin(fields: Fields) -> TraceContext:

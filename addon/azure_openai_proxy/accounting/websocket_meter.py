@@ -6,8 +6,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from . import estimate, record_making, trace_context, usage
+from . import estimate, trace_context, usage
 from .record import NO_TOKENS
+from .record_making import Outcome, make
 from .socket_responses import EndedResponse, SocketResponses
 from .transcriptions import Transcriptions
 
@@ -77,8 +78,7 @@ class WebSocketMeter:
     def _made(self, ended: EndedResponse, incomplete: _Side | None, model: str | None = None, deployment: str | None = None) -> CallRecord:
         meter, reported, status = self._meter, ended.reported, ended.status
         known = status < 400 and reported.tokens
-        record = record_making.make(
-            meter,
+        outcome = Outcome(
             status=status,
             error_code=reported.error_code,
             incomplete="upstream" if reported.status == "failed" else incomplete,
@@ -88,9 +88,8 @@ class WebSocketMeter:
             duration=ended.ended - ended.started,
             first=None if ended.first is None else ended.first - ended.started,
             in_websocket=True,
-            model=model,
-            deployment=deployment,
         )
+        record = make(meter, outcome, model=model, deployment=deployment)
         record.time = meter.time + ended.started - meter.arrived
         record.span_id, record.parent_span_id = trace_context.new_ids()[1], meter.trace.span_id
         record.overhead = record.request_bytes = record.response_bytes = None
@@ -108,19 +107,17 @@ class WebSocketMeter:
             self._response(one, side)
         meter.end_attempt("ok")
         meter.overhead = None
-        return meter.finish(
-            record_making.make(
-                meter,
-                status=101,
-                error_code=None,
-                incomplete=side if running or not (normal or by_client) else None,
-                reported=usage.NOTHING,
-                tokens=None,
-                state="none",
-                duration=now - meter.arrived,
-                first=meter.first_byte,
-            )
+        outcome = Outcome(
+            status=101,
+            error_code=None,
+            incomplete=side if running or not (normal or by_client) else None,
+            reported=usage.NOTHING,
+            tokens=None,
+            state="none",
+            duration=now - meter.arrived,
+            first=meter.first_byte,
         )
+        return meter.finish(make(meter, outcome))
 
     def with_responses(self, record: CallRecord) -> CallRecord:
         """Return the record of the WebSocket with the tokens and the cost of all its responses, which have records of their own."""
