@@ -14,7 +14,7 @@ import stat
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from azure_openai_proxy.errors import SettingsError
 
@@ -108,18 +108,27 @@ def open_sink(settings: Settings) -> AccessLog:
     return AccessLog(settings.access_log)
 
 
+class _Job(NamedTuple):
+    """What the thread has to do: write lines, after opening the file again if `reopen` is true."""
+
+    text: str
+    lines: int
+    reopen: bool
+
+
 class AccessLog:
-    """Writes the lines. `record` collects them, a timer passes them to the thread."""
+    """Writes the lines. `record` makes and collects them, a timer passes them to the thread."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._file: _File | None = None
-        self._lines: list[CallRecord] = []
+        self._lines: list[str] = []  # each several lines
+        self._collected = 0  # lines in it
         self._waiting = 0  # lines that are not written yet
         self._lost = 0
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._jobs: queue.SimpleQueue[tuple[Sequence[CallRecord], bool] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._ended = asyncio.Event()
 
     async def start(self, live: Callable[[], LiveState]) -> None:  # noqa: ARG002 - the interface of a sink
@@ -133,10 +142,12 @@ class AccessLog:
         threading.Thread(target=self._work, args=(loop, self._file), name="access log", daemon=True).start()
 
     def record(self, calls: Sequence[CallRecord]) -> None:
-        taken = calls[: max(0, MOST - self._waiting)]
+        room = max(0, MOST - self._waiting)
+        taken = calls if len(calls) <= room else calls[:room]
         self._lost += len(calls) - len(taken)
+        self._lines.append(write(taken))
+        self._collected += len(taken)
         self._waiting += len(taken)
-        self._lines.extend(taken)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(EVERY, self._pass_on)
 
@@ -144,9 +155,9 @@ class AccessLog:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        lines, self._lines = self._lines, []
-        if lines or reopen:
-            self._jobs.put((lines, reopen))
+        if self._lines or reopen:
+            self._jobs.put(_Job("".join(self._lines), self._collected, reopen))
+            self._lines, self._collected = [], 0
 
     def reopen(self) -> None:
         self._pass_on(reopen=True)
@@ -166,18 +177,17 @@ class AccessLog:
 
     def _work(self, loop: asyncio.AbstractEventLoop, file: _File) -> None:
         while (job := self._jobs.get()) is not None:
-            calls, reopen = job
             error: Exception | None = None
             try:
-                file.follow(anew=reopen)
+                file.follow(anew=job.reopen)
             except OSError as failed:
                 error = failed
             try:
-                file.write(write(calls))
+                file.write(job.text)
                 lost = 0
             except Exception as failed:  # noqa: BLE001 - `_written` logs it
-                error, lost = failed, len(calls)
-            _call_soon(loop, self._written, len(calls), lost, error)
+                error, lost = failed, job.lines
+            _call_soon(loop, self._written, job.lines, lost, error)
         file.close()
         _call_soon(loop, self._ended.set)
 

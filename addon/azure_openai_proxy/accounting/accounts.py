@@ -11,6 +11,7 @@ from azure_openai_proxy.errors import SettingsError
 
 from .meters import Meters
 from .prices import Prices
+from .record import Batch
 from .sink import NOTHING_LIVE, Followed, Tracing
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class Accounts:
 
     def record(self, calls: Sequence[CallRecord]) -> None:
         """Give records to each sink. A sink that fails does not stop the others."""
+        calls = Batch(calls)
         for sink in self.sinks:
             self._give(calls, sink)
         if self._early is not None:

@@ -11,11 +11,11 @@ import datetime as dt
 import functools
 import json
 import math
-from itertools import repeat
+from itertools import islice, repeat
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .record import COMMON, Columns
+from .record import COMMON, batch_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,19 +44,22 @@ class Lines:
     def __init__(self, fields: Sequence[Field]) -> None:
         self._fields = fields
         self._own = [field for field in fields if field.attribute not in COMMON]
-        self._read = Columns([field.attribute for field in self._own])
         self.templates: dict[tuple[CallKind, tuple[int, ...]], str] = {}
 
     def __call__(self, calls: Sequence[CallRecord]) -> str:
         """Return the lines of records, each with its end."""
         if not calls:
             return ""
-        columns = self._read(calls)
-        types = [set(map(type, values)) for values in columns]
-        absent = tuple([place for place, found in enumerate(types) if found == _NULLS])
-        written = [_column(self._own[place], columns[place], found) for place, found in enumerate(types) if found != _NULLS]
-        rows = zip(*written, strict=True) if written else repeat(())
-        text = "".join([self._template(call, absent) % row for call, row in zip(calls, rows, strict=False)])
+        batch = batch_of(calls)
+        written = [_column(batch.column(field.attribute, field.convert)) for field in self._own]
+        absent = tuple([place for place, values in enumerate(written) if values is None])
+        rows = zip(*(values for values in written if values is not None), strict=True) if len(absent) < len(written) else repeat(())
+        if batch.one_kind:
+            template = self._template(batch[0], absent)
+            lines = [template % row for row in islice(rows, len(batch))]
+        else:
+            lines = [self._template(call, absent) % row for call, row in zip(batch, rows, strict=False)]
+        text = "".join(lines)
         return text.replace("\x7f", "\\u007f") if "\x7f" in text else text
 
     def _template(self, call: CallRecord, absent: tuple[int, ...]) -> str:
@@ -77,11 +80,11 @@ def _common(field: Field, call: CallRecord) -> str:
     return _json(field.convert((value,))[0] if field.convert else value).replace("%", "%%")
 
 
-def _column(field: Field, values: Sequence[Any], types: set[type]) -> Sequence[Any]:
-    """Return values that `str` turns into JSON."""
-    if field.convert:
-        values = field.convert(values)
-        types = set(map(type, values))
+def _column(values: Sequence[Any]) -> Sequence[Any] | None:
+    """Return values that `str` turns into JSON; None if all are null."""
+    types = set(map(type, values))
+    if types == _NULLS:
+        return None
     if types == _TEXTS:
         return list(map(encode_basestring_ascii, values))
     if types == _COUNTS or (types == _NUMBERS and all(map(math.isfinite, values))):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["COMMON", "NO_TOKENS", "AttemptRecord", "CallKind", "CallRecord", "Columns", "Tokens", "lengths", "milliseconds"]
+    type Convert = Callable[[Sequence[Any]], Sequence[Any]]
+
+__all__ = ["COMMON", "NO_TOKENS", "AttemptRecord", "Batch", "CallKind", "CallRecord", "Tokens", "batch_of", "lengths", "milliseconds"]
 
 
 class Tokens(NamedTuple):
@@ -172,20 +175,40 @@ class CallKind:
         return record
 
 
-class Columns:
-    """Reads attributes of records, with dots, into one column each. The counts of `tokens` are read together, in half of the time."""
+class Batch(list[CallRecord]):
+    """Records that the sinks get together. They share what is read of the records: one column for each member that is not in `COMMON`."""
 
-    def __init__(self, attributes: Sequence[str]) -> None:
-        plain = [name for name in attributes if not name.startswith("tokens.")]
-        read = [*plain, *(f"tokens.{name}" for name in Tokens._fields)]
-        self._read = attrgetter(*plain, "tokens")
-        self._places = [read.index(name) for name in attributes]
+    def __init__(self, calls: Iterable[CallRecord]) -> None:
+        super().__init__(calls)
+        self._columns: dict[object, Sequence[Any]] = {}
+        kinds = set(map(attrgetter("kind"), self))
+        self.one_kind: CallKind | None = kinds.pop() if len(kinds) == 1 else None
+        """The kind of all records; None if they have several kinds, or one that nothing is remembered for."""
 
-    def __call__(self, calls: Sequence[CallRecord]) -> list[tuple[Any, ...]]:
-        """Return the columns of at least one record."""
-        *plain, tokens = zip(*map(self._read, calls), strict=True)
-        columns = [*plain, *zip(*tokens, strict=True)]
-        return [columns[place] for place in self._places]
+    def column(self, attribute: str, convert: Convert | None = None) -> Sequence[Any]:
+        """The values of a member, with a dot for those of `tokens`, and as `convert` returns them."""
+        if not self._columns:
+            self._read()
+        if convert is None:
+            return self._columns[attribute]
+        key = attribute, convert
+        if key not in self._columns:
+            self._columns[key] = convert(self._columns[attribute])
+        return self._columns[key]
+
+    def _read(self) -> None:
+        *plain, tokens = zip(*map(_read_own, self), strict=True) if self else repeat((), len(_OWN) + 1)
+        self._columns.update(zip(_OWN, plain, strict=True))
+        self._columns.update(zip(_COUNTS, zip(*tokens, strict=True) if tokens else repeat(()), strict=False))
+
+
+_COUNTS = tuple(f"tokens.{name}" for name in Tokens._fields)
+_OWN = tuple(one.name for one in fields(CallRecord) if one.name not in {*COMMON, "kind", "tokens"})
+_read_own = attrgetter(*_OWN, "tokens")
+
+
+def batch_of(calls: Sequence[CallRecord]) -> Batch:
+    return calls if isinstance(calls, Batch) else Batch(calls)
 
 
 def lengths(values: Sequence[Sequence[object]]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from azure_openai_proxy.accounting.record import CallKind, CallRecord, Columns, Tokens, milliseconds
+from azure_openai_proxy.accounting.record import Batch, CallKind, CallRecord, Tokens, batch_of, milliseconds
 
 
 def test_the_sum_of_tokens() -> None:
@@ -31,7 +31,19 @@ def test_milliseconds() -> None:
 
 
 def test_columns() -> None:
-    """The attributes are in the requested order, those of the tokens among the others."""
-    calls = [CallRecord(time=at, request_id="r", trace_id="", tokens=Tokens(1, 2, None, 4)) for at in (0.0, 1.0)]
-    read = Columns(["tokens.output", "request_id", "tokens.input", "time"])
-    assert [(4, 4), ("r", "r"), (1, 1), (0.0, 1.0)] == read(calls)
+    """A batch reads each member once, and converts it once."""
+    batch = Batch([CallRecord(time=at, request_id="r", trace_id="", tokens=Tokens(1, 2, None, 4), duration=at) for at in (0.0, 1.0)])
+    assert [(4, 4), ("r", "r"), (1, 1), (0.0, 1.0)] == [*map(batch.column, ["tokens.output", "request_id", "tokens.input", "time"])]
+    assert [0.0, 1000.0] == batch.column("duration", milliseconds)
+    assert batch.column("duration", milliseconds) is batch.column("duration", milliseconds)
+    assert batch is batch_of(batch)
+
+
+def test_the_kind_of_a_batch() -> None:
+    """It has one if all its records have it."""
+    one, other = CallKind(status=200), CallKind(status=503)
+    changed = one.record()
+    changed.change(status=503)
+    assert [one, None, None, None] == [
+        Batch(calls).one_kind for calls in ([one.record()] * 2, [one.record(), other.record()], [changed], list[CallRecord]())
+    ]

@@ -12,7 +12,7 @@ import re
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from azure_openai_proxy.accounting.record import COMMON, Columns, lengths, milliseconds
+from azure_openai_proxy.accounting.record import COMMON, batch_of, lengths, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -117,36 +117,34 @@ GROUPS = ("model", "client", "day", "backend", "session")
 _SHARED = [column for column in COLUMNS if column.attribute in (*COMMON, "failed")]
 _OWN = [column for column in COLUMNS if column not in _SHARED]
 _read_shared = attrgetter(*(column.attribute for column in _SHARED))
-_read_own = Columns([column.attribute for column in _OWN])
 NAMES = tuple(column.name for column in (*_SHARED, *_OWN))
 """The columns in the order of a row: first those that the calls of a kind have in common."""
 
 
 def row(call: CallRecord) -> Row:
     """Return the row of a record, by the names of the columns. `time` is Unix time."""
-    return dict(zip(NAMES, Rows().of([call])[0], strict=True))
+    return {name: values[0] for name, values in zip(NAMES, Rows().columns([call]), strict=True)}
 
 
 class Rows:
-    """Makes rows of records. Many at once take less time than one after the other, because each column is converted as a whole."""
+    """Makes rows of records, one column after the other: many at once take less time than one after the other."""
 
     def __init__(self) -> None:
         self._shared: dict[CallKind | None, tuple[Any, ...]] = {}
 
-    def of(self, calls: Sequence[CallRecord], *more: Iterable[Any]) -> list[tuple[Any, ...]]:
-        """Return the rows, in the order of `NAMES`. `time` is Unix time, because databases need it in different forms.
-
-        `more`: values of further columns, one for each record or without an end.
-        """
-        if not calls:
-            return []
-        own = zip(*map(_converted, _OWN, _read_own(calls)), *more, strict=False)
-        return [self._common(call) + others for call, others in zip(calls, own, strict=False)]
+    def columns(self, calls: Sequence[CallRecord]) -> list[Sequence[Any]]:
+        """Return the columns of at least one record, in the order of `NAMES`. `time` is Unix time: databases need it in several forms."""
+        batch = batch_of(calls)
+        if batch.one_kind:
+            shared: Iterable[Sequence[Any]] = [(value,) * len(batch) for value in self._common(batch[0])]
+        else:
+            shared = zip(*map(self._common, batch), strict=True)
+        return [*shared, *[_storable(column, batch.column(column.attribute, column.convert)) for column in _OWN]]
 
     def _common(self, call: CallRecord) -> tuple[Any, ...]:
         found = self._shared.get(call.kind)
         if found is None:
-            found = tuple([_converted(column, (value,))[0] for column, value in zip(_SHARED, _read_shared(call), strict=True)])
+            found = tuple([_shared_value(column, value) for column, value in zip(_SHARED, _read_shared(call), strict=True)])
             if call.kind:
                 if len(self._shared) >= MOST_KINDS:
                     self._shared.clear()
@@ -154,12 +152,15 @@ class Rows:
         return found
 
 
-def _converted(column: Column, values: Sequence[Any]) -> Sequence[Any]:
+def _shared_value(column: Column, value: object) -> Any:
+    values: Sequence[object] = (value,)
+    return _storable(column, column.convert(values) if column.convert else values)[0]
+
+
+def _storable(column: Column, values: Sequence[Any]) -> Sequence[Any]:
     """Return the values of a column in the form of the database."""
     if values[0] is None and values.count(None) == len(values):
         return values
-    if column.convert:
-        values = column.convert(values)
     types = set(map(type, values))
     if column.type == "text":
         limit = column.limit

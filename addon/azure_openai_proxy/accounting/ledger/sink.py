@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -29,6 +30,7 @@ __all__ = ["Ledger", "open_sink"]
 
 logger = logging.getLogger(__name__)
 
+_status = attrgetter("status")
 FIRST_READING = 3.5
 """Seconds that the start waits for the first attempt to read the database."""
 
@@ -46,8 +48,10 @@ class Ledger:
         return self._writer.lost
 
     def record(self, calls: Sequence[CallRecord]) -> None:
-        if stored := [call for call in calls if call.status != 401]:  # clients without a key must not fill the database
-            self._writer.put(stored)
+        if 401 in map(_status, calls):  # clients without a key must not fill the database
+            calls = [call for call in calls if call.status != 401]
+        if calls:
+            self._writer.put(calls)
 
     def follow(self, receive: Callable[[state.LedgerState], None]) -> None:
         """Pass the keys and sums of the database to `receive`, on the event loop. To be called before `start`, in the event loop."""

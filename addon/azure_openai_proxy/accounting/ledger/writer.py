@@ -1,7 +1,7 @@
 """The thread that writes the ledger.
 
-The event loop appends records to a queue and does nothing else. The thread converts them into rows and writes a batch, in one
-transaction, half a second after its first record. If that fails, it keeps the rows, and connects again after at most 1.5 seconds
+The event loop makes rows of the records that it gets together, and appends them to a queue. The thread writes what is in the queue, in
+one transaction, half a second after the first record. If that fails, it keeps the rows, and connects again after at most 1.5 seconds
 and a connection attempt of three. Beyond `QUEUE` rows, new ones are counted as lost.
 
 A writer that is followed also reads the keys and the sums of costs every two seconds, on the same connection, and passes them on.
@@ -19,9 +19,9 @@ import logging
 import secrets
 import threading
 import time
-from itertools import batched, chain, count, islice, repeat, takewhile
+from itertools import batched, chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -62,8 +62,6 @@ LOG_EVERY = 60.0
 
 _NAMES = (*NAMES, "writer", "number")
 """The columns of `CALLS` in the order of a row."""
-_NUMBER, _ONCE = -2, -1
-"""Places in a row that waits."""
 _AT = {name: index for index, name in enumerate(_NAMES)}
 _TIME, _DAY, _CLIENT, _MODEL, _BACKEND = (_AT[name] for name in ("time", "day", "client", "model", "backend"))
 _FAILED, _STATE, _COST, _ESTIMATE = (_AT[name] for name in ("failed", "usage_state", "cost_usd", "estimated_cost_usd"))
@@ -73,8 +71,15 @@ _SUMS = [column for column in DAYS.columns if not column.primary_key]
 _OF_DAY = [column.name for column in DAYS.primary_key.columns]
 
 
-type _Values = tuple[Any, ...]
-"""A row that waits: the values in the order of `_NAMES`, and the unique id of its usage, "" for none."""
+class _Rows(NamedTuple):
+    """Rows that wait: the columns in the order of `_NAMES`, and the unique id of the usage of each row, "" for none."""
+
+    columns: list[Sequence[Any]]
+    ids: Sequence[str]
+
+    def split(self) -> list[_Rows]:
+        """Each row of its own."""
+        return [_Rows([(value,) for value in row], (once,)) for once, *row in zip(self.ids, *self.columns, strict=True)]
 
 
 class Writer:
@@ -85,10 +90,11 @@ class Writer:
         self._name = secrets.randbits(52)
         self._numbered = 0
         self._rows = Rows()
-        self._incoming: collections.deque[CallRecord] = collections.deque()
-        self._pending: collections.deque[_Values] = collections.deque()
+        self._pending: collections.deque[_Rows] = collections.deque()
+        self._put = 0  # rows that were queued; counted by the event loop
+        self._done = 0  # those that were written or dropped; counted by the thread
         self._size = BATCH
-        self._refused = 0  # records that the full queue did not take; counted by the event loop
+        self._refused = 0  # records that became no rows; counted by the event loop
         self._dropped = 0  # rows that could not be written; counted by the thread
         self._logged = -LOG_EVERY  # when lost rows were logged
         self._down: str | None = None  # the logged reason why the database cannot be written
@@ -115,21 +121,44 @@ class Writer:
         self._thread.start()
 
     def put(self, calls: Sequence[CallRecord]) -> None:
-        """Queue records. This never waits."""
-        taken = calls[: max(0, QUEUE - len(self._incoming) - len(self._pending))]
+        """Queue the rows of records. This never waits. A row is bounded in size, a record may not be."""
+        room = max(0, QUEUE - self._waiting)
+        taken = calls if len(calls) <= room else calls[:room]
         if refused := len(calls) - len(taken):
             self._refused += refused
             self._log_lost("its queue is full")
-        self._incoming.extend(taken)
+        if not taken:
+            return
+        try:
+            self._append(taken)
+        except Exception:  # noqa: BLE001 - a record is invalid
+            for call in taken:
+                try:
+                    self._append([call])
+                except Exception:
+                    logger.exception("A usage record could not be stored")
+                    self._refused += 1
+                    self._log_lost("a record is invalid")
         if not self._wake.is_set():
             self._wake.set()
+
+    def _append(self, calls: Sequence[CallRecord]) -> None:
+        columns, count, first = self._rows.columns(calls), len(calls), self._put
+        ids = [storable(call.once) if call.once else "" for call in calls]
+        self._pending.append(_Rows([*columns, (self._name,) * count, range(first, first + count)], ids))
+        self._put += count
+
+    @property
+    def _waiting(self) -> int:
+        """The number of rows in the queue."""
+        return self._put - self._done
 
     def close(self) -> None:
         """Write the rows that wait, for a few seconds at most. Rows that remain are counted as lost."""
         self._closing.set()
         self._wake.set()
         self._thread.join(CLOSING)
-        if remaining := len(self._incoming) + len(self._pending):
+        if remaining := self._waiting:
             self._refused += remaining
             self._log_lost("the proxy stopped", always=True)
 
@@ -141,7 +170,6 @@ class Writer:
         while True:
             closing = self._closing.wait(delay)
             self._wake.clear()
-            self._convert()
             try:
                 self._read_and_write()
             except Exception as error:  # noqa: BLE001 - the thread must not end
@@ -156,7 +184,7 @@ class Writer:
             failures = 0
             self.tried.set()
             self._log_up()
-            if closing and not self._incoming:
+            if closing and not self._pending:
                 self._disconnect()
                 return
             if self._receive is None:
@@ -164,25 +192,6 @@ class Writer:
             else:
                 self._wake.wait(max(0.0, self._next_reading - time.monotonic()))
             delay = INTERVAL
-
-    def _convert(self) -> None:
-        """Make rows of the new records. A row is bounded in size, a record may not be."""
-        calls = [self._incoming.popleft() for _ in range(len(self._incoming))]
-        try:
-            self._pending.extend(self._values(calls))
-        except Exception:  # noqa: BLE001 - a record is invalid
-            for call in calls:
-                try:
-                    self._pending.extend(self._values([call]))
-                except Exception:
-                    logger.exception("A usage record could not be stored")
-                    self._drop("a record is invalid")
-
-    def _values(self, calls: list[CallRecord]) -> list[_Values]:
-        ids = [storable(call.once) if call.once else "" for call in calls]
-        rows = self._rows.of(calls, repeat(self._name), count(self._numbered), ids)
-        self._numbered += len(rows)
-        return rows
 
     def _read_and_write(self) -> None:
         """Read the keys and sums if it is time, and write all pending rows."""
@@ -197,26 +206,42 @@ class Writer:
 
     def _write(self, connection: sa.Connection) -> None:
         while self._pending:
-            batch = list(islice(self._pending, self._size))
+            batch = self._first_rows()
             try:
                 _insert(connection, batch)
             except Exception as error:
                 if not is_about_a_row(error):
                     raise
-                if len(batch) == 1:
+                if len(batch) == len(batch[0].ids) == 1:
                     self._pending.popleft()
+                    self._done += 1
                     self._drop(self._database.describe(error))
+                elif len(batch) == 1:
+                    self._pending.popleft()
+                    self._pending.extendleft(reversed(batch[0].split()))
                 self._size = 1  # find the row
                 continue
-            self._has_written(batch)
+            for _ in batch:
+                self._has_written(self._pending.popleft())
             self._size = min(BATCH, 2 * self._size)
 
-    def _has_written(self, rows: list[_Values]) -> None:
-        """The database has the first pending rows, which are these."""
-        for row in rows:
-            self._pending.popleft()
-            if charged := (row[_COST] or 0.0) + (row[_ESTIMATE] or 0.0):
-                key = (row[_CLIENT], row[_DAY])
+    def _first_rows(self) -> list[_Rows]:
+        """The rows of the next transaction: about `_size`."""
+        batch: list[_Rows] = []
+        count = 0
+        for rows in self._pending.copy():
+            batch.append(rows)
+            count += len(rows.ids)
+            if count >= self._size:
+                break
+        return batch
+
+    def _has_written(self, rows: _Rows) -> None:
+        self._done += len(rows.ids)
+        columns = rows.columns
+        for client, day, cost, estimate in zip(*(columns[place] for place in (_CLIENT, _DAY, _COST, _ESTIMATE)), strict=True):
+            if charged := (cost or 0.0) + (estimate or 0.0):
+                key = (client, day)
                 self._written[key] = self._written.get(key, 0.0) + charged
 
     def _connect(self) -> sa.Connection:
@@ -229,8 +254,8 @@ class Writer:
         except BaseException:
             connection.close()
             raise
-        if highest is not None:
-            self._has_written(list(takewhile(lambda row: row[_NUMBER] <= highest, self._pending)))
+        while highest is not None and self._pending and self._pending[0].columns[-1][0] <= highest:
+            self._has_written(self._pending.popleft())
         return connection
 
     def _disconnect(self) -> None:
@@ -266,7 +291,7 @@ class Writer:
             logger.error("Rows of the ledger are lost (%d so far): %s", self.lost, reason)
 
 
-def _insert(connection: sa.Connection, rows: list[_Values]) -> None:
+def _insert(connection: sa.Connection, batch: list[_Rows]) -> None:
     """Write rows and their sums in one transaction.
 
     Rows of several replicas can have the same unique id. Its usage is part of the first row, and null in the others. Ids and days are
@@ -274,13 +299,17 @@ def _insert(connection: sa.Connection, rows: list[_Values]) -> None:
     """
     new_id, add_days = _statements(connection.dialect.name)
     with connection.begin():
-        written = list(rows)
-        for once, index in sorted([(row[_ONCE], index) for index, row in enumerate(rows) if row[_ONCE]]):
-            if not connection.execute(new_id, {"id": once, "day": rows[index][_DAY]}).rowcount:
-                written[index] = _without_usage(rows[index])
-        columns = list(zip(*written, strict=True))[:_ONCE]
-        _insert_rows(connection, columns)
-        connection.execute(add_days, _sums(columns))
+        written = [rows.columns for rows in batch]
+        ids = [(once, at, index) for at, rows in enumerate(batch) if any(rows.ids) for index, once in enumerate(rows.ids) if once]
+        for once, at, index in sorted(ids):
+            if not connection.execute(new_id, {"id": once, "day": written[at][_DAY][index]}).rowcount:
+                written[at] = _without_usage(written[at], index)
+        if connection.dialect.name == "postgresql":
+            _insert_in_postgresql(connection, written)
+        else:
+            for columns in written:
+                _insert_in_sqlite(connection, columns)
+        connection.execute(add_days, _sums(written))
 
 
 @functools.cache
@@ -293,37 +322,41 @@ def _statements(dialect: str) -> tuple[sa.Executable, sa.Executable]:
     return new_id, add.on_conflict_do_update(index_elements=DAYS.primary_key.columns, set_=sums)
 
 
-def _without_usage(row: _Values) -> _Values:
-    changed = list(row)
-    for name in USAGE:
-        changed[_AT[name]] = None
-    changed[_STATE] = "none"
-    return tuple(changed)
+def _without_usage(columns: list[Sequence[Any]], index: int) -> list[Sequence[Any]]:
+    """Return the columns with no usage in one of their rows."""
+    changed = list(columns)
+    for place, value in ((_STATE, "none"), *((_AT[name], None) for name in USAGE)):
+        changed[place] = [*columns[place][:index], value, *columns[place][index + 1 :]]
+    return changed
 
 
-def _insert_rows(connection: sa.Connection, columns: list[tuple[Any, ...]]) -> None:
-    """Insert rows of `CALLS`. Their values need no conversion by SQLAlchemy, which would take most of the time of a batch.
+# The values of rows need no conversion by SQLAlchemy, which would take most of the time.
 
-    For SQLite, columns that are null in all rows are left out.
-    """
-    written = list(columns)
-    if connection.dialect.name == "postgresql":
-        written[_TIME] = tuple([dt.datetime.fromtimestamp(seconds, dt.UTC) for seconds in columns[_TIME]])
-        connection.exec_driver_sql(_statement(_NAMES, 1).replace("?", "%s"), list(zip(*written, strict=True)))
-        return
-    days = {day: str(day) for day in set(columns[_DAY])}
-    written[_DAY] = tuple([days[day] for day in columns[_DAY]])
-    written[_TIME] = _time_texts(columns[_TIME])
+
+def _insert_in_postgresql(connection: sa.Connection, written: list[list[Sequence[Any]]]) -> None:
+    rows: list[tuple[Any, ...]] = []
+    for columns in written:
+        times = [dt.datetime.fromtimestamp(seconds, dt.UTC) for seconds in columns[_TIME]]
+        rows += zip(*columns[:_TIME], times, *columns[_TIME + 1 :], strict=True)
+    connection.exec_driver_sql(_statement(_NAMES, 1).replace("?", "%s"), rows)
+
+
+def _insert_in_sqlite(connection: sa.Connection, columns: list[Sequence[Any]]) -> None:
+    """Insert rows. Columns that are null in all of them are left out."""
     used = [index for index, values in enumerate(columns) if values[0] is not None or values.count(None) < len(values)]
+    written = list(columns)
+    days = {day: str(day) for day in set(columns[_DAY])}
+    written[_DAY] = [days[day] for day in columns[_DAY]]
+    written[_TIME] = _time_texts(columns[_TIME])
     names = tuple([_NAMES[index] for index in used])
     for some in batched(zip(*(written[index] for index in used), strict=True), TOGETHER // len(used)):
         connection.exec_driver_sql(_statement(names, len(some)), tuple(chain.from_iterable(some)))
 
 
-def _time_texts(times: Sequence[float]) -> tuple[str, ...]:
+def _time_texts(times: Sequence[float]) -> list[str]:
     """Unix times in SQLAlchemy's form for SQLite."""
     moments = [round(seconds * 1e6) for seconds in times]
-    return tuple([f"{_second_text(moment // 1_000_000)}.{moment % 1_000_000:06}" for moment in moments])
+    return [f"{_second_text(moment // 1_000_000)}.{moment % 1_000_000:06}" for moment in moments]
 
 
 @functools.lru_cache(maxsize=64)
@@ -338,23 +371,28 @@ def _statement(names: tuple[str, ...], count: int) -> str:
     return f"INSERT INTO {CALLS.name} ({', '.join(names)}) VALUES {', '.join([row] * count)}"  # noqa: S608 - names of columns
 
 
-def _sums(columns: list[tuple[Any, ...]]) -> list[Row]:
+def _sums(written: list[list[Sequence[Any]]]) -> list[Row]:
     """Return the rows of `DAYS` to add. A sum without a known value is null."""
-    amounts = [columns[place] for place in _AMOUNTS]
-    keys = list(zip(*(columns[place] for place in (_DAY, _CLIENT, _MODEL, _BACKEND)), strict=True))
-    stored = {key: tuple([value or "" for value in key]) for key in set(keys)}
-    if len(stored) == 1:
-        return [_summed(stored[keys[0]], amounts)]
-    days: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-    for key, row in zip(keys, zip(*amounts, strict=True), strict=True):
-        days.setdefault(stored[key], []).append(row)
-    found = [_summed(key, zip(*rows, strict=True)) for key, rows in days.items()]
+    days: dict[tuple[Any, ...], list[Iterable[Sequence[Any]]]] = {}
+    for columns in written:
+        amounts = [columns[place] for place in _AMOUNTS]
+        keys = list(zip(*(columns[place] for place in (_DAY, _CLIENT, _MODEL, _BACKEND)), strict=True))
+        stored = {key: tuple([value or "" for value in key]) for key in set(keys)}
+        if len(stored) == 1:
+            days.setdefault(stored[keys[0]], []).append(amounts)
+        else:
+            rows: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+            for key, row in zip(keys, zip(*amounts, strict=True), strict=True):
+                rows.setdefault(stored[key], []).append(row)
+            for key, some in rows.items():
+                days.setdefault(key, []).append(zip(*some, strict=True))
+    found = [_summed(key, map(chain.from_iterable, zip(*parts, strict=True))) for key, parts in days.items()]
     return sorted(found, key=itemgetter(*_OF_DAY))
 
 
-def _summed(key: tuple[Any, ...], amounts: Iterable[tuple[Any, ...]]) -> Row:
+def _summed(key: tuple[Any, ...], amounts: Iterable[Iterable[Any]]) -> Row:
     """The row of a day from the columns of `_AMOUNTS`."""
-    failed, states, *summed = amounts
+    failed, states, *summed = map(list, amounts)
     return {
         **dict(zip(_OF_DAY, key, strict=True)),
         "requests": len(failed),
@@ -364,6 +402,6 @@ def _summed(key: tuple[Any, ...], amounts: Iterable[tuple[Any, ...]]) -> Row:
     }
 
 
-def _total(values: Sequence[float | None]) -> float | None:
+def _total(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None

@@ -71,14 +71,13 @@ def test_rows_of_several_kinds() -> None:
     """A row does not depend on those that are made with it, nor on what is remembered of its kind."""
     calls = [of_kind(call(str(number), model=f"m{number % 2}", tokens=Tokens(number or None))) for number in range(4)]
     rows = Rows()
-    assert [] == rows.of([])
     for _ in range(2):
-        assert list(map(row, calls)) == [dict(zip(NAMES, each, strict=True)) for each in rows.of(calls)]
+        assert list(map(row, calls)) == [dict(zip(NAMES, each, strict=True)) for each in zip(*rows.columns(calls), strict=True)]
 
 
 def test_kinds_are_bounded() -> None:
     """Many kinds do not fill the memory."""
     rows = Rows()
     for number in range(MOST_KINDS + 2):
-        rows.of([of_kind(call(model=str(number)))])
+        rows.columns([of_kind(call(model=str(number)))])
     assert 0 < len(rows._shared) <= MOST_KINDS

@@ -169,14 +169,15 @@ def test_a_row_that_the_database_rejects(database: Database, started: Callable[[
     insert = module._insert
 
     def reject(connection: sa.Connection, batch: list[Any]) -> None:
-        if any(row[module._NAMES.index("request_id")] == "3" for row in batch):
+        if any("3" in rows.columns[module._NAMES.index("request_id")] for rows in batch):
             raise DataError("INSERT", {}, Exception("out of range"))
         insert(connection, batch)
 
     monkeypatch.setattr(module, "_insert", reject)
     writer = started()
-    for number in range(6):
-        writer.put([call(str(number))])
+    writer.put([call("0")])
+    writer.put([call(str(number)) for number in range(1, 5)])
+    writer.put([call("5")])
     writer.close()
     assert ["0", "1", "2", "4", "5"] == [each["request_id"] for each in rows(database)]
     assert 1 == writer.lost
@@ -268,7 +269,7 @@ def test_postgresql_restarts(postgres: Postgres, fast: None, info: Any) -> None:
     writer.start()
     writer.put([call("before")])
     for _ in range(600):
-        if not (writer._incoming or writer._pending):
+        if not writer._waiting:
             break
         threading.Event().wait(0.05)
     postgres.stop()
