@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import endpoints, redaction, session
 from azure_openai_proxy.api import operation as operations
+from azure_openai_proxy.client_leg.headers import by_name
 
 from . import message_content, record_making, trace_context, usage
 from .call_kinds import LONGEST, shown_again
-from .header_values import Wanted, header_values
 from .message_content import Content, KeptEvents
 from .rate_limits import REMAINING
 from .record import NO_TOKENS, CallRecord
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.errors import Failure
 
-    from .header_values import Fields
     from .meters import Meters
+    from .rate_limits import Limits
     from .record import CallKind, Tokens
     from .record_making import Side, State
     from .sink import Tracing
@@ -67,13 +67,10 @@ _BY_CLIENT = ("client disconnected", "connection killed", "http/2 connection clo
 """Beginnings of mitmproxy's messages for a request that its client has cancelled."""
 
 
-_TRACEPARENT = trace_context.PARENT.decode()
-_OF_REQUEST = Wanted("user-agent", _TRACEPARENT, session.AFFINITY, *session.HARNESSES)
-_SERVED, _SPILLOVER, _SPILLED = "x-ms-deployment-name", "x-ms-spillover-", "x-ms-spillover-from-"
-_REQUEST_ID = "x-request-id"
-_OF_AZURE = Wanted(_SERVED, _REQUEST_ID, *REMAINING, prefix=_SPILLOVER)
-_OF_EVERY_RESPONSE = frozenset({_REQUEST_ID, *REMAINING})
-_OF_RESPONSE = Wanted(_REQUEST_ID, "apim-request-id")
+_SESSIONS = frozenset(name.encode() for name in (session.AFFINITY, *session.HARNESSES))
+_SERVED, _SPILLOVER, _SPILLED = b"x-ms-deployment-name", b"x-ms-spillover-", b"x-ms-spillover-from-"
+_REQUEST_IDS = (b"x-request-id", b"apim-request-id")
+_REMAINING_TOKENS, _REMAINING_REQUESTS = (name.encode() for name in REMAINING)
 
 
 class Keys(Protocol):
@@ -114,7 +111,17 @@ class Meter:
         self.arrived = now - (wall - time if wall > time else 0.0)
         self._method, self._path = data.method, data.path
         self.client_ip, self.keys = client_ip, keys
-        self._request_head: Fields | None = data.headers.fields
+        head = by_name(data.headers)
+        self.user_agent = _text(head.get(b"user-agent"))
+        if not _SESSIONS.isdisjoint(head):
+            self.session_header = session.in_header({name.decode(): _text(head[name]) or "" for name in _SESSIONS & head.keys()})
+        self.trace: TraceContext = trace_context.NONE
+        """The position in a trace. One that the request starts is made when it is needed."""
+        if meters.tracing:
+            self.tracing = meters.tracing
+            self.trace = self.tracing.begin_trace(data.headers)
+        elif trace_context.PARENT in head:
+            self.trace = trace_context.begin(data.headers.fields)
         self.attempts: list[Attempt] = []
         # Every request sets or reads these. Python keeps up to 30 members in an array, if the first objects of a class have them all.
         self.client = ""
@@ -125,10 +132,9 @@ class Meter:
         """The record, once the request has ended."""
         self.request_bytes: int | None = None
         self.overhead: float | None = 0.0
-        self.user_agent: str | None = None
         self._status: int | None = None
-        self._azure_head: Fields | None = None  # headers that are not read yet
-        self._client_head: Fields | None = None  # of the response, likewise
+        self._limits: Limits | None = None  # that Azure's last response has named
+        self._secrets: tuple[str, ...] | None = None  # once no further ones become known
         self._ended: _Ended | None = None  # a response that is complete, and of which no record was made yet
         self._outcome: Outcome | None = None  # of such a response
         self._kind: CallKind | None = None  # likewise
@@ -138,11 +144,6 @@ class Meter:
         self.request_id: str | None = None
         self.response_bytes = 0
         self.first_at: float | None = None
-        self.trace: TraceContext = trace_context.NONE
-        """The position in a trace. It is read from the head of the request when it is needed."""
-        if meters.tracing:
-            self.tracing = meters.tracing
-            self.trace = self.tracing.begin_trace(data.headers)
 
     # Defaults in the class: few requests need these members.
 
@@ -215,15 +216,16 @@ class Meter:
         if isinstance(what, errors.Failure):
             self.end_attempt(what.code)
         else:
-            self._note_limits(what.status_code, header_values(what.headers.fields, _OF_AZURE))
+            self._limits = _limits(what.status_code, by_name(what.headers))
+            self.note_limits()
             self.end_attempt(str(what.status_code))
 
-    def _note_limits(self, status: int | None, headers: Mapping[str, str]) -> None:
-        if status == 404 or not self.attempts or not self.attempts[-1].deployment:
-            return  # 404: made-up deployments must not displace those that exist
-        last = self.attempts[-1]
-        deployment = shown_again(last.deployment, self.secrets)  # it may be any text of the client
-        self.meters.note_limits(last.backend.name, deployment, headers)
+    def note_limits(self) -> None:
+        """Note what the last response of Azure has said about its rate limits, if that is not done yet."""
+        limits, self._limits = self._limits, None
+        if limits is not None and self.attempts and (last := self.attempts[-1]).deployment:
+            deployment = shown_again(last.deployment, self.secrets)  # it may be any text of the client
+            self.meters.note_limits(last.backend.name, deployment, limits)
 
     def broke_off(self, failure: Failure) -> None:
         """The response failed after the client had received a part of it."""
@@ -257,12 +259,18 @@ class Meter:
         """The head of the response, as Azure sent it."""
         data = response.data
         self._idle_from = self.meters.clock()
-        self._status, self._azure_head = data.status_code, data.headers.fields
+        self._status, head = data.status_code, by_name(data.headers)
+        self._limits = _limits(data.status_code, head)
+        self.request_id = _text(head.get(_REQUEST_IDS[0]))
+        if _SERVED in head or _SPILLOVER in b"\n".join(head):
+            self.served = _text(head.get(_SERVED))
+            self.spillover = any(name.startswith(_SPILLED) for name in head)
 
     def stream_head(self, response: http.Response, *, events: bool) -> None:
         """The head of a stream or a WebSocket, as the client gets it. `events`: `event` or `frame` gets the content."""
-        self._status, self._client_head = response.status_code, response.headers.fields
-        self.read_heads()  # the stream may run for hours
+        self._status = response.status_code
+        self._read_id(response)
+        self.note_limits()
         self._spent(self.meters.clock())
         if events and self.exports_messages:
             self._kept = KeptEvents()
@@ -271,36 +279,6 @@ class Meter:
         elif events and self.call:
             self.events = usage.Events(self.call)
         self.streams = int(events and self.call is not None)
-
-    def read_heads(self) -> None:
-        """Read the heads that are not read yet. For most requests this takes place after the end."""
-        self.read_request_head()
-        self.read_response_heads()
-
-    def read_request_head(self) -> None:
-        head, self._request_head = self._request_head, None
-        if head is None:
-            return
-        found = header_values(head, _OF_REQUEST)
-        if not self.tracing:
-            self.trace = trace_context.begin(head) if _TRACEPARENT in found else trace_context.new()
-        self.user_agent = found.pop("user-agent", None)
-        if found:
-            self.session_header = session.in_header(found)
-
-    def read_response_heads(self) -> None:
-        head, self._azure_head = self._azure_head, None
-        if head is not None:
-            found = header_values(head, _OF_AZURE)
-            self._note_limits(self._status, found)
-            self.request_id = found.get(_REQUEST_ID)
-            if not _OF_EVERY_RESPONSE.issuperset(found):
-                self.served = found.get(_SERVED)
-                self.spillover = any(name.startswith(_SPILLED) for name in found)
-        head, self._client_head = self._client_head, None
-        if head is not None and not self.request_id:  # else Azure's is passed on
-            ids = header_values(head, _OF_RESPONSE)
-            self.request_id = ids.get(_REQUEST_ID) or ids.get("apim-request-id")
 
     def event(self, data: bytes) -> None:
         """The data of an event of the stream."""
@@ -377,7 +355,7 @@ class Meter:
             now, status = self.meters.clock(), response.status_code if response else None
             self._stop(now, (response.raw_content or b"") if response and not response.stream else None)
             if response:
-                self._client_head = response.headers.fields
+                self._read_id(response)
             record = self._record(
                 now,
                 status,
@@ -404,12 +382,17 @@ class Meter:
         if at_once or (body and len(body) > SMALL):
             self.end(response, body, parsed=parsed)
         elif not (self.record or self._ended):
-            # Everything else can wait.
+            # Everything else can wait. What is kept until then is small: memory that is not in the processor's caches takes as long as code.
+            self._secrets, self.keys = self.secrets, None
             self._ended = self.meters.clock(), status, bool(response.stream), response.data.content, body, parsed
-            self._client_head = response.data.headers.fields
+            self._read_id(response)
             self.meters.complete_soon(self)
 
     # After `end_soon`, `COMPLETION` has the steps in which the record is made
+
+    def start_trace(self) -> None:
+        if self.trace is trace_context.NONE:
+            self.trace = trace_context.new()
 
     def read_outcome(self) -> None:
         assert self._ended
@@ -432,6 +415,12 @@ class Meter:
         record = self.record
         if record and record.usage_state == "known":
             record.cost_usd = self.meters.price(record)
+
+    def _read_id(self, response: http.Response) -> None:
+        """Read the id of the response as the client gets it, if Azure's response had none, which is passed on."""
+        if not self.request_id:
+            head = by_name(response.headers)
+            self.request_id = next((_text(head[name]) for name in _REQUEST_IDS if head.get(name)), None)
 
     def _stop(self, now: float, content: bytes | None) -> None:
         """The response is complete. `content`: its body for the client, if it was not streamed."""
@@ -582,6 +571,8 @@ class Meter:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The keys that no record may contain."""
+        if self._secrets is not None:
+            return self._secrets
         return self.keys.all if self.keys else ()
 
     @property
@@ -608,6 +599,15 @@ class Meter:
         return endpoints.label(self.row, self.call.path if self.call else self.path)
 
 
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "surrogateescape")
+
+
+def _limits(status: int, head: Mapping[bytes, bytes]) -> Limits | None:
+    """The headers of `REMAINING`. With a 404 they do not count: made-up deployments must not displace those that exist."""
+    return None if status == 404 else (head.get(_REMAINING_TOKENS, b""), head.get(_REMAINING_REQUESTS, b""))
+
+
 def _object(content: bytes) -> dict[str, object]:
     try:
         value = json.loads(content)
@@ -617,8 +617,8 @@ def _object(content: bytes) -> dict[str, object]:
 
 
 COMPLETION: tuple[Callable[[Meter], None], ...] = (
-    Meter.read_request_head,
-    Meter.read_response_heads,
+    Meter.start_trace,
+    Meter.note_limits,
     Meter.read_outcome,
     Meter.find_kind,
     Meter.make_record,

@@ -14,11 +14,12 @@ from .meter import COMPLETION, Meter
 from .rate_limits import NO_REMAINING, Remaining, updated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mitmproxy import http
 
     from .meter import Keys
+    from .rate_limits import Limits
     from .record import CallRecord
     from .sink import Tracing
 
@@ -52,7 +53,7 @@ class Meters:
         self.counted: Lru[str, None] = Lru(MOST_IDS)
         self.chains: Lru[str, str] = Lru(MOST_CHAINS)
         self._remaining: Lru[tuple[str, str], Remaining] = Lru(MOST_DEPLOYMENTS)
-        self._noted: dict[tuple[str, str], list[Mapping[str, str]]] = {}  # headers that are not read yet
+        self._noted: dict[tuple[str, str], list[Limits]] = {}  # that are not read yet
         self.kinds = Kinds()
         self.price = price
         self.tracing: Tracing | None = None  # None: nothing exports traces
@@ -88,9 +89,9 @@ class Meters:
         """Number of event streams and WebSockets that run."""
         return sum(meter.streams for meter in self.running)
 
-    def note_limits(self, backend: str, deployment: str, headers: Mapping[str, str]) -> None:
-        """Remember what the response of a deployment says about its rate limits. `complete` reads the headers."""
-        self._noted.setdefault((backend, deployment), []).append(headers)
+    def note_limits(self, backend: str, deployment: str, limits: Limits) -> None:
+        """Remember what the response of a deployment says about its rate limits. `complete` reads the values."""
+        self._noted.setdefault((backend, deployment), []).append(limits)
 
     @property
     def remaining(self) -> Lru[tuple[str, str], Remaining]:
@@ -100,8 +101,8 @@ class Meters:
 
     def _read_limits(self) -> None:
         noted, self._noted = self._noted, {}
-        for key, heads in noted.items():
-            self._remaining.add(key, updated(self._remaining.get(key, NO_REMAINING), heads))
+        for key, limits in noted.items():
+            self._remaining.add(key, updated(self._remaining.get(key, NO_REMAINING), limits))
 
     def deployments(self, backends: Iterable[str]) -> list[tuple[str, str]]:
         """The deployments of these backends that were used recently; with the deployment "" for a backend without one."""

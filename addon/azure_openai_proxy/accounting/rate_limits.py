@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-__all__ = ["NO_REMAINING", "REMAINING", "Remaining", "updated"]
+__all__ = ["NO_REMAINING", "REMAINING", "Limits", "Remaining", "updated"]
 
 REMAINING = ("x-ratelimit-remaining-tokens", "x-ratelimit-remaining-requests")
 """The headers, in the order of `Remaining`."""
@@ -24,15 +24,15 @@ class Remaining(NamedTuple):
 NO_REMAINING = Remaining()
 
 
-def updated(before: Remaining, heads: Sequence[Mapping[str, str]]) -> Remaining:
-    """Return the remaining limits after responses with these headers. A missing or invalid header changes nothing."""
-    return Remaining(*[_last(name, heads, count) for name, count in zip(REMAINING, before, strict=True)])
+type Limits = tuple[bytes, bytes]
+"""The values of `REMAINING` in one response; b"" for one that is missing."""
 
 
-def _last(name: str, heads: Sequence[Mapping[str, str]], before: int | None) -> int | None:
+def updated(before: Remaining, noted: Sequence[Limits]) -> Remaining:
+    """Return the remaining limits after responses with these values. A missing or invalid one changes nothing."""
+    return Remaining(*map(_last, zip(*noted, strict=True), before)) if noted else before
+
+
+def _last(values: Sequence[bytes], before: int | None) -> int | None:
     """Return the newest valid count. Nearly always it is in the last response, and the others need not be read."""
-    for head in reversed(heads):
-        text = head.get(name, "")
-        if len(text) <= DIGITS and text.isascii() and text.isdigit():
-            return int(text)
-    return before
+    return next((int(value) for value in reversed(values) if len(value) <= DIGITS and value.isdigit()), before)

@@ -60,12 +60,13 @@ class Outcome(NamedTuple):
 
 def make(meter: Meter, outcome: Outcome, *, model: str | None = None, deployment: str | None = None) -> CallRecord:
     """Make the record of a call, or of one response of a WebSocket. `model` and `deployment`: others than those of the call."""
-    meter.read_heads()
+    meter.start_trace()
+    meter.note_limits()
     return record_of_kind(meter, kind_of(meter, outcome, model=model, deployment=deployment), outcome)
 
 
 def kind_of(meter: Meter, outcome: Outcome, *, model: str | None = None, deployment: str | None = None) -> CallKind:
-    """Return the kind of a call whose heads are read."""
+    """Return the kind of a call."""
     status, error_code, incomplete, reported, _, state, _, _, once, in_websocket = outcome
     call, row = meter.call, meter.row
     if call is None:

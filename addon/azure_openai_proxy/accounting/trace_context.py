@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from mitmproxy import http
 
-    from .header_values import Fields
+    type Fields = tuple[tuple[bytes, bytes], ...]
 
 __all__ = ["NONE", "PARENT", "TraceContext", "attempt_span_id", "begin", "new", "new_ids", "set_headers"]
 
@@ -41,7 +41,7 @@ class TraceContext(NamedTuple):
 
 
 NONE = TraceContext("", "")
-"""The context of a request whose head is not read yet."""
+"""No context yet."""
 
 
 def begin(fields: Fields) -> TraceContext:

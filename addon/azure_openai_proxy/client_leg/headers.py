@@ -14,9 +14,9 @@ from mitmproxy import http
 from mitmproxy.utils import strutils
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["Headers", "drop_index", "is_checked", "make_index"]
+__all__ = ["Headers", "by_name", "drop_index", "is_checked", "make_index"]
 
 type Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -87,6 +87,11 @@ class Headers(http.Headers):
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str | bytes) and _folded(key) in self._current_index()
+
+
+def by_name(headers: http.Headers) -> Mapping[bytes, bytes]:
+    """The values by name in lower case. Those of a name that occurs several times are joined, as `Headers.get` does."""
+    return headers._current_index() if type(headers) is Headers else _make_index(headers.fields)  # noqa: SLF001 - of this module
 
 
 def is_checked(message: http.Message) -> bool:

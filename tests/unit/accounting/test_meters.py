@@ -22,15 +22,15 @@ def meters() -> Meters:
 
 def test_what_is_left_of_rate_limits(meters: Meters) -> None:
     """The last valid numbers of each deployment are kept."""
-    for tokens, requests in (("10", "5"), ("-1", "4"), ("x", ""), ("9" * 30, "3")):
-        meters.note_limits("b", "d", http.Headers(x_ratelimit_remaining_tokens=tokens, x_ratelimit_remaining_requests=requests))
+    for limits in ((b"10", b"5"), (b"-1", b"4"), (b"x", b""), (b"9" * 30, b"3")):
+        meters.note_limits("b", "d", limits)
     assert Remaining(10, 3) == meters.remaining.get(("b", "d"), NO_REMAINING)
 
 
 def test_deployments(meters: Meters) -> None:
     """Each backend has its deployments that were used, or one without a name; removed backends have none."""
     for backend, deployment in (("a", "x"), ("a", "y"), ("gone", "z")):
-        meters.note_limits(backend, deployment, http.Headers())
+        meters.note_limits(backend, deployment, (b"", b""))
     assert [("a", "x"), ("a", "y"), ("b", "")] == meters.deployments(["a", "b"])
 
 
