@@ -48,14 +48,12 @@ if TYPE_CHECKING:
     from .trace_context import TraceContext
     from .usage import Reported
 
-    type _Ended = tuple[float, int, bool, bytes | None, bytes | None, Mapping[str, Any] | None]
+    type _Ended = tuple[float, int, int | None, Reported]
 
 __all__ = ["COMPLETION", "Holder", "Keys", "Meter"]
 
 logger = logging.getLogger(__name__)
 
-SMALL = 64 << 10
-"""Bytes of the largest body that is kept until the record is made."""
 ERROR_SIZE = 64 << 10
 """Bytes of an error's body that are parsed."""
 ANSWER_WITHIN = 0.5
@@ -353,7 +351,7 @@ class Meter:
             return None
         try:
             now, status = self.meters.clock(), response.status_code if response else None
-            self._stop(now, (response.raw_content or b"") if response and not response.stream else None)
+            self._stop(now, len(response.raw_content or b"") if response and not response.stream else None)
             if response:
                 self._read_id(response)
             record = self._record(
@@ -373,20 +371,24 @@ class Meter:
             return None
 
     def end_soon(self, response: http.Response, body: bytes | None, *, parsed: Mapping[str, Any] | None = None) -> None:
-        """The response is complete. As `end`, but the record of a small response is made with those of other requests.
+        """The response is complete. As `end`, but the record of a successful response is made with those of other requests.
 
-        One after the other, the same code takes half of the time, because it is in the processor's caches.
+        One after the other, the same code takes half of the time, because it is in the processor's caches. What is kept until then is small
+        for the same reason.
         """
         status = response.data.status_code
-        at_once = self.holder is not None or self._failure or status >= 400 or status == 101
-        if at_once or (body and len(body) > SMALL):
+        if self.holder is not None or self._failure or status >= 400 or status == 101:
             self.end(response, body, parsed=parsed)
         elif not (self.record or self._ended):
-            # Everything else can wait. What is kept until then is small: memory that is not in the processor's caches takes as long as code.
-            self._secrets, self.keys = self.secrets, None
-            self._ended = self.meters.clock(), status, bool(response.stream), response.data.content, body, parsed
-            self._read_id(response)
-            self.meters.complete_soon(self)
+            try:
+                size = None if response.stream else len(response.data.content or b"")
+                self._ended = self.meters.clock(), status, size, self._reported(status, body, parsed)
+                self._secrets, self.keys = self.secrets, None
+                self._read_id(response)
+                self.meters.complete_soon(self)
+            except Exception:
+                logger.exception("A request is not accounted for")
+                self.meters.ended(self)
 
     # After `end_soon`, `COMPLETION` has the steps in which the record is made
 
@@ -396,10 +398,10 @@ class Meter:
 
     def read_outcome(self) -> None:
         assert self._ended
-        now, status, streamed, content, body, parsed = self._ended
+        now, status, size, reported = self._ended
         self._ended = None
-        self._stop(now, None if streamed else content)
-        self._outcome = self._outcome_of(now, status, self._reported(status, body, parsed), None, error_code=None, streamed=streamed)
+        self._stop(now, size)
+        self._outcome = self._outcome_of(now, status, reported, None, error_code=None, streamed=size is None)
 
     def find_kind(self) -> None:
         assert self._outcome
@@ -422,12 +424,12 @@ class Meter:
             head = by_name(response.headers)
             self.request_id = next((_text(head[name]) for name in _REQUEST_IDS if head.get(name)), None)
 
-    def _stop(self, now: float, content: bytes | None) -> None:
-        """The response is complete. `content`: its body for the client, if it was not streamed."""
+    def _stop(self, now: float, size: int | None) -> None:
+        """The response is complete. `size`: of its body for the client, if it was not streamed."""
         self._spent(now)
-        if content is not None:
-            self.response_bytes = len(content)
-            self.first_at = now if content else None
+        if size is not None:
+            self.response_bytes = size
+            self.first_at = now if size else None
 
     def _outcome_of(
         self, now: float, status: int | None, reported: Reported, error: str | None, *, error_code: str | None, streamed: bool

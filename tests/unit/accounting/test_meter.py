@@ -10,7 +10,6 @@ import pytest
 from mitmproxy import http
 
 from azure_openai_proxy.accounting import usage
-from azure_openai_proxy.accounting.meter import SMALL
 from azure_openai_proxy.accounting.meters import NO_REMAINING, Remaining
 from azure_openai_proxy.accounting.record import NO_TOKENS, AttemptRecord, CallRecord
 from azure_openai_proxy.errors import Failure
@@ -531,17 +530,21 @@ async def test_a_record_that_is_made_later(parsed: dict[str, Any] | None, bench:
     assert Remaining(7) == bench.meters.remaining.get(("b", "dep"), NO_REMAINING)
 
 
-@pytest.mark.parametrize(("content", "status"), [(b"{}", 404), (b" " * (SMALL + 1), 200)])
-async def test_a_record_that_is_not_made_later(content: bytes, status: int, bench: Bench) -> None:
-    """The body of an error and a large body are read at once."""
-    meter, head = finished(bench, content, status)
-    meter.end_soon(head, content)
+async def test_a_record_that_is_not_made_later(bench: Bench) -> None:
+    """The record of an error is made at once."""
+    meter, head = finished(bench, b"{}", 404)
+    meter.end_soon(head, b"{}")
     assert [meter.record] == await bench.delivered()
 
 
-async def test_a_record_that_cannot_be_made_later(bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, and other records are made."""
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_record_that_cannot_be_made_later(
+    at_once: bool, bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and other records are made. `at_once`: the failure occurs at the end of the response."""
     meter, head = finished(bench)
+    if at_once:
+        monkeypatch.setattr(meter, "call", 3)
     meter.end_soon(head, ANSWER)
     monkeypatch.setattr(meter, "call", 3)
     other, head = finished(bench)
@@ -550,6 +553,7 @@ async def test_a_record_that_cannot_be_made_later(bench: Bench, monkeypatch: pyt
     assert [other.record] == bench.records
     assert meter.record is None
     assert 1 == caplog.text.count("not accounted for")
+    assert not bench.meters.running
 
 
 async def test_the_order_of_records(bench: Bench, socket: Meter) -> None:
