@@ -89,7 +89,7 @@ class Series:
         return histogram
 
 
-class _Counted(NamedTuple):
+class _SeriesRule(NamedTuple):
     """A rule, the series of its metric, and the function that returns the bucket of an amount."""
 
     rule: Rule
@@ -97,22 +97,22 @@ class _Counted(NamedTuple):
     bucket: Callable[[float], int] | None  # None: a counter
 
 
-def _counted(rule: Rule, series: Series) -> _Counted:
+def _series_rule(rule: Rule, series: Series) -> _SeriesRule:
     buckets = rule.metric.buckets
-    return _Counted(rule, series, partial(bisect_left, buckets) if buckets else None)
+    return _SeriesRule(rule, series, partial(bisect_left, buckets) if buckets else None)
 
 
 class _Measurement:
     """One rule for the calls of one kind, whose labels are the same. Their cell is found with the first amount."""
 
-    __slots__ = ("_cell", "_counted")
+    __slots__ = ("_cell", "_rule")
 
-    def __init__(self, counted: _Counted) -> None:
-        self._counted = counted
+    def __init__(self, rule: _SeriesRule) -> None:
+        self._rule = rule
         self._cell: Cell | None = None
 
     def add(self, calls: Sequence[CallRecord]) -> None:
-        rule, series, bucket = self._counted
+        rule, series, bucket = self._rule
         found = list(map(rule.amount, calls))
         amounts = [amount for amount in found if amount is not None] if None in found else cast("list[float]", found)
         if not amounts:
@@ -136,7 +136,7 @@ class Prometheus:
         series = {metric: Series(metric, self._bounds) for metric in metric_names.metrics(generation) if metric.kind != "gauge"}
         of_state = {counter.metric for counter in metric_names.COUNTERS}
         self._counted = [made for metric, made in series.items() if metric not in of_state]
-        self._rules = [_counted(rule, series[rule.metric]) for rule in metric_names.rules(generation)]
+        self._rules = [_series_rule(rule, series[rule.metric]) for rule in metric_names.rules(generation)]
         self._attempts, self._repairs = series[metric_names.ATTEMPTS], series[metric_names.REPAIRS]
         self._bound: dict[CallKind, list[_Measurement]] = {}
         self._tried: dict[tuple[str, str, str], Cell] = {}  # of attempts, by their labels
@@ -169,7 +169,7 @@ class Prometheus:
         kind = call.kind
         found = self._bound.get(kind) if kind else None
         if found is None:
-            found = [_Measurement(counted) for counted in self._rules if counted.rule.applies(call)]
+            found = [_Measurement(one) for one in self._rules if one.rule.applies(call)]
             if kind:
                 if len(self._bound) >= MOST_BOUND:
                     self._bound.clear()

@@ -208,6 +208,7 @@ _read_own = attrgetter(*_OWN, "tokens")
 
 
 def batch_of(calls: Sequence[CallRecord]) -> Batch:
+    """Return the batch that the records are, or a new one."""
     return calls if isinstance(calls, Batch) else Batch(calls)
 
 

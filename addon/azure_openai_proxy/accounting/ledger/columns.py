@@ -133,7 +133,7 @@ class Rows:
         self._shared: dict[CallKind | None, tuple[Any, ...]] = {}
 
     def columns(self, calls: Sequence[CallRecord]) -> list[Sequence[Any]]:
-        """Return the columns of at least one record, in the order of `NAMES`. `time` is Unix time: databases need it in several forms."""
+        """Return the columns of at least one record, in the order of `NAMES`. `time` is Unix time; each database has its own form."""
         batch = batch_of(calls)
         if batch.one_kind:
             shared: Iterable[Sequence[Any]] = [(value,) * len(batch) for value in self._common(batch[0])]

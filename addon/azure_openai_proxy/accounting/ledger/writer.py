@@ -88,7 +88,6 @@ class Writer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._name = secrets.randbits(52)
-        self._numbered = 0
         self._rows = Rows()
         self._pending: collections.deque[_Rows] = collections.deque()
         self._put = 0  # rows that were queued; counted by the event loop
@@ -229,7 +228,7 @@ class Writer:
         """The rows of the next transaction: about `_size`."""
         batch: list[_Rows] = []
         count = 0
-        for rows in self._pending.copy():
+        for rows in self._pending.copy():  # the event loop may append to it
             batch.append(rows)
             count += len(rows.ids)
             if count >= self._size:
