@@ -107,7 +107,7 @@ class Meter:
         self.meters = meters
         self.time = time = data.timestamp_start or wall
         self.arrived = now - (wall - time if wall > time else 0.0)
-        self._method, self._path = data.method, data.path
+        self._target = data.method, data.path
         self.client_ip, self.keys = client_ip, keys
         head = by_name(data.headers)
         self.user_agent = _text(head.get(b"user-agent"))
@@ -121,7 +121,7 @@ class Meter:
         elif trace_context.PARENT in head:
             self.trace = trace_context.begin(data.headers.fields)
         self.attempts: list[Attempt] = []
-        # Every request sets or reads these. Python keeps up to 30 members in an array, if the first objects of a class have them all.
+        # Every request sets or reads these. Python keeps up to 29 members in an array, if the first objects of a class have them all.
         self.client = ""
         """Configured name of the client key."""
         self.holder: Holder | None = None
@@ -141,19 +141,18 @@ class Meter:
         self.events: usage.Events | None = None
         self.request_id: str | None = None
         self.response_bytes = 0
+        self.chunks = 0
         self.first_at: float | None = None
+        self.last_at: float | None = None
 
     # Defaults in the class: few requests need these members.
 
     tracing: Tracing | None = None
     replayed = False
     """Whether a recording answers."""
-    streams = 0
     session_header: str | None = None  # that a header names
     served: str | None = None
     spillover: bool | None = None
-    chunks = 0
-    last_at: float | None = None
     frame_model: str | None = None  # the model that the client named last on a WebSocket
     _kept: KeptEvents | None = None  # of a stream whose messages are exported
     _uploads = False  # the body of the request is streamed
@@ -276,7 +275,11 @@ class Meter:
             self._socket = WebSocketMeter(self, self.call if events else None)
         elif events and self.call:
             self.events = usage.Events(self.call)
-        self.streams = int(events and self.call is not None)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the response is a stream of events or a WebSocket."""
+        return self.events is not None or (self._socket is not None and self._socket.is_operation)
 
     def event(self, data: bytes) -> None:
         """The data of an event of the stream."""
@@ -584,12 +587,12 @@ class Meter:
 
     @property
     def method(self) -> str:
-        return self._method.decode("utf-8", "surrogateescape").upper()
+        return self._target[0].decode("utf-8", "surrogateescape").upper()
 
     @property
     def path(self) -> str:
         """The client's, without query, and without a key that is percent-encoded in it. The record masks the others."""
-        path = self._path.partition(b"?")[0].decode("utf-8", "surrogateescape")
+        path = self._target[1].partition(b"?")[0].decode("utf-8", "surrogateescape")
         return redaction.mask_path(path, self.secrets) if "%" in path else path
 
     @property

@@ -31,6 +31,7 @@ class WebSocketMeter:
 
     def __init__(self, meter: Meter, call: Call | None) -> None:
         self._meter = meter
+        self.is_operation = call is not None
         self._responses = SocketResponses(call) if call and call.endpoint.usage else None
         self._transcriptions = Transcriptions()
         self._tokens = NO_TOKENS  # of all responses and transcriptions
