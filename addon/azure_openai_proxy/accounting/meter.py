@@ -182,16 +182,19 @@ class Meter:
 
     def propagate(self, headers: http.Headers) -> None:
         """Set the headers of Trace Context in the request of the attempt. Called if traces are exported, else the client's stay."""
-        self.leave_trace_of_key()
+        if self.trace.parent_span_id:
+            self.leave_trace_of_key()
         trace_context.set_headers(headers, self.trace, len(self.attempts))
 
     def leave_trace_of_key(self) -> None:
-        """Start a trace if the client's ids are parts of its key: Azure's keys may be hexadecimal, and ids are in every sink."""
+        """Start a trace if the client's ids are parts of its key: Azure's keys may be hexadecimal, and ids are in every sink.
+
+        Called for a trace of the client alone.
+        """
         trace = self.trace
-        if trace.parent_span_id:
-            keys = [secret.lower() for secret in self.secrets]
-            if any(trace.trace_id in key or trace.parent_span_id in key for key in keys):
-                self.trace = trace_context.new()._replace(sampled=trace.sampled)
+        keys = [secret.lower() for secret in self.secrets]
+        if any(trace.trace_id in key or trace.parent_span_id in key for key in keys):
+            self.trace = trace_context.new()._replace(sampled=trace.sampled)
 
     def sending(self) -> None:
         """The attempt starts: the connection is taken or opened, and the request is sent."""

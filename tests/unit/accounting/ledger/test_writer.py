@@ -84,12 +84,30 @@ def lost_connection() -> OperationalError:
     return OperationalError("INSERT secret", {"x": "secret"}, Exception("connection lost"))
 
 
+def days(database: Database) -> list[dict[str, Any]]:
+    """The sums of each day."""
+    with database.connect("read") as connection:
+        return [dict(each) for each in connection.execute(sa.select(DAYS)).mappings()]
+
+
 def test_rows_and_sums(database: Database) -> None:
     """All records become rows, numbered in their order, and the sums of their days."""
     assert 0 == write(database, [call(str(number), client=f"c{number % 3}") for number in range(2500)])
     found = rows(database)
     assert [(number, str(number)) for number in range(2500)] == [(each["number"], each["request_id"]) for each in found]
     assert Counter(c0=834, c1=833, c2=833) == {each["client"]: each["requests"] for each in usage(database, ["client"], None)}
+
+
+def test_rows_that_come_together(database: Database) -> None:
+    """Their sums are those of each day, client, model and backend; no model and one without a name are the same."""
+    writer = Writer(database)
+    writer.start()
+    models = ("gpt-4o", "", None)
+    writer.put([call(str(number), client=f"c{number % 2}", model=models[number % 3], cost_usd=None) for number in range(60)])
+    writer.close()
+    assert [str(number) for number in range(60)] == [each["request_id"] for each in rows(database)]
+    found = {(each["client"], each["model"]): (each["requests"], each["input_tokens"], each["cost_usd"]) for each in days(database)}
+    assert {(client, model): (count, 100 * count, None) for client in ("c0", "c1") for model, count in (("gpt-4o", 10), ("", 20))} == found
 
 
 def test_rows_arrive_while_the_proxy_runs(database: Database, started: Callable[[], Writer], faults: Faults) -> None:
@@ -294,8 +312,7 @@ def test_sums_of_unknown_values(database: Database) -> None:
     """The sum of a day is null until a value is known, in any order of batches."""
     for tokens in (Tokens(), Tokens(input=5), Tokens(), Tokens(input=7)):
         write(database, [call(tokens=tokens, cost_usd=None)])
-    with database.connect("read") as connection:
-        (day,) = connection.execute(sa.select(DAYS)).mappings()
+    (day,) = days(database)
     assert (4, 12, None, None) == (day["requests"], day["input_tokens"], day["output_tokens"], day["cost_usd"])
 
 
