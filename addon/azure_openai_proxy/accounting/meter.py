@@ -66,7 +66,7 @@ _BY_CLIENT = ("client disconnected", "connection killed", "http/2 connection clo
 
 
 _SESSIONS = frozenset(name.encode() for name in (session.AFFINITY, *session.HARNESSES))
-_SERVED, _SPILLOVER, _SPILLED = b"x-ms-deployment-name", b"x-ms-spillover-", b"x-ms-spillover-from-"
+_SERVED, _SPILLOVER, _SPILLED = b"x-ms-deployment-name", b"\nx-ms-spillover-", b"x-ms-spillover-from-"
 _REQUEST_IDS = (b"x-request-id", b"apim-request-id")
 _REMAINING_TOKENS, _REMAINING_REQUESTS = (name.encode() for name in REMAINING)
 
@@ -262,7 +262,7 @@ class Meter:
         self._status, head = data.status_code, by_name(data.headers)
         self._limits = _limits(data.status_code, head)
         self.request_id = _text(head.get(_REQUEST_IDS[0]))
-        if _SERVED in head or _SPILLOVER in b"\n".join(head):
+        if _SERVED in head or _SPILLOVER in b"\n".join((b"", *head)):
             self.served = _text(head.get(_SERVED))
             self.spillover = any(name.startswith(_SPILLED) for name in head)
 

@@ -380,7 +380,13 @@ async def test_a_streamed_upload(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "headers, spillover",
-    [({}, None), ({"x_ms_deployment_name": "dep"}, False), ({"x_ms_spillover_from_dep": "dep", "x_ms_deployment_name": "std"}, True)],
+    [
+        ({}, None),
+        ({"x_ms_deployment_name": "dep"}, False),
+        ({"x_ms_spillover_from_dep": "dep", "x_ms_deployment_name": "std"}, True),
+        ({"x_ms_spillover_error": "429"}, False),
+        ({"no_x_ms_spillover_from": "dep"}, None),
+    ],
 )
 async def test_spillover(headers: dict[str, str], spillover: bool | None, bench: Bench) -> None:
     """Azure's headers say whether another deployment answered; without them it is unknown."""
