@@ -112,7 +112,9 @@ class Meter:
         head = by_name(data.headers)
         self.user_agent = _text(head.get(b"user-agent"))
         if not _SESSIONS.isdisjoint(head):
-            self.session_header = session.in_header({name.decode(): _text(head[name]) or "" for name in _SESSIONS & head.keys()})
+            self.session_header = session.in_header(
+                {name.decode(): head[name].decode("utf-8", "surrogateescape") for name in _SESSIONS & head.keys()}
+            )
         self.trace: TraceContext = trace_context.NONE
         """The position in a trace. One that the request starts is made when it is needed."""
         if meters.tracing:
@@ -265,6 +267,8 @@ class Meter:
         if _SERVED in head or _SPILLOVER in b"\n".join((b"", *head)):
             self.served = _text(head.get(_SERVED))
             self.spillover = any(name.startswith(_SPILLED) for name in head)
+        elif self.spillover is not None:  # that was an earlier attempt
+            self.served = self.spillover = None
 
     def stream_head(self, response: http.Response, *, events: bool) -> None:
         """The head of a stream or a WebSocket, as the client gets it. `events`: `event` or `frame` gets the content."""
@@ -416,8 +420,9 @@ class Meter:
     def make_record(self) -> None:
         assert self._outcome
         assert self._kind
-        self.record = self._known(record_making.record_of_kind(self, self._kind, self._outcome))
+        self.record = record_making.record_of_kind(self, self._kind, self._outcome)
         self._outcome = self._kind = None
+        self._remember_chain(self.record)
 
     def add_cost(self) -> None:
         record = self.record
@@ -451,11 +456,10 @@ class Meter:
         first = None if self.first_at is None else self.first_at - self.arrived
         return Outcome(status, error_code, incomplete, reported, tokens, state, now - self.arrived, first, once)
 
-    def _known(self, record: CallRecord) -> CallRecord:
-        """Remember the chain that a response is a part of."""
+    def _remember_chain(self, record: CallRecord) -> None:
+        """Remember the session of a response, which a later one may continue."""
         if record.operation == "responses" and record.method == "POST" and record.response_id:
             self.meters.chains.add(record.response_id, record.session or record.response_id)
-        return record
 
     def _record(
         self,
@@ -470,7 +474,8 @@ class Meter:
     ) -> CallRecord:
         """Make the record at once."""
         outcome = self._outcome_of(now, status, reported, error, error_code=error_code, streamed=streamed)
-        record = self._known(record_making.make(self, outcome))
+        record = record_making.make(self, outcome)
+        self._remember_chain(record)
         if outcome.tokens:
             record.cost_usd = self.meters.price(record)
         if self.holder is not None:

@@ -140,7 +140,7 @@ class Meters:
         for meter in ended:
             self.ended(meter)
         for step in COMPLETION:
-            ended = _taken(step, ended)
+            ended = _take(step, ended)
         self._read_limits()
         if records := [meter.record for meter in ended if meter.record]:
             self._deliver(records)
@@ -172,7 +172,7 @@ class Meters:
             self._deliver_pending(meter)
 
 
-def _taken(step: Callable[[Meter], None], meters: list[Meter]) -> list[Meter]:
+def _take(step: Callable[[Meter], None], meters: list[Meter]) -> list[Meter]:
     """Take a step for each meter. Return those that did not fail."""
     failed: list[Meter] = []
     rest = iter(meters)

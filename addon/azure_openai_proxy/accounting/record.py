@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -186,7 +185,7 @@ class Batch(list[CallRecord]):
         """The kind of all records; None if they have several kinds, or one that nothing is remembered for."""
 
     def column(self, attribute: str, convert: Convert | None = None) -> Sequence[Any]:
-        """The values of a member, with a dot for those of `tokens`, and as `convert` returns them."""
+        """The values of a member of at least one record, with a dot for those of `tokens`, and as `convert` returns them."""
         if not self._columns:
             self._read()
         if convert is None:
@@ -197,9 +196,8 @@ class Batch(list[CallRecord]):
         return self._columns[key]
 
     def _read(self) -> None:
-        *plain, tokens = zip(*map(_read_own, self), strict=True) if self else repeat((), len(_OWN) + 1)
-        self._columns.update(zip(_OWN, plain, strict=True))
-        self._columns.update(zip(_COUNTS, zip(*tokens, strict=True) if tokens else repeat(()), strict=False))
+        *plain, tokens = zip(*map(_read_own, self), strict=True)
+        self._columns.update(zip((*_OWN, *_COUNTS), (*plain, *zip(*tokens, strict=True)), strict=True))
 
 
 _COUNTS = tuple(f"tokens.{name}" for name in Tokens._fields)

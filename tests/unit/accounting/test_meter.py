@@ -397,6 +397,18 @@ async def test_spillover(headers: dict[str, str], spillover: bool | None, bench:
     assert (spillover, headers.get("x_ms_deployment_name")) == (record.spillover, record.served_deployment)
 
 
+async def test_the_spillover_of_an_earlier_attempt(bench: Bench) -> None:
+    """The last response counts."""
+    meter = bench.start()
+    meter.attempt(BACKEND, "dep")
+    for headers in ({"x_ms_deployment_name": "other", "x_ms_spillover_from_dep": "dep"}, {}):
+        head = response(200, ANSWER, **headers)
+        meter.head(head)
+    meter.end(head, ANSWER)
+    (record,) = await bench.delivered()
+    assert (None, None) == (record.spillover, record.served_deployment)
+
+
 @pytest.mark.parametrize("more", [{}, {"user_agent": "a"}])
 async def test_the_session_of_a_header(more: dict[str, Any], bench: Bench) -> None:
     """The session of a header is recorded, whether or not the client has a user agent."""
@@ -536,11 +548,18 @@ async def test_a_record_that_is_made_later(parsed: dict[str, Any] | None, bench:
     assert Remaining(7) == bench.meters.remaining.get(("b", "dep"), NO_REMAINING)
 
 
-async def test_the_members_of_a_meter(bench: Bench) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_members_of_a_meter(stream: bool, bench: Bench) -> None:
     """Python keeps no more of them in an array, which is faster than a dictionary."""
-    meter, head = finished(bench)
-    meter.end_soon(head, ANSWER)
-    assert len(vars(meter)) - len({"session_header"}) <= 29
+    meter = bench.start(user_agent="agent")
+    meter.attempt(BACKEND, "dep")
+    head = streamed(meter) if stream else response(200, ANSWER)
+    if stream:
+        meter.chunk(bench.now, [b"data: {}\n\n"], last=True)
+    else:
+        meter.head(head)
+    meter.end_soon(head, None if stream else ANSWER)
+    assert len(vars(meter)) <= 29
 
 
 async def test_a_record_that_is_not_made_later(bench: Bench) -> None:

@@ -48,7 +48,7 @@ QUEUE = 10_000
 INTERVAL = 0.5
 """Seconds in which rows are collected for one transaction."""
 BATCH = 1_000
-"""The most rows of one transaction."""
+"""Rows of one transaction, after which no others are added to it."""
 TOGETHER = 999
 """Values of one statement for SQLite, after which its thread has to wait for the interpreter's lock. Old versions take no more."""
 RETRY = (0.1, 0.5, 1.5)
