@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 GC_THRESHOLD = 10_000
 """New objects after which Python collects garbage. Requests in progress, and those whose records are made together, have more objects than
-its default of 2,000, and nearly all of them are freed without a collection. A request leaves about ten small ones in a cycle.
+its default of 2,000, and nearly all of them are freed without a collection: a request leaves none in a reference cycle.
 """
 
 

@@ -127,8 +127,9 @@ class PatchedStream(Upgrading):
         return True
 
     def free(self) -> None:
-        """Release the flow and the buffers. Streams are in reference cycles, so bodies would be kept until a garbage collection."""
-        del self.flow
+        """Release the flow and the buffers, and leave all reference cycles, so that the memory is free before a garbage collection."""
+        del self.flow, self.client_state, self.server_state
+        self.context.layers.clear()
         self.request_body_buf.clear()
         self.response_body_buf.clear()
 

@@ -1,11 +1,11 @@
-"""A flow that is over is freed at once, without Python's collector of reference cycles."""
+"""A flow that is over is freed at once, and so is its stream, without Python's collector of reference cycles."""
 
 from __future__ import annotations
 
 import gc
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -14,6 +14,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from azure_openai_proxy.api import redaction
 from azure_openai_proxy.client_leg import message_types
+from azure_openai_proxy.mitmproxy_patches.http_stream import PatchedStream
 from support.patched_proxy import H2, LIMIT, MB, HttpPolicy, Proxy, Upstream, head
 from support.processes import PATIENCE
 
@@ -27,7 +28,7 @@ BODY = b"x" * 1000
 
 
 class Counting(HttpPolicy):
-    """`freed` is released for every flow that is gone, and for every request."""
+    """`freed` is released for every flow that is gone, for every request, and for every stream."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,14 +46,22 @@ class Counting(HttpPolicy):
     def request_with_keys(self, flow: http.HTTPFlow) -> http.Request:
         return redaction.with_secrets(flow.request, redaction.Hidden())
 
-    def gone(self, flows: int = 1) -> bool:
-        return all(self.freed.acquire(timeout=PATIENCE) for _ in range(2 * flows))
+    def gone(self, flows: int = 1, *, with_stream: bool = True) -> bool:
+        return all(self.freed.acquire(timeout=PATIENCE) for _ in range((2 + with_stream) * flows))
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     message_types.check(on=False)  # mitmproxy's check of a message's types leaves the whole stack in a reference cycle
-    with Proxy(tmp_path_factory.mktemp("mitmproxy"), policy := Counting()) as proxy:
+    policy = Counting()
+    create = PatchedStream.__init__
+
+    def create_and_count(stream: PatchedStream, *arguments: Any) -> None:
+        create(stream, *arguments)
+        weakref.finalize(stream, policy.freed.release)
+
+    with pytest.MonkeyPatch.context() as patch, Proxy(tmp_path_factory.mktemp("mitmproxy"), policy) as proxy:
+        patch.setattr(PatchedStream, "__init__", create_and_count)
         with proxy.dial() as client:  # the first connection upstream of a process leaves the stack in a reference cycle, once
             client.ask(SENT["no way upstream"])
         gc.collect()
@@ -66,6 +75,7 @@ def policy(shared: Proxy) -> Iterator[Counting]:
     assert isinstance(shared.policy, Counting)
     gc.collect()
     gc.disable()
+    shared.policy.freed = threading.Semaphore(0)
     yield shared.policy
     gc.enable()
 
@@ -119,7 +129,7 @@ def test_a_client_that_leaves(shared: Proxy, policy: Counting, path: str) -> Non
 
 
 def test_a_websocket(shared: Proxy, policy: Counting) -> None:
-    """With its messages, when it is closed."""
+    """With its messages, when it is closed. mitmproxy keeps its stream until the connection ends."""
 
     def echo(connection: ServerConnection) -> None:
         for message in connection:
@@ -132,5 +142,5 @@ def test_a_websocket(shared: Proxy, policy: Counting) -> None:
             assert "hello" == client.recv(PATIENCE)
         with pytest.raises(ConnectionClosed):
             client.recv(PATIENCE)
-        assert policy.gone()
+        assert policy.gone(with_stream=False)
         server.shutdown()
