@@ -39,11 +39,11 @@ class Bench:
     def __init__(self) -> None:
         self.now = 100.0
         self.records: list[CallRecord] = []
-        self.meters = Meters(self._deliver, lambda _: 0.5, clock=lambda: self.now, wall=lambda: 1000.0 + self.now)
+        self.meters = Meters(self._deliver, lambda *_: 0.5, clock=lambda: self.now, wall=lambda: 1000.0 + self.now)
 
     def _deliver(self, records: Sequence[CallRecord]) -> None:
         for record in records:  # a sink uses what it remembers of the kind
-            same = record.kind.record() if record.kind else record
+            same = record.kind.sample if record.kind else record
             assert [getattr(same, name) for name in COMMON] == [getattr(record, name) for name in COMMON]
         self.records += records
 

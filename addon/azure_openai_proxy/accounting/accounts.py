@@ -11,7 +11,7 @@ from azure_openai_proxy.errors import SettingsError
 
 from .meters import Meters
 from .prices import Prices
-from .record import Batch
+from .record import batch_of
 from .sink import NOTHING_LIVE, Followed, Tracing
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.config.settings import Settings
 
     from .ledger.state import LedgerState
-    from .record import CallRecord
+    from .record import CallRecord, Tokens
     from .sink import LiveState, Sink
 
 __all__ = ["Accounts", "SinkKind"]
@@ -121,7 +121,8 @@ class Accounts:
         if values and sink:
             self._open[kind] = _Open(sink, values)
             self._opened([one.sink for one in self._open.values()])
-            self._give(self._early or (), sink)
+            if self._early:
+                self._give(self._early, sink)
 
     async def _close(self, kind: SinkKind) -> None:
         closed = self._open.pop(kind)
@@ -138,16 +139,16 @@ class Accounts:
         ledger = next((sink for sink in self.sinks if isinstance(sink, Followed)), None)
         return await ledger.spent(client, first, last) if ledger else None
 
-    def price(self, call: CallRecord) -> float | None:
-        """The cost of a call in USD."""
-        return self.prices.of_call(call, self.price_file)
+    def price(self, call: CallRecord, tokens: Tokens) -> float | None:
+        """The cost of the tokens of a call that is of the same kind as `call`, in USD."""
+        return self.prices.of_call(call, tokens, self.price_file)
 
     def _state(self) -> LiveState:
         return self._live()._replace(ledger_lost_rows=sum(getattr(sink, "lost_rows", 0) for sink in self.sinks))
 
     def record(self, calls: Sequence[CallRecord]) -> None:
         """Give records to each sink. A sink that fails does not stop the others."""
-        calls = Batch(calls)
+        calls = batch_of(calls)
         for sink in self.sinks:
             self._give(calls, sink)
         if self._early is not None:

@@ -6,11 +6,15 @@ Most calls have the same names of models, deployments and programs as earlier on
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 from azure_openai_proxy.api import redaction
 from azure_openai_proxy.formats import quoting
 
 from .record import COMMON, CallKind
+
+if TYPE_CHECKING:
+    type Key = tuple[tuple[str, ...], *tuple[object, ...]]
 
 __all__ = ["LONGEST", "Kinds", "shown", "shown_again", "shown_ids"]
 
@@ -31,8 +35,11 @@ def shown(text: str, secrets: tuple[str, ...], most: int = LONGEST) -> str:
 
 def shown_ids(one: str | None, other: str | None, secrets: tuple[str, ...]) -> tuple[str | None, str | None]:
     """Return two ids as a record has them, of which hardly any contains a key."""
-    if secrets and redaction.repeats(f"{one}\n{other}", secrets):
+    both = f"{one} {other}"
+    if secrets and redaction.repeats(both, secrets):
         one, other = one and redaction.mask(one, secrets), other and redaction.mask(other, secrets)
+    elif len(both) <= LONGEST and both.isascii() and both.isprintable():  # nearly always
+        return one, other
     return one and quoting.line(one[:LONGEST]), other and quoting.line(other[:LONGEST])
 
 
@@ -41,24 +48,28 @@ shown_again = functools.lru_cache(maxsize=MOST)(shown)
 
 
 class Kinds:
-    """The kinds of recent calls."""
+    """The kinds of recent calls, by keys from which all members of `COMMON` follow. The first part of a key are the request's keys."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[tuple[str, ...], tuple[object, ...]], CallKind] = {}
+        self._known: dict[Key, tuple[CallKind, object]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, secrets: tuple[str, ...], found: tuple[object, ...]) -> CallKind:
-        """Return the kind of a call with these members, in the order of `COMMON`. Its texts are as they were found."""
-        key = (secrets, found)
-        kind = self._known.get(key)
-        if kind is None:
-            texts = [value for value in found[:_TEXTS] if isinstance(value, str)]
-            values = [shown(value, secrets) if isinstance(value, str) and value else value for value in found[:_TEXTS]]
-            kind = CallKind(**dict(zip(COMMON, [*values, *found[_TEXTS:]], strict=True)))
-            if sum(map(len, texts)) <= LARGEST:
-                if len(self._known) >= MOST:
-                    self._known.clear()
-                self._known[key] = kind
+    def find(self, key: Key) -> CallKind | None:
+        found = self._known.get(key)
+        return found[0] if found else None
+
+    def add(self, key: Key, members: tuple[object, ...], named: object = None) -> CallKind:
+        """Return the kind of calls with these members, in the order of `COMMON`. Its texts are as they were found.
+
+        `named`: an object whose `id` is in the key, and is not given to another one while the kind is remembered.
+        """
+        secrets, texts = key[0], [value for value in members[:_TEXTS] if isinstance(value, str)]
+        values = [shown(value, secrets) if isinstance(value, str) and value else value for value in members[:_TEXTS]]
+        kind = CallKind(**dict(zip(COMMON, [*values, *members[_TEXTS:]], strict=True)))
+        if sum(map(len, texts)) <= LARGEST:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[key] = kind, named
         return kind

@@ -55,10 +55,10 @@ class Lines:
         absent = tuple([place for place, values in enumerate(written) if values is None])
         rows = zip(*(values for values in written if values is not None), strict=True) if len(absent) < len(written) else repeat(())
         if batch.one_kind:
-            template = self._template(batch[0], absent)
+            template = self._template(batch.samples[0], absent)
             lines = [template % row for row in islice(rows, len(batch))]
         else:
-            lines = [self._template(call, absent) % row for call, row in zip(batch, rows, strict=False)]
+            lines = [self._template(call, absent) % row for call, row in zip(batch.samples, rows, strict=False)]
         text = "".join(lines)
         return text.replace("\x7f", "\\u007f") if "\x7f" in text else text
 

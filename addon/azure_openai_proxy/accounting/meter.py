@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
     from .meters import Meters
     from .rate_limits import Limits
-    from .record import CallKind, Tokens
+    from .record import CallKind, Own, Tokens
     from .record_making import Side, State
     from .sink import Tracing
     from .trace_context import TraceContext
-    from .usage import Reported
+    from .usage import Kept, Reported
 
-    type _Ended = tuple[float, int, int | None, Reported]
+    type _Ended = tuple[float, int, int | None, Kept | None]  # when, status, size of the body unless it was streamed, usage
 
-__all__ = ["COMPLETION", "Holder", "Keys", "Meter"]
+__all__ = ["Holder", "Keys", "Meter"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,8 @@ class Meter:
         self.meters = meters
         self.time = time = data.timestamp_start or wall
         self.arrived = now - (wall - time if wall > time else 0.0)
-        self._target = data.method, data.path
+        self.target = data.method, data.path
+        """Method and path as the client wrote them."""
         self.client_ip, self.keys = client_ip, keys
         head = by_name(data.headers)
         self.user_agent = _text(head.get(b"user-agent"))
@@ -135,9 +136,8 @@ class Meter:
         self._status: int | None = None
         self._limits: Limits | None = None  # that Azure's last response has named
         self._secrets: tuple[str, ...] | None = None  # once no further ones become known
-        self._ended: _Ended | None = None  # a response that is complete, and of which no record was made yet
-        self._outcome: Outcome | None = None  # of such a response
-        self._kind: CallKind | None = None  # likewise
+        self._over = False  # the request has ended; there is no other record of it
+        self._ended: _Ended | None = None  # of a request whose record is not made yet
         self._idle_from: float | None = None  # since when the request waits for the proxy
         self._failure: Failure | None = None  # of the upstream, after which there is no other attempt
         self.events: usage.Events | None = None
@@ -184,19 +184,21 @@ class Meter:
 
     def propagate(self, headers: http.Headers) -> None:
         """Set the headers of Trace Context in the request of the attempt. Called if traces are exported, else the client's stay."""
-        if self.trace.parent_span_id:
-            self.leave_trace_of_key()
-        trace_context.set_headers(headers, self.trace, len(self.attempts))
+        trace_context.set_headers(headers, self.complete_trace(), len(self.attempts))
 
-    def leave_trace_of_key(self) -> None:
-        """Start a trace if the client's ids are parts of its key: Azure's keys may be hexadecimal, and ids are in every sink.
+    def complete_trace(self) -> TraceContext:
+        """The position in a trace as records have it. One that the request starts is made now.
 
-        Called for a trace of the client alone.
+        The request also starts one if the client's ids are parts of its key: Azure's keys may be hexadecimal, and ids are in every sink.
         """
         trace = self.trace
-        keys = [secret.lower() for secret in self.secrets]
-        if any(trace.trace_id in key or trace.parent_span_id in key for key in keys):
-            self.trace = trace_context.new()._replace(sampled=trace.sampled)
+        if trace is trace_context.NONE:
+            self.trace = trace_context.new()
+        elif trace.parent_span_id:
+            keys = [secret.lower() for secret in self.secrets]
+            if any(trace.trace_id in key or trace.parent_span_id in key for key in keys):
+                self.trace = trace_context.new()._replace(sampled=trace.sampled)
+        return self.trace
 
     def sending(self) -> None:
         """The attempt starts: the connection is taken or opened, and the request is sent."""
@@ -357,7 +359,7 @@ class Meter:
         Returns:
             The record; None if the request goes on as a WebSocket, if it has a record already, or if accounting failed.
         """
-        if self.record or self._ended or (response is not None and response.status_code == 101):
+        if self._over or (response is not None and response.status_code == 101):
             return None
         try:
             now, status = self.meters.clock(), response.status_code if response else None
@@ -367,7 +369,7 @@ class Meter:
             record = self._record(
                 now,
                 status,
-                self._reported(status, body, parsed),
+                self._reported(self._kept_usage(status, body, parsed)),
                 error,
                 error_code=self._code(response) if status is not None and status >= 400 else None,
                 streamed=response is None or bool(response.stream),
@@ -383,51 +385,34 @@ class Meter:
     def end_soon(self, response: http.Response, body: bytes | None, *, parsed: Mapping[str, Any] | None = None) -> None:
         """The response is complete. As `end`, but the record of a successful response is made with those of other requests.
 
-        One after the other, the same code takes half of the time, because it is in the processor's caches. What is kept until then is small
-        for the same reason.
+        One after the other, the same code takes half of the time, because it is in the processor's caches. For the same reason, little
+        is kept until then.
         """
         status = response.data.status_code
         if self.holder is not None or self._failure or status >= 400 or status == 101:
             self.end(response, body, parsed=parsed)
-        elif not (self.record or self._ended):
+        elif not self._over:
             try:
                 size = None if response.stream else len(response.data.content or b"")
-                self._ended = self.meters.clock(), status, size, self._reported(status, body, parsed)
+                self._ended = self.meters.clock(), status, size, self._kept_usage(status, body, parsed)
                 self._secrets, self.keys = self.secrets, None
-                self._read_id(response)
+                if not self.request_id:
+                    self._read_id(response)
+                self._over = True
                 self.meters.complete_soon(self)
             except Exception:
                 logger.exception("A request is not accounted for")
                 self.meters.ended(self)
 
-    # After `end_soon`, `COMPLETION` has the steps in which the record is made
-
-    def start_trace(self) -> None:
-        if self.trace is trace_context.NONE:
-            self.trace = trace_context.new()
-
-    def read_outcome(self) -> None:
+    def complete(self) -> tuple[CallKind, Own]:
+        """Return the record after `end_soon`, as its kind and the members of its own."""
         assert self._ended
-        now, status, size, reported = self._ended
+        now, status, size, kept = self._ended
         self._ended = None
         self._stop(now, size)
-        self._outcome = self._outcome_of(now, status, reported, None, error_code=None, streamed=size is None)
-
-    def find_kind(self) -> None:
-        assert self._outcome
-        self._kind = record_making.kind_of(self, self._outcome)
-
-    def make_record(self) -> None:
-        assert self._outcome
-        assert self._kind
-        self.record = record_making.record_of_kind(self, self._kind, self._outcome)
-        self._outcome = self._kind = None
-        self._remember_chain(self.record)
-
-    def add_cost(self) -> None:
-        record = self.record
-        if record and record.usage_state == "known":
-            record.cost_usd = self.meters.price(record)
+        self.note_limits()
+        outcome = self._outcome_of(now, status, self._reported(kept), None, error_code=None, streamed=size is None)
+        return record_making.kind_and_own(self, outcome)
 
     def _read_id(self, response: http.Response) -> None:
         """Read the id of the response as the client gets it, if Azure's response had none, which is passed on."""
@@ -456,11 +441,6 @@ class Meter:
         first = None if self.first_at is None else self.first_at - self.arrived
         return Outcome(status, error_code, incomplete, reported, tokens, state, now - self.arrived, first, once)
 
-    def _remember_chain(self, record: CallRecord) -> None:
-        """Remember the session of a response, which a later one may continue."""
-        if record.operation == "responses" and record.method == "POST" and record.response_id:
-            self.meters.chains.add(record.response_id, record.session or record.response_id)
-
     def _record(
         self,
         now: float,
@@ -474,17 +454,15 @@ class Meter:
     ) -> CallRecord:
         """Make the record at once."""
         outcome = self._outcome_of(now, status, reported, error, error_code=error_code, streamed=streamed)
+        self.note_limits()
         record = record_making.make(self, outcome)
-        self._remember_chain(record)
-        if outcome.tokens:
-            record.cost_usd = self.meters.price(record)
         if self.holder is not None:
             self.holder.recorded(record, unknown=self._used_unknown(record), body=None if self.events else body)
         return record
 
     def finish(self, record: CallRecord, delay: float = 0.0) -> CallRecord:
         self.meters.ended(self)
-        self.record = record
+        self.record, self._over = record, True
         self.meters.later(self, delay)
         return record
 
@@ -509,18 +487,21 @@ class Meter:
                 self.socket_ended(by_client=False, normal=True)
             else:
                 self._failure = errors.Failure(503, "proxy_stopped", "The proxy was stopped.")
-                now, reported = self.meters.clock(), self._reported(None, None, None)
+                now, reported = self.meters.clock(), self._reported(None)
                 self._stop(now, None)
                 self.finish(self._record(now, self._status, reported, None, error_code=None, streamed=True))
         except Exception:
             logger.exception("A request is not accounted for")
 
-    def _reported(self, status: int | None, body: bytes | None, parsed: Mapping[str, Any] | None) -> Reported:
+    def _kept_usage(self, status: int | None, body: bytes | None, parsed: Mapping[str, Any] | None) -> Kept | None:
+        if body is None or status is None or status >= 400 or not self.call or self.replayed:
+            return None
+        return usage.kept(body, parsed, self.call)
+
+    def _reported(self, kept: Kept | None) -> Reported:
         if self.events:
             return self.events.reported
-        if body is None or status is None or status >= 400 or not self.call or self.replayed:
-            return usage.NOTHING
-        return usage.of_object(parsed, self.call) if parsed else usage.of_body(body, self.call)
+        return usage.read(kept) if kept else usage.NOTHING
 
     def _incomplete(self, error: str | None, reported: Reported, *, streamed: bool) -> Side | None:
         if self._failure:
@@ -595,12 +576,12 @@ class Meter:
 
     @property
     def method(self) -> str:
-        return self._target[0].decode("utf-8", "surrogateescape").upper()
+        return self.target[0].decode("utf-8", "surrogateescape").upper()
 
     @property
     def path(self) -> str:
         """The client's, without query, and without a key that is percent-encoded in it. The record masks the others."""
-        path = self._target[1].partition(b"?")[0].decode("utf-8", "surrogateescape")
+        path = self.target[1].partition(b"?")[0].decode("utf-8", "surrogateescape")
         return redaction.mask_path(path, self.secrets) if "%" in path else path
 
     @property
@@ -627,14 +608,3 @@ def _object(content: bytes) -> dict[str, object]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-COMPLETION: tuple[Callable[[Meter], None], ...] = (
-    Meter.start_trace,
-    Meter.note_limits,
-    Meter.read_outcome,
-    Meter.find_kind,
-    Meter.make_record,
-    Meter.add_cost,
-)
-"""The steps that make the record of a request after `Meter.end_soon`."""

@@ -10,8 +10,9 @@ from weakref import ref
 
 from .call_kinds import Kinds
 from .lru import Lru
-from .meter import COMPLETION, Meter
+from .meter import Meter
 from .rate_limits import NO_REMAINING, Remaining, updated
+from .record import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from .meter import Keys
     from .rate_limits import Limits
-    from .record import CallRecord
+    from .record import CallKind, CallRecord, Own, Tokens
     from .sink import Tracing
 
 __all__ = ["NO_REMAINING", "TOGETHER", "Meters", "Remaining"]
@@ -35,17 +36,20 @@ MOST_DEPLOYMENTS = 256
 """Number of deployments whose rate limits are remembered. Clients may request any name."""
 
 
-TOGETHER, WITHIN = 32, 0.25
+TOGETHER, WITHIN = 64, 0.25
 """Number of records that are made together, and the seconds after which fewer are."""
 
 
 class Meters:
-    """The meters of the process, and the memory of earlier requests. `price` returns the cost of a record."""
+    """The meters of the process, and the memory of earlier requests.
+
+    `price` returns the cost of the tokens of a call that is of the same kind as the record.
+    """
 
     def __init__(
         self,
         deliver: Callable[[Sequence[CallRecord]], None],
-        price: Callable[[CallRecord], float | None] = lambda _: None,
+        price: Callable[[CallRecord, Tokens], float | None] = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -129,21 +133,25 @@ class Meters:
             asyncio.get_running_loop().call_soon(self.complete)
 
     def complete(self) -> None:
-        """Make and deliver the records of requests that have ended.
-
-        Each step is taken for all of them before the next one, so that its code is in the processor's caches.
-        """
+        """Make and deliver the records of requests that have ended."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
+        kinds: list[CallKind] = []
+        rows: list[Own] = []
         for meter in ended:
             self.ended(meter)
-        for step in COMPLETION:
-            ended = _take(step, ended)
+            try:
+                kind, own = meter.complete()
+            except Exception:
+                logger.exception("A request is not accounted for")
+            else:
+                kinds.append(kind)
+                rows.append(own)
         self._read_limits()
-        if records := [meter.record for meter in ended if meter.record]:
-            self._deliver(records)
+        if kinds:
+            self._deliver(Batch(kinds, rows=rows))
 
     def now(self, record: CallRecord) -> None:
         self.complete()  # records stay in the order in which their requests ended
@@ -170,18 +178,3 @@ class Meters:
         for meter, handle in list(self._pending.items()):
             handle.cancel()
             self._deliver_pending(meter)
-
-
-def _take(step: Callable[[Meter], None], meters: list[Meter]) -> list[Meter]:
-    """Take a step for each meter. Return those that did not fail."""
-    failed: list[Meter] = []
-    rest = iter(meters)
-    while True:
-        try:
-            for meter in rest:
-                step(meter)
-        except Exception:
-            logger.exception("A request is not accounted for")
-            failed.append(meter)
-        else:
-            return [meter for meter in meters if meter not in failed] if failed else meters

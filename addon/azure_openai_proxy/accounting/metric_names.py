@@ -5,17 +5,18 @@ Prometheus, OTLP and the documents use this table. The metrics of the GenAI conv
 
 from __future__ import annotations
 
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .span_attributes import PROVIDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from azure_openai_proxy.config.settings import Semconv
 
-    from .record import CallRecord
+    from .record import Batch, CallRecord
     from .sink import LiveState
 
     type Label = str | int | None  # None: unknown or not applicable
@@ -66,9 +67,25 @@ class Rule(NamedTuple):
     """How a metric of a generation follows from a record: an amount, or None for no measurement, and the values of the labels."""
 
     metric: Metric
-    amount: Callable[[CallRecord], float | None]
+    amount: str | Callable[[CallRecord], float | None]  # a member of the record, "" to count records, or a function
     labels: Callable[[CallRecord], Labels]  # the same for all calls of a kind
     applies: Callable[[CallRecord], bool] = _always  # likewise
+
+    def amounts(self, calls: Batch) -> Sequence[float | None]:
+        """The amounts of several records."""
+        if isinstance(self.amount, str):
+            return calls.column(self.amount) if self.amount else [1] * len(calls)
+        return list(map(self.amount, calls))
+
+    def amount_of(self, call: CallRecord) -> float | None:
+        if isinstance(self.amount, str):
+            return _member(self.amount)(call) if self.amount else 1
+        return self.amount(call)
+
+
+@cache
+def _member(name: str) -> Callable[[CallRecord], float | None]:
+    return attrgetter(name)
 
 
 class Gauge(NamedTuple):
@@ -109,8 +126,8 @@ def _streams(call: CallRecord) -> bool:
     return call.by_model and call.stream
 
 
-def _tokens(kind: str) -> Callable[[CallRecord], float | None]:
-    return attrgetter(f"tokens.{kind}")
+def _tokens(kind: str) -> str:
+    return f"tokens.{kind}"
 
 
 def _modality(whole: str, spoken: str, *, audio: bool) -> Callable[[CallRecord], float | None]:
@@ -126,8 +143,6 @@ def _modality(whole: str, spoken: str, *, audio: bool) -> Callable[[CallRecord],
 
     return amount
 
-
-_duration, _first_chunk, _per_chunk = (attrgetter(name) for name in ("duration", "first_byte", "time_per_chunk"))
 
 _TOKEN_FIELDS = ("input", "cached_input", "cache_write_input", "output", "reasoning_output", "audio_input", "audio_output")
 """The fields of `Tokens`, in its order, that are values of the label `type`."""
@@ -169,19 +184,19 @@ GENAI: dict[Semconv, tuple[Rule, ...]] = {
         Rule(_TOKEN_USAGE, _tokens("output"), _of_type("output"), _by_model),
         Rule(
             _histogram("gen_ai.client.operation.duration", "s", _DURATION_TEXT, _GENAI_ERROR, SECONDS),
-            _duration,
+            "duration",
             _genai_error,
             _by_model,
         ),
         Rule(
             _histogram("gen_ai.client.operation.time_to_first_chunk", "s", _FIRST_TEXT, _GENAI, FIRST_CHUNK),
-            _first_chunk,
+            "first_byte",
             _genai,
             _streams,
         ),
         Rule(
             _histogram("gen_ai.client.operation.time_per_output_chunk", "s", _PER_TEXT, _GENAI, PER_CHUNK),
-            _per_chunk,
+            "time_per_chunk",
             _genai,
             _streams,
         ),
@@ -208,25 +223,25 @@ GENAI: dict[Semconv, tuple[Rule, ...]] = {
         ),
         Rule(
             _histogram("gen_ai.client.inference.duration", "s", _DURATION_TEXT, _GENAI_ERROR, SECONDS),
-            _duration,
+            "duration",
             _genai_error,
             _is_inference,
         ),
         Rule(
             _histogram("gen_ai.client.operation.duration", "s", _DURATION_TEXT + " Calls other than inference.", _GENAI_ERROR, SECONDS),
-            _duration,
+            "duration",
             _genai_error,
             _is_other,
         ),
         Rule(
             _histogram("gen_ai.client.inference.time_to_first_chunk", "s", _FIRST_TEXT, _GENAI, FIRST_CHUNK),
-            _first_chunk,
+            "first_byte",
             _genai,
             _streams,
         ),
         Rule(
             _histogram("gen_ai.client.inference.time_per_output_chunk", "s", _PER_TEXT, _GENAI, PER_CHUNK),
-            _per_chunk,
+            "time_per_chunk",
             _genai,
             _streams,
         ),
@@ -248,10 +263,6 @@ def _call(call: CallRecord) -> Labels:
     return (call.operation, call.model, call.deployment, call.backend, call.client)
 
 
-def _count(call: CallRecord) -> float:  # noqa: ARG001 - of the interface
-    return 1
-
-
 def _token_rule(kind: str) -> Rule:
     return Rule(_OWN_TOKENS, _tokens(kind), lambda call: (*_call(call), call.status, kind))
 
@@ -267,24 +278,24 @@ _OWN_TOKENS = _own(
 OWN = (
     Rule(
         _own("requests", "{request}", "Requests that ended, and responses of WebSockets.", *_CALL, "status"),
-        _count,
+        "",
         lambda call: (*_call(call), call.status),
     ),
     *map(_token_rule, _TOKEN_FIELDS),
     Rule(
         _own("cost", "USD", "Cost in US dollars, of calls with a known price.", "model", "deployment", "backend", "client", "tier"),
-        attrgetter("cost_usd"),
+        "cost_usd",
         lambda call: (call.model, call.deployment, call.backend, call.client, call.price_tier or call.service_tier),
     ),
     Rule(
         _own("unknown_usage", "{request}", "Successful calls whose tokens are unknown.", *_CALL),
-        _count,
+        "",
         _call,
         lambda call: call.usage_state == "unknown",
     ),
     Rule(
         _histogram(_OWN + "overhead", "s", "Time that the proxy added to a call.", (), OVERHEAD),
-        attrgetter("overhead"),
+        "overhead",
         lambda _: (),
     ),
 )
@@ -352,7 +363,7 @@ def metrics(semconv: Semconv) -> tuple[Metric, ...]:
 def measurements(call: CallRecord, semconv: Semconv) -> Iterator[tuple[Metric, Labels, float]]:
     """All measurements of a record, with the values in the order of the metric's labels."""
     for rule in rules(semconv):
-        if rule.applies(call) and (amount := rule.amount(call)) is not None:
+        if rule.applies(call) and (amount := rule.amount_of(call)) is not None:
             yield rule.metric, rule.labels(call), amount
     for attempt in call.attempts:
         yield ATTEMPTS, (attempt.backend, attempt.deployment, attempt.outcome), 1

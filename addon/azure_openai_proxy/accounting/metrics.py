@@ -24,6 +24,7 @@ from prometheus_client.utils import floatToGoString
 from . import metric_names
 from .label_bounds import OTHER, LabelBounds
 from .metrics_server import MetricsServer, Page
+from .record import batch_of
 from .sink import NOTHING_LIVE
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.config.settings import Settings
 
     from .metric_names import Label, Metric, Rule
-    from .record import CallKind, CallRecord
+    from .record import Batch, CallKind, CallRecord
     from .sink import LiveState
 
     type Cell = list[float]  # of a counter the sum; of a histogram the sum, then the count of each bucket and of the rest
@@ -111,15 +112,16 @@ class _Measurement:
         self._rule = rule
         self._cell: Cell | None = None
 
-    def add(self, calls: Sequence[CallRecord]) -> None:
+    def add(self, calls: Batch) -> None:
         rule, series, bucket = self._rule
-        found = list(map(rule.amount, calls))
+        found = rule.amounts(calls)
         amounts = [amount for amount in found if amount is not None] if None in found else cast("list[float]", found)
         if not amounts:
             return
         cell = self._cell
         if cell is None:
-            cell = self._cell = series.cell(rule.labels(calls[0]), failed=not calls[0].names_work)
+            sample = calls.samples[0]
+            cell = self._cell = series.cell(rule.labels(sample), failed=not sample.names_work)
         cell[0] += sum(amounts)
         if bucket:
             for index, count in Counter(map(bucket, amounts)).items():
@@ -148,20 +150,18 @@ class Prometheus:
         self.server = MetricsServer(settings.metrics, self.page)
 
     def record(self, calls: Sequence[CallRecord]) -> None:
-        kinds: dict[object, list[CallRecord]] = {}
-        for call in calls:
-            kinds.setdefault(call.kind or id(call), []).append(call)
-        for some in kinds.values():
+        batch = batch_of(calls)
+        for some in batch.by_kind():
             self._record_kind(some)
-        for labels, count in Counter([attempt[:3] for call in calls for attempt in call.attempts]).items():
+        for labels, count in Counter([attempt[:3] for attempts in batch.column("attempts") for attempt in attempts]).items():
             self._attempts_at(labels)[0] += count
 
-    def _record_kind(self, calls: Sequence[CallRecord]) -> None:
+    def _record_kind(self, calls: Batch) -> None:
         """Count calls whose labels are the same."""
-        first = calls[0]
-        for measurement in self._measurements(first):
+        sample = calls.samples[0]
+        for measurement in self._measurements(sample):
             measurement.add(calls)
-        for repair in first.repairs:
+        for repair in sample.repairs:
             self._repairs.cell((repair,), failed=False)[0] += len(calls)
 
     def _measurements(self, call: CallRecord) -> list[_Measurement]:

@@ -78,9 +78,9 @@ class Prices:
         found = self._tariffs[key]
         return found.usd(tokens) if found else None
 
-    def of_call(self, call: CallRecord, file: PriceFile | None = None) -> float | None:
-        """Return the cost of a call in USD, as `cost`. The tariff of a kind of calls is looked up once."""
-        if call.tokens.input is None:
+    def of_call(self, call: CallRecord, tokens: Tokens, file: PriceFile | None = None) -> float | None:
+        """Return the cost of tokens in USD, as `cost`, for calls of the same kind as `call`. Their tariff is looked up once."""
+        if tokens.input is None:
             return None
         self._use(file)
         kind = call.kind
@@ -92,7 +92,7 @@ class Prices:
             if len(self._kinds) >= _MOST_TARIFFS:
                 self._kinds.clear()
             found = self._kinds[kind] = self._of_call(call)
-        return found.usd(call.tokens) if found else None
+        return found.usd(tokens) if found else None
 
     def _of_call(self, call: CallRecord) -> Tariff | None:
         tier = call.price_tier or call.service_tier

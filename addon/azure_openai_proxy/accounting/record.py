@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     type Convert = Callable[[Sequence[Any]], Sequence[Any]]
+    type Own = tuple[Any, ...]  # the values of `OWN` in its order
 
-__all__ = ["COMMON", "NO_TOKENS", "AttemptRecord", "Batch", "CallKind", "CallRecord", "Tokens", "batch_of", "lengths", "milliseconds"]
+__all__ = [
+    "COMMON",
+    "NO_TOKENS",
+    "OWN",
+    "AttemptRecord",
+    "Batch",
+    "CallKind",
+    "CallRecord",
+    "Tokens",
+    "batch_of",
+    "lengths",
+    "milliseconds",
+]
 
 
 class Tokens(NamedTuple):
@@ -58,6 +72,13 @@ COMMON = (
     *("reason", "status", "incomplete", "finish_reasons", "usage_state", "price_tier", "in_websocket"),
 )
 """The members of a record that many calls have in common."""
+
+OWN = (
+    *("tokens", "time", "request_id", "trace_id", "span_id", "parent_span_id", "traced", "client_ip", "session", "path"),
+    *("previous_response_id", "attempts", "response_id", "request_bytes", "response_bytes", "latency", "model_selection_details"),
+    *("cost_usd", "estimated_cost_usd", "once", "duration", "first_byte", "time_per_chunk", "overhead"),
+)
+"""The other members."""
 
 
 @dataclass(kw_only=True)
@@ -162,27 +183,64 @@ class CallRecord:
 class CallKind:
     """The calls that agree in all of `COMMON`. A sink converts these members once, and remembers the result by the kind."""
 
-    __slots__ = ("_template",)
+    __slots__ = ("sample",)
 
     def __init__(self, **members: Any) -> None:
-        self._template = {**vars(CallRecord(time=0.0, request_id="", trace_id="", **members)), "kind": self}
+        self.sample = CallRecord(time=0.0, request_id="", trace_id="", **members)
+        """A record of this kind, whose other members have their defaults."""
+        self.sample.kind = self
 
-    def record(self) -> CallRecord:
-        """Return a record of this kind, whose other members have their defaults. The constructor takes eight times as long."""
+    def record(self, own: Own = ()) -> CallRecord:
+        """Return a record of this kind, with its own members. The constructor takes eight times as long."""
         record = CallRecord.__new__(CallRecord)
-        record.__dict__ = self._template.copy()
+        record.__dict__ = {**vars(self.sample), **dict(zip(OWN, own, strict=False))}
         return record
 
 
-class Batch(list[CallRecord]):
-    """Records that the sinks get together. They share what is read of the records: one column for each member that is not in `COMMON`."""
+class Batch(Sequence[CallRecord]):
+    """Records that the sinks get together. Each member that is not in `COMMON` is read once, as a column for all sinks.
 
-    def __init__(self, calls: Iterable[CallRecord]) -> None:
-        super().__init__(calls)
+    Most sinks need only the columns. The records of `rows` are made when one of them is read.
+    """
+
+    def __init__(self, kinds: Sequence[CallKind | None], records: Sequence[CallRecord] = (), rows: Sequence[Own] = ()) -> None:
+        self._kinds, self._records, self._rows = kinds, records, rows
         self._columns: dict[object, Sequence[Any]] = {}
-        kinds = set(map(attrgetter("kind"), self))
-        self.one_kind: CallKind | None = kinds.pop() if len(kinds) == 1 else None
+        first = kinds[0] if kinds else None
+        self.one_kind: CallKind | None = first if kinds.count(first) == len(kinds) else None
         """The kind of all records; None if they have several kinds, or one that nothing is remembered for."""
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    @overload
+    def __getitem__(self, index: int) -> CallRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[CallRecord]: ...
+    def __getitem__(self, index: int | slice) -> CallRecord | Sequence[CallRecord]:
+        if not self._records:
+            self._records = [kind.record(own) for kind, own in zip(self._kinds, self._rows, strict=True) if kind]
+        return self._records[index]
+
+    @property
+    def samples(self) -> Sequence[CallRecord]:
+        """For each record one that agrees with it in `COMMON`, and in the kind; a single one if all have the same kind."""
+        if self.one_kind:
+            return (self.one_kind.sample,)
+        return self._records or [kind.sample for kind in self._kinds if kind]
+
+    def by_kind(self) -> list[Batch]:
+        """The records of each kind. One without a kind is alone."""
+        if self.one_kind:
+            return [self]
+        places: dict[object, list[int]] = {}
+        for place, kind in enumerate(self._kinds):
+            places.setdefault(kind or place, []).append(place)
+        return [self._part(some) for some in places.values()]
+
+    def _part(self, places: list[int]) -> Batch:
+        records, rows = ([values[place] for place in places] if values else () for values in (self._records, self._rows))
+        return Batch([self._kinds[place] for place in places], cast("Any", records), cast("Any", rows))
 
     def column(self, attribute: str, convert: Convert | None = None) -> Sequence[Any]:
         """The values of a member of at least one record, with a dot for those of `tokens`, and as `convert` returns them."""
@@ -196,18 +254,17 @@ class Batch(list[CallRecord]):
         return self._columns[key]
 
     def _read(self) -> None:
-        *plain, tokens = zip(*map(_read_own, self), strict=True)
-        self._columns.update(zip((*_OWN, *_COUNTS), (*plain, *zip(*tokens, strict=True)), strict=True))
+        tokens, *others = zip(*(self._rows or map(_read_own, self._records)), strict=True)
+        self._columns.update(zip((*_COUNTS, *OWN[1:]), (*zip(*tokens, strict=True), *others), strict=True))
 
 
 _COUNTS = tuple(f"tokens.{name}" for name in Tokens._fields)
-_OWN = tuple(one.name for one in fields(CallRecord) if one.name not in {*COMMON, "kind", "tokens"})
-_read_own = attrgetter(*_OWN, "tokens")
+_read_own = attrgetter(*OWN)
 
 
 def batch_of(calls: Sequence[CallRecord]) -> Batch:
     """Return the batch that the records are, or a new one."""
-    return calls if isinstance(calls, Batch) else Batch(calls)
+    return calls if isinstance(calls, Batch) else Batch([call.kind for call in calls], list(calls))
 
 
 def lengths(values: Sequence[Sequence[object]]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import endpoints, session
@@ -10,7 +10,7 @@ from azure_openai_proxy.api.operation import Details
 
 from . import model_selection
 from .call_kinds import shown, shown_ids
-from .record import AttemptRecord
+from .record import NO_TOKENS, AttemptRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.backend import Backend
 
     from .meter import Meter
-    from .record import CallKind, CallRecord, Tokens
+    from .record import CallKind, CallRecord, Own, Tokens
     from .usage import Reported
 
-__all__ = ["Attempt", "Outcome", "Side", "State", "kind_of", "make", "record_of_kind"]
+__all__ = ["Attempt", "Outcome", "Side", "State", "kind_and_own", "make"]
 
 LONGEST_PATH = 1024
 """Characters of a path."""
@@ -43,6 +43,9 @@ class Attempt:
         self.outcome = "ok"
 
 
+_NO_ATTEMPT = Attempt(cast("Backend", None), "", 0.0, (), "")
+
+
 class Outcome(NamedTuple):
     """How a call, or one response of a WebSocket, has ended."""
 
@@ -60,98 +63,128 @@ class Outcome(NamedTuple):
 
 def make(meter: Meter, outcome: Outcome, *, model: str | None = None, deployment: str | None = None) -> CallRecord:
     """Make the record of a call, or of one response of a WebSocket. `model` and `deployment`: others than those of the call."""
-    meter.start_trace()
-    meter.note_limits()
-    return record_of_kind(meter, kind_of(meter, outcome, model=model, deployment=deployment), outcome)
+    kind, own = kind_and_own(meter, outcome, model, deployment)
+    return kind.record(own)
 
 
-def kind_of(meter: Meter, outcome: Outcome, *, model: str | None = None, deployment: str | None = None) -> CallKind:
-    """Return the kind of a call."""
-    status, error_code, incomplete, reported, _, state, _, _, once, in_websocket = outcome
-    call, row = meter.call, meter.row
-    if call is None:
-        operation, asked, details, stream, websocket = meter.path, None, _NO_DETAILS, False, False
-    else:
-        operation, asked, details, stream, websocket = call.path, call.model, call.details or _NO_DETAILS, call.stream, call.method == "WS"
-    if in_websocket or websocket:
-        by_model = stream = in_websocket
-    else:
-        by_model, stream = row.by_model, stream or (call is not None and meter.events is not None)
-    reason, backend = "", _NO_BACKEND
-    repairs: tuple[str, ...] = ()
-    if meter.attempts:
-        last = meter.attempts[-1]
-        sent, deployment, reason = last.backend, deployment or last.deployment, last.reason
-        repairs = () if in_websocket else tuple(last.repairs)
-        backend = sent.name, sent.base.host, sent.base.port, sent.zone or None
-    label = endpoints.label(row, operation)
-    return meter.meters.kinds.find(
-        meter.secrets,
-        (  # in the order of `COMMON`
-            meter.method,
-            meter.user_agent,
-            model or asked or meter.frame_model,
-            deployment or None,
-            meter.served,
-            reported.model,
-            reported.service_tier,
-            reported.system_fingerprint,
-            details.service_tier,
-            details.reasoning_effort,
-            error_code,
-            meter.client,
-            label,
-            endpoints.gen_ai_operation(row, operation),
-            by_model,
-            stream,
-            *backend,
-            meter.spillover,
-            repairs,
-            reason,
-            status,
-            incomplete,
-            reported.finish_reasons,
-            state,
-            "batch" if once and label == "batches" else None,  # `price_tier`
-            in_websocket,
-        ),
+def kind_and_own(meter: Meter, outcome: Outcome, model: str | None = None, deployment: str | None = None) -> tuple[CallKind, Own]:
+    """Return what a record consists of: the kind of the call, and the members of its own."""
+    status, error_code, incomplete, reported, tokens, state, duration, first, once, in_websocket = outcome
+    meters, call, attempts = meter.meters, meter.call, meter.attempts
+    trace, secrets = meter.complete_trace(), meter.secrets
+    row, details = meter.row, (call and call.details) or _NO_DETAILS
+    last = attempts[-1] if attempts else _NO_ATTEMPT
+    # All of `COMMON` follows from these.
+    key = (
+        secrets,
+        meter.target[0],
+        call and call.method,
+        endpoints.label(row, call.path if call else meter.path) if row is endpoints.DEFAULT else row.path,
+        model or (call and call.model) or meter.frame_model,
+        deployment or last.deployment,
+        id(last.backend),
+        last.reason,
+        tuple(last.repairs),
+        details.service_tier,
+        details.reasoning_effort,
+        call is not None and (call.stream or meter.events is not None),
+        meter.user_agent,
+        meter.client,
+        meter.served,
+        meter.spillover,
+        reported.model,
+        reported.service_tier,
+        reported.system_fingerprint,
+        reported.finish_reasons,
+        status,
+        error_code,
+        incomplete,
+        state,
+        in_websocket,
     )
+    kind = meters.kinds.find(key) or meters.kinds.add(key, _common(meter, outcome, model, deployment), last.backend)
 
-
-def record_of_kind(meter: Meter, kind: CallKind, outcome: Outcome) -> CallRecord:
-    """Make the record of a call of this kind, without its cost."""
-    status, _, _, reported, tokens, _, duration, first, once, in_websocket = outcome
-    if meter.trace.parent_span_id:
-        meter.leave_trace_of_key()
-    secrets, path, call, attempts = meter.secrets, meter.path, meter.call, meter.attempts
-    record = kind.record()
-    record.time, record.client_ip = meter.time, meter.client_ip
-    request_id, record.response_id = shown_ids(meter.request_id, reported.id, secrets)
-    record.request_id = request_id or errors.request_id()
-    record.trace_id, record.span_id, record.parent_span_id, record.traced, _, _ = meter.trace
-    record.path = path
-    if path != f"/v1{meter.row.path}":  # else it is the table's
-        record.path = shown(path, secrets, LONGEST_PATH)
-    if attempts and not in_websocket:
-        record.attempts = tuple([_attempt_record(meter, one, attempts[-1], record.deployment, secrets) for one in attempts])
-    details = (call.details if call else None) or _NO_DETAILS
+    shown_kind = kind.sample
+    path, session_id, previous, selection = meter.path, None, None, reported.model_selection
+    if path != f"/v1{row.path}":  # else it is the table's
+        path = shown(path, secrets, LONGEST_PATH)
     if meter.session_header or details != _NO_DETAILS:
         previous = details.previous_response_id
-        session_id = session.of_record(meter.session_header, details.prompt_cache_key, previous, meter.meters.chains.get)
-        record.session = session_id and shown(session_id, secrets)
-        record.previous_response_id = previous and shown(previous, secrets)
-    record.request_bytes = meter.request_bytes
-    if status is not None:
-        record.response_bytes = meter.response_bytes
-    record.latency = reported.latency
-    if selection := reported.model_selection:
-        record.model_selection_details = model_selection.shown(selection, lambda text: shown(text, secrets))
-    if tokens:
-        record.tokens, record.once = tokens, once
-    record.duration, record.first_byte, record.overhead = duration, first, meter.overhead
+        session_id = session.of_record(meter.session_header, details.prompt_cache_key, previous, meters.chains.get)
+        session_id, previous = (text and shown(text, secrets) for text in (session_id, previous))
+    request_id, response_id = shown_ids(meter.request_id, reported.id, secrets)
+    if response_id and shown_kind.operation == "responses" and shown_kind.method == "POST":
+        meters.chains.add(response_id, session_id or response_id)  # a later response may continue it
+    per_chunk = None
     if meter.chunks > 1 and meter.first_at and meter.last_at and not (call and call.method == "WS"):
-        record.time_per_chunk = (meter.last_at - meter.first_at) / (meter.chunks - 1)
-    return record
+        per_chunk = (meter.last_at - meter.first_at) / (meter.chunks - 1)
+    own = (  # in the order of `OWN`
+        tokens or NO_TOKENS,
+        meter.time,
+        request_id or errors.request_id(),
+        trace.trace_id,
+        trace.span_id,
+        trace.parent_span_id,
+        trace.sampled,
+        meter.client_ip,
+        session_id,
+        path,
+        previous,
+        () if in_websocket else tuple([_attempt_record(meter, one, last, shown_kind.deployment, secrets) for one in attempts]),
+        response_id,
+        meter.request_bytes,
+        None if status is None else meter.response_bytes,
+        reported.latency,
+        selection and model_selection.shown(selection, lambda text: shown(text, secrets)),
+        meters.price(shown_kind, tokens) if tokens else None,
+        None,  # the estimate of a budget
+        once if tokens else None,
+        duration,
+        first,
+        per_chunk,
+        meter.overhead,
+    )
+    return kind, own
+
+
+def _common(meter: Meter, outcome: Outcome, model: str | None, deployment: str | None) -> tuple[object, ...]:
+    """The values of `COMMON` in its order, with the texts as they were found."""
+    call, row, reported, attempts = meter.call, meter.row, outcome.reported, meter.attempts
+    operation, details = call.path if call else meter.path, (call and call.details) or _NO_DETAILS
+    last = attempts[-1] if attempts else _NO_ATTEMPT
+    if outcome.in_websocket or (call and call.method == "WS"):
+        by_model = stream = outcome.in_websocket
+    else:
+        by_model, stream = row.by_model, call is not None and (call.stream or meter.events is not None)
+    label, sent = endpoints.label(row, operation), last.backend if attempts else None
+    return (
+        meter.method,
+        meter.user_agent,
+        model or (call and call.model) or meter.frame_model,
+        deployment or last.deployment or None,
+        meter.served,
+        reported.model,
+        reported.service_tier,
+        reported.system_fingerprint,
+        details.service_tier,
+        details.reasoning_effort,
+        outcome.error_code,
+        meter.client,
+        label,
+        endpoints.gen_ai_operation(row, operation),
+        by_model,
+        stream,
+        *((sent.name, sent.base.host, sent.base.port, sent.zone or None) if sent else _NO_BACKEND),
+        meter.spillover,
+        () if outcome.in_websocket else tuple(last.repairs),
+        last.reason,
+        outcome.status,
+        outcome.incomplete,
+        reported.finish_reasons,
+        outcome.state,
+        "batch" if outcome.once and label == "batches" else None,  # `price_tier`
+        outcome.in_websocket,
+    )
 
 
 def _attempt_record(meter: Meter, one: Attempt, last: Attempt, deployment: str | None, secrets: tuple[str, ...]) -> AttemptRecord:

@@ -57,7 +57,7 @@ class Sink(Protocol):
     """A receiver of usage records. All methods are called on the event loop and must return at once; none raises."""
 
     def record(self, calls: Sequence[CallRecord]) -> None:
-        """Take the records of calls that ended, in this order."""
+        """Take the records of calls that ended, in this order: at least one."""
 
     async def start(self, live: Callable[[], LiveState]) -> None:
         """Start the sink's tasks and servers. Called once, when the event loop runs.

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.api.operation import Call
 
-__all__ = ["NOTHING", "Events", "Reported", "members", "of_body", "of_object", "reports", "tokens"]
+    type Kept = tuple[Any, ...]  # reasons to finish, code of an error, and the values of `_KEPT`
+
+__all__ = ["NOTHING", "Events", "Reported", "kept", "members", "read", "reports", "tokens"]
 
 MOST = 10**12
 """Greatest number of tokens that is believed: a batch may have billions."""
@@ -79,6 +81,10 @@ _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "output
 
 _ALL_DETAILS = frozenset({*_INPUT_DETAILS, *_OUTPUT_DETAILS})
 _WITH_CODES = frozenset({"code", "error", "status_details"})
+_KEPT = (
+    *("usage", "model", "id", "service_tier", "system_fingerprint", "status", "background", "latency_checkpoint", "incomplete_details"),
+    model_selection.MEMBER,
+)
 
 
 class Reported(NamedTuple):
@@ -107,17 +113,17 @@ def reports(call: Call) -> bool:
     return row.usage or row.by_model or row.path.startswith("/batches")
 
 
-def of_body(content: bytes, call: Call) -> Reported:
-    """Read a complete JSON body. Bodies of operations that report no usage are not read, because they may be a user's own data."""
+def kept(content: bytes, parsed: Mapping[str, Any] | None, call: Call) -> Kept | None:
+    """Return the few members of a complete JSON body that `read` needs. `parsed`: the object in it, if that is known.
+
+    Bodies of operations that report no usage are not read, because they may be a user's own data.
+    """
     if not reports(call):
-        return NOTHING
-    dense = call.endpoint.path.endswith("/embeddings")
-    return _of_object(members(content, inner=False, limit=DENSE if dense else LARGE))
-
-
-def of_object(value: Mapping[str, Any], call: Call) -> Reported:
-    """Read a JSON body that is parsed already."""
-    return _of_object(value) if reports(call) else NOTHING
+        return None
+    if parsed is None:
+        dense = call.endpoint.path.endswith("/embeddings")
+        parsed = members(content, inner=False, limit=DENSE if dense else LARGE)
+    return _kept(parsed)
 
 
 class Events:
@@ -191,25 +197,32 @@ class Events:
 
 def _of_object(value: Mapping[str, Any]) -> Reported:
     """Read a response's object, or a chunk of it."""
-    find = value.get
-    usage, choices, details = find("usage"), find("choices"), find("incomplete_details")
-    latency, status, selection = find("latency_checkpoint"), find("status"), find(model_selection.MEMBER)
-    tier, fingerprint = find("service_tier"), find("system_fingerprint")
+    return read(_kept(value))
+
+
+def _kept(value: Mapping[str, Any]) -> Kept:
+    choices = value.get("choices")
     reasons = _reasons(choices) if choices else ()
+    return reasons, None if _WITH_CODES.isdisjoint(value) else _error_code(value), *map(value.get, _KEPT)
+
+
+def read(kept: Kept) -> Reported:
+    """Read the members that `kept` has returned."""
+    reasons, code, usage, model, id, tier, fingerprint, status, background, latency, details, selection = kept
     if not reasons and isinstance(details, dict) and (reason := _reason(details.get("reason"))):
         reasons = (reason,)
     return Reported(
         tokens(usage) if isinstance(usage, dict) else None,
         isinstance(usage, dict) and bool(usage),
-        _known_name(model) if type(model := find("model")) is str and len(model) <= LONGEST_NAME else None,
+        _word(model, spaces=True) if model else None,
         _word(tier) if tier else None,
-        _name(find("id")),
+        _name(id),
         reasons,
         _word(fingerprint) if fingerprint else None,
         _latency(latency) if latency else None,
         _name(status) if status else None,
-        find("background") is True,
-        None if _WITH_CODES.isdisjoint(value) else _error_code(value),
+        background is True,
+        code,
         model_selection.bounded(selection) if selection is not None else None,
     )
 
@@ -268,10 +281,10 @@ _known_name = lru_cache(maxsize=512)(_name)
 """The same for a name that probably repeats."""
 
 
-def _word(value: object) -> str | None:
-    """A name without spaces that probably repeats. A text of several words is none."""
+def _word(value: object, *, spaces: bool = False) -> str | None:
+    """A name that probably repeats. A text of several words is none, unless names of its kind can have spaces."""
     name = _known_name(value) if type(value) is str and len(value) <= LONGEST_NAME else None
-    return name if name and " " not in name else None
+    return name if name and (spaces or " " not in name) else None
 
 
 def _reasons(choices: object) -> tuple[str, ...]:

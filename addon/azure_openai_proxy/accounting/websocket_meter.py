@@ -55,7 +55,6 @@ class WebSocketMeter:
     def _response(self, ended: EndedResponse, incomplete: _Side | None = None) -> None:
         """Deliver the record of one response."""
         record = self._made(ended, incomplete)
-        record.cost_usd = self._meter.meters.price(record)
         if self._meter.holder is not None:
             self._meter.holder.response_recorded(record)
         self._deliver(record)
@@ -65,7 +64,6 @@ class WebSocketMeter:
         meter = self._meter
         model, deployment = ended.model or ended.deployment, ended.deployment or ended.model
         record = self._made(EndedResponse(ended.started, ended.first, ended.ended, ended.reported), None, model, deployment)
-        record.cost_usd = meter.meters.price(record)
         if meter.holder is not None:
             meter.holder.transcription_recorded(record, text)
         self._deliver(record)

@@ -191,8 +191,8 @@ async def test_changed_settings(opened: list[Opened], caplog: pytest.LogCaptureF
 
 async def test_the_cost_of_a_call() -> None:
     """It follows from the built-in prices."""
-    record = dataclasses.replace(CALL, tokens=Tokens(input=1000, output=1000), response_model="gpt-4o-2024-11-20")
-    assert (Accounts().price(record) or 0) > 0
+    record = dataclasses.replace(CALL, response_model="gpt-4o-2024-11-20")
+    assert (Accounts().price(record, Tokens(input=1000, output=1000)) or 0) > 0
 
 
 async def test_sinks_are_closed_at_the_same_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

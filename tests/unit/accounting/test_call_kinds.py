@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from azure_openai_proxy.accounting.call_kinds import LARGEST, LONGEST, MOST, Kinds, shown, shown_ids
-from azure_openai_proxy.accounting.record import COMMON
+from azure_openai_proxy.accounting.record import COMMON, CallKind
 
 SECRET = "sk-0123456789abcdef"
 
 
-def found(**members: object) -> tuple[object, ...]:
-    """The members of a call as they were found."""
-    return tuple(members.get(name) for name in COMMON)
+def kind(kinds: Kinds, secrets: tuple[str, ...] = (), **members: object) -> CallKind:
+    """The kind of a call with these members, as they were found."""
+    found = tuple(members.get(name) for name in COMMON)
+    return kinds.find((secrets, found)) or kinds.add((secrets, found), found)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def found(**members: object) -> tuple[object, ...]:
 def test_a_text(text: str, expected: str) -> None:
     """It has one line, is bounded, and has no key, not even a part of one."""
     assert expected == shown(text, (SECRET,))
-    assert expected == Kinds().find((SECRET,), found(model=text)).record().model
+    assert expected == kind(Kinds(), (SECRET,), model=text).record().model
 
 
 @pytest.mark.parametrize("secrets", [(), (SECRET,)])
@@ -44,7 +45,7 @@ def test_ids(secrets: tuple[str, ...]) -> None:
 def test_a_kind() -> None:
     """Calls with the same members have the same kind, and their records have its members."""
     kinds = Kinds()
-    first, second, other = (kinds.find((), found(model=model, status=200)) for model in ("a", "a", "b"))
+    first, second, other = (kind(kinds, model=model, status=200) for model in ("a", "a", "b"))
     assert first is second
     assert first is not other
     assert 2 == len(kinds)
@@ -55,15 +56,15 @@ def test_a_kind() -> None:
 def test_other_secrets() -> None:
     """A text that was shown for one client is masked for another one, whose key it contains."""
     kinds = Kinds()
-    assert [SECRET, "[key]"] == [kinds.find(secrets, found(model=SECRET)).record().model for secrets in ((), (SECRET,))]
+    assert [SECRET, "[key]"] == [kind(kinds, secrets, model=SECRET).record().model for secrets in ((), (SECRET,))]
 
 
 def test_the_memory_is_bounded() -> None:
     """Neither many kinds nor long texts fill it."""
     kinds = Kinds()
     for number in range(2 * MOST):
-        kinds.find((), found(model=str(number)))
+        kind(kinds, model=str(number))
     assert 0 < len(kinds) <= MOST
     before = len(kinds)
-    assert "a" * LONGEST == kinds.find((), found(model="a" * (LARGEST + 1))).record().model
+    assert "a" * LONGEST == kind(kinds, model="a" * (LARGEST + 1)).record().model
     assert before == len(kinds)

@@ -11,7 +11,8 @@ from mitmproxy import http
 
 from azure_openai_proxy.accounting import usage
 from azure_openai_proxy.accounting.meters import NO_REMAINING, Remaining
-from azure_openai_proxy.accounting.record import NO_TOKENS, AttemptRecord, CallRecord
+from azure_openai_proxy.accounting.record import NO_TOKENS, AttemptRecord
+from azure_openai_proxy.api.backend import Base
 from azure_openai_proxy.errors import Failure
 from support.metering import ANSWER, BACKEND, TOKENS, USAGE, Bench, Keys, fields, response, streamed
 
@@ -539,9 +540,8 @@ async def test_a_record_that_is_made_later(parsed: dict[str, Any] | None, bench:
     assert meter.end(head, ANSWER) is None
     bench.meters.complete()
     assert expected
-    assert meter.record
-    assert [meter.record] == await bench.delivered()
-    assert expected == replace(meter.record, span_id=expected.span_id, trace_id=expected.trace_id)
+    (record,) = await bench.delivered()
+    assert expected == replace(record, span_id=expected.span_id, trace_id=expected.trace_id)
     meter.end_soon(head, ANSWER)
     bench.meters.complete()
     assert [] == await bench.delivered()
@@ -582,24 +582,67 @@ async def test_a_record_that_cannot_be_made_later(
     other, head = finished(bench)
     other.end_soon(head, ANSWER)
     bench.meters.flush()
-    assert [other.record] == bench.records
-    assert meter.record is None
+    assert 1 == len(bench.records)
     assert 1 == caplog.text.count("not accounted for")
     assert not bench.meters.running
 
 
 async def test_the_order_of_records(bench: Bench, socket: Meter) -> None:
     """Records are delivered in the order in which their requests ended, also if only some of them are made later."""
-    meters = [finished(bench, status=status) for status in (200, 404, 200)]
-    delivered: list[CallRecord] = []
-    for meter, head in meters:
+    statuses: list[int | None] = []
+    for status in (200, 404, 201):
+        meter, head = finished(bench, status=status)
         meter.end_soon(head, ANSWER)
-        delivered += await bench.delivered()
-    assert [meter.record for meter, _ in meters[:2]] == delivered
-    assert meters[2][0].record is None
+        statuses += [record.status for record in await bench.delivered()]
+    assert [200, 404] == statuses
     socket.frame(b'{"type":"response.done","response":{"id":"r","usage":null}}', from_client=False)
-    assert [meters[2][0].record] == bench.records[:1]
-    assert 2 == len(bench.records)
+    assert [(201, False), (200, True)] == [(record.status, record.in_websocket) for record in bench.records]
+
+
+async def test_calls_that_differ(bench: Bench) -> None:
+    """Each difference in a member that calls of a kind have in common makes another kind. The fixture compares the members."""
+    asked: list[dict[str, Any]] = [
+        {},
+        {"user_agent": "agent"},
+        {"path": "/v1/completions"},
+        {"path": "/v1/files", "method": "GET", "body": b""},
+        {"path": "/v1/files", "method": "DELETE", "body": b""},
+        {"path": "/v1/unknown/one", "method": "GET", "body": b""},
+        {"path": "/v1/unknown/one", "method": "PUT", "body": b""},
+        {"path": "/other", "method": "GET", "body": b""},
+        {"path": "/other", "method": "PUT", "body": b""},
+        {"body": b'{"model":"n"}'},
+        {"body": b'{"model":"m","service_tier":"flex"}'},
+        {"body": b'{"model":"m","reasoning_effort":"low"}'},
+        {"body": b'{"model":"m","stream":true}'},
+    ]
+    elsewhere = replace(BACKEND, base=Base("https", "other.openai.azure.com", 443))
+    sent: list[dict[str, Any]] = [{"backend": elsewhere}, {"deployment": "d"}, {"repairs": ("r",)}, {"reason": "only"}]
+    told: list[dict[str, Any]] = [
+        {"model": "m-2"},
+        {"service_tier": "flex"},
+        {"system_fingerprint": "f"},
+        {"choices": [{"finish_reason": "stop"}]},
+    ]
+    told += [{"usage": None}, {"status": "failed"}]
+    answered: list[dict[str, Any]] = [{"content": json.dumps({**json.loads(ANSWER), **one}).encode()} for one in told]
+    answered += [{"status": 201}, {"status": 404}, {"x_ms_deployment_name": "s"}, {"x_ms_deployment_name": "t"}]
+    answered += [{"x_ms_deployment_name": "t", "x_ms_spillover_from_deployment": "s"}]
+    none: dict[str, Any] = {}
+    calls: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]]
+    calls = [(one, none, none, "") for one in asked] + [(none, one, none, "") for one in sent]
+    calls += [(none, none, one, "") for one in answered] + [(none, none, none, "team")]
+    for _ in range(2):
+        for request, attempt, answer, client in calls:
+            meter = bench.start(**request)
+            meter.client = client
+            meter.attempt(**{"backend": BACKEND, "deployment": "dep", **attempt})
+            head = response(**{"content": ANSWER, **answer})
+            meter.head(head)
+            meter.end_soon(head, head.content)
+        bench.meters.complete()
+        await bench.delivered()
+        assert len(calls) == len(bench.meters.kinds)
 
 
 async def test_the_choice_of_the_model_router(bench: Bench) -> None:

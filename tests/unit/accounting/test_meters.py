@@ -48,7 +48,7 @@ async def test_the_cost_is_unknown_without_prices() -> None:
     assert meter
     meter.end(http.Response.make(200), None)
     meters.flush()
-    assert [None] == [meters.price(record) for record in records]
+    assert [None] == [meters.price(record, record.tokens) for record in records]
 
 
 async def test_records_that_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:

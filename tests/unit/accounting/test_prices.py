@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import importlib.resources
 import json
@@ -159,11 +158,11 @@ def test_calls_of_a_kind() -> None:
     prices, own = Prices(), file(**{"gpt-4o": {"input": 9}})
     call = CallRecord(time=0.0, request_id="", trace_id="", response_model="gpt-4o", tokens=ONE, price_tier="flex")
     first = of_kind(call)
-    assert [1, 1, 1] == [prices.of_call(one) for one in (call, first, of_kind(call, first.kind))]
-    assert 9 == prices.of_call(first, own)
-    assert prices.of_call(of_kind(dataclasses.replace(call, tokens=NO_TOKENS), first.kind)) is None
+    assert [1, 1, 1] == [prices.of_call(one, ONE) for one in (call, first, of_kind(call, first.kind))]
+    assert 9 == prices.of_call(first, ONE, own)
+    assert prices.of_call(first, NO_TOKENS) is None
     for _ in range(prices_module._MOST_TARIFFS + 1):
-        assert 1 == prices.of_call(of_kind(call))
+        assert 1 == prices.of_call(of_kind(call), ONE)
     assert len(prices._kinds) <= prices_module._MOST_TARIFFS
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from azure_openai_proxy.accounting import usage
 from azure_openai_proxy.accounting.record import Tokens
-from azure_openai_proxy.accounting.usage import NOTHING, Events, Reported, of_body, of_object, reports
+from azure_openai_proxy.accounting.usage import NOTHING, Events, Reported, kept, read, reports
 from azure_openai_proxy.api.operation import Call, recognise
 from azure_openai_proxy.formats.json_scan import LARGE
 
@@ -49,6 +49,11 @@ REALTIME_USAGE = {
 REALTIME_TOKENS = Tokens(132, 64, None, 121, None, 72, 91, 32)
 EMPTY_RESPONSE = {"id": "resp_1", "model": "gpt-5.4", "status": "in_progress", "usage": None, "error": None, "max_output_tokens": None}
 RESPONSE = {**EMPTY_RESPONSE, "status": "completed", "service_tier": "priority", "usage": RESPONSE_USAGE, "metadata": {}}
+
+
+def of_body(content: bytes, call: Call, parsed: dict[str, Any] | None = None) -> Reported:
+    found = kept(content, parsed, call)
+    return read(found) if found else NOTHING
 
 
 def called(method: str, path: str) -> Call:
@@ -478,12 +483,12 @@ _VALUES = st.recursive(
 @given(st.dictionaries(st.sampled_from([*RESPONSE, "choices", "incomplete_details", "latency_checkpoint", "background"]), _VALUES))
 def test_an_object_is_read_like_its_bytes(value: dict[str, Any]) -> None:
     """A body that was parsed already reports the same."""
-    assert of_body(json.dumps(value).encode(), CHAT) == of_object(value, CHAT)
+    assert of_body(json.dumps(value).encode(), CHAT) == of_body(b"", CHAT, value)
 
 
 def test_an_object_of_an_operation_without_usage() -> None:
     """It is not read."""
-    assert NOTHING is of_object(RESPONSE, called("GET", "/v1/files"))
+    assert NOTHING is of_body(b"", called("GET", "/v1/files"), RESPONSE)
 
 
 SELECTION = {"model_router_details": {"mode": "cost"}}

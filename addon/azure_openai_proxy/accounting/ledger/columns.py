@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import math
 import re
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -26,6 +27,7 @@ type Row = dict[str, Any]
 MAX_NUMBER = 10**12
 MOST_KINDS = 2048
 """Kinds of calls whose part of a row is remembered."""
+_TEXTS, _INTEGERS, _FLOATS = {str}, {int}, {float}
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -136,9 +138,9 @@ class Rows:
         """Return the columns of at least one record, in the order of `NAMES`. `time` is Unix time; each database has its own form."""
         batch = batch_of(calls)
         if batch.one_kind:
-            shared: Iterable[Sequence[Any]] = [(value,) * len(batch) for value in self._common(batch[0])]
+            shared: Iterable[Sequence[Any]] = [(value,) * len(batch) for value in self._common(batch.samples[0])]
         else:
-            shared = zip(*map(self._common, batch), strict=True)
+            shared = zip(*map(self._common, batch.samples), strict=True)
         return [*shared, *[_storable(column, batch.column(column.attribute, column.convert)) for column in _OWN]]
 
     def _common(self, call: CallRecord) -> tuple[Any, ...]:
@@ -164,14 +166,15 @@ def _storable(column: Column, values: Sequence[Any]) -> Sequence[Any]:
     types = set(map(type, values))
     if column.type == "text":
         limit = column.limit
-        if types == {str} and max(map(len, values)) <= limit and (joined := "".join(values)).isascii() and "\0" not in joined:
+        if types == _TEXTS and max(map(len, values)) <= limit and (joined := "".join(values)).isascii() and "\0" not in joined:
             return values
         return [
             text if text is None or (len(text) <= limit and text.isascii() and "\0" not in text) else storable(text, limit)
             for text in values
         ]
     if column.type in ("integer", "number"):
-        if types == {int} and -MAX_NUMBER < min(values) and max(values) < MAX_NUMBER:
+        plain = types == _INTEGERS or (types == _FLOATS and all(map(math.isfinite, values)))
+        if plain and -MAX_NUMBER < min(values) and max(values) < MAX_NUMBER:
             return values
         # A comparison with NaN is false.
         return [number if number is None or -MAX_NUMBER < number < MAX_NUMBER else None for number in values]

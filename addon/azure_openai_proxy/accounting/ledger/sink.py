@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from azure_openai_proxy.accounting.record import batch_of
 from azure_openai_proxy.errors import SettingsError
 
 from . import state
@@ -48,7 +49,8 @@ class Ledger:
         return self._writer.lost
 
     def record(self, calls: Sequence[CallRecord]) -> None:
-        if 401 in map(_status, calls):  # clients without a key must not fill the database
+        calls = batch_of(calls)
+        if 401 in map(_status, calls.samples):  # clients without a key must not fill the database
             calls = [call for call in calls if call.status != 401]
         if calls:
             self._writer.put(calls)

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
+from azure_openai_proxy.accounting.record import batch_of
+
 from .columns import NAMES, USAGE, Rows, storable
 from .database import is_about_a_row
 from .schema import CALLS, DAYS, ONCE, SUMMED, dialect_insert, migrate
@@ -142,8 +144,9 @@ class Writer:
             self._wake.set()
 
     def _append(self, calls: Sequence[CallRecord]) -> None:
+        calls = batch_of(calls)
         columns, count, first = self._rows.columns(calls), len(calls), self._put
-        ids = [storable(call.once) if call.once else "" for call in calls]
+        ids = [storable(once) if once else "" for once in calls.column("once")]
         self._pending.append(_Rows([*columns, (self._name,) * count, range(first, first + count)], ids))
         self._put += count
 
@@ -237,8 +240,10 @@ class Writer:
 
     def _has_written(self, rows: _Rows) -> None:
         self._done += len(rows.ids)
-        columns = rows.columns
-        for client, day, cost, estimate in zip(*(columns[place] for place in (_CLIENT, _DAY, _COST, _ESTIMATE)), strict=True):
+        clients, days, costs, estimates = (rows.columns[place] for place in (_CLIENT, _DAY, _COST, _ESTIMATE))
+        if clients.count(clients[0]) == days.count(days[0]) == len(rows.ids):  # add them up at once
+            clients, days, costs, estimates = clients[:1], days[:1], (_total(costs),), (_total(estimates),)
+        for client, day, cost, estimate in zip(clients, days, costs, estimates, strict=True):
             if charged := (cost or 0.0) + (estimate or 0.0):
                 key = (client, day)
                 self._written[key] = self._written.get(key, 0.0) + charged
@@ -401,6 +406,5 @@ def _summed(key: tuple[Any, ...], amounts: Iterable[Iterable[Any]]) -> Row:
     }
 
 
-def _total(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+def _total(values: Sequence[float | None]) -> float | None:
+    return sum(filter(None, values)) if values.count(None) < len(values) else None
