@@ -1,6 +1,7 @@
 """The part of the ledger that running replicas read every few seconds: the managed keys, and the sums of costs for budgets.
 
 The costs of the present and the last day are read each time; those of earlier days change rarely, so they are read again every few minutes.
+A file of SQLite that no other connection has written to is not read.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import time
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import sqlalchemy as sa
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .keys import ManagedKey
 
-__all__ = ["LedgerState", "Reader", "client", "spent"]
+__all__ = ["OLDER_EVERY", "LedgerState", "Reader", "client", "spent"]
 
 OLDER_EVERY = 300.0
 """Seconds between two readings of the costs of earlier days."""
@@ -77,12 +78,25 @@ class Reader:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._state: tuple[sa.Connection, object, dt.date, LedgerState] | None = None  # the last one, and when it was read
         self._older: Sums = {}
         self._older_until = -math.inf
         self._older_before: dt.date | None = None
 
+    def unchanged(self, connection: sa.Connection) -> LedgerState | None:
+        """Return the last state, if no other connection has written to the database since then. Only SQLite can tell.
+
+        `connection` is the one that this process writes with, outside a transaction.
+        """
+        if self._state is None or self._clock() >= self._older_until:
+            return None
+        before, version, day, state = self._state
+        today = dt.datetime.fromtimestamp(self._clock(), dt.UTC).date()
+        return state if connection is before and day == today and version is not None and version == _version(connection) else None
+
     def read(self, connection: sa.Connection, written: Mapping[tuple[str, dt.date], float]) -> LedgerState:
         """Read the state in the transaction of `connection`. `written` are the costs of this process in it, by client and day."""
+        version = _version(connection)
         now = dt.datetime.fromtimestamp(self._clock(), dt.UTC)
         starts = [period_start(period, now).date() for period in PERIODS]
         recent = now.date() - dt.timedelta(days=1)
@@ -95,7 +109,15 @@ class Reader:
         for (name, day), usd in written.items():
             for start in {start for start in starts if day >= start}:
                 sums[name, start] = sums.get((name, start), 0.0) - usd
-        return LedgerState(tuple(map(client, keys.read(connection))), keys.ever(connection), sums)
+        state = LedgerState(tuple(map(client, keys.read(connection))), keys.ever(connection), sums)
+        self._state = connection, version, now.date(), state
+        return state
+
+
+def _version(connection: sa.Connection) -> object:
+    """A number that changes when another connection writes to the file of SQLite; None for PostgreSQL."""
+    driver: Any = connection.connection.driver_connection
+    return driver.execute("PRAGMA data_version").fetchone() if connection.dialect.name == "sqlite" else None
 
 
 def _cost() -> sa.ColumnElement[float]:

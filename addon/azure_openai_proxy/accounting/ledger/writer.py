@@ -17,6 +17,7 @@ import datetime as dt
 import functools
 import logging
 import secrets
+import sqlite3
 import threading
 import time
 from itertools import batched, chain
@@ -51,8 +52,8 @@ INTERVAL = 0.5
 """Seconds in which rows are collected for one transaction."""
 BATCH = 1_000
 """Rows of one transaction, after which no others are added to it."""
-TOGETHER = 999
-"""Values of one statement for SQLite, after which its thread has to wait for the interpreter's lock. Old versions take no more."""
+TOGETHER = 2_200 if sqlite3.sqlite_version_info >= (3, 32) else 999
+"""Values of one statement for SQLite, after which its thread has to wait for the interpreter's lock. Old versions take no more than 999."""
 RETRY = (0.1, 0.5, 1.5)
 """Seconds until a failed database is tried again: after the first failure, the second, and all others."""
 READ_EVERY = 2.0
@@ -200,8 +201,10 @@ class Writer:
         if self._connection is None:
             self._connection = self._connect()
         if self._receive and time.monotonic() >= self._next_reading:
-            with self._connection.begin():
-                state = self._reader.read(self._connection, self._written)
+            state = self._reader.unchanged(self._connection)
+            if state is None:
+                with self._connection.begin():
+                    state = self._reader.read(self._connection, self._written)
             self._receive(state)
             self._next_reading = time.monotonic() + READ_EVERY
         self._write(self._connection)

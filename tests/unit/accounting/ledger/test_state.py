@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from azure_openai_proxy.accounting.accounts import Accounts
 from azure_openai_proxy.accounting.ledger import keys, sink, writer
 from azure_openai_proxy.accounting.ledger.keys import ManagedKey
-from azure_openai_proxy.accounting.ledger.schema import DAYS, migrate
-from azure_openai_proxy.accounting.ledger.state import LedgerState, Reader, client
+from azure_openai_proxy.accounting.ledger.schema import DAYS, ONCE, migrate
+from azure_openai_proxy.accounting.ledger.state import OLDER_EVERY, LedgerState, Reader, client
 from azure_openai_proxy.accounting.ledger.writer import Writer
 from azure_openai_proxy.config.clients import Budget, Client, ClientKey, Limits, digest
 from azure_openai_proxy.config.settings import Settings
@@ -121,6 +121,37 @@ def test_earlier_days_are_read_again_after_some_minutes(database: Database) -> N
         assert expected == read(reader, database).others["alice", TOTAL]
         if not passed:
             write(database, [call(time=at(9)[0], cost_usd=1)])
+
+
+def test_a_file_that_is_unchanged(database: Database) -> None:
+    """It is read when another connection has written to it, on another day, after some minutes, and by a new connection."""
+    now = NOW.timestamp()
+    reader = Reader(lambda: now)
+    with database.connect("create") as connection, database.connect("create") as other:
+        migrate(connection)
+
+        def read_again() -> LedgerState | None:
+            known = reader.unchanged(connection)
+            with connection.begin():
+                reader.read(connection, {})
+            return known
+
+        def write_once(writing: sa.Connection, id: str) -> None:
+            with writing.begin():
+                writing.execute(sa.insert(ONCE).values(id=id, day=DAY))
+
+        assert read_again() is None
+        known = read_again()
+        assert (known == LedgerState((), ever=False, others={})) is database.is_file
+        write_once(connection, "own")
+        assert (read_again() is None) is not database.is_file
+        write_once(other, "other")
+        assert read_again() is None
+        assert (reader.unchanged(connection) is None) is not database.is_file
+        assert reader.unchanged(other) is None
+        for seconds in (OLDER_EVERY, 86400.0):
+            now += seconds
+            assert read_again() is None
 
 
 def test_a_writer_that_is_followed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
