@@ -21,7 +21,7 @@ __all__ = ["LONGEST", "Kinds", "shown", "shown_again", "shown_ids"]
 LONGEST = 256
 """Characters of a text."""
 MOST, LARGEST = 2048, 2048
-"""Kinds that are remembered, and the characters of the texts of the largest one."""
+"""Kinds that are remembered, and the characters of the texts and keys of the largest one."""
 _TEXTS = 1 + COMMON.index("error_code")
 """The number of members of `COMMON` that are such texts. They come first."""
 
@@ -68,7 +68,7 @@ class Kinds:
         secrets, texts = key[0], [value for value in members[:_TEXTS] if isinstance(value, str)]
         values = [shown(value, secrets) if isinstance(value, str) and value else value for value in members[:_TEXTS]]
         kind = CallKind(**dict(zip(COMMON, [*values, *members[_TEXTS:]], strict=True)))
-        if sum(map(len, texts)) <= LARGEST:
+        if sum(map(len, (*texts, *secrets))) <= LARGEST:
             if len(self._known) >= MOST:
                 self._known.clear()
             self._known[key] = kind, named

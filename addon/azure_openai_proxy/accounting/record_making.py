@@ -74,7 +74,7 @@ def kind_and_own(meter: Meter, outcome: Outcome, model: str | None = None, deplo
     trace, secrets = meter.complete_trace(), meter.secrets
     row, details = meter.row, (call and call.details) or _NO_DETAILS
     last = attempts[-1] if attempts else _NO_ATTEMPT
-    # All of `COMMON` follows from these.
+    # All of `COMMON` follows from these, which takes less time than to find its values.
     key = (
         secrets,
         meter.target[0],
@@ -103,8 +103,8 @@ def kind_and_own(meter: Meter, outcome: Outcome, model: str | None = None, deplo
         in_websocket,
     )
     kind = meters.kinds.find(key) or meters.kinds.add(key, _common(meter, outcome, model, deployment), last.backend)
+    sample = kind.sample
 
-    shown_kind = kind.sample
     path, session_id, previous, selection = meter.path, None, None, reported.model_selection
     if path != f"/v1{row.path}":  # else it is the table's
         path = shown(path, secrets, LONGEST_PATH)
@@ -113,7 +113,7 @@ def kind_and_own(meter: Meter, outcome: Outcome, model: str | None = None, deplo
         session_id = session.of_record(meter.session_header, details.prompt_cache_key, previous, meters.chains.get)
         session_id, previous = (text and shown(text, secrets) for text in (session_id, previous))
     request_id, response_id = shown_ids(meter.request_id, reported.id, secrets)
-    if response_id and shown_kind.operation == "responses" and shown_kind.method == "POST":
+    if response_id and sample.operation == "responses" and sample.method == "POST":
         meters.chains.add(response_id, session_id or response_id)  # a later response may continue it
     per_chunk = None
     if meter.chunks > 1 and meter.first_at and meter.last_at and not (call and call.method == "WS"):
@@ -130,13 +130,13 @@ def kind_and_own(meter: Meter, outcome: Outcome, model: str | None = None, deplo
         session_id,
         path,
         previous,
-        () if in_websocket else tuple([_attempt_record(meter, one, last, shown_kind.deployment, secrets) for one in attempts]),
+        () if in_websocket else tuple([_attempt_record(meter, one, last, sample.deployment, secrets) for one in attempts]),
         response_id,
         meter.request_bytes,
         None if status is None else meter.response_bytes,
         reported.latency,
         selection and model_selection.shown(selection, lambda text: shown(text, secrets)),
-        meters.price(shown_kind, tokens) if tokens else None,
+        meters.price(sample, tokens) if tokens else None,
         None,  # the estimate of a budget
         once if tokens else None,
         duration,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy.commands import StartHook
-from mitmproxy.proxy.layers.http import DropStream, HTTPMode, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HTTPMode, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from .upstream_leg import Leg
 
 __all__ = ["PatchedStream"]
+
+
+_IGNORE_EVENTS = MethodType(HttpStream.state_errored, HttpStream)
+"""A state that needs no stream."""
 
 
 class PatchedStream(Upgrading):
@@ -128,7 +133,8 @@ class PatchedStream(Upgrading):
 
     def free(self) -> None:
         """Release the flow and the buffers, and leave all reference cycles, so that the memory is free before a garbage collection."""
-        del self.flow, self.client_state, self.server_state
+        del self.flow
+        self.client_state = self.server_state = _IGNORE_EVENTS  # instead of methods of the stream
         self.context.layers.clear()
         self.request_body_buf.clear()
         self.response_body_buf.clear()

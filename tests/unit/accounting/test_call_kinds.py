@@ -60,11 +60,12 @@ def test_other_secrets() -> None:
 
 
 def test_the_memory_is_bounded() -> None:
-    """Neither many kinds nor long texts fill it."""
+    """Neither many kinds nor long texts nor long keys fill it."""
     kinds = Kinds()
     for number in range(2 * MOST):
         kind(kinds, model=str(number))
     assert 0 < len(kinds) <= MOST
     before = len(kinds)
     assert "a" * LONGEST == kind(kinds, model="a" * (LARGEST + 1)).record().model
+    assert "m" == kind(kinds, ("s" * (LARGEST + 1),), model="m").record().model
     assert before == len(kinds)

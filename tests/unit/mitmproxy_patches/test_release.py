@@ -110,6 +110,23 @@ def test_a_flow_that_upstream_answered(shared: Proxy, policy: Counting, path: st
         assert policy.gone()
 
 
+def test_a_stream_that_is_over(shared: Proxy, policy: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can still be printed, for example by mitmproxy's option `proxy_debug`."""
+    printed: list[str] = []
+    free = PatchedStream.free
+
+    def free_and_print(stream: PatchedStream) -> None:
+        free(stream)
+        printed.append(repr(stream))
+
+    monkeypatch.setattr(PatchedStream, "free", free_and_print)
+    with shared.dial() as client:
+        client.ask(SENT["answered here"])
+        assert policy.gone()
+    (text,) = printed
+    assert 2 == text.count("=state_errored")
+
+
 def test_flows_of_one_http2_connection(shared: Proxy, policy: Counting) -> None:
     """Each has a connection of its own upstream."""
     with Upstream(answers) as upstream, H2(shared) as client:
