@@ -82,8 +82,11 @@ class Hangup:
 
     def has_left(self, transport: asyncio.BaseTransport | None, waiting: int, probe: Callable[[], bool]) -> bool:
         """`waiting`: bytes of the upload that upstream has not taken. `probe` sends a byte; it returns False if none is left to send."""
-        if transport is None or transport.get_extra_info("socket") is None:
+        sock = None if transport is None else transport.get_extra_info("socket")
+        if transport is None or sock is None:
             return False
+        if sock.fileno() < 0:  # asyncio has closed it, because the client's system has answered a probe with a reset
+            return True
         event = _poll(transport, _RDHUP)
         if event & ~_RDHUP:
             return True

@@ -66,6 +66,14 @@ def test_a_client_without_a_socket() -> None:
         assert not hangup.has_left(transport, 100, lambda: False)  # type: ignore[arg-type]
 
 
+def test_a_socket_that_was_closed_meanwhile() -> None:
+    """The client has left: asyncio closes the socket when it has sent to one that was reset."""
+    closed = socket.socket()
+    closed.close()
+    transport = SimpleNamespace(get_extra_info=lambda _: closed)
+    assert sockets.Hangup().has_left(transport, 100, lambda: True)  # type: ignore[arg-type]
+
+
 async def test_a_client_that_is_watched(pair: tuple[Any, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """When it disconnects, the callback is called, and the task that reads from it is cancelled; without a connection, nothing is."""
     monkeypatch.setattr(sockets, "LOOK", 0)
