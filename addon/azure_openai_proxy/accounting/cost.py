@@ -41,10 +41,8 @@ class Tariff(NamedTuple):
     def usd(self, tokens: Tokens) -> float | None:
         """Return the cost; None if the input is unknown."""
         input_, cached, written, output, _, audio, spoken, _ = tokens
-        if not (cached or written or audio or spoken or self.limits) and input_ is not None and output is not None:
-            prices = self.prices[0]
-            if 0 <= input_ <= _MOST and 0 <= output <= _MOST:  # most calls, in half of the time
-                return (input_ * prices[0] + output * prices[5]) / 1e6
+        if not (cached or written or audio or spoken or self.limits) and input_ is not None:  # most calls, in half of the time
+            return (_count(input_) * self.prices[0][0] + _count(output) * self.prices[0][5]) / 1e6
         split = parts(tokens)
         if split is None:
             return None

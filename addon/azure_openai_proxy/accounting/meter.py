@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from .meters import Meters
     from .rate_limits import Limits
-    from .record import CallKind, Own, Tokens
+    from .record import CallKind, OwnValues, Tokens
     from .record_making import Side, State
     from .sink import Tracing
     from .trace_context import TraceContext
@@ -404,7 +404,7 @@ class Meter:
                 logger.exception("A request is not accounted for")
                 self.meters.ended(self)
 
-    def complete(self) -> tuple[CallKind, Own]:
+    def complete(self) -> tuple[CallKind, OwnValues]:
         """Return the record after `end_soon`, as its kind and the members of its own."""
         assert self._ended
         now, status, size, kept = self._ended
@@ -412,7 +412,7 @@ class Meter:
         self._stop(now, size)
         self.note_limits()
         outcome = self._outcome_of(now, status, self._reported(kept), None, error_code=None, streamed=size is None)
-        return record_making.kind_and_own(self, outcome)
+        return record_making.kind_and_values(self, outcome)
 
     def _read_id(self, response: http.Response) -> None:
         """Read the id of the response as the client gets it, if Azure's response had none, which is passed on."""

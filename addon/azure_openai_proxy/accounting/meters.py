@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .meter import Keys
     from .rate_limits import Limits
-    from .record import CallKind, CallRecord, Own, Tokens
+    from .record import CallKind, CallRecord, OwnValues, Tokens
     from .sink import Tracing
 
 __all__ = ["NO_REMAINING", "TOGETHER", "Meters", "Remaining"]
@@ -139,7 +139,7 @@ class Meters:
             self._timer = None
         ended, self._ended = self._ended, []
         kinds: list[CallKind] = []
-        rows: list[Own] = []
+        rows: list[OwnValues] = []
         for meter in ended:
             self.ended(meter)
             try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     type Convert = Callable[[Sequence[Any]], Sequence[Any]]
-    type Own = tuple[Any, ...]  # the values of `OWN` in its order
+    type OwnValues = tuple[Any, ...]  # the values of `OWN` in its order
 
 __all__ = [
     "COMMON",
@@ -190,7 +190,7 @@ class CallKind:
         """A record of this kind, whose other members have their defaults."""
         self.sample.kind = self
 
-    def record(self, own: Own = ()) -> CallRecord:
+    def record(self, own: OwnValues = ()) -> CallRecord:
         """Return a record of this kind, with its own members. The constructor takes eight times as long."""
         record = CallRecord.__new__(CallRecord)
         record.__dict__ = {**vars(self.sample), **dict(zip(OWN, own, strict=False))}
@@ -203,7 +203,7 @@ class Batch(Sequence[CallRecord]):
     Most sinks need only the columns. The records of `rows` are made when one of them is read.
     """
 
-    def __init__(self, kinds: Sequence[CallKind | None], records: Sequence[CallRecord] = (), rows: Sequence[Own] = ()) -> None:
+    def __init__(self, kinds: Sequence[CallKind | None], records: Sequence[CallRecord] = (), rows: Sequence[OwnValues] = ()) -> None:
         self._kinds, self._records, self._rows = kinds, records, rows
         self._columns: dict[object, Sequence[Any]] = {}
         first = kinds[0] if kinds else None

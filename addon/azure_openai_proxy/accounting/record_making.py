@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.backend import Backend
 
     from .meter import Meter
-    from .record import CallKind, CallRecord, Own, Tokens
+    from .record import CallKind, CallRecord, OwnValues, Tokens
     from .usage import Reported
 
-__all__ = ["Attempt", "Outcome", "Side", "State", "kind_and_own", "make"]
+__all__ = ["Attempt", "Outcome", "Side", "State", "kind_and_values", "make"]
 
 LONGEST_PATH = 1024
 """Characters of a path."""
@@ -63,18 +63,18 @@ class Outcome(NamedTuple):
 
 def make(meter: Meter, outcome: Outcome, *, model: str | None = None, deployment: str | None = None) -> CallRecord:
     """Make the record of a call, or of one response of a WebSocket. `model` and `deployment`: others than those of the call."""
-    kind, own = kind_and_own(meter, outcome, model, deployment)
+    kind, own = kind_and_values(meter, outcome, model, deployment)
     return kind.record(own)
 
 
-def kind_and_own(meter: Meter, outcome: Outcome, model: str | None = None, deployment: str | None = None) -> tuple[CallKind, Own]:
+def kind_and_values(meter: Meter, outcome: Outcome, model: str | None = None, deployment: str | None = None) -> tuple[CallKind, OwnValues]:
     """Return what a record consists of: the kind of the call, and the members of its own."""
     status, error_code, incomplete, reported, tokens, state, duration, first, once, in_websocket = outcome
     meters, call, attempts = meter.meters, meter.call, meter.attempts
     trace, secrets = meter.complete_trace(), meter.secrets
     row, details = meter.row, (call and call.details) or _NO_DETAILS
     last = attempts[-1] if attempts else _NO_ATTEMPT
-    # All of `COMMON` follows from these, which takes less time than to find its values.
+    # The values of `COMMON` follow from these, and take longer to compute.
     key = (
         secrets,
         meter.target[0],
