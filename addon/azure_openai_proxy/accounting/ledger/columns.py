@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.accounting.record import CallKind, CallRecord
 
-__all__ = ["COLUMNS", "GROUPS", "NAMES", "USAGE", "Column", "Row", "Rows", "row", "storable"]
+__all__ = ["COLUMNS", "GROUPS", "NAMES", "SHARED", "USAGE", "Column", "Row", "Rows", "row", "storable"]
 
 type Row = dict[str, Any]
 
@@ -119,8 +119,10 @@ GROUPS = ("model", "client", "day", "backend", "session")
 _SHARED = [column for column in COLUMNS if column.attribute in (*COMMON, "failed")]
 _OWN = [column for column in COLUMNS if column not in _SHARED]
 _read_shared = attrgetter(*(column.attribute for column in _SHARED))
-NAMES = tuple(column.name for column in (*_SHARED, *_OWN))
-"""The columns in the order of a row: first those that the calls of a kind have in common."""
+SHARED = tuple(column.name for column in _SHARED)
+"""The columns that the calls of a kind have in common."""
+NAMES = (*SHARED, *(column.name for column in _OWN))
+"""The columns in the order of a row."""
 
 
 def row(call: CallRecord) -> Row:

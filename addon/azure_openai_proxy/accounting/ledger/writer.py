@@ -28,7 +28,7 @@ import sqlalchemy as sa
 
 from azure_openai_proxy.accounting.record import batch_of
 
-from .columns import NAMES, USAGE, Rows, storable
+from .columns import NAMES, SHARED, USAGE, Rows, storable
 from .database import is_about_a_row
 from .schema import CALLS, DAYS, ONCE, SUMMED, dialect_insert, migrate
 from .state import Reader
@@ -67,6 +67,9 @@ _NAMES = (*NAMES, "writer", "number")
 """The columns of `CALLS` in the order of a row."""
 _AT = {name: index for index, name in enumerate(_NAMES)}
 _TIME, _DAY, _CLIENT, _MODEL, _BACKEND = (_AT[name] for name in ("time", "day", "client", "model", "backend"))
+_WRITER = frozenset({_AT["writer"]})
+_ALIKE = _WRITER | {_AT[name] for name in (*SHARED, "day")}
+"""The columns that have one value in most batches. If other ones counted too, SQLite would have to parse more different statements."""
 _FAILED, _STATE, _COST, _ESTIMATE = (_AT[name] for name in ("failed", "usage_state", "cost_usd", "estimated_cost_usd"))
 _SUMMED = (*SUMMED, "estimated_cost_usd")
 _AMOUNTS = (_FAILED, _STATE, *(_AT[name] for name in _SUMMED))
@@ -345,19 +348,24 @@ def _insert_in_postgresql(connection: sa.Connection, written: list[list[Sequence
     for columns in written:
         times = [dt.datetime.fromtimestamp(seconds, dt.UTC) for seconds in columns[_TIME]]
         rows += zip(*columns[:_TIME], times, *columns[_TIME + 1 :], strict=True)
-    connection.exec_driver_sql(_statement(_NAMES, 1).replace("?", "%s"), rows)
+    names, values = ", ".join(_NAMES), ", ".join(["%s"] * len(_NAMES))
+    connection.exec_driver_sql(f"INSERT INTO {CALLS.name} ({names}) VALUES ({values})", rows)  # noqa: S608 - names of columns
 
 
 def _insert_in_sqlite(connection: sa.Connection, columns: list[Sequence[Any]]) -> None:
-    """Insert rows. Columns that are null in all of them are left out."""
-    used = [index for index, values in enumerate(columns) if values[0] is not None or values.count(None) < len(values)]
+    """Insert rows. Columns that are null in all of them are left out, and those of `_ALIKE` are passed once if that is possible."""
     written = list(columns)
     days = {day: str(day) for day in set(columns[_DAY])}
     written[_DAY] = [days[day] for day in columns[_DAY]]
     written[_TIME] = _time_texts(columns[_TIME])
-    names = tuple([_NAMES[index] for index in used])
-    for some in batched(zip(*(written[index] for index in used), strict=True), TOGETHER // len(used)):
-        connection.exec_driver_sql(_statement(names, len(some)), tuple(chain.from_iterable(some)))
+    used = [index for index, values in enumerate(written) if values[0] is not None or values.count(None) < len(values)]
+    alike = _ALIKE if all(values.count(values[0]) == len(values) for values in (written[index] for index in _ALIKE)) else _WRITER
+    common, own = [index for index in used if index in alike], [index for index in used if index not in alike]
+    names = tuple([_NAMES[index] for index in (*common, *own)])
+    shared = tuple([written[index][0] for index in common])
+    for some in batched(zip(*(written[index] for index in own), strict=True), (TOGETHER - len(common)) // len(own)):
+        statement = _sqlite_statement(names, len(common), len(some))
+        connection.exec_driver_sql(statement, (*shared, *chain.from_iterable(some)))
 
 
 def _time_texts(times: Sequence[float]) -> list[str]:
@@ -372,10 +380,11 @@ def _second_text(seconds: int) -> str:
 
 
 @functools.lru_cache(maxsize=128)
-def _statement(names: tuple[str, ...], count: int) -> str:
-    """Return the statement that inserts so many rows with these columns."""
-    row = f"({', '.join('?' * len(names))})"
-    return f"INSERT INTO {CALLS.name} ({', '.join(names)}) VALUES {', '.join([row] * count)}"  # noqa: S608 - names of columns
+def _sqlite_statement(names: tuple[str, ...], common: int, count: int) -> str:
+    """Return the statement that inserts so many rows with these columns, of which the first ones have the same value in all rows."""
+    one, row = (f"({', '.join('?' * number)})" for number in (common, len(names) - common))
+    rows = f"(VALUES {one}) AS common CROSS JOIN (VALUES {', '.join([row] * count)}) AS own"
+    return f"INSERT INTO {CALLS.name} ({', '.join(names)}) SELECT common.*, own.* FROM {rows}"  # noqa: S608 - names of columns
 
 
 def _sums(written: list[list[Sequence[Any]]]) -> list[Row]:

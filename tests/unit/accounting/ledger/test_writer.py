@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from azure_openai_proxy.accounting.ledger.database import Database
+    from azure_openai_proxy.accounting.record import CallRecord
     from support.postgres import Postgres
 
 WAIT = 30.0
@@ -321,3 +322,34 @@ def test_rows_of_one_statement(count: int, database: Database) -> None:
     """Each row is written once, also those that do not fill a statement."""
     assert 0 == write(database, [call(str(number)) for number in range(count)])
     assert [str(number) for number in range(count)] == [each["request_id"] for each in rows(database)]
+
+
+def write_together(database: Database, calls: list[CallRecord]) -> None:
+    """Write records that the sink gets together."""
+    writer = Writer(database)
+    writer.put(calls)
+    writer.start()
+    writer.close()
+    assert 0 == writer.lost
+
+
+@pytest.mark.parametrize("count", [1, 3_000])
+def test_equal_rows(count: int, database: Database) -> None:
+    """Rows that differ in nothing but their number are rows of their own."""
+    write_together(database, [call(time=1_800_000_000.0)] * count)
+    assert [count] == [day["requests"] for day in days(database)]
+    assert list(range(count)) == [each["number"] for each in rows(database)]
+
+
+def test_equal_and_different_values(database: Database, another: Database) -> None:
+    """Rows that are written together have the values of rows that are written one by one."""
+    values = [("a", 0.5, 7, True), ("a", None, 7, False), (None, 0.5, 7, None)]
+    calls = [
+        call(str(number), session=session, cost_usd=cost, tokens=Tokens(input=tokens), spillover=spillover, model="m")
+        for number, (session, cost, tokens, spillover) in enumerate(values)
+    ]
+    write_together(database, calls)
+    write(another, calls)
+    written = rows(database)
+    assert values == [(each["session"], each["cost_usd"], each["input_tokens"], each["spillover"]) for each in written]
+    assert [{**each, "writer": 0} for each in rows(another)] == [{**each, "writer": 0} for each in written]
