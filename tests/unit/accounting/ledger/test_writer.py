@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from azure_openai_proxy.accounting.ledger.database import Database
+    from azure_openai_proxy.accounting.ledger.state import LedgerState
     from azure_openai_proxy.accounting.record import CallRecord
     from support.postgres import Postgres
 
@@ -322,6 +323,27 @@ def test_rows_of_one_statement(count: int, database: Database) -> None:
     """Each row is written once, also those that do not fill a statement."""
     assert 0 == write(database, [call(str(number)) for number in range(count)])
     assert [str(number) for number in range(count)] == [each["request_id"] for each in rows(database)]
+
+
+def test_keys_and_sums_are_passed_on_without_a_change(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every time, also if the database need not be read again."""
+    monkeypatch.setattr(module, "READ_EVERY", 0.0)
+    states: list[LedgerState] = []
+    third = threading.Event()
+
+    def receive(state: LedgerState) -> None:
+        states.append(state)
+        if len(states) == 3:
+            third.set()
+
+    writer = Writer(database)
+    writer.follow(receive)
+    writer.start()
+    try:
+        assert third.wait(WAIT)
+    finally:
+        writer.close()
+    assert [states[0]] * 3 == states[:3]
 
 
 def write_together(database: Database, calls: list[CallRecord]) -> None:
