@@ -32,9 +32,6 @@ class Keys(NamedTuple):
 
     all: tuple[str, ...]
 
-    def kept(self) -> Keys:
-        return self
-
 
 class Bench:
     """Meters with a clock of their own."""

@@ -36,7 +36,7 @@ def shown(text: str, secrets: tuple[str, ...], most: int = LONGEST) -> str:
 def shown_ids(one: str | None, other: str | None, secrets: tuple[str, ...]) -> tuple[str | None, str | None]:
     """Return two ids as a record has them, of which hardly any contains a key."""
     both = f"{one} {other}"
-    if secrets and any(map(both.__contains__, redaction.forms(secrets))):
+    if secrets and redaction.repeats(both, secrets):
         one, other = one and redaction.mask(one, secrets), other and redaction.mask(other, secrets)
     elif len(both) <= LONGEST and both.isascii() and both.isprintable():  # nearly always
         return one, other

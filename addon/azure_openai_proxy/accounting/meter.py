@@ -78,9 +78,6 @@ class Keys(Protocol):
     def all(self) -> tuple[str, ...]:
         """All that are known."""
 
-    def kept(self) -> Keys:
-        """Return the present keys, without anything else of the request."""
-
 
 class Holder(Protocol):
     """Holds a reservation for the request, which its usage settles."""
@@ -397,10 +394,8 @@ class Meter:
         elif not self._over:
             try:
                 size = None if response.stream else len(response.data.content or b"")
-                kept = None if body is None or self.call is None or self.replayed else usage.kept(body, parsed, self.call)
-                self._ended = self.meters.clock(), status, size, kept
-                if self.keys is not None:
-                    self.keys = self.keys.kept()
+                self._ended = self.meters.clock(), status, size, self._kept_usage(status, body, parsed)
+                self._secrets, self.keys = self.secrets, None
                 if not self.request_id:
                     self._read_id(response)
                 self._over = True
@@ -414,13 +409,10 @@ class Meter:
         assert self._ended
         now, status, size, kept = self._ended
         self._ended = None
-        self._secrets = self.keys.all if self.keys else ()
         self._stop(now, size)
+        self.note_limits()
         outcome = self._outcome_of(now, status, self._reported(kept), None, error_code=None, streamed=size is None)
-        kind, own = record_making.kind_and_values(self, outcome)
-        if self._limits is not None and (deployment := kind.sample.deployment) and (backend := kind.sample.backend):
-            self.meters.note_limits(backend, deployment, self._limits)
-        return kind, own
+        return record_making.kind_and_values(self, outcome)
 
     def _read_id(self, response: http.Response) -> None:
         """Read the id of the response as the client gets it, if Azure's response had none, which is passed on."""

@@ -69,8 +69,7 @@ class Prices:
         """
         if tokens.input is None:
             return None
-        if file is not self._file:
-            self._use(file)
+        self._use(file)
         key = (response_model, model, deployment, served_deployment, tier, zone)
         if key not in self._tariffs:
             if len(self._tariffs) >= _MOST_TARIFFS:
@@ -83,8 +82,7 @@ class Prices:
         """Return the cost of tokens in USD, as `cost`, for calls of the same kind as `call`. Their tariff is looked up once."""
         if tokens.input is None:
             return None
-        if file is not self._file:
-            self._use(file)
+        self._use(file)
         kind = call.kind
         if kind is None:
             found = self._of_call(call)
@@ -101,9 +99,10 @@ class Prices:
         return self._tariff(call.response_model, call.model, call.deployment, call.served_deployment, tier, call.zone)
 
     def _use(self, file: PriceFile | None) -> None:
-        self._file = file
-        self._tariffs.clear()
-        self._kinds.clear()
+        if file is not self._file:
+            self._file = file
+            self._tariffs.clear()
+            self._kinds.clear()
 
     def has(self, name: str, *, zone: str | None = None, file: PriceFile | None = None) -> bool:
         """Return whether a model of this name has a price."""

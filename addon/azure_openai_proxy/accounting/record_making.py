@@ -70,35 +70,32 @@ def make(meter: Meter, outcome: Outcome, *, model: str | None = None, deployment
 def kind_and_values(meter: Meter, outcome: Outcome, model: str | None = None, deployment: str | None = None) -> tuple[CallKind, OwnValues]:
     """Return what a record consists of: the kind of the call, and the members of its own."""
     status, error_code, incomplete, reported, tokens, state, duration, first, once, in_websocket = outcome
-    # Members of a tuple with names take longer to read one by one.
-    _, _, answered, tier, answered_id, reasons, fingerprint, latency, _, _, _, selection = reported
-    meters, call, attempts, secrets = meter.meters, meter.call, meter.attempts, meter.secrets
-    trace_id, span_id, parent_span_id, sampled, _, _ = meter.complete_trace()
-    cache_key, previous, tier_asked, effort, _ = (call and call.details) or _NO_DETAILS
-    row, last = call.endpoint if call else meter.row, attempts[-1] if attempts else _NO_ATTEMPT
-    row_path = row.path
+    meters, call, attempts = meter.meters, meter.call, meter.attempts
+    trace, secrets = meter.complete_trace(), meter.secrets
+    row, details = meter.row, (call and call.details) or _NO_DETAILS
+    last = attempts[-1] if attempts else _NO_ATTEMPT
     # The values of `COMMON` follow from these, and take longer to compute.
     key = (
         secrets,
         meter.target[0],
         call and call.method,
-        endpoints.label(row, call.path if call else meter.path) if row is endpoints.DEFAULT else row_path,
+        endpoints.label(row, call.path if call else meter.path) if row is endpoints.DEFAULT else row.path,
         model or (call and call.model) or meter.frame_model,
         deployment or last.deployment,
         id(last.backend),
         last.reason,
         tuple(last.repairs),
-        tier_asked,
-        effort,
+        details.service_tier,
+        details.reasoning_effort,
         call is not None and (call.stream or meter.events is not None),
         meter.user_agent,
         meter.client,
         meter.served,
         meter.spillover,
-        answered,
-        tier,
-        fingerprint,
-        reasons,
+        reported.model,
+        reported.service_tier,
+        reported.system_fingerprint,
+        reported.finish_reasons,
         status,
         error_code,
         incomplete,
@@ -108,13 +105,14 @@ def kind_and_values(meter: Meter, outcome: Outcome, model: str | None = None, de
     kind = meters.kinds.find(key) or meters.kinds.add(key, _common(meter, outcome, model, deployment), last.backend)
     sample = kind.sample
 
-    path, session_id = meter.path, None
-    if path != f"/v1{row_path}":  # else it is the table's
+    path, session_id, previous, selection = meter.path, None, None, reported.model_selection
+    if path != f"/v1{row.path}":  # else it is the table's
         path = shown(path, secrets, LONGEST_PATH)
-    if meter.session_header or cache_key or previous:
-        session_id = session.of_record(meter.session_header, cache_key, previous, meters.chains.get)
+    if meter.session_header or details != _NO_DETAILS:
+        previous = details.previous_response_id
+        session_id = session.of_record(meter.session_header, details.prompt_cache_key, previous, meters.chains.get)
         session_id, previous = (text and shown(text, secrets) for text in (session_id, previous))
-    request_id, response_id = shown_ids(meter.request_id, answered_id, secrets)
+    request_id, response_id = shown_ids(meter.request_id, reported.id, secrets)
     if response_id and sample.operation == "responses" and sample.method == "POST":
         meters.chains.add(response_id, session_id or response_id)  # a later response may continue it
     per_chunk = None
@@ -124,19 +122,19 @@ def kind_and_values(meter: Meter, outcome: Outcome, model: str | None = None, de
         tokens or NO_TOKENS,
         meter.time,
         request_id or errors.request_id(),
-        trace_id,
-        span_id,
-        parent_span_id,
-        sampled,
+        trace.trace_id,
+        trace.span_id,
+        trace.parent_span_id,
+        trace.sampled,
         meter.client_ip,
         session_id,
         path,
         previous,
-        () if in_websocket else tuple([_attempt_record(meter, one, last, sample, secrets) for one in attempts]),
+        () if in_websocket else tuple([_attempt_record(meter, one, last, sample.deployment, secrets) for one in attempts]),
         response_id,
         meter.request_bytes,
         None if status is None else meter.response_bytes,
-        latency,
+        reported.latency,
         selection and model_selection.shown(selection, lambda text: shown(text, secrets)),
         meters.price(sample, tokens) if tokens else None,
         None,  # the estimate of a budget
@@ -189,14 +187,11 @@ def _common(meter: Meter, outcome: Outcome, model: str | None, deployment: str |
     )
 
 
-def _attempt_record(meter: Meter, one: Attempt, last: Attempt, sample: CallRecord, secrets: tuple[str, ...]) -> AttemptRecord:
-    """The record of an attempt. `sample` has the backend and the deployment of the last one, as records show them."""
-    wall, started, ended = meter.time - meter.arrived, one.started, one.ended
-    ended = wall + (started if ended is None or ended < started else ended)
-    started += wall
-    if one is last:
-        name, host, port = sample.backend or "", sample.host or "", sample.port or 0
-        return AttemptRecord(name, sample.deployment or "", one.outcome, started, ended, host, port)
-    base = one.backend.base
-    deployment = (sample.deployment or "") if one.deployment == last.deployment else shown(one.deployment, secrets)
-    return AttemptRecord(one.backend.name, deployment, one.outcome, started, ended, base.host, base.port)
+def _attempt_record(meter: Meter, one: Attempt, last: Attempt, deployment: str | None, secrets: tuple[str, ...]) -> AttemptRecord:
+    """The record of an attempt; `deployment` is the shown one of the last attempt."""
+    if one.deployment != last.deployment:
+        deployment = shown(one.deployment, secrets)
+    ended = one.started if one.ended is None else one.ended
+    wall, base = meter.time - meter.arrived, one.backend.base
+    started, ended = wall + one.started, wall + max(ended, one.started)
+    return AttemptRecord(one.backend.name, deployment or "", one.outcome, started, ended, base.host, base.port)

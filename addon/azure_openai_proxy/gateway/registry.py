@@ -145,8 +145,7 @@ class Registry:
         request.data.content = flow.request.data.content
         meter = exchange.meter
         if meter is not None and start is None and meter.request_bytes is None:
-            data = flow.request.data
-            meter.request_read(len(data.content or b""), data.timestamp_end)
+            meter.request_read(len(flow.request.raw_content or b""), flow.request.timestamp_end)
         try:
             flow.response = exchange.request(request, start)
         except Exception as error:  # noqa: BLE001 - an untranslated request must never be sent

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import redaction
-from azure_openai_proxy.api.redaction import Fields, Hidden, Masked
+from azure_openai_proxy.api.redaction import Fields, Hidden
 from azure_openai_proxy.client_leg.headers import is_checked
 
 if TYPE_CHECKING:
@@ -23,26 +23,6 @@ __all__ = ["RequestKeys", "key_in_path"]
 def key_in_path() -> errors.BadRequest:
     """The error of a path that contains the client's key, e.g. as the id of a file: it cannot be removed from there."""
     return errors.BadRequest("The path contains the client's key.", code="key_in_path")
-
-
-class KeptKeys(NamedTuple):
-    """The keys of a request that has ended, without its headers."""
-
-    secrets: tuple[str, ...]
-    headers: Masked
-    path: tuple[str, str] | None
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """As `RequestKeys.all`."""
-        secrets = self.secrets
-        return secrets + tuple([secret for secret in redaction.secrets_of(self.headers, self.path) if secret not in secrets])
-
-    def kept(self) -> KeptKeys:
-        return self
-
-    def __repr__(self) -> str:
-        return f"KeptKeys({len(self.secrets) + len(self.headers)})"
 
 
 @dataclass(slots=True)
@@ -69,13 +49,10 @@ class RequestKeys:
         """The keys of the request, including those of a request that is not translated."""
         secrets, hidden, found = self._all
         if secrets is not self.secrets or hidden is not self._hidden:
-            secrets, hidden, found = self._all = self.secrets, self._hidden, self.kept().all
+            secrets, hidden = self.secrets, self._hidden
+            found = secrets + tuple([secret for secret in hidden.secrets if secret not in secrets])
+            self._all = secrets, hidden, found
         return found
-
-    def kept(self) -> KeptKeys:
-        """Return the present keys, without the headers of the request."""
-        headers, path, _, _ = self._hidden
-        return KeptKeys(self.secrets, headers, path)
 
     def hide(self, request: http.Request) -> None:
         """Mask the keys of `request` in place, and keep them."""

@@ -76,9 +76,6 @@ def test_all_keys_are_known() -> None:
     keys, request = RequestKeys(), asking("GET", "/v1/files", None, authorization="Bearer in-the-header-0123")
     keys.hide(request)
     assert ((), ("in-the-header-0123",)) == (keys.secrets, keys.all)
-    kept = keys.kept()
-    assert keys.all == kept.all == kept.kept().all
-    assert "0123" not in repr(kept)
     keys.read(("in-the-header-0123", "", None))
     for key in ("configured", None, "configured"):
         keys.add(key)
