@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bench import growth, held, jobs, load, looks, many, targets, teams
+from bench import accounting, growth, held, jobs, load, looks, many, targets, teams
 from bench.session import Bench
 from mitmproxy import contentviews
 
@@ -107,7 +107,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "result").read_text())
     assert CASES == set(result["cases"])
     assert 0 == sum(seen["failed"] + seen["lost"] for row in result["cases"].values() for seen in row.values())
-    assert {"views", "large"} == set(result["tables"])
+    assert {"accounting", "views", "large"} == set(result["tables"])
     assert [0, 0] == [row["bytes lost"] for row in result["tables"]["large"]]
 
 
@@ -120,13 +120,11 @@ def test_what_seeing_costs_is_shown(tmp_path: Path) -> None:
     assert "| in mitmweb | CPU µs each, unseen | seen | seen, of unseen |" in printed
 
 
-def test_the_cost_of_accounting_is_shown(tmp_path: Path) -> None:
-    """The proxy with metrics, access log and ledger, beside the proxy without."""
-    printed = run("--only", "50 paced", "--targets", "ours;ours, accounting", "--save", str(tmp_path / "result"))
-    row = json.loads((tmp_path / "result").read_text())["cases"]["50 paced streams"]
-    assert row["ours, accounting"]["of_other"] > 0
-    assert 0 == sum(seen["failed"] + seen["lost"] for seen in row.values())
-    assert "| accounting | CPU µs each, off | on | on, of off |" in printed
+def test_the_cost_of_accounting(bench: Bench) -> None:
+    """The proxy with metrics, access log and ledger, beside the proxy without, in fresh processes."""
+    rows = accounting.rows(bench, 2, 0.2)
+    assert [("small chat", 2, 0), ("paced chunk", 2, 0)] == [(row["accounting"], row["starts"], row["failed or lost"]) for row in rows]
+    assert all(0 < float(row["least"]) <= float(row["on, of off"]) <= float(row["most"]) for row in rows)
 
 
 def test_views_of_a_large_body(monkeypatch: pytest.MonkeyPatch) -> None:

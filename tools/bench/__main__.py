@@ -18,9 +18,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import growth, held, large, looks, many, teams
+from . import accounting, growth, held, large, looks, many, teams
 from .session import CORES, Bench, Case
-from .targets import ACCOUNTING, AFFINE, NOT_AFFINE, PAGE_OPEN, PEDESTAL, SEEN, UNSEEN, targets
+from .targets import AFFINE, NOT_AFFINE, PAGE_OPEN, PEDESTAL, SEEN, UNSEEN, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ CASES = (
 )
 
 # Additional tables, by their name for `--only`. The short ones are in every run except a quick one; the long ones take minutes.
-SHORT, LONG = ("views", "large"), ("growth", "held", "scale", "teams")
+SHORT, LONG = ("accounting", "views", "large"), ("growth", "held", "scale", "teams")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -71,6 +71,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         far = [bench.start(target, far=True) for target in chosen if target.tls and not target.option] if "far" in legs else []
         runs = _side_by_side(args, bench, cases, {"": plain, "client": plain, "far": far, "upstream": secure, "both": secure})
         tables: dict[str, Callable[[], list[Row]]] = {
+            "accounting": lambda: accounting.rows(bench, 2 * args.turns, args.seconds),
             "views": looks.rows,
             "large": lambda: [row for one in plain if one.target.name in (PEDESTAL, OURS) for row in large.rows(one)],
             "growth": lambda: growth.rows(bench, args.turns, args.seconds),
@@ -175,7 +176,7 @@ def table(result: dict[str, Any]) -> str:
     lines += [f"| {name} | {one['start-up']:.2f} | {one['peak']:.0f} |" for name, one in result["processes"].items()]
     if not result["cases"]:
         del lines[1:]
-    for seen in _seen(result), _paged(result), _accounted(result), _affine(result), *result["tables"].values():
+    for seen in _seen(result), _paged(result), _affine(result), *result["tables"].values():
         lines += ["", *_rows(seen)] if seen else []
     return "\n".join(lines)
 
@@ -200,20 +201,11 @@ def _paged(result: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _accounted(result: dict[str, Any]) -> list[Row]:
-    """The cost of metrics, access log and ledger together."""
-    return _pairs(result, "accounting", ACCOUNTING, OURS)
-
-
 def _affine(result: dict[str, Any]) -> list[Row]:
     """The cost of session affinity."""
-    return _pairs(result, "session affinity", AFFINE, NOT_AFFINE)
-
-
-def _pairs(result: dict[str, Any], head: str, with_it: str, without: str) -> list[Row]:
-    pairs = [(name, row.get(with_it), row.get(without)) for name, row in result["cases"].items()]
+    pairs = [(name, row.get(AFFINE), row.get(NOT_AFFINE)) for name, row in result["cases"].items()]
     return [
-        {head: name, "CPU µs each, off": off["cpu"] * 1e6, "on": on["cpu"] * 1e6, "on, of off": on["of_other"]}
+        {"session affinity": name, "CPU µs each, off": off["cpu"] * 1e6, "on": on["cpu"] * 1e6, "on, of off": on["of_other"]}
         for name, on, off in pairs
         if on and off
     ]

@@ -29,6 +29,7 @@ type Row = dict[str, str | float]
 """A row of a table: column heading to value."""
 
 CORES = sorted(os.sched_getaffinity(0))
+SETTLE = 1.0  # seconds in which access log and ledger write their last rows
 PAUSE = 0.15  # seconds between two runs, so that work left by one is not counted for the next
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -98,6 +99,10 @@ class Bench:
         seen["cpu"] = (after.cpu - before.cpu) / seen[case.unit] if seen[case.unit] else 0.0
         seen["peak"] = after.peak
         return seen
+
+    def settle(self) -> None:
+        """Wait until a process has done what it does after its last turn."""
+        time.sleep(SETTLE)
 
     @contextmanager
     def hold(self, running: Running, count: int, spread: float) -> Iterator[dict[str, float]]:

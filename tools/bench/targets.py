@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 __all__ = [
-    "ACCOUNTING",
     "AFFINE",
     "NOT_AFFINE",
     "PAGE_OPEN",
@@ -29,6 +28,7 @@ __all__ = [
     "Cost",
     "Running",
     "Target",
+    "accounting",
     "free_ports",
     "ours",
     "peers",
@@ -69,7 +69,6 @@ _MITMWEB = ("{mitmweb}", "-q", *_COMMON, "--no-web-open-browser", "--web-port", 
 _SETTINGS = (("AZURE_OPENAI_ENDPOINT", "{upstream}"), ("AZURE_OPENAI_TOKEN", "bench-azure-key"))
 
 AFFINE, NOT_AFFINE = "ours, 2 backends, affinity", "ours, 2 backends, no affinity"
-ACCOUNTING = "ours, accounting"
 _ACCOUNTING = ("azure_openai_metrics=127.0.0.1:0", "azure_openai_access_log=access.log", "azure_openai_ledger=sqlite:///usage.db")
 
 # Options that may cost CPU time, each measured alone.
@@ -86,8 +85,7 @@ def targets(*, options: bool = True) -> list[Target]:
     found = [Target("direct"), Target(PEDESTAL, _BARE), ours()]
     if options:
         found += [Target(name, (*_OURS, "--set", option), _SETTINGS, option=True) for name, option in _OPTIONS.items()]
-        recorded = tuple(part for option in _ACCOUNTING for part in ("--set", option))
-        found.append(Target(ACCOUNTING, (*_OURS, *recorded), _SETTINGS, option=True, against="ours"))
+        found.append(accounting())
         found += [
             ours(NOT_AFFINE, backends=2, affinity="off")._replace(option=True),
             ours(AFFINE, backends=2, against=NOT_AFFINE)._replace(option=True),
@@ -119,6 +117,12 @@ def ours(name: str = "ours", *, backends: int = 0, models: int = 0, affinity: st
     if settings:
         variables = (*variables, ("AZURE_OPENAI_CONFIG", "{config}"))
     return Target(name, _OURS, variables, config=json.dumps(settings), against=against)
+
+
+def accounting() -> Target:
+    """This proxy with metrics, access log and ledger."""
+    recorded = tuple(part for option in _ACCOUNTING for part in ("--set", option))
+    return Target("ours, accounting", (*_OURS, *recorded), _SETTINGS, option=True)
 
 
 def scaled(count: int, first_port: int) -> Target:
