@@ -28,7 +28,7 @@ CASES: dict[str, tuple[dict[str, Any], str, int]] = {
 PART = 1 / 3
 """Duration of a turn of small chats, as a part of a turn of other tables."""
 CHUNKS = 67
-"""Chunks of a paced stream for each second of such a turn, of which there are 50 a second."""
+"""Chunks of a paced stream, for each second of a turn of other tables. A client gets 50 of them a second, so its turn is a third longer."""
 
 
 def rows(bench: Bench, starts: int, seconds: float) -> list[Row]:
