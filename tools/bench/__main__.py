@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import accounting, growth, held, large, looks, many, teams
 from .session import CORES, Bench, Case
-from .targets import AFFINE, NOT_AFFINE, PAGE_OPEN, PEDESTAL, SEEN, UNSEEN, targets
+from .targets import ACCOUNTING, AFFINE, NOT_AFFINE, PAGE_OPEN, PEDESTAL, SEEN, UNSEEN, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,12 +54,13 @@ CASES = (
     Case("uploads of 20 MB, slow upstream", {"kind": "slow upload", "clients": 4}),
 )
 
-# Additional tables, by their name for `--only`. The short ones are in every run except a quick one; the long ones take minutes.
-SHORT, LONG = ("accounting", "views", "large"), ("growth", "held", "scale", "teams")
+# Additional tables, by their name for `--only`. The first ones are in every run except a quick one, but `accounting`, which takes five
+# minutes, only if its target is chosen.
+USUAL, OTHERS = ("accounting", "views", "large"), ("growth", "held", "scale", "teams")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    alone = args.only in (*SHORT, *LONG)
+    alone = args.only in (*USUAL, *OTHERS)
     cases = [case for case in CASES if (case.quick or not args.quick) and args.only in case.name and not alone]
     args.tls = any(case.tls for case in cases)
     with ExitStack() as stack:
@@ -79,7 +80,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "held": lambda: held.rows(bench, _plainly(chosen), args.hold),
             "scale": lambda: many.rows(bench, [target for target in _plainly(chosen) if target.name != OURS], args.turns, args.seconds),
         }
-        wanted = (args.only,) if alone else SHORT if not (args.only or args.quick) else ()
+        wanted = [args.only] if alone else list(USUAL) if not (args.only or args.quick) else []
+        if not alone and "accounting" in wanted and all(target.name != ACCOUNTING for target in chosen):
+            wanted.remove("accounting")
         processes = {one.target.name: {"start-up": one.started_in, "peak": one.cost().peak} for one in plain if one.process}
         shown = {name: tables[name]() for name in wanted}
     return {
@@ -246,7 +249,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only the main cases, in about a minute")
     parser.add_argument("--turns", type=int, help="number of measurements of each case; the median is reported")
     parser.add_argument("--seconds", type=float, help="duration of each turn")
-    parser.add_argument("--only", default="", help=f"only cases whose name contains this text; or one of {', '.join((*SHORT, *LONG))}")
+    parser.add_argument("--only", default="", help=f"only cases whose name contains this text; or one of {', '.join((*USUAL, *OTHERS))}")
     parser.add_argument("--hold", type=float, default=20, help="seconds for which the table `held` keeps its streams open")
     parser.add_argument("--targets", default="", help="only these targets, separated by `;`")
     parser.add_argument("--save", type=Path, help="write the result to this file, as JSON")

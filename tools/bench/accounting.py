@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .session import Case
@@ -42,6 +43,7 @@ def rows(bench: Bench, starts: int, seconds: float) -> list[Row]:
             case = Case(name, job | chunks, unit)
             for one in pair:
                 bench.run(case, one, seconds * PART)
+            bench.settle()
             costs, lost = _turns(bench, case, pair, count, seconds * PART)
             off, on = map(statistics.median, zip(*costs, strict=True))
             found[name].append((off, on, statistics.median(with_it / without for without, with_it in costs)))
@@ -54,22 +56,20 @@ def rows(bench: Bench, starts: int, seconds: float) -> list[Row]:
 
 def _turns(bench: Bench, case: Case, pair: list[Running], count: int, seconds: float) -> tuple[list[tuple[float, ...]], float]:
     """Return the CPU time in µs of both processes for each pair of turns, and what failed or was lost."""
-    before: list[list[float]] = [[], []]
-    done: list[list[float]] = [[], []]
+    readings: tuple[list[float], list[float]] = [], []  # before each turn
+    done: tuple[list[float], list[float]] = [], []
     lost = 0.0
     for turn in range(count):
         for index in (0, 1) if turn % 2 else (1, 0):
-            before[index].append(pair[index].cost().cpu)
+            readings[index].append(pair[index].cost().cpu)
             seen = bench.run(case, pair[index], seconds)
-            done[index].append(seen[case.unit])
+            done[index].append(max(1.0, seen[case.unit]))
             lost += seen["failed"] + seen["lost"]
     bench.settle()
-    for one, readings in zip(pair, before, strict=True):
-        readings.append(one.cost().cpu)
-    costs = [
-        [(later - earlier) / units * 1e6 for earlier, later, units in zip(readings, readings[1:], units, strict=False)]
-        for readings, units in zip(before, done, strict=True)
-    ]
+    costs: list[list[float]] = []
+    for one, before, units in zip(pair, readings, done, strict=True):
+        used = [later - earlier for earlier, later in pairwise([*before, one.cost().cpu])]
+        costs.append([each / number * 1e6 for each, number in zip(used, units, strict=True)])
     return list(zip(*costs, strict=True)), lost
 
 

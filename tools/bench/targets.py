@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 __all__ = [
+    "ACCOUNTING",
     "AFFINE",
     "NOT_AFFINE",
     "PAGE_OPEN",
@@ -69,6 +70,7 @@ _MITMWEB = ("{mitmweb}", "-q", *_COMMON, "--no-web-open-browser", "--web-port", 
 _SETTINGS = (("AZURE_OPENAI_ENDPOINT", "{upstream}"), ("AZURE_OPENAI_TOKEN", "bench-azure-key"))
 
 AFFINE, NOT_AFFINE = "ours, 2 backends, affinity", "ours, 2 backends, no affinity"
+ACCOUNTING = "ours, accounting"
 _ACCOUNTING = ("azure_openai_metrics=127.0.0.1:0", "azure_openai_access_log=access.log", "azure_openai_ledger=sqlite:///usage.db")
 
 # Options that may cost CPU time, each measured alone.
@@ -122,7 +124,7 @@ def ours(name: str = "ours", *, backends: int = 0, models: int = 0, affinity: st
 def accounting() -> Target:
     """This proxy with metrics, access log and ledger."""
     recorded = tuple(part for option in _ACCOUNTING for part in ("--set", option))
-    return Target("ours, accounting", (*_OURS, *recorded), _SETTINGS, option=True)
+    return Target(ACCOUNTING, (*_OURS, *recorded), _SETTINGS, option=True)
 
 
 def scaled(count: int, first_port: int) -> Target:
