@@ -54,6 +54,7 @@ class SharedLimits:
         self._unsent: dict[int, dict[str, int]] = {}  # amounts that the server does not know, by second of this machine and counter
         self._ahead = 0  # seconds by which the server's clock is ahead of this machine's
         self._seen: dict[str, tuple[Use, float]] = {}  # the last known use of each counter, for `look`, and when
+        self._placed: set[str] = set()  # counters of places in which the server may have some of this process
         self._next_beat = 0.0
 
     # The store
@@ -66,6 +67,7 @@ class SharedLimits:
         arguments: list[Any] = [self._link.process]
         for _, kind, limit, take, _ in claims:
             arguments += ("p" if kind == "max_parallel" else "w", limit, take)
+        self._placed.update(claim.key for claim in claims if claim.kind == "max_parallel")
         asked = self._link.run_soon(RESERVE, [_LIVE, *keys], *arguments, late=partial(self._give_back, claims))
         try:
             reply = await asked
@@ -151,8 +153,9 @@ class SharedLimits:
     # The link
 
     def joined(self, *, lost: bool) -> None:
-        """Send the places of this process, and what the server does not know."""
-        places = self._own.places()
+        """Send the places of this process, also those that are free by now, and what the server does not know."""
+        places = dict.fromkeys(self._placed, 0) | self._own.places()
+        self._placed.update(places)
         if places:
             self._link.send_run(PLACES, [_LIVE, *places], self._link.process, *places.values())
         if lost:

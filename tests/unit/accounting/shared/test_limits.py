@@ -161,6 +161,21 @@ async def test_a_server_that_kept_its_data(redis_server: Server, monkeypatch: py
         assert [3, 905, 0] == [await replica.used(claim) for claim in ALL]
 
 
+async def test_a_place_that_is_free_after_an_outage(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that ends while the link is down gives its place back at a server that kept its data."""
+    monkeypatch.setattr(SharedLimits, "tick", lambda _: asyncio.sleep(0))  # as above
+    replica, other = Replica(redis_server), Replica(redis_server)
+    async with linked(replica.link, replica.limits), linked(other.link, other.limits):
+        before = await replica.reserved(PLACE)
+        replica.link.up = False
+        replica.limits.settle(before)
+        redis_server("CLIENT", "KILL", "TYPE", "normal")
+        replica.link._put(_PendingCommand(("PING",)))  # notices it
+        await until(lambda: replica.link.up)
+        await until(lambda: other.link.up)
+        assert [0, 0] == [await one.used(PLACE) for one in (replica, other)]
+
+
 def test_a_server_that_is_down_for_long() -> None:
     """Only the amounts of the last minute are kept for it."""
     now = [1000.0]
