@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +23,8 @@ __all__ = ["AT_MOST", "Output", "install"]
 
 AT_MOST = 1 << 20
 """Maximum characters in the queue."""
+AGAIN_AFTER = 0.05
+"""Seconds until a file that does not block is tried again. The program that opened it may have set it so."""
 PATIENCE = 1.0
 """Maximum seconds to wait at exit for the queue to be written."""
 
@@ -88,13 +91,21 @@ class Output:
             data = text.replace("\n", os.linesep).encode(encoding, errors)
             try:
                 while data:
-                    data = data[self._write(data) :]
+                    data = data[self._written(data) :]
             except OSError as error:
                 with self._changed:
                     self._error, self._busy = error, False
                     self._texts.clear()
                     self._changed.notify_all()
                 return
+
+    def _written(self, data: bytes) -> int:
+        """Write data, and return how much of it was written: nothing, after a moment, if a file that does not block takes none."""
+        try:
+            return int(self._write(data))
+        except BlockingIOError:
+            time.sleep(AGAIN_AFTER)
+            return 0
 
 
 def install(master: Master) -> None:

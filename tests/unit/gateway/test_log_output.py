@@ -43,6 +43,24 @@ def test_a_reader_that_stops_loses_lines() -> None:
     assert text.count(b"\n") < 3 * AT_MOST // 1000
 
 
+def test_a_pipe_that_does_not_block() -> None:
+    """What its slow reader does not take at once is written later."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    lines = [f"{number:0999}\n" for number in range(300)]  # more than a pipe holds
+    with os.fdopen(writer, "w") as file:
+        output = Output(file)
+        output.write("".join(lines))
+        assert not output.drain(0.2)
+        received: list[bytes] = []
+        thread = threading.Thread(target=lambda: received.extend(iter(lambda: os.read(reader, 1 << 16), b"")))
+        thread.start()
+        assert output.drain(30)
+    thread.join()
+    os.close(reader)
+    assert "".join(lines) == b"".join(received).decode()
+
+
 def test_a_reader_that_is_gone_is_an_error(tmp_path: Path) -> None:
     """As `print` finds out by itself: mitmproxy ends then."""
 
