@@ -55,14 +55,18 @@ class Discovery:
         if wanted == self._followed:
             return
         self._followed, self.names = wanted, ()
-        if self._task:
-            self._task.cancel()
-            self._task = None
+        self.close()
         if wanted:
             context = ssl.create_default_context(cafile=options.ssl_verify_upstream_trusted_ca or certifi.where())
             if options.ssl_insecure:
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             self._task = asyncio.get_running_loop().create_task(self._poll(wanted, context))
+
+    def close(self) -> None:
+        """Stop the queries."""
+        if self._task:
+            self._task.cancel()
+            self._task = None
 
     async def _poll(self, backend: Backend, context: ssl.SSLContext) -> None:
         failed = False

@@ -145,7 +145,11 @@ async def test_it_follows_the_settings(patch: Callable[[Asking], None]) -> None:
     follower.follow(settings("http://127.0.0.1:10"), options)
     assert () == follower.names
     await heard(follower, ("last",))
-    follower.follow(settings(discover=False), options)
+    task = follower._task
+    assert task
+    follower.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize("unasked", [settings(discover=False), settings(token=""), settings(mode="openai"), Settings()])
