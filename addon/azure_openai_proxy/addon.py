@@ -164,7 +164,6 @@ class AzureOpenAIProxy:
         SHORTAGES.watch(asyncio.get_running_loop())
         connections.lengthen_backlog()
         install.check()
-        relay_guard.warn(self.settings, ctx.options)
         self.shared.use(self.settings.backends)
         self.watcher = asyncio.create_task(self.runtime.watch(ctx.options))
         self.show_comments(shown=True)  # the console's list does not exist earlier
@@ -190,6 +189,7 @@ class AzureOpenAIProxy:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.accounts.reopen)
 
     def serve(self) -> None:
+        relay_guard.warn(self.settings, ctx.options, keys_required=self.teams.auth(self.settings) == "required")
         gc.freeze()  # modules and options stay: each full collection would take 40 ms to find that out
         gc.set_threshold(GC_THRESHOLD)
         self.started.set()
@@ -201,6 +201,7 @@ class AzureOpenAIProxy:
         install.serve_site(ctx.master, None)
         install.set_fast_path(ctx.master, on=False)
         self.shared.tokens.close()
+        self.discovery.close()
         for task in self.warming:
             task.cancel()
         self.registry.pools.close()

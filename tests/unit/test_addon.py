@@ -37,7 +37,7 @@ from azure_openai_proxy.gateway.upstream_policy import Policy
 from azure_openai_proxy.gateway.websocket_messages import WebSocketMessages
 from azure_openai_proxy.inspection.site import mitmweb
 from azure_openai_proxy.mitmproxy_patches import connections, install
-from azure_openai_proxy.routing import entra_tokens
+from azure_openai_proxy.routing import deployment_discovery, entra_tokens
 from support.flows import ask, gateways, somebody_elses, status
 from support.shared import until
 
@@ -298,7 +298,13 @@ async def test_its_end(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(addon.shutdown, "arm", lambda: None)
     addon.running()
     addon.client_connected(connection.Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2)))
+    monkeypatch.setattr(deployment_discovery, "fetch", lambda *_: ())
+    ctx.options.update(azure_openai_token="key", azure_openai_discover_models=True)
+    queries = addon.discovery._task
+    assert queries
     addon.done()
+    with pytest.raises(asyncio.CancelledError):
+        await queries
     assert addon.watcher
     with pytest.raises(asyncio.CancelledError):
         await addon.watcher

@@ -16,4 +16,5 @@ __all__ = [
     "runtime",
     "settings",
     "sources",
+    "startup_warnings",
 ]

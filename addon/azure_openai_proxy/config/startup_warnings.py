@@ -68,6 +68,7 @@ def _user(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address or a name. A name that is looked up may be any machine's."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -82,7 +83,7 @@ def ignored_proxy(environ: Mapping[str, str], modes: Iterable[str], listen_port:
         if not (value := environ.get(name)):
             continue
         host, _, port = value.rpartition("@")[2].rpartition("//")[2].rstrip("/").rpartition(":")
-        if not (is_loopback(host) or host == "localhost") or port != str(listen_port or 8080):
+        if not is_loopback(host) or port != str(listen_port or 8080):
             yield (
                 f"{name} is set and is ignored: the proxy connects to Azure directly. "
                 "To go through that proxy, start with --mode upstream:http://HOST:PORT (and --upstream-auth USER:PASSWORD)."

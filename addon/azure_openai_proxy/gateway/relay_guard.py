@@ -26,6 +26,7 @@ from mitmproxy.proxy import mode_specs
 
 from azure_openai_proxy import errors
 from azure_openai_proxy.api import redaction
+from azure_openai_proxy.config.startup_warnings import is_loopback
 from azure_openai_proxy.mitmproxy_patches import connections, install
 
 if TYPE_CHECKING:
@@ -239,9 +240,12 @@ def _reason(addresses: set[str]) -> str | None:
     return None
 
 
-def warn(settings: Settings, options: Options) -> None:
-    """Warn if clients on other machines can use the configured key (or identity) without authentication."""
-    keyed = any(backend.token or backend.entra for backend in settings.backends) and not settings.keys_required
+def warn(settings: Settings, options: Options, *, keys_required: bool) -> None:
+    """Warn if clients on other machines can use the configured key (or identity) without authentication.
+
+    `keys_required`: clients need a key of the proxy, which may be in the ledger.
+    """
+    keyed = any(backend.token or backend.entra for backend in settings.backends) and not keys_required
     if keyed and not options.proxyauth and (host := exposed(options.mode, options.listen_host)):
         logger.warning(
             "Any client that can reach %s uses the configured key: listen on 127.0.0.1 (AZURE_OPENAI_PROXY_ADDRESS), or configure no key.",
@@ -255,6 +259,6 @@ def exposed(modes: Sequence[str], listen_host: str) -> str | None:
         if mode.type_name in ("wireguard", "local"):  # only devices with a WireGuard key; only local processes
             continue
         host = mode.listen_host(listen_host)
-        if host != "localhost" and not (host and ipaddress.ip_address(host).is_loopback):
+        if not is_loopback(host):
             return host or "any address of this machine"
     return None

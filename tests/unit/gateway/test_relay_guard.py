@@ -340,6 +340,8 @@ async def test_the_ca_s_own_host(host: str, header: str, mode: str, onboarding: 
         (["regular"], "127.0.0.1", None),
         (["regular"], "::1", None),
         (["regular"], "localhost", None),
+        (["regular"], "proxy.localhost", None),
+        (["regular"], "proxy.example.com", "proxy.example.com"),
         (["wireguard", "local"], "", None),
     ],
 )
@@ -349,19 +351,23 @@ def test_exposed(modes: list[str], host: str, where: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "secret, proxyauth, host, warned",
+    "secret, proxyauth, host, keys_required, warned",
     [
-        ({"token": "key"}, None, "", True),
-        ({"entra": "default"}, None, "", True),
-        ({}, None, "", False),
-        ({"token": "key"}, "user:password", "", False),
-        ({"token": "key"}, None, "127.0.0.1", False),
+        ({"token": "key"}, None, "", False, True),
+        ({"entra": "default"}, None, "", False, True),
+        ({}, None, "", False, False),
+        ({"token": "key"}, "user:password", "", False, False),
+        ({"token": "key"}, None, "127.0.0.1", False, False),
+        ({"token": "key"}, None, "", True, False),
     ],
 )
-def test_warn(secret: dict[str, Any], proxyauth: str | None, host: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_warn(
+    secret: dict[str, Any], proxyauth: str | None, host: str, keys_required: bool, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """A key that any client may use is worth a warning, and so is an identity."""
     chosen = Settings(backends=(dataclasses.replace(BACKEND, **secret),))
-    relay_guard.warn(chosen, cast("Options", SimpleNamespace(mode=["regular"], listen_host=host, proxyauth=proxyauth)))
+    options = cast("Options", SimpleNamespace(mode=["regular"], listen_host=host, proxyauth=proxyauth))
+    relay_guard.warn(chosen, options, keys_required=keys_required)
     assert warned == ("uses the configured key" in caplog.text)
 
 
