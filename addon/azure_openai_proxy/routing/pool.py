@@ -390,7 +390,7 @@ class Pool:
                     limit = replace(limit, until=now + until, uncapped_until=now + uncapped, least=int(least))
                     _set(known.limits, (deployment, b""), limit)
             case "absent", [until]:
-                _set(known.absent, deployment, now + until)
+                _set(known.absent, deployment, max(known.absent.get(deployment, now), now + until))
             case "tokens", [tokens, renewed, size]:
                 limit = replace(known.limit((deployment, b"")), tokens=int(tokens), renewed=now + renewed, size=int(size) or None)
                 _set(known.limits, (deployment, b""), limit)

@@ -523,6 +523,9 @@ def test_what_replicas_do_not_take_over(clock: Clock) -> None:
     pool.learn("failing", "a", "d", [3, 60, 60], 1.0)
     pool.learn("failing", "a", "d", [1, 5, 5], 0.0)
     assert [3, 59, 59] == pool.shown("failing", "a", "d")
+    pool.learn("absent", "a", "d", [60], 1.0)
+    pool.learn("absent", "a", "d", [5], 0.0)
+    assert [59] == pool.shown("absent", "a", "d")
 
 
 @pytest.mark.parametrize("slow", ["a", "b"])
