@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import ssl
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -110,9 +111,9 @@ def examine(setup: Setup, models: Sequence[str] | None = None) -> Iterator[Findi
     listed, names = _models(setup, base)
     yield listed
     for model in models or names:
-        finding = _completes(setup, base, model)
+        status, finding = _completes(setup, base, model)
         yield finding
-        if "401" in finding.what:
+        if status == HTTPStatus.UNAUTHORIZED:
             return  # every other model would fail too
 
 
@@ -179,16 +180,16 @@ def _models(setup: Setup, base: SplitResult) -> tuple[Finding, list[str]]:
     return Finding(ok=True, what=f"{len(names)} models: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"), names
 
 
-def _completes(setup: Setup, base: SplitResult, model: str) -> Finding:
-    """Request a completion of one token."""
+def _completes(setup: Setup, base: SplitResult, model: str) -> tuple[int, Finding]:
+    """Request a completion of one token. Return its status too."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     status, response = _ask(setup, base, "POST", "/chat/completions", body)
     error = response.get("error") if isinstance(response, dict) else None
     error = error if isinstance(error, dict) else {}
     if status != 200:
         message = str(error.get("message", response))[:200]
-        return Finding(ok=False, what=f"{model}: {status} {message}", remedy=_remedy(status, str(error.get("code")), model))
-    return Finding(ok=True, what=f"{model}: works")
+        return status, Finding(ok=False, what=f"{model}: {status} {message}", remedy=_remedy(status, str(error.get("code")), model))
+    return status, Finding(ok=True, what=f"{model}: works")
 
 
 def _remedy(status: int, code: str, model: str = "MODEL") -> str:

@@ -32,6 +32,17 @@ def test_a_proxy_that_stops_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (False, "the proxy is not ready: stopping") == (found.ok, found.what)
 
 
+@pytest.mark.parametrize("status, tried", [(200, ["a-401", "b"]), (404, ["a-401", "b"]), (401, ["a-401"])])
+def test_a_refused_key_ends_the_models(status: int, tried: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is refused for one model is refused for the others. A number in a name means nothing."""
+    for step in ("_reaches", "_trusts", "_is_the_api"):
+        monkeypatch.setattr(doctor, step, lambda *_: Finding(ok=True, what=""))
+    monkeypatch.setattr(doctor, "_models", lambda *_: (Finding(ok=True, what=""), ["a-401", "b"]))
+    monkeypatch.setattr(doctor, "_ask", lambda *_: (status, {"error": {"message": "no"}}))
+    found = list(doctor.examine(Setup("http://localhost/v1", None, None, "")))
+    assert tried == [finding.what.partition(":")[0] for finding in found[4:]]
+
+
 def test_no_answer_is_status_0() -> None:
     """A failed connection is status 0 and raises no exception."""
     setup = Setup("http://127.0.0.1:9/v1", None, None, "")
