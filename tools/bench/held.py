@@ -18,7 +18,6 @@ __all__ = ["rows"]
 GAP = 0.2  # seconds between two chunks of one stream
 SPREAD = 0.01  # seconds between the starts of two streams
 IDLE = 10.0  # seconds of idle time
-BOUNDS = {"p99 ms": 500, "MB at the peak": 250}
 
 
 def rows(bench: Bench, targets: Sequence[Target], seconds: float, *, streams: int = 1000, idle: float = IDLE) -> list[Row]:

@@ -1,8 +1,8 @@
 """Client setup: `azure-openai-proxy env` prints a client's environment variables for `eval`; `azure-openai-proxy doctor` tests them.
 
 The output of `env` is safe to evaluate for all arguments and paths: values are quoted, and values with control characters are
-rejected. The module does not need mitmproxy: `python -m azure_openai_proxy.cli.client_env` runs on the client's machine with this
-file, `doctor.py` and `java_truststore.py` alone.
+rejected. The module needs neither mitmproxy nor another library: with a copy of the folder `azure_openai_proxy`,
+`python -m azure_openai_proxy.cli.client_env` runs on the client's machine.
 """
 
 from __future__ import annotations
