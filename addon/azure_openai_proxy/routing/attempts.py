@@ -22,7 +22,7 @@ from . import affinity, failures, health, item_owners, learned_repairs, repair, 
 from .candidates import Candidates
 from .decisions import GIVE_UP, Attempt, Plan, Respond, Retry
 from .failures import BACKEND_STATUSES, FAILOVER_STATUSES
-from .usage_refusals import FIRST_VERSION, is_refusal
+from .usage_refusals import FIRST_VERSION, is_refusal, may_use_data_sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,8 +160,7 @@ class Attempts:
             self.candidates.bind(self.backend)
             if self._changes:
                 self._learn(self.backend)
-            # With `data_sources`, Azure refuses the option for the request, not for the deployment.
-            if self._usage_refused and b'"data_sources"' not in self.candidates.client_request.content:
+            if self._usage_refused and not may_use_data_sources(self.candidates.client_request.content):
                 self.shared.usage_refusals.add(self._learned(self.backend))
             for id in affinity.ids(self.call) if len(self.settings.backends) > 1 else ():
                 self.shared.owners.add(id, self.backend.name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from azure_openai_proxy.formats import compression
+from azure_openai_proxy.formats.json_scan import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from .learned_repairs import Key
 
-__all__ = ["FIRST_VERSION", "UsageRefusals", "is_refusal"]
+__all__ = ["FIRST_VERSION", "UsageRefusals", "is_refusal", "may_use_data_sources"]
 
 FIRST_VERSION = "2024-08-01"
 """First version of the dated API that may know `stream_options`. Azure's documents name 2024-09-01-preview, users name a month less."""
@@ -34,6 +36,20 @@ def is_refusal(response: http.Response) -> bool:
     if response.status_code not in (400, 422):
         return False
     return _NAMED.search(compression.content_or_nothing(response)[:_SEARCHED]) is not None
+
+
+def may_use_data_sources(content: bytes) -> bool:
+    """Return whether a request has `data_sources`, with which Azure refuses the option for the request, not for the deployment.
+
+    A client may write the name with escapes or in capitals. A large request, or one that is no object, may have it.
+    """
+    if len(content) > LARGE:
+        return True
+    try:
+        members = json.loads(content)
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(members, dict) or any(name.lower() == "data_sources" for name in members)
 
 
 class UsageRefusals:

@@ -43,7 +43,7 @@ def attempts(
     *backends: Backend,
     method: str = "POST",
     path: str = "/v1/chat/completions",
-    body: dict[str, Any] | None = None,
+    body: dict[str, Any] | str | None = None,
     of: Shared | None = None,
     more: bool = False,
     key: str = "",
@@ -51,7 +51,7 @@ def attempts(
     reads_usage: bool = False,
     **settings: Any,
 ) -> Attempts:
-    content = json.dumps(CHAT if body is None else body).encode()
+    content = (body if isinstance(body, str) else json.dumps(CHAT if body is None else body)).encode()
     call = operations.recognise(method, path, {"content-type": "application/json"}, content, wanted=operations.Wanted(()))
     assert call
     of = of or shared()
@@ -826,10 +826,12 @@ def test_a_refusal_of_the_clients_own_request() -> None:
     assert 0 == len(of.usage_refusals)
 
 
-def test_a_refusal_of_one_request() -> None:
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_refusal_of_one_request(escaped: bool) -> None:
     """With data of one's own Azure refuses the option, which says nothing about the deployment."""
     of = shared()
-    asking = attempts(A, of=of, body=STREAM | {"data_sources": [{}]}, reads_usage=True)
+    body = json.dumps(STREAM | {"data_sources": [{}]})
+    asking = attempts(A, of=of, body=body.replace("_", "\\u005f") if escaped else body, reads_usage=True)
     asking.first()
     asking.next_attempt(failing(400, "Validation error at #/stream_options: Extra inputs are not permitted"))
     asking.succeeded(http.Headers())

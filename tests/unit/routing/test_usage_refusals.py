@@ -7,8 +7,9 @@ import json
 import pytest
 from mitmproxy import http
 
+from azure_openai_proxy.formats.json_scan import LARGE
 from azure_openai_proxy.routing.learned_repairs import Key
-from azure_openai_proxy.routing.usage_refusals import EXPIRES, UsageRefusals, is_refusal
+from azure_openai_proxy.routing.usage_refusals import EXPIRES, UsageRefusals, is_refusal, may_use_data_sources
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,24 @@ from azure_openai_proxy.routing.usage_refusals import EXPIRES, UsageRefusals, is
 def test_what_is_a_refusal(status: int, body: object, expected: bool) -> None:
     """An error of a 400 or a 422 that names the option."""
     assert expected == is_refusal(http.Response.make(status, json.dumps(body)))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"model":"m","stream":true}', False),
+        (b'{"messages":[{"data_sources":"\\u00e9"}]}', False),
+        (b'{"data_sources":[]}', True),
+        (b'{"data\\u005fsources":[]}', True),
+        (b'{"Data_Sources":[]}', True),
+        (b"{", True),
+        (b"[]", True),
+        (b'{"a":"%b"}' % (b"x" * LARGE), True),
+    ],
+)
+def test_requests_with_data_of_their_own(content: bytes, expected: bool) -> None:
+    """A client cannot hide them. A request of which nothing is known may have them."""
+    assert expected == may_use_data_sources(content)
 
 
 def test_they_are_bounded_and_expire() -> None:
