@@ -88,6 +88,16 @@ class Database(NamedTuple):
                 raise self._unusable(error) from None
             raise
 
+    def identity(self) -> tuple[int, int] | None:
+        """What tells the file from another one under its name; None if it is missing, or the database is no file."""
+        if not self.is_file:
+            return None
+        try:
+            found = Path(self.url.database or "").stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def check(self) -> None:
         """Check that the file can be written, without waiting for other processes. Other databases are not checked.
 

@@ -104,6 +104,7 @@ class Writer:
         self._logged = -LOG_EVERY  # when lost rows were logged
         self._down: str | None = None  # the logged reason why the database cannot be written
         self._connection: sa.Connection | None = None
+        self._identity: tuple[int, int] | None = None  # of the file that the connection has opened
         self._receive: Callable[[LedgerState], None] | None = None
         self._reader = Reader()
         self._next_reading = 0.0
@@ -201,8 +202,13 @@ class Writer:
 
     def _read_and_write(self) -> None:
         """Read the keys and sums if it is time, and write all pending rows."""
+        if self._connection is not None and self._database.identity() != self._identity:
+            logger.warning("The ledger's file was removed or replaced, and is opened again: %s", self._database)
+            self._disconnect()
+            self._written.clear()  # the new one has none of these
         if self._connection is None:
             self._connection = self._connect()
+            self._identity = self._database.identity()
         if self._receive and time.monotonic() >= self._next_reading:
             state = self._reader.unchanged(self._connection)
             if state is None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import queue
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -156,6 +159,27 @@ def test_a_database_that_is_down(database: Database, started: Callable[[], Write
     assert "connection lost" in info.text
     assert 1 == info.text.count("is written again")
     assert "secret" not in info.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove a file that is open")
+def test_a_file_that_is_removed(tmp_path: Path, fast: None, info: Any) -> None:
+    """Later rows are in a new file with this name, and so are the keys and sums that are read."""
+    path = tmp_path / "usage.db"
+    database = parse(f"sqlite:///{path}")
+    states: queue.Queue[LedgerState] = queue.Queue()
+    writer = Writer(database)
+    writer.follow(states.put)
+    writer.start()
+    writer.put([call("1", client="alice")])
+    while writer._waiting:
+        states.get(timeout=WAIT)
+    for name in ("", "-wal", "-shm"):
+        Path(f"{path}{name}").unlink(missing_ok=True)
+    writer.put([call("2", client="alice")])
+    writer.close()
+    assert ["2"] == [row["request_id"] for row in rows(database)]
+    assert (0, 1) == (writer.lost, info.text.count("was removed or replaced"))
+    assert {"alice"} == {client for client, _ in writer._written}
 
 
 def test_a_commit_whose_answer_was_lost(database: Database, started: Callable[[], Writer], faults: Faults, fast: None) -> None:
