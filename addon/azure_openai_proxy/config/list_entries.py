@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from azure_openai_proxy.errors import SettingsError
 from azure_openai_proxy.formats.paths import expanded
 
-from . import file_trust
+from . import file_trust, regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +19,8 @@ __all__ = ["check_keys", "files", "read_key_file", "without_secret"]
 
 _SECRET = re.compile("[A-Za-z0-9_-]{16,}")
 """A text that may be a key, and is hardly the name of a file."""
+LONGEST_KEY = 64 << 10
+"""Bytes of a file with a key alone."""
 
 
 def files(raw: object, name: str) -> Iterator[Path]:
@@ -51,10 +53,15 @@ def read_key_file(path: str, name: str) -> str:
         file = expanded(path)
         if file_trust.everybody_writes(file):
             raise SettingsError(f"{name}: {path} is not used: all users may write it (chmod o-w)")
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        with regular_file.opened(file) as source:
+            content = source.read(LONGEST_KEY + 1)
+        if len(content) > LONGEST_KEY:
+            raise SettingsError(f"{name}: {path} is too large for a file with a key alone")
+        return content.decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
         shown = "the file" if _SECRET.fullmatch(path) else path  # the key itself was written here
-        raise SettingsError(f"{name}: {shown} cannot be read") from None
+        why = f": {error.strerror}" if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.strerror else ""
+        raise SettingsError(f"{name}: {shown} cannot be read{why}") from None
 
 
 def without_secret(text: str, secret: object) -> str:

@@ -79,7 +79,7 @@ def test_a_world_writable_key_file(tmp_path: Path) -> None:
         ({"key": "a b"}, "a: key: it has a space"),
         ({"key": None, "key_file": "/nowhere/key"}, "a: key_file: /nowhere/key cannot be read"),
         ({"key": None, "key_file": "sk-0123456789abcdef"}, "a: key_file: the file cannot be read"),
-        ({"key": None, "key_file": "/dev/null"}, "a: key_file: it is empty"),
+        ({"key": None, "key_file": "/dev/null"}, "a: key_file: /dev/null cannot be read: it is not a regular file"),
         ({"key": None, "key_sha256": "abc"}, "a: key_sha256: write the SHA-256"),
         ({"models": []}, "a: models: write a list of names"),
         ({"models": [1]}, "a: models: write a list of names"),
