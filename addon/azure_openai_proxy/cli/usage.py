@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""The first characters by which spreadsheets recognize a formula."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""The first characters by which spreadsheets recognize a formula, also in their full-width forms."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -118,10 +118,13 @@ def _reported(ledger: Database, asked: argparse.Namespace) -> str:
 
 
 def _csv(columns: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
-    """Return RFC 4180. A text that a spreadsheet would execute gets an apostrophe, and unknown values are empty."""
+    """Return RFC 4180. A text that a spreadsheet would execute gets an apostrophe, and unknown values are empty.
+
+    Texts are quoted, because some spreadsheets separate cells at a semicolon.
+    """
     output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(columns)
+    csv.writer(output, lineterminator="\n").writerow(columns)
+    writer = csv.writer(output, lineterminator="\n", quoting=csv.QUOTE_STRINGS)
     for group in found:
         writer.writerow(_harmless(value) if isinstance(value := group[name], str) else value for name in columns)
     return output.getvalue()

@@ -90,6 +90,15 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     ] == json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("text", ["=1+1", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20SUM(1)", "a;=1+1", 'a";=1'])
+def test_a_formula_in_csv(text: str) -> None:
+    """No spreadsheet takes a text for a formula, or a part of it for another cell."""
+    written = usage._csv(["model", "requests"], [{"model": text, "requests": 3}]).splitlines()[1]
+    assert written.endswith('",3')
+    (shown,) = csv.reader([written.removesuffix(",3")])
+    assert [text if text.startswith("a") else f"'{text}"] == shown
+
+
 @pytest.mark.usefixtures("ledger")
 def test_csv(capsys: pytest.CaptureFixture[str]) -> None:
     """CSV has no cell that a spreadsheet executes, no control character, and empty cells for unknown values."""
