@@ -7,9 +7,7 @@ that a scrape of many series does not delay requests. There is no process-global
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
-import platform
 from bisect import bisect_left
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -235,7 +233,7 @@ class Prometheus:
             for value, at in counter.read(state):
                 family.add_metric(self._bounds.values(metric.labels, at), value)
             families.append(family)
-        families.append(_gauge(metric_names.BUILD_INFO, {_versions(): 1}))
+        families.append(_gauge(metric_names.BUILD_INFO, {metric_names.versions(): 1}))
         return families
 
 
@@ -249,14 +247,3 @@ def _gauge(metric: Metric, values: Mapping[tuple[str, ...], float]) -> Family:
         if OTHER not in labels:  # `other` has no state of its own
             family.add_metric(labels, value)
     return family
-
-
-def _versions() -> tuple[str, ...]:
-    return (_version("azure-openai-proxy"), _version("mitmproxy"), platform.python_version())
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

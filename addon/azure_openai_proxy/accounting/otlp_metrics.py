@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from typing import TYPE_CHECKING, Any
 
-from mitmproxy.version import VERSION
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
@@ -14,7 +12,7 @@ from opentelemetry.sdk.metrics.export import MetricExportResult, PeriodicExporti
 
 from . import metric_names
 from .label_bounds import OTHER, LabelBounds
-from .otlp_transport import SCOPE, CollectorSession, version
+from .otlp_transport import SCOPE, CollectorSession
 from .sink import NOTHING_LIVE
 
 if TYPE_CHECKING:
@@ -85,7 +83,7 @@ class Metrics:
         self._state = NOTHING_LIVE
         self._read_at = float("-inf")
         self._reader = PeriodicExportingMetricReader(_Exporter(url, losses))
-        meter = MeterProvider([self._reader], resource, shutdown_on_exit=False).get_meter(SCOPE, version())
+        meter = MeterProvider([self._reader], resource, shutdown_on_exit=False).get_meter(SCOPE, metric_names.version())
         self._write = dict(self._writers(meter))
         self._series: dict[tuple[str, Labels, bool], _Series] = {}
         self._changed: dict[_Series, None] = {}
@@ -93,7 +91,7 @@ class Metrics:
             metric = gauge.metric
             meter.create_observable_gauge(metric.name, [self._reading(gauge)], metric.unit, metric.help)
         info = metric_names.BUILD_INFO
-        versions = Observation(1, self._attributes(info, (version(), VERSION, platform.python_version())))
+        versions = Observation(1, self._attributes(info, metric_names.versions()))
         meter.create_observable_gauge(info.name, [lambda _: [versions]], info.unit, info.help)
         for counter in metric_names.COUNTERS:
             metric = counter.metric

@@ -16,7 +16,8 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from . import span_attributes, trace_context
-from .otlp_transport import SCOPE, CollectorSession, version
+from .metric_names import version
+from .otlp_transport import SCOPE, CollectorSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,30 +7,24 @@ import os
 import socket
 import threading
 import time
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
+from .metric_names import version
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SCOPE", "CollectorSession", "Losses", "resource", "version"]
+__all__ = ["SCOPE", "CollectorSession", "Losses", "resource"]
 
 logger = logging.getLogger(__name__)
 
 SCOPE = "azure_openai_proxy"
 """Name of the instrumentation scope."""
 LOG_EVERY = 60.0
-
-
-def version() -> str:
-    try:
-        return metadata.version("azure-openai-proxy")
-    except metadata.PackageNotFoundError:  # run from a clone
-        return "0"
 
 
 def resource() -> Resource:

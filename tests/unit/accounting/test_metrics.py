@@ -151,11 +151,6 @@ async def test_live_state_and_versions() -> None:
     assert 1 == total(found, "azure_openai_proxy_build_info", mitmproxy=importlib.metadata.version("mitmproxy"))
 
 
-def test_a_package_without_metadata() -> None:
-    """The version of a package that is not installed is empty."""
-    assert "" == module._version("no-such-package")
-
-
 async def test_deployments_beyond_the_bound_have_no_state() -> None:
     """The state of deployments that exceed the bound is left out, because `other` has no state."""
     state = LiveState(backends=tuple(BackendState("a", f"d{number}", True) for number in range(50)))
