@@ -345,7 +345,7 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
         await until(lambda: "previous settings stay in force" in caplog.text)
         caplog.clear()
         file.write_text(f"azure_openai_backends: [{{name: a, endpoint: https://a.example, token_file: {key}}}]")
-        await asyncio.sleep(0.05)
+        await until(lambda: bool(live._file.path))
         assert ("second", "") == (live.settings.token, caplog.text)
         watching.cancel()
 

@@ -371,15 +371,19 @@ async def test_back_pressure_of_reading() -> None:
     async def serve(peer: Peer) -> None:
         await peer.request()
         await peer.send(OK)
+        sent.set()
         await peer.gone()
 
+    sent = asyncio.Event()
     async with Upstream(serve) as upstream:
         connection = await Pools().of(upstream.destination()).connect()
         connection.resume_reading()
         connection.pause_reading()
         connection.pause_reading()
         receiver = await ask(connection)
-        await asyncio.sleep(0.05)
+        await sent.wait()
+        for _ in range(10):  # turns of the event loop, in each of which it could be read
+            await asyncio.sleep(0)
         assert [] == receiver.items
         connection.resume_reading()
         await receiver.end()
