@@ -525,7 +525,7 @@ class Meter:
             new = self.meters.counted.add(id, None)
             return ("known", tokens, id) if new else ("none", None, None)
         if tokens and row.gen_ai != "fetch_response":
-            return "known", tokens, None
+            return ("known", tokens, None) if usage.is_whole(tokens, row.gen_ai) else ("unknown", None, None)
         in_background = self.call and self.call.details and self.call.details.background
         return "unknown" if row.usage and not reported.metered and not in_background else "none", None, None
 
@@ -538,16 +538,19 @@ class Meter:
 
     def sketch(self, reported: Reported) -> CallRecord:
         """A record of what a stream has reported, which has enough to price it."""
-        last = self.attempts[-1] if self.attempts else None
+        asked, sent = self.call.model if self.call else None, self.attempts[-1].deployment if self.attempts else None
+        texts = asked, sent, self.served, reported.model, reported.service_tier
+        # A name without a price is logged, and a client may have mistaken its key for one.
+        model, deployment, served, response_model, tier = (text and shown_again(text, self.secrets) for text in texts)
         return CallRecord(
             time=self.time,
             request_id="",
             trace_id="",
-            model=self.call.model if self.call else None,
-            deployment=(last.deployment if last else None) or None,
-            served_deployment=self.served,
-            response_model=reported.model,
-            service_tier=reported.service_tier,
+            model=model,
+            deployment=deployment or None,
+            served_deployment=served,
+            response_model=response_model,
+            service_tier=tier,
             zone=self.zone,
             tokens=reported.tokens or NO_TOKENS,
         )

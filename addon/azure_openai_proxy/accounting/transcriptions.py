@@ -62,8 +62,13 @@ class Transcriptions:
         id, given = _name(event.get("item_id")), event.get("usage")
         counts = given if isinstance(given, dict) else {}
         first = self._first.pop(id or "", None)
+        tokens = usage.tokens(counts)
         reported = usage.NOTHING._replace(
-            tokens=usage.tokens(counts), metered=bool(counts), id=id, model=self._deployment or self._model, status="completed"
+            tokens=tokens,
+            metered=tokens is not None or usage.in_other_unit(counts),
+            id=id,
+            model=self._deployment or self._model,
+            status="completed",
         )
         return Transcription(now if first is None else first, first, now, reported, self._model, self._deployment)
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     type Kept = tuple[Any, ...]  # reasons to finish, code of an error, and the values of `_KEPT`
 
-__all__ = ["NOTHING", "Events", "Reported", "kept", "members", "read", "reports", "tokens"]
+__all__ = ["NOTHING", "Events", "Reported", "in_other_unit", "is_whole", "kept", "members", "read", "reports", "tokens"]
 
-MOST = 10**12
+MOST = 10**12 - 1
 """Greatest number of tokens that is believed: a batch may have billions."""
 LONGEST_NAME = 256
 """Greatest length of a model, an id or another name."""
@@ -37,8 +37,11 @@ MOST_CHOICES = 128
 MOST_LATENCIES = 16
 HEAD = 64 << 10
 """Bytes at the start of a large document in which its first members are read."""
-TAIL = 16 << 10
-"""Bytes at the end of a large document in which its last members are searched."""
+TAIL = 128 << 10
+"""Bytes at the end of a large document in which its last members are searched.
+
+The client's `metadata` follow the usage of a response, and have up to 60 kB.
+"""
 MOST_TRIES = 24
 """Maximum number of members at the end of a large document that are tried."""
 DENSE = 8 << 10
@@ -79,12 +82,18 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 
+_OTHER_UNITS = frozenset({"seconds", "characters"})
 _ALL_DETAILS = frozenset({*_INPUT_DETAILS, *_OUTPUT_DETAILS})
 _WITH_CODES = frozenset({"code", "error", "status_details"})
 _KEPT = (
     *("usage", "model", "id", "service_tier", "system_fingerprint", "status", "background", "latency_checkpoint", "incomplete_details"),
     model_selection.MEMBER,
 )
+
+
+def is_whole(tokens: Tokens, operation: str) -> bool:
+    """Return whether all counts are known that a call costs. `operation`: its name in the GenAI conventions."""
+    return tokens.input is not None and (tokens.output is not None or operation == "embeddings")
 
 
 class Reported(NamedTuple):
@@ -211,9 +220,10 @@ def read(kept: Kept) -> Reported:
     reasons, code, usage, model, id, tier, fingerprint, status, background, latency, details, selection = kept
     if not reasons and isinstance(details, dict) and (reason := _reason(details.get("reason"))):
         reasons = (reason,)
+    counted = tokens(usage) if isinstance(usage, dict) else None
     return Reported(
-        tokens(usage) if isinstance(usage, dict) else None,
-        isinstance(usage, dict) and bool(usage),
+        counted,
+        counted is not None or in_other_unit(usage),
         _word(model, spaces=True) if model else None,
         _word(tier) if tier else None,
         _name(id),
@@ -258,6 +268,11 @@ def tokens(usage: Mapping[str, Any]) -> Tokens | None:
     )
 
 
+def in_other_unit(usage: object) -> bool:
+    """Whether a usage is in seconds or characters instead of tokens."""
+    return isinstance(usage, dict) and (usage.get("type") == "duration" or not _OTHER_UNITS.isdisjoint(usage))
+
+
 def _details(usage: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:
     for name in names:
         details = usage.get(name)
@@ -267,7 +282,9 @@ def _details(usage: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, A
 
 
 def _part(value: object, whole: int | None) -> int | None:
-    """Return a count that is a part of `whole`; None if it is not one."""
+    """Return a count that is a part of `whole`; None if it is not one. Gateways may write it as 3.0."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
     if whole is None or type(value) is not int:  # True is an int as well
         return None
     return value if 0 <= value <= whole else None

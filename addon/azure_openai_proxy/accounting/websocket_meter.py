@@ -76,14 +76,14 @@ class WebSocketMeter:
 
     def _made(self, ended: EndedResponse, incomplete: _Side | None, model: str | None = None, deployment: str | None = None) -> CallRecord:
         meter, reported, status = self._meter, ended.reported, ended.status
-        known = status < 400 and reported.tokens
+        known = reported.tokens if status < 400 and reported.tokens and usage.is_whole(reported.tokens, "chat") else None
         outcome = Outcome(
             status=status,
             error_code=reported.error_code,
             incomplete="upstream" if reported.status == "failed" else incomplete,
             reported=reported,
-            tokens=known or None,
-            state="known" if known else "none" if status >= 400 or reported.metered else "unknown",
+            tokens=known,
+            state="known" if known else "none" if status >= 400 or (reported.metered and not reported.tokens) else "unknown",
             duration=ended.ended - ended.started,
             first=None if ended.first is None else ended.first - ended.started,
             in_websocket=True,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from azure_openai_proxy import errors
-from azure_openai_proxy.accounting import estimate, limits
+from azure_openai_proxy.accounting import estimate, limits, usage
 from azure_openai_proxy.accounting.budgets import has_budget
 from azure_openai_proxy.accounting.limits import Refused, Reservation
 from azure_openai_proxy.accounting.record import CallRecord, Tokens
@@ -357,7 +357,7 @@ class Admission:
         if self.meter is not None and self.meter.row.gen_ai == "fetch_response":
             return  # it shows a response that was, or is, charged for itself
         held.text += estimate.delivered(data, chat=chat)
-        if ended and reported.tokens and self.meter:
+        if ended and reported.tokens and self.meter and usage.is_whole(reported.tokens, self.meter.row.gen_ai):
             held.settle((reported.tokens.input or 0) + (reported.tokens.output or 0))
             held.charge(self.teams.cost(self.meter.sketch(reported), held.admitted_as))
 

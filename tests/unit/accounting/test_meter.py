@@ -587,6 +587,30 @@ async def test_a_record_that_cannot_be_made_later(
     assert not bench.meters.running
 
 
+@pytest.mark.parametrize(
+    ("path", "usage", "state"),
+    [
+        ("/v1/chat/completions", {"prompt_tokens": 3, "completion_tokens": -1}, "unknown"),
+        ("/v1/chat/completions", {"prompt_tokens": 3}, "unknown"),
+        ("/v1/chat/completions", {"prompt_tokens": True, "completion_tokens": 4}, "unknown"),
+        ("/v1/chat/completions", {"prompt_tokens": "3", "completion_tokens": "4"}, "unknown"),
+        ("/v1/chat/completions", {"prompt_tokens": 3.0, "completion_tokens": 4.0}, "known"),
+        ("/v1/embeddings", {"prompt_tokens": 3, "total_tokens": 3}, "known"),
+        ("/v1/embeddings", {"prompt_tokens": "3"}, "unknown"),
+    ],
+)
+async def test_a_usage_without_a_count_that_costs(path: str, usage: dict[str, Any], state: str, bench: Bench) -> None:
+    """It is not known, so that no part of the cost is taken for all of it."""
+    body = json.dumps({"id": "c", "model": "m-1", "usage": usage}).encode()
+    meter = bench.start(path)
+    meter.attempt(BACKEND, "dep")
+    head = response(200, body)
+    meter.head(head)
+    record = meter.end(head, body)
+    assert record
+    assert (state, state == "known") == (record.usage_state, record.cost_usd is not None)
+
+
 async def test_the_order_of_records(bench: Bench, socket: Meter) -> None:
     """Records are delivered in the order in which their requests ended, also if only some of them are made later."""
     statuses: list[int | None] = []

@@ -170,13 +170,25 @@ def test_a_body_that_cannot_be_read(body: bytes) -> None:
     assert Reported() == of_body(body, CHAT)
 
 
-@pytest.mark.parametrize("count", [-1, 10**12 + 1, 10**4000, 1.0, "5", True, None, {}, [5], float("nan")])
+@pytest.mark.parametrize("count", [-1, 10**12, 10**4000, 1.5, "5", True, None, {}, [5], float("nan")])
 def test_an_invalid_count_is_unknown(count: object) -> None:
-    """Only an integer within bounds is a count; the other counts of the usage stay known."""
+    """Only a whole number within bounds is a count; the other counts of the usage stay known."""
     usage = {"prompt_tokens": count, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 1}, "completion_tokens_details": 3}
     assert Tokens(output=7) == of_body(dump({"usage": usage}), CHAT).tokens
     usage = {"prompt_tokens": 5, "completion_tokens": count, "completion_tokens_details": {"reasoning_tokens": count}}
     assert Tokens(5) == of_body(dump({"usage": usage}), CHAT).tokens
+
+
+def test_a_count_with_a_decimal_point() -> None:
+    """Gateways that write numbers again may add one."""
+    usage = {"prompt_tokens": 5.0, "completion_tokens": 7.0, "prompt_tokens_details": {"cached_tokens": 1.0}}
+    assert Tokens(5, 1, None, 7) == of_body(dump({"usage": usage}), CHAT).tokens
+
+
+@pytest.mark.parametrize("usage", [{}, {"total_tokens": 7}, {"prompt_tokens": "5"}, 3])
+def test_a_usage_without_a_count(usage: object) -> None:
+    """It is no usage in another unit, so the usage is not known."""
+    assert not of_body(dump({"usage": usage}), CHAT).metered
 
 
 def test_a_part_is_not_larger_than_its_whole() -> None:
@@ -395,6 +407,13 @@ def test_a_large_body(spaced: bool) -> None:
     content = dump(body, spaced=spaced) + b"\n"
     assert len(content) > LARGE
     assert Reported(RESPONSE_TOKENS, True, "gpt-5.4", id="resp_1", status="completed") == of_body(content, RESPONSES)
+
+
+def test_a_large_response_with_metadata() -> None:
+    """The client's metadata, which follow the usage, do not hide it, however large OpenAI allows them to be."""
+    metadata = {f"{number:064}": "é" * 512 for number in range(16)}
+    body = {"id": "resp_1", "output": [{"text": "x" * LARGE}], "usage": RESPONSE_USAGE, "user": None, "metadata": metadata}
+    assert RESPONSE_TOKENS == of_body(json.dumps(body).encode(), RESPONSES).tokens
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
 import json
 from dataclasses import replace
@@ -449,6 +450,22 @@ async def test_a_stream_settles_before_its_end(addon: AzureOpenAIProxy) -> None:
     flow.response.stream(b"")
     addon.response(flow)
     assert shown["budget"] == (await page(addon))["budget"]
+
+
+async def test_a_key_as_the_name_of_a_model(addon: AzureOpenAIProxy, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that mistakes one variable for another has its key in no line of the log, neither while the stream runs nor after it."""
+    use(addon, client(limits=Limits(tokens_per_minute=10_000)))
+    addon.runtime.settings = dataclasses.replace(addon.settings, mapper=Mapper.parse("*=unpriced"))
+    flow = await ask(addon, asking(body=CHAT | {"model": "sk-alice", "stream": True}))
+    flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    addon.responseheaders(flow)
+    assert callable(flow.response.stream)
+    flow.response.stream(b'data: {"id":"c","model":"unpriced","choices":[],"usage":%b}\n\n' % json.dumps(USAGE).encode())
+    flow.response.stream(b"data: [DONE]\n\n")
+    flow.response.stream(b"")
+    addon.response(flow)
+    assert "No price for" in caplog.text
+    assert "sk-alice" not in caplog.text
 
 
 async def test_counters_that_others_share(addon: AzureOpenAIProxy) -> None:
