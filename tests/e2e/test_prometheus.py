@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -105,6 +106,30 @@ def test_every_expression_has_data(proxy: Proxies, azure: Simulator, tmp_path: P
         assert [(count,)] == [(value,) for _, value in prometheus.query("sum(azure_openai_proxy_requests_total)")]
         (state,) = prometheus.targets()
     assert ("up", "") == (state["health"], state["lastError"])
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("up", "fires"),
+    [("0x60", True), ("0 1 0 0 0 1 0 0 0 0 0 0 0 1 0 0 0 1 0x42", True), ("1x20 0 0 0 1x37", False), ("1x60", False)],
+    ids=["never up", "up between attempts", "down for a moment", "always up"],
+)
+def test_the_alert_of_a_backend(up: str, fires: bool, tmp_path: Path) -> None:
+    """It fires for a backend whose attempts all fail, although the backend counts as up before each of them. 15 seconds a sample."""
+    at = {"backend": "east", "deployment": "gpt-4o"}
+    alert = {
+        "exp_labels": {**at, "severity": "warning"},
+        "exp_annotations": {"summary": "gpt-4o at east is out of use."},
+    }
+    series = 'azure_openai_proxy_backend_up{backend="east", deployment="gpt-4o"}'
+    checked = {"eval_time": "14m", "alertname": "BackendDown", "exp_alerts": [alert] if fires else []}
+    rules = {
+        "rule_files": [str(prometheus_rules.ALERTS)],
+        "tests": [{"interval": "15s", "input_series": [{"series": series, "values": up}], "alert_rule_test": [checked]}],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(json.dumps(rules))
+    assert "SUCCESS" in promtool("test", "rules", str(file))
 
 
 @needs_prometheus
