@@ -28,6 +28,8 @@ PORTS = {"http": 80, "https": 443}
 ENV = 'eval "$(azure-openai-proxy env)"'
 MARK = "x-azure-openai-proxy"
 """A response header of the proxy's `/healthz`, by which the proxy is recognised."""
+WITHOUT_CHAT = re.compile("whisper|tts|transcribe|embedding|dall-e|image|sora|realtime|moderation")
+"""Parts of the names of models that answer no chat."""
 HOST = re.compile(r"[\w.:%-]+")
 MOST = 4 << 20
 """Bytes of a response that are read."""
@@ -70,7 +72,7 @@ class Finding(NamedTuple):
 
 # Failures of a completion: status, a part of the error's code, the remedy.
 REMEDIES = (
-    (401, "", "the key is not Azure's: set OPENAI_API_KEY to Azure's key, or AZURE_OPENAI_TOKEN for the proxy"),
+    (401, "", "the key is wrong: set OPENAI_API_KEY to your key for the proxy, or to Azure's key if the proxy has none of its own"),
     (
         403,
         "",
@@ -110,6 +112,8 @@ def examine(setup: Setup, models: Sequence[str] | None = None) -> Iterator[Findi
             return
     listed, names = _models(setup, base)
     yield listed
+    if listed.ok and not (models or names):
+        yield Finding(ok=False, what="no model is listed that has a chat", remedy="name one: --model MODEL")
     for model in models or names:
         status, finding = _completes(setup, base, model)
         yield finding
@@ -172,24 +176,34 @@ def _is_the_api(setup: Setup, base: SplitResult) -> Finding:
 
 
 def _models(setup: Setup, base: SplitResult) -> tuple[Finding, list[str]]:
+    """List the models. Return the names of those that may have a chat too."""
     status, response = _ask(setup, base, "GET", "/models")
     if status != 200 or not isinstance(response, dict):
-        return Finding(ok=False, what=f"GET {setup.base}/models returns {status}", remedy=_remedy(404, "")), []
+        message, code = _error(response)
+        remedy = _remedy(404 if status == 200 else status, code)
+        return Finding(ok=False, what=f"GET {setup.base}/models returns {status} {message}".rstrip(), remedy=remedy), []
     data = response.get("data")
     names = [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model] if isinstance(data, list) else []
-    return Finding(ok=True, what=f"{len(names)} models: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"), names
+    count = "1 model" if len(names) == 1 else f"{len(names)} models"
+    what = f"{count}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else count
+    return Finding(ok=True, what=what), [name for name in names if not WITHOUT_CHAT.search(name)]
 
 
 def _completes(setup: Setup, base: SplitResult, model: str) -> tuple[int, Finding]:
     """Request a completion of one token. Return its status too."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     status, response = _ask(setup, base, "POST", "/chat/completions", body)
+    if status != 200:
+        message, code = _error(response)
+        return status, Finding(ok=False, what=f"{model}: {status} {message}", remedy=_remedy(status, code, model))
+    return status, Finding(ok=True, what=f"{model}: works")
+
+
+def _error(response: object) -> tuple[str, str]:
+    """Return the message and the code of an error response."""
     error = response.get("error") if isinstance(response, dict) else None
     error = error if isinstance(error, dict) else {}
-    if status != 200:
-        message = str(error.get("message", response))[:200]
-        return status, Finding(ok=False, what=f"{model}: {status} {message}", remedy=_remedy(status, str(error.get("code")), model))
-    return status, Finding(ok=True, what=f"{model}: works")
+    return str(error.get("message", response))[:200], str(error.get("code"))
 
 
 def _remedy(status: int, code: str, model: str = "MODEL") -> str:

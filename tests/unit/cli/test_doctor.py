@@ -43,6 +43,39 @@ def test_a_refused_key_ends_the_models(status: int, tried: list[str], monkeypatc
     assert tried == [finding.what.partition(":")[0] for finding in found[4:]]
 
 
+@pytest.mark.parametrize(
+    ("status", "response", "ok", "what", "chats"),
+    [
+        (200, {"data": [{"id": "gpt-4o"}]}, True, "1 model: gpt-4o", ["gpt-4o"]),
+        (200, {"data": [{"id": "whisper-1"}, {"id": "tts-1"}]}, True, "2 models: whisper-1, tts-1", []),
+        (200, {"data": []}, True, "0 models", []),
+        (
+            401,
+            {"error": {"message": "unknown", "code": "invalid_api_key"}},
+            False,
+            "GET http://h/v1/models returns 401 unknown",
+            [],
+        ),
+    ],
+)
+def test_the_list_of_models(status: int, response: object, ok: bool, what: str, chats: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only models that may answer a chat are asked for one, and a refused key is not taken for a wrong path."""
+    monkeypatch.setattr(doctor, "_ask", lambda *_: (status, response))
+    setup = Setup("http://h/v1", None, None, "")
+    found, names = doctor._models(setup, urlsplit(setup.base))
+    assert (ok, what, chats) == (found.ok, found.what, names)
+    assert ok == ("OPENAI_API_KEY" not in found.remedy)
+
+
+def test_no_model_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list without a model that answers a chat shows nothing about calls."""
+    for step in ("_reaches", "_trusts", "_is_the_api"):
+        monkeypatch.setattr(doctor, step, lambda *_: Finding(ok=True, what=""))
+    monkeypatch.setattr(doctor, "_ask", lambda *_: (200, {"data": []}))
+    *_, last = doctor.examine(Setup("http://localhost/v1", None, None, ""))
+    assert (False, "name one: --model MODEL") == (last.ok, last.remedy)
+
+
 def test_no_answer_is_status_0() -> None:
     """A failed connection is status 0 and raises no exception."""
     setup = Setup("http://127.0.0.1:9/v1", None, None, "")
