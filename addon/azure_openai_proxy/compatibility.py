@@ -1,4 +1,4 @@
-"""Whether an installed version of another package has the private attributes that a feature uses.
+"""The version of this package, and whether an installed version of another one has the private attributes that a feature uses.
 
 A feature is on only if sample objects have every attribute and signature that it uses. The samples are instantiated, because most
 attributes are set by `__init__`, and driven where attributes are set later. The tables are in `mitmproxy_patches/compat.py`.
@@ -20,12 +20,20 @@ from mitmproxy import version
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-__all__ = ["Feature", "untested"]
+__all__ = ["Feature", "own_version", "untested"]
 
 logger = logging.getLogger(__name__)
 
 _MEMBER = re.compile(r"(\w+)(\(.*?\))?")
 _ABSENT = object()
+
+
+def own_version() -> str:
+    """Return the version of this package; "0" if it is not installed, but run from a clone."""
+    try:
+        return metadata.version("azure-openai-proxy")
+    except metadata.PackageNotFoundError:
+        return "0"
 
 
 def untested(tested: Mapping[str, Collection[str]]) -> str | None:

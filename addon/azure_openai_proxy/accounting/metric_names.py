@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from importlib import metadata
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mitmproxy.version import VERSION
+
+from azure_openai_proxy.compatibility import own_version
 
 from .span_attributes import PROVIDER
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     type Label = str | int | None  # None: unknown or not applicable
     type Labels = tuple[Label, ...]
 
-__all__ = ["COUNTERS", "GAUGES", "GENAI", "Gauge", "Metric", "measurements", "metrics", "rules", "version", "versions"]
+__all__ = ["COUNTERS", "GAUGES", "GENAI", "Gauge", "Metric", "measurements", "metrics", "rules", "versions"]
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS = tuple(float(4**exponent) for exponent in range(14))
@@ -311,17 +312,9 @@ LIMIT_REFUSALS = _own("limit_refusals", "{request}", "Requests refused by a limi
 BUILD_INFO = Metric(_OWN + "build_info", "gauge", "1", "The versions that run; the value is 1.", ("version", "mitmproxy", "python"))
 
 
-def version() -> str:
-    """Return the version of this package; "0" if it is not installed, but run from a clone."""
-    try:
-        return metadata.version("azure-openai-proxy")
-    except metadata.PackageNotFoundError:
-        return "0"
-
-
 def versions() -> tuple[str, str, str]:
     """Return the labels of `BUILD_INFO`."""
-    return version(), VERSION, platform.python_version()
+    return own_version(), VERSION, platform.python_version()
 
 
 def _state(name: str, unit: str, text: str, *labels: str) -> Metric:

@@ -10,6 +10,8 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExportResult, PeriodicExportingMetricReader
 
+from azure_openai_proxy.compatibility import own_version
+
 from . import metric_names
 from .label_bounds import OTHER, LabelBounds
 from .otlp_transport import SCOPE, CollectorSession
@@ -83,7 +85,7 @@ class Metrics:
         self._state = NOTHING_LIVE
         self._read_at = float("-inf")
         self._reader = PeriodicExportingMetricReader(_Exporter(url, losses))
-        meter = MeterProvider([self._reader], resource, shutdown_on_exit=False).get_meter(SCOPE, metric_names.version())
+        meter = MeterProvider([self._reader], resource, shutdown_on_exit=False).get_meter(SCOPE, own_version())
         self._write = dict(self._writers(meter))
         self._series: dict[tuple[str, Labels, bool], _Series] = {}
         self._changed: dict[_Series, None] = {}

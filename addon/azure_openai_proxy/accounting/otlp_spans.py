@@ -15,8 +15,9 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from azure_openai_proxy.compatibility import own_version
+
 from . import span_attributes, trace_context
-from .metric_names import version
 from .otlp_transport import SCOPE, CollectorSession
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Spans(SpanProcessor):
         self._ids = _Ids()
         self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(self)
-        self._tracer = self._provider.get_tracer(SCOPE, version(), SCHEMAS.get(generation))
+        self._tracer = self._provider.get_tracer(SCOPE, own_version(), SCHEMAS.get(generation))
         self._session = CollectorSession()
         self._exporter = OTLPSpanExporter(f"{url}/v1/traces", session=self._session)
         self._queue: deque[ReadableSpan] = deque()

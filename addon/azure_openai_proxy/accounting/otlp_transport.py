@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
-from .metric_names import version
+from azure_openai_proxy.compatibility import own_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ def resource() -> Resource:
     own = {name: value for name, value in sdk.items() if name.startswith("telemetry.sdk.")}
     own |= {
         "service.name": "azure-openai-proxy",
-        "service.version": version(),
+        "service.version": own_version(),
         "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
     }
     return Resource(own).merge(OTELResourceDetector().detect())

@@ -51,6 +51,8 @@ def usage() -> str:
 def _misspelled(given: Sequence[str]) -> str | None:
     """The subcommand that the first argument resembles. mitmproxy would take it as a filter of flows, and start."""
     names = [each.name for each in SUBCOMMANDS]
+    if given and given[0] in ("help", "version"):
+        return f"--{given[0]}"
     return next(iter(difflib.get_close_matches(given[0], names, 1, MIN_SIMILARITY)), None) if given else None
 
 
@@ -80,6 +82,10 @@ def _inform(given: Sequence[str]) -> int | None:
 
     if not {"-h", "--help"}.isdisjoint(given):
         print(usage())  # noqa: T201 - help is printed
+    elif "--version" in given:
+        from azure_openai_proxy.compatibility import own_version  # noqa: PLC0415 - loads mitmproxy
+
+        print(f"Azure OpenAI Proxy: {own_version()}", flush=True)  # noqa: T201 - mitmproxy prints the others
     return launcher.main(given)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mitmproxy.options import CONF_DIR, Options
 from mitmproxy.tools import main as tools
 
-from azure_openai_proxy.config import runtime, sources
+from azure_openai_proxy.config import runtime, sources, startup_warnings
 from azure_openai_proxy.config.confdir import check_confdir
 from azure_openai_proxy.config.settings import resolve
 from azure_openai_proxy.errors import SettingsError
@@ -84,7 +84,8 @@ def main(user: Sequence[str]) -> int | None:
         try:
             user = arguments(user, os.environ)
         except SettingsError as error:
-            print(f"azure-openai-proxy: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
+            hints = "".join(f" ({hint})" for hint in startup_warnings.unread(os.environ))
+            print(f"azure-openai-proxy: {error}{hints}", file=sys.stderr)  # noqa: T201 - before logging is set up
             return 1
     elif "--help" not in user and "-h" not in user:
         user = ["-s", str(SCRIPT), *user]

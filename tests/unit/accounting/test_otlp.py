@@ -15,7 +15,8 @@ from mitmproxy.http import Headers
 from opentelemetry import metrics, trace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from azure_openai_proxy.accounting import metric_names, otlp, otlp_spans, otlp_transport
+from azure_openai_proxy import compatibility
+from azure_openai_proxy.accounting import otlp, otlp_spans, otlp_transport
 from azure_openai_proxy.accounting.message_content import Content
 from azure_openai_proxy.accounting.otlp import Otlp
 from azure_openai_proxy.accounting.record import AttemptRecord, CallRecord, Tokens
@@ -397,10 +398,10 @@ def test_losses_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> No
 
 def test_the_version_of_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that is not installed as a package has no version."""
-    assert "0" != metric_names.version()
+    assert "0" != compatibility.own_version()
 
     def missing(_: str) -> str:
         raise metadata.PackageNotFoundError
 
     monkeypatch.setattr(metadata, "version", missing)
-    assert "0" == metric_names.version()
+    assert "0" == compatibility.own_version()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,13 @@ def test_help_names_each_subcommand_and_then_the_tool_s_options(
     assert [["--help"]] == given
 
 
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The version of this package comes before those that mitmproxy prints."""
+    monkeypatch.setattr(launcher, "main", lambda _: None)
+    command.main(["--version"])
+    assert f"Azure OpenAI Proxy: {metadata.version('azure-openai-proxy')}\n" == capsys.readouterr().out
+
+
 def test_other_arguments_start_the_proxy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A first argument that is no subcommand is mitmproxy's."""
     given: list[Sequence[str]] = []
@@ -45,7 +53,13 @@ def test_other_arguments_start_the_proxy(monkeypatch: pytest.MonkeyPatch, capsys
     assert ([["-p", "env"]], "") == (given, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("word, meant", [("doctr", "doctor"), ("key", "keys"), ("inspct", "inspect"), ("~u", ""), ("chat", "")])
+@pytest.mark.parametrize(
+    "word, meant",
+    [
+        *(("doctr", "doctor"), ("key", "keys"), ("inspct", "inspect"), ("help", "--help"), ("version", "--version")),
+        *(("~u", ""), ("chat", "")),
+    ],
+)
 def test_a_misspelled_subcommand_starts_nothing(
     word: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

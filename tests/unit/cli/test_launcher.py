@@ -58,6 +58,16 @@ def test_arguments(user: list[str], environ: dict[str, str], file: str, ours: li
     assert [*SCRIPT, *ours, *user] == launcher.arguments(user, {**ENDPOINT, **environ})
 
 
+def test_a_misspelled_variable(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """If a setting is missing, the message names a variable that was perhaps meant for it."""
+    monkeypatch.delenv("AZURE_OPENAI_ENDPOINT", raising=False)
+    monkeypatch.setenv("AZURE_OPENAI_ENDPONT", "https://r.openai.azure.com")
+    assert 1 == launcher.main([])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("azure-openai-proxy: azure_openai_endpoint is not set")
+    assert line.endswith("(The environment variable AZURE_OPENAI_ENDPONT is not read: did you mean AZURE_OPENAI_ENDPOINT?)")
+
+
 def test_confdir(folder: Path) -> None:
     """mitmproxy's config.yaml is read from the directory of --set confdir."""
     (folder / "conf").mkdir()
