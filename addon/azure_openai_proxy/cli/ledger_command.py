@@ -21,14 +21,18 @@ VARIABLE = "AZURE_OPENAI_LEDGER"
 
 def add_ledger(parser: argparse.ArgumentParser) -> None:
     """Add the option for the database."""
-    parser.add_argument("--ledger", metavar="URL", help=f"the database, such as sqlite:///usage.db; default: the environment's {VARIABLE}")
+    parser.add_argument(
+        "--ledger",
+        metavar="URL",
+        help=f"the database, such as sqlite:///usage.db; default: the environment's {VARIABLE}; the configuration file is not read",
+    )
 
 
 def opened(parser: Parser, given: str | None) -> Database:
     """Return the database of `--ledger` or the environment. The process ends with one line if there is none, or SQLAlchemy is missing."""
     url = given or os.environ.get(VARIABLE, "").strip()
     if not url:
-        parser.error(f"no database: use --ledger URL or {VARIABLE}=URL, such as sqlite:///usage.db")
+        parser.error(f"no database: use --ledger URL or {VARIABLE}=URL, such as sqlite:///usage.db (the configuration file is not read)")
     try:
         import sqlalchemy.exc  # noqa: F401, PLC0415 - optional
 
