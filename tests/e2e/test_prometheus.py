@@ -111,11 +111,14 @@ def test_every_expression_has_data(proxy: Proxies, azure: Simulator, tmp_path: P
 @needs_prometheus
 @pytest.mark.parametrize(
     ("up", "fires"),
-    [("0x60", True), ("0 1 0 0 0 1 0 0 0 0 0 0 0 1 0 0 0 1 0x42", True), ("1x20 0 0 0 1x37", False), ("1x60", False)],
+    [("0x60", True), (" ".join("00010" * 12), True), ("1x20 0 0 0 1x37", False), ("1x60", False)],
     ids=["never up", "up between attempts", "down for a moment", "always up"],
 )
 def test_the_alert_of_a_backend(up: str, fires: bool, tmp_path: Path) -> None:
-    """It fires for a backend whose attempts all fail, although the backend counts as up before each of them. 15 seconds a sample."""
+    """It fires for a backend whose attempts all fail, although the backend counts as up before each of them.
+
+    A sample is 15 seconds, an evaluation of the rule a minute.
+    """
     at = {"backend": "east", "deployment": "gpt-4o"}
     alert = {
         "exp_labels": {**at, "severity": "warning"},
