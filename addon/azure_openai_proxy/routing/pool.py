@@ -7,6 +7,7 @@ clock as an argument and never waits.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import OrderedDict
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .load_balancing import Policy
 
 __all__ = ["BOUND", "OWNER", "PROBE", "Choice", "Event", "Pool", "Ticket", "View"]
+
+logger = logging.getLogger(__name__)
 
 ONLY = "only"
 """Reason for a backend: no other one can take the request now."""
@@ -94,6 +97,12 @@ class _Known:
         if self.health.state(now) in _UNFIT:
             return False
         return not self.failing or self.trouble(deployment).state(now) not in _UNFIT
+
+    def reached(self) -> None:
+        """The backend has responded, in any way."""
+        if self.health.failures:
+            logger.info("The backend %s can be reached again.", self.backend.name)
+        self.health = _HEALTHY
 
     def is_absent(self, deployment: str, now: float) -> bool:
         return now < self.absent.get(deployment, now)
@@ -267,7 +276,7 @@ class Pool:
         known.last_success = now
         if self.publish and (known.health.failures or known.trouble(ticket.deployment).failures or ticket.deployment in known.absent):
             self._publish("up", ticket)
-        known.health = _HEALTHY
+        known.reached()
         known.recovered(ticket.deployment)
         known.absent.pop(ticket.deployment, None)
         limit = known.limit(ticket.key).succeeded(now, headers)
@@ -281,13 +290,13 @@ class Pool:
 
     def upgraded(self, ticket: Ticket) -> None:
         """Record a 101. How long it took says nothing about other responses."""
-        ticket.known.health = _HEALTHY
+        ticket.known.reached()
         ticket.known.recovered(ticket.deployment)
         ticket.known.absent.pop(ticket.deployment, None)
 
     def client_error(self, ticket: Ticket) -> None:
         """Record an error that the client caused: the backend is healthy."""
-        ticket.known.health = _HEALTHY
+        ticket.known.reached()
         self.end(ticket)
 
     def rate_limited(self, ticket: Ticket, wait: float, *, tokens: int = 0, most: float = MAX_COOL_DOWN) -> None:
@@ -296,7 +305,7 @@ class Pool:
         `tokens` is the size of the refused request.
         """
         known = ticket.known
-        known.health = _HEALTHY
+        known.reached()
         known.recovered(ticket.deployment)
         limit = known.limit(ticket.key)
         if ticket.probes_limit:
@@ -307,7 +316,7 @@ class Pool:
 
     def deployment_missing(self, ticket: Ticket, wait: float) -> None:
         """Record that the deployment does not exist or the key may not use it: other backends are preferred for `wait` seconds."""
-        ticket.known.health = _HEALTHY
+        ticket.known.reached()
         _set(ticket.known.absent, ticket.deployment, self._clock() + wait)
         self._publish("absent", ticket)
         self.end(ticket)
@@ -317,6 +326,8 @@ class Pool:
         known = ticket.known
         # Of many requests in flight during one outage only the first counts as a failure.
         if known.health.state(self._clock()) != "cooling" or ticket.probes_backend:
+            if not known.health.failures:
+                logger.warning("The backend %s cannot be reached: it is out of use until a request reaches it.", known.backend.name)
             known.health = known.health.failed(self._clock(), self._rng.random())
             self._publish("down", ticket)
         self.end(ticket)
@@ -326,7 +337,7 @@ class Pool:
         the longest cool-down.
         """
         known, deployment = ticket.known, ticket.deployment
-        known.health = _HEALTHY
+        known.reached()
         trouble = known.trouble(deployment)
         if trouble.state(self._clock()) != "cooling" or ticket.probes_deployment:
             _set(known.failing, deployment, trouble.failed(self._clock(), self._rng.random(), wait, most))
@@ -381,6 +392,8 @@ class Pool:
                 if now + until > max(health.until, self._clock()):
                     health = Health(int(failures), now + until, uncapped_until=now + uncapped)
                     if event == "down":
+                        if not known.health.failures:
+                            logger.warning("Another replica cannot reach the backend %s: it is out of use.", backend)
                         known.health = health
                     else:
                         _set(known.failing, deployment, health)
@@ -395,7 +408,7 @@ class Pool:
                 limit = replace(known.limit((deployment, b"")), tokens=int(tokens), renewed=now + renewed, size=int(size) or None)
                 _set(known.limits, (deployment, b""), limit)
             case "up", _:
-                known.health = _HEALTHY
+                known.reached()
                 known.recovered(deployment)
                 known.absent.pop(deployment, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import random
 from collections import Counter
 from dataclasses import replace
@@ -502,6 +503,31 @@ def test_remaining_tokens_of_another_replica(clock: Clock) -> None:
     both = [replica.choose((A, B), lambda _: "d", tokens=50) for replica in (replicas.one, replicas.two)]
     assert [B, B] == [choice and choice.backend for choice in both]
     assert [10, 60, 0] == replicas.two.shown("tokens", "a", "d")
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_log_of_an_outage(told: bool, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has one line when a backend cannot be reached, also if another replica says so, and one when it responds again."""
+    caplog.set_level(logging.INFO)
+    pool = Pool(clock)
+    pool.update((A,))
+    for _ in range(3):
+        if told:
+            pool.learn("down", "a", "d", [1, 60, 60], 0.0)
+        else:
+            pool.unreachable(pool.begin(A, "d"))
+        clock.now += 3600
+    ticket = pool.begin(A, "d")
+    pool.succeeded(ticket, {})
+    pool.end(ticket)
+    pool.succeeded(pool.begin(A, "d"), {})
+    down, up = [record.getMessage() for record in caplog.records]
+    assert down == (
+        "Another replica cannot reach the backend a: it is out of use."
+        if told
+        else "The backend a cannot be reached: it is out of use until a request reaches it."
+    )
+    assert "The backend a can be reached again." == up
 
 
 def test_what_replicas_do_not_take_over(clock: Clock) -> None:
