@@ -32,6 +32,13 @@ def careless(settings: Settings, found: Mapping[str, Found], file: Path | None, 
             "azure_openai_token is on the command line, where every user of this machine can read it: "
             "set AZURE_OPENAI_TOKEN, or write it into the configuration file."
         )
+    if (
+        token
+        and token.raw
+        and any(backend.entra and not backend.token for backend in settings.backends)
+        and "azure_openai_backends" not in found
+    ):
+        yield "azure_openai_token is not used, because azure_openai_entra is set: remove one of them."
     if (ledger := found.get("azure_openai_ledger")) and ledger.where == "--set" and ":" in _user(settings.ledger):
         yield (
             "azure_openai_ledger has a password on the command line, where every user of this machine can read it: "
