@@ -56,6 +56,15 @@ def test_a_key_on_the_command_line(where: str, lines: int) -> None:
     assert "sesame" not in str(found)
 
 
+def test_a_token_that_is_not_used() -> None:
+    """A token beside Entra ID causes a warning; as the default of listed backends it may be used."""
+    token = {"azure_openai_token": Found("sesame", "mitm_config.yaml")}
+    chosen = settings("https://r")
+    entra = dataclasses.replace(chosen, backends=(dataclasses.replace(chosen.backends[0], token="", entra="cli"),))
+    listed = {**token, "azure_openai_backends": Found([], "mitm_config.yaml")}
+    assert [1, 0, 0] == [len(warned(one, found)) for one, found in ((entra, token), (chosen, token), (entra, listed))]
+
+
 @pytest.mark.parametrize(
     "url, where, lines",
     [
