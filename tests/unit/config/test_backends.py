@@ -12,6 +12,7 @@ import pytest
 from azure_openai_proxy.api.backend import Backend, Base
 from azure_openai_proxy.api.model_mapping import Mapper
 from azure_openai_proxy.config import backends as backends_config
+from azure_openai_proxy.config.list_entries import LONGEST_KEY
 from azure_openai_proxy.errors import SettingsError
 
 A = {"name": "a", "endpoint": "https://a.openai.azure.com"}
@@ -19,6 +20,17 @@ A = {"name": "a", "endpoint": "https://a.openai.azure.com"}
 
 def parse(*entries: Any, apiversion: str | None = None, token: str = "") -> tuple[Backend, ...]:
     return backends_config.parse(list(entries), apiversion=apiversion, default_version="2024-10-21", token=token)
+
+
+def test_a_token_file_without_a_key(tmp_path: Path) -> None:
+    """An empty file is refused, and one with more than a key is not read to its end."""
+    file = tmp_path / "key"
+    file.touch()
+    with pytest.raises(SettingsError, match=r"a: token_file: .* is empty"):
+        parse(A | {"token_file": str(file)})
+    file.write_text("x" * (LONGEST_KEY + 1))
+    with pytest.raises(SettingsError, match=r"a: token_file: .* is too large for a file with a key alone"):
+        parse(A | {"token_file": str(file)})
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")

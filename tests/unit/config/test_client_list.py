@@ -55,6 +55,14 @@ def test_the_forms_of_a_key(tmp_path: Path) -> None:
     assert [] == list(client_list.files(None))
 
 
+def test_an_empty_key_file(tmp_path: Path) -> None:
+    """It has no key."""
+    file = tmp_path / "key"
+    file.touch()
+    with pytest.raises(SettingsError, match="a: key_file: it is empty"):
+        parse({"name": "a", "key_file": str(file)})
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_a_world_writable_key_file(tmp_path: Path) -> None:
     """A file that all users may write is rejected."""
