@@ -525,7 +525,7 @@ class Meter:
             new = self.meters.counted.add(id, None)
             return ("known", tokens, id) if new else ("none", None, None)
         if tokens and row.gen_ai != "fetch_response":
-            return ("known", tokens, None) if usage.is_whole(tokens, row.gen_ai) else ("unknown", None, None)
+            return "known" if usage.is_whole(tokens, row.gen_ai) else "unknown", tokens, None
         in_background = self.call and self.call.details and self.call.details.background
         return "unknown" if row.usage and not reported.metered and not in_background else "none", None, None
 

@@ -136,7 +136,7 @@ def kind_and_values(meter: Meter, outcome: Outcome, model: str | None = None, de
         None if status is None else meter.response_bytes,
         reported.latency,
         selection and model_selection.shown(selection, lambda text: shown(text, secrets)),
-        meters.price(sample, tokens) if tokens else None,
+        meters.price(sample, tokens) if tokens and state == "known" else None,
         None,  # the estimate of a budget
         once if tokens else None,
         duration,

@@ -76,14 +76,15 @@ class WebSocketMeter:
 
     def _made(self, ended: EndedResponse, incomplete: _Side | None, model: str | None = None, deployment: str | None = None) -> CallRecord:
         meter, reported, status = self._meter, ended.reported, ended.status
-        known = reported.tokens if status < 400 and reported.tokens and usage.is_whole(reported.tokens, "chat") else None
+        tokens = reported.tokens if status < 400 else None
+        known = tokens is not None and usage.is_whole(tokens, "chat")
         outcome = Outcome(
             status=status,
             error_code=reported.error_code,
             incomplete="upstream" if reported.status == "failed" else incomplete,
             reported=reported,
-            tokens=known,
-            state="known" if known else "none" if status >= 400 or (reported.metered and not reported.tokens) else "unknown",
+            tokens=tokens,
+            state="known" if known else "none" if status >= 400 or (reported.metered and not tokens) else "unknown",
             duration=ended.ended - ended.started,
             first=None if ended.first is None else ended.first - ended.started,
             in_websocket=True,

@@ -588,19 +588,21 @@ async def test_a_record_that_cannot_be_made_later(
 
 
 @pytest.mark.parametrize(
-    ("path", "usage", "state"),
+    ("path", "usage", "state", "counts"),
     [
-        ("/v1/chat/completions", {"prompt_tokens": 3, "completion_tokens": -1}, "unknown"),
-        ("/v1/chat/completions", {"prompt_tokens": 3}, "unknown"),
-        ("/v1/chat/completions", {"prompt_tokens": True, "completion_tokens": 4}, "unknown"),
-        ("/v1/chat/completions", {"prompt_tokens": "3", "completion_tokens": "4"}, "unknown"),
-        ("/v1/chat/completions", {"prompt_tokens": 3.0, "completion_tokens": 4.0}, "known"),
-        ("/v1/embeddings", {"prompt_tokens": 3, "total_tokens": 3}, "known"),
-        ("/v1/embeddings", {"prompt_tokens": "3"}, "unknown"),
+        ("/v1/chat/completions", {"prompt_tokens": 3, "completion_tokens": -1}, "unknown", (3, None)),
+        ("/v1/chat/completions", {"prompt_tokens": 3}, "unknown", (3, None)),
+        ("/v1/chat/completions", {"prompt_tokens": True, "completion_tokens": 4}, "unknown", (None, 4)),
+        ("/v1/chat/completions", {"prompt_tokens": "3", "completion_tokens": "4"}, "unknown", (None, None)),
+        ("/v1/chat/completions", {"prompt_tokens": 3.0, "completion_tokens": 4.0}, "known", (3, 4)),
+        ("/v1/embeddings", {"prompt_tokens": 3, "total_tokens": 3}, "known", (3, None)),
+        ("/v1/embeddings", {"prompt_tokens": "3"}, "unknown", (None, None)),
     ],
 )
-async def test_a_usage_without_a_count_that_costs(path: str, usage: dict[str, Any], state: str, bench: Bench) -> None:
-    """It is not known, so that no part of the cost is taken for all of it."""
+async def test_a_usage_without_a_count_that_costs(
+    path: str, usage: dict[str, Any], state: str, counts: tuple[int | None, ...], bench: Bench
+) -> None:
+    """It is not known, so that no part of the cost is taken for all of it. The other counts are recorded."""
     body = json.dumps({"id": "c", "model": "m-1", "usage": usage}).encode()
     meter = bench.start(path)
     meter.attempt(BACKEND, "dep")
@@ -609,6 +611,7 @@ async def test_a_usage_without_a_count_that_costs(path: str, usage: dict[str, An
     record = meter.end(head, body)
     assert record
     assert (state, state == "known") == (record.usage_state, record.cost_usd is not None)
+    assert counts == (record.tokens.input, record.tokens.output)
 
 
 async def test_the_order_of_records(bench: Bench, socket: Meter) -> None:
