@@ -187,6 +187,8 @@ def parse(text: str) -> Database:
         if not url.database or url.database == ":memory:" or url.database.startswith("file:") or url.query or url.host:
             raise BadURL("SQLite needs a file and no parameters: sqlite:///usage.db, or sqlite:////var/lib/usage.db for an absolute path")
         return database
+    if url.port is not None and not 0 < url.port < 1 << 16:
+        raise BadURL(f"{url.port} is not a port: write one from 1 to 65535")
     if any("password" in name or "secret" in name for name in url.query):  # it would be in the log
         raise BadURL("a password belongs before the host: postgresql+psycopg://USER:PASSWORD@HOST/DATABASE")
     try:

@@ -55,6 +55,7 @@ def test_urls(url: str, shown: str) -> None:
         ("sqlite:///:memory:", "needs a file"),
         ("sqlite:///file:usage.db?uri=true", "needs a file"),
         ("sqlite:///usage.db?timeout=9", "no parameters"),
+        *((f"postgresql://u:{SECRET}@h:{port}/d", "is not a port: write one from 1 to 65535") for port in (0, 65536, 99999)),
     ],
 )
 def test_bad_urls(url: str, right: str) -> None:
