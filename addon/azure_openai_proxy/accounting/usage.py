@@ -42,8 +42,8 @@ TAIL = 128 << 10
 
 The client's `metadata` follow the usage of a response, and have up to 60 kB.
 """
-MOST_TRIES = 24
-"""Maximum number of members at the end of a large document that are tried."""
+MOST_TRIES, MOST_TRIED = 24, 512 << 10
+"""Maximum number of members at the end of a large document that are tried, and of the bytes that are parsed for that."""
 DENSE = 8 << 10
 """Size in bytes from which embeddings count as large, because a list of numbers takes long to parse."""
 FIRST_EVENTS = 4
@@ -89,11 +89,6 @@ _KEPT = (
     *("usage", "model", "id", "service_tier", "system_fingerprint", "status", "background", "latency_checkpoint", "incomplete_details"),
     model_selection.MEMBER,
 )
-
-
-def is_whole(tokens: Tokens, operation: str) -> bool:
-    """Return whether all counts are known that a call costs. `operation`: its name in the GenAI conventions."""
-    return tokens.input is not None and (tokens.output is not None or operation == "embeddings")
 
 
 class Reported(NamedTuple):
@@ -268,6 +263,11 @@ def tokens(usage: Mapping[str, Any]) -> Tokens | None:
     )
 
 
+def is_whole(tokens: Tokens, operation: str) -> bool:
+    """Return whether all counts are known that a call costs. `operation`: its name in the GenAI conventions."""
+    return tokens.input is not None and (tokens.output is not None or operation == "embeddings")
+
+
 def in_other_unit(usage: object) -> bool:
     """Whether a usage is in seconds or characters instead of tokens."""
     return isinstance(usage, dict) and (usage.get("type") == "duration" or not _OTHER_UNITS.isdisjoint(usage))
@@ -373,8 +373,10 @@ def _first_and_last(content: bytes, *, inner: bool) -> dict[str, Any]:
     if start := _OBJECT.match(text):
         _first(text, start.end(), outer, response if inner else None)
     tail = content[-TAIL:]
+    left = MOST_TRIED
     for count, member in enumerate(reversed(list(_MEMBER.finditer(tail)))):
-        if count == MOST_TRIES:
+        left -= len(tail) - member.start()
+        if count == MOST_TRIES or left < 0:
             break
         _last("{" + tail[member.start() :].decode("utf-8", "replace"), outer, response if inner else None)
     if response:

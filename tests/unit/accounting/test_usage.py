@@ -410,10 +410,31 @@ def test_a_large_body(spaced: bool) -> None:
 
 
 def test_a_large_response_with_metadata() -> None:
-    """The client's metadata, which follow the usage, do not hide it, however large OpenAI allows them to be."""
-    metadata = {f"{number:064}": "é" * 512 for number in range(16)}
+    """The client's metadata, which follow the usage, do not hide it, however large OpenAI allows them to be, and whatever their names."""
+    names = [
+        "background",
+        "error",
+        "id",
+        "latency_checkpoint",
+        "model",
+        "model_selection_details",
+        "service_tier",
+        "status",
+        "type",
+        "usage",
+    ]
+    metadata = dict.fromkeys((*names, "system_fingerprint", *map(str, range(5))), "é" * 512)
     body = {"id": "resp_1", "output": [{"text": "x" * LARGE}], "usage": RESPONSE_USAGE, "user": None, "metadata": metadata}
     assert RESPONSE_TOKENS == of_body(json.dumps(body).encode(), RESPONSES).tokens
+
+
+def test_the_work_for_a_large_document_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members far from its end, each of which would be parsed to the end, are not all tried."""
+    parsed: list[int] = []
+    monkeypatch.setattr(usage, "_last", lambda text, *_: parsed.append(len(text)))
+    members = ",".join(f'"id":{number}' for number in range(30))
+    of_body(f'{{"output":"{"x" * LARGE}",{members},"usage":[{"1," * (usage.TAIL // 2 - 300)}1]}}'.encode(), RESPONSES)
+    assert usage.TAIL < sum(parsed) <= usage.MOST_TRIED + usage.MOST_TRIES
 
 
 @pytest.mark.parametrize("first", [False, True])
