@@ -113,7 +113,7 @@ def examine(setup: Setup, models: Sequence[str] | None = None) -> Iterator[Findi
     listed, names = _models(setup, base)
     yield listed
     if listed.ok and not (models or names):
-        yield Finding(ok=False, what="no model is listed that has a chat", remedy="name one: --model MODEL")
+        yield Finding(ok=False, what="no model is listed that answers a chat", remedy="name one: --model MODEL")
     for model in models or names:
         status, finding = _completes(setup, base, model)
         yield finding
@@ -176,7 +176,7 @@ def _is_the_api(setup: Setup, base: SplitResult) -> Finding:
 
 
 def _models(setup: Setup, base: SplitResult) -> tuple[Finding, list[str]]:
-    """List the models. Return the names of those that may have a chat too."""
+    """List the models. Return the names of those that may answer a chat too."""
     status, response = _ask(setup, base, "GET", "/models")
     if status != 200 or not isinstance(response, dict):
         message, code = _error(response)

@@ -4,12 +4,24 @@ import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import pytest
 
 from azure_openai_proxy.gateway import log_output
 from azure_openai_proxy.gateway.log_output import AT_MOST, Output
+
+
+def drained(output: Output, reader: int, writer: IO[str]) -> bytes:
+    """Let the reader of a pipe go on. Return what it gets until everything is written and the pipe is closed."""
+    received: list[bytes] = []
+    thread = threading.Thread(target=lambda: received.extend(iter(lambda: os.read(reader, 1 << 16), b"")))
+    thread.start()
+    assert output.drain(30)
+    writer.close()
+    thread.join()
+    os.close(reader)
+    return b"".join(received)
 
 
 def test_lines_arrive_in_order(tmp_path: Path) -> None:
@@ -32,13 +44,7 @@ def test_a_reader_that_stops_loses_lines() -> None:
         for _ in range(3 * AT_MOST // 1000):
             output.write(line)
         assert not output.drain(0)
-        received: list[bytes] = []
-        thread = threading.Thread(target=lambda: received.extend(iter(lambda: os.read(reader, 1 << 20), b"")))
-        thread.start()
-        assert output.drain(30)
-    thread.join()
-    os.close(reader)
-    text = b"".join(received)
+        text = drained(output, reader, file)
     assert b" lines of output were dropped: its reader was too slow.\n" in text
     assert text.count(b"\n") < 3 * AT_MOST // 1000
 
@@ -52,13 +58,8 @@ def test_a_pipe_that_does_not_block() -> None:
         output = Output(file)
         output.write("".join(lines))
         assert not output.drain(0.2)
-        received: list[bytes] = []
-        thread = threading.Thread(target=lambda: received.extend(iter(lambda: os.read(reader, 1 << 16), b"")))
-        thread.start()
-        assert output.drain(30)
-    thread.join()
-    os.close(reader)
-    assert "".join(lines) == b"".join(received).decode()
+        text = drained(output, reader, file)
+    assert "".join(lines) == text.decode()
 
 
 def test_a_reader_that_is_gone_is_an_error(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class Database(NamedTuple):
             raise
 
     def identity(self) -> tuple[int, int] | None:
-        """What tells the file from another one under its name; None if it is missing, or the database is no file."""
+        """The device and inode of the file, by which another one of its name differs; None if it is missing or the database is no file."""
         if not self.is_file:
             return None
         try:
