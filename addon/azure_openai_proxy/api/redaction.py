@@ -64,15 +64,12 @@ class Hidden(NamedTuple):
     path: tuple[str, str] | None = None  # masked, original
     masked: Fields = ()  # all headers after the masking
     plain: Fields = ()  # and before it
+    keys: tuple[bytes, ...] = ()  # in headers, without their schemes
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Return the keys in headers, without their schemes, and those in the query, unless they are as short as a word."""
-        found = [
-            old[len(new) - len(_MASK) :].decode("utf-8", "surrogateescape")
-            for name, new, old in self.headers
-            if new.endswith(_MASK) and name.lower().strip() in _WITH_KEYS
-        ]
+        found = [key.decode("utf-8", "surrogateescape") for key in self.keys]
         if self.path:
             values = [unquote_plus(pair.partition("=")[2]) for pair in self.path[1].partition("?")[2].split("&") if _is_key(pair)]
             found += [value for value in values if len(value) >= _SHORTEST_IN_HEADERS]
@@ -94,11 +91,11 @@ def hide(request: http.Request) -> Hidden:
     """Mask every key in `request`, in place. Return the keys; existing masks are not included."""
     data = request.data
     plain = data.headers.fields
-    masked, found, keys = _masked(plain)
+    masked, found, all_keys, keys = _masked(plain)
     hidden = _NOTHING_HIDDEN
     if found:
         data.headers.fields = masked
-        hidden = Hidden(found, None, masked, plain)
+        hidden = Hidden(found, None, masked, plain, all_keys)
     repeated = bool(keys) and _repeats_key(data.path, keys)
     if repeated or b"?" in data.path:
         whole = request.path
@@ -149,15 +146,15 @@ def without_masks(request: http.Request) -> None:
     request.path = bare + mark + "&".join(pair for pair in query.split("&") if not pair.endswith(f"={MASK}"))
 
 
-def _masked(fields: Fields) -> tuple[Fields, tuple[tuple[bytes, bytes, bytes], ...], list[bytes]]:
-    """Return headers with masked keys, the same object if there are none; name, mask and original value of each masked header; and the
-    keys that are masked in other places too.
+def _masked(fields: Fields) -> tuple[Fields, tuple[tuple[bytes, bytes, bytes], ...], tuple[bytes, ...], list[bytes]]:
+    """Return headers with masked keys, the same object if there are none; name, mask and original value of each masked header; the keys
+    without their schemes; and those that are masked in other places too, the longest first.
 
     Whitespace around a name is ignored: such a request is refused, but its flow is kept.
     """
     names = [name.lower().strip() for name, _ in fields]
     if _WITH_KEYS.isdisjoint(names):
-        return fields, (), []
+        return fields, (), (), []
     found: list[tuple[bytes, bytes, bytes]] = []
     masked = list(fields)
 
@@ -170,7 +167,8 @@ def _masked(fields: Fields) -> tuple[Fields, tuple[tuple[bytes, bytes, bytes], .
     for at, folded in enumerate(names):
         if folded in _WITH_KEYS:
             put(at, _value(folded, fields[at][1]))
-    keys = _repeated(found)
+    all_keys = tuple([old[len(mask) - len(_MASK) :] for _, mask, old in found if mask.endswith(_MASK)])
+    keys = sorted([key for key in all_keys if len(key) >= _SHORTEST_REPEATED], key=len, reverse=True)
     if keys and any(key in b"\n".join([value for _, value in masked]) for key in keys):
         for at, folded in enumerate(names):  # the client repeats its key in a header of its own
             if folded not in _WITH_KEYS and folded not in _READ:
@@ -178,14 +176,7 @@ def _masked(fields: Fields) -> tuple[Fields, tuple[tuple[bytes, bytes, bytes], .
                 for key in keys:
                     mask = mask.replace(key, _MASK)
                 put(at, mask)
-    return (tuple(masked), tuple(found), keys) if found else (fields, (), [])
-
-
-def _repeated(found: Iterable[tuple[bytes, bytes, bytes]]) -> list[bytes]:
-    """The keys in masked headers that are masked in other places too, the longest first."""
-    keys = [key for _, mask, old in found if mask.endswith(_MASK) and len(key := old[len(mask) - len(_MASK) :]) >= _SHORTEST_REPEATED]
-    keys.sort(key=len, reverse=True)
-    return keys
+    return (tuple(masked), tuple(found), all_keys, keys) if found else (fields, (), (), [])
 
 
 def mask_path(path: str, secrets: Iterable[str]) -> str:

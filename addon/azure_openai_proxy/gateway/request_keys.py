@@ -32,7 +32,6 @@ class RequestKeys:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """Keys of the client and of the backends, set once the request is translated."""
     _hidden: Hidden = Hidden()  # noqa: RUF009 - immutable
-    _all: tuple[tuple[str, ...], Hidden | None, tuple[str, ...]] = field(default=((), None, ()), repr=False)  # `all` and its parts
     _masked: tuple[Fields, bytes] = field(default=((), b""), repr=False)  # headers and path after the last masking
 
     def read(self, keys: Iterable[str | None]) -> None:
@@ -47,12 +46,9 @@ class RequestKeys:
     @property
     def all(self) -> tuple[str, ...]:
         """The keys of the request, including those of a request that is not translated."""
-        secrets, hidden, found = self._all
-        if secrets is not self.secrets or hidden is not self._hidden:
-            secrets, hidden = self.secrets, self._hidden
-            found = secrets + tuple([secret for secret in hidden.secrets if secret not in secrets])
-            self._all = secrets, hidden, found
-        return found
+        secrets = self.secrets
+        more = [secret for secret in self._hidden.secrets if secret not in secrets]
+        return (*secrets, *more) if more else secrets
 
     def hide(self, request: http.Request) -> None:
         """Mask the keys of `request` in place, and keep them."""
