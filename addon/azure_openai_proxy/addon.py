@@ -77,7 +77,7 @@ class AzureOpenAIProxy:
         self.conflicts = OptionConflicts()
         self.shutdown = Shutdown(self.registry.exchanges, lambda: self.settings.shutdown_timeout)
         self.shared = Shared(Pool())
-        self.accounts = Accounts(self.live_state)
+        self.accounts = Accounts(self.live_state, of_flows=self.registry.meters)
         self.teams = Teams(self.accounts.prices, self.accounts.spent)
         self.ledger_clients = LedgerClients(self.teams.directory, self.teams.budgets)
         self.shared_state = SharedState(self.shared, self.teams, self.ledger_clients)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 from mitmproxy import http
 
+from azure_openai_proxy.accounting.cost import Tariff
 from azure_openai_proxy.accounting.meters import Meters
 from azure_openai_proxy.accounting.record import COMMON, CallKind, Tokens
 from azure_openai_proxy.api import operation
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
     from azure_openai_proxy.accounting.meter import Meter
     from azure_openai_proxy.accounting.record import CallRecord
 
-__all__ = ["ANSWER", "BACKEND", "TOKENS", "USAGE", "Bench", "Keys", "fields", "of_kind", "response", "streamed"]
+__all__ = ["ANSWER", "BACKEND", "TARIFF", "TOKENS", "USAGE", "Bench", "Keys", "fields", "of_kind", "response", "streamed"]
 
 BACKEND = Backend(name="b", base=Base("https", "r.openai.azure.com", 443), apiversion="v1", zone="eu")
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4}
 TOKENS = Tokens(input=3, output=4)
+TARIFF = Tariff((), ((0, 0, 0, 0, 0, 125_000, 125_000),))
+"""`TOKENS` cost 0.5 USD."""
 ANSWER = json.dumps({"id": "c", "model": "m-1", "usage": USAGE}).encode()
 
 
@@ -39,7 +43,8 @@ class Bench:
     def __init__(self) -> None:
         self.now = 100.0
         self.records: list[CallRecord] = []
-        self.meters = Meters(self._deliver, lambda *_: 0.5, clock=lambda: self.now, wall=lambda: 1000.0 + self.now)
+        self._started: WeakSet[Meter] = WeakSet()
+        self.meters = Meters(self._deliver, lambda _: TARIFF, lambda: self._started, clock=lambda: self.now, wall=lambda: 1000.0 + self.now)
 
     def _deliver(self, records: Sequence[CallRecord]) -> None:
         for record in records:  # a sink uses what it remembers of the kind
@@ -59,6 +64,7 @@ class Bench:
         request.timestamp_start = 999.0 + self.now
         meter = self.meters.start(request, "10.0.0.1")
         assert meter
+        self._started.add(meter)
         return meter
 
     async def delivered(self) -> list[CallRecord]:

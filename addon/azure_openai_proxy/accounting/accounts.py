@@ -16,13 +16,15 @@ from .sink import NOTHING_LIVE, Followed, Tracing
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from azure_openai_proxy.config.prices import PriceFile
     from azure_openai_proxy.config.settings import Settings
 
+    from .cost import Tariff
     from .ledger.state import LedgerState
-    from .record import CallRecord, Tokens
+    from .meter import Meter
+    from .record import CallRecord
     from .sink import LiveState, Sink
 
 __all__ = ["Accounts", "SinkKind"]
@@ -59,9 +61,14 @@ class _Open(NamedTuple):
 class Accounts:
     """Gives each record to the sinks, and opens and closes the sinks as the settings say."""
 
-    def __init__(self, live: Callable[[], LiveState] = lambda: NOTHING_LIVE, kinds: Sequence[SinkKind] = SINKS) -> None:
+    def __init__(
+        self,
+        live: Callable[[], LiveState] = lambda: NOTHING_LIVE,
+        kinds: Sequence[SinkKind] = SINKS,
+        of_flows: Callable[[], Iterable[Meter | None]] = tuple,
+    ) -> None:
         self.sinks: list[Sink] = []
-        self.meters = Meters(self.record, self.price)
+        self.meters = Meters(self.record, self.tariff, of_flows)
         self.prices = Prices()
         self.price_file: PriceFile | None = None  # of the current settings
         self.receive_ledger: Callable[[LedgerState], None] | None = None  # gets the keys and sums of the ledger
@@ -139,9 +146,9 @@ class Accounts:
         ledger = next((sink for sink in self.sinks if isinstance(sink, Followed)), None)
         return await ledger.spent(client, first, last) if ledger else None
 
-    def price(self, call: CallRecord, tokens: Tokens) -> float | None:
-        """The cost of the tokens of a call that is of the same kind as `call`, in USD."""
-        return self.prices.of_call(call, tokens, self.price_file)
+    def tariff(self, call: CallRecord) -> Tariff | None:
+        """The prices of calls that are of the same kind as `call`; None without a price."""
+        return self.prices.of_call(call, self.price_file)
 
     def _state(self) -> LiveState:
         return self._live()._replace(ledger_lost_rows=sum(getattr(sink, "lost_rows", 0) for sink in self.sinks))

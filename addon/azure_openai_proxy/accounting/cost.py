@@ -40,14 +40,15 @@ class Tariff(NamedTuple):
 
     def usd(self, tokens: Tokens) -> float | None:
         """Return the cost; None if the input is unknown."""
+        limits, prices = self
         input_, cached, written, output, _, audio, spoken, _ = tokens
-        if not (cached or written or audio or spoken or self.limits) and input_ is not None:  # most calls, in half of the time
-            return (_count(input_) * self.prices[0][0] + _count(output) * self.prices[0][5]) / 1e6
+        plain = not (cached or written or audio or spoken or limits)  # most calls, in half of the time
+        if plain and input_ is not None and output is not None and 0 <= input_ <= _MOST and 0 <= output <= _MOST:
+            return (input_ * prices[0][0] + output * prices[0][5]) / 1e6
         split = parts(tokens)
         if split is None:
             return None
-        prices = self.prices[bisect_left(self.limits, sum(split[:5])) if self.limits else 0]
-        total: float = sum(map(operator.mul, split, prices))
+        total: float = sum(map(operator.mul, split, prices[bisect_left(limits, sum(split[:5]))]))
         return total / 1e6
 
 

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from .trace_context import TraceContext
     from .usage import Kept, Reported
 
-    type _Ended = tuple[float, int, int | None, Kept | None]  # when, status, size of the body unless it was streamed, usage
+    # When it ended, its status, the size of its body unless that was streamed, its keys, its usage
+    type Ended = tuple[float, int, int | None, tuple[str, ...], Kept | None]
 
 __all__ = ["Holder", "Keys", "Meter"]
 
@@ -67,7 +68,6 @@ _BY_CLIENT = ("client disconnected", "connection killed", "http/2 connection clo
 
 _SESSIONS = frozenset(name.encode() for name in (session.AFFINITY, *session.HARNESSES))
 _SERVED, _SPILLOVER, _SPILLED = b"x-ms-deployment-name", b"\nx-ms-spillover-", b"x-ms-spillover-from-"
-_REQUEST_IDS = (b"x-request-id", b"apim-request-id")
 _REMAINING_TOKENS, _REMAINING_REQUESTS = (name.encode() for name in REMAINING)
 
 
@@ -111,51 +111,50 @@ class Meter:
         """Method and path as the client wrote them."""
         self.client_ip, self.keys = client_ip, keys
         head = by_name(data.headers)
-        self.user_agent = _text(head.get(b"user-agent"))
+        self.agent = head.get(b"user-agent")
         if not _SESSIONS.isdisjoint(head):
             self.session_header = session.in_header(
                 {name.decode(): head[name].decode("utf-8", "surrogateescape") for name in _SESSIONS & head.keys()}
             )
-        self.trace: TraceContext = trace_context.NONE
-        """The position in a trace. One that the request starts is made when it is needed."""
         if meters.tracing:
             self.tracing = meters.tracing
             self.trace = self.tracing.begin_trace(data.headers)
         elif trace_context.PARENT in head:
             self.trace = trace_context.begin(data.headers.fields)
         self.attempts: list[Attempt] = []
-        # Every request sets or reads these. Python keeps up to 29 members in an array, if the first objects of a class have them all.
-        self.client = ""
-        """Configured name of the client key."""
         self.holder: Holder | None = None
-        self.call: Call | None = None
-        self.record: CallRecord | None = None
-        """The record, once the request has ended."""
         self.request_bytes: int | None = None
         self.overhead: float | None = 0.0
-        self._status: int | None = None
-        self._limits: Limits | None = None  # that Azure's last response has named
-        self._secrets: tuple[str, ...] | None = None  # once no further ones become known
         self._over = False  # the request has ended; there is no other record of it
-        self._ended: _Ended | None = None  # of a request whose record is not made yet
-        self._idle_from: float | None = None  # since when the request waits for the proxy
-        self._failure: Failure | None = None  # of the upstream, after which there is no other attempt
-        self.events: usage.Events | None = None
-        self.request_id: str | None = None
-        self.response_bytes = 0
-        self.chunks = 0
-        self.first_at: float | None = None
-        self.last_at: float | None = None
 
-    # Defaults in the class: few requests need these members.
+    # Defaults in the class: not every request sets these members, or each sets them before it reads them.
 
+    call: Call | None = None
+    client = ""
+    """Configured name of the client key."""
+    record: CallRecord | None = None
+    """The record, once the request has ended."""
+    ended: Ended | None = None
+    """How the request has ended, if its record is made with those of others."""
+    trace: TraceContext = trace_context.NONE
+    """The position in a trace. One that the request starts is made when it is needed."""
     tracing: Tracing | None = None
     replayed = False
     """Whether a recording answers."""
     session_header: str | None = None  # that a header names
+    id: bytes | None = None  # of the request, in the header of the response
     served: str | None = None
     spillover: bool | None = None
+    limits: Limits | None = None  # that Azure's last response has named
+    idle_from: float | None = None  # since when the request waits for the proxy
     frame_model: str | None = None  # the model that the client named last on a WebSocket
+    events: usage.Events | None = None
+    response_bytes = 0
+    chunks = 0
+    first_at: float | None = None
+    last_at: float | None = None
+    _status: int | None = None
+    _failure: Failure | None = None  # of the upstream, after which there is no other attempt
     _kept: KeptEvents | None = None  # of a stream whose messages are exported
     _uploads = False  # the body of the request is streamed
     _ended_well = False  # an event has said that the response is complete
@@ -166,7 +165,7 @@ class Meter:
     def request_read(self, size: int, at: float | None) -> None:
         """The body of the request is complete. `at`: Unix time."""
         self.request_bytes = size
-        self._idle_from = self.meters.clock() if at is None else self.arrived + max(0.0, at - self.time)
+        self.idle_from = self.meters.clock() if at is None else self.arrived + max(0.0, at - self.time)
 
     def upload(self, *, rewrite: bool | Callable[[bytes], Iterable[bytes] | bytes]) -> Callable[[bytes], Iterable[bytes] | bytes]:
         """Wrap the function that rewrites a streamed request body. The proxy's part of such a request's time is unknown."""
@@ -202,10 +201,13 @@ class Meter:
 
     def sending(self) -> None:
         """The attempt starts: the connection is taken or opened, and the request is sent."""
-        now = self.meters.clock()
-        if self.attempts:
-            self.attempts[-1].started = now
-        self._spent(now)
+        now, idle = self.meters.clock(), self.idle_from
+        if attempts := self.attempts:
+            attempts[-1].started = now
+        if idle is not None:  # as `_spent`, for every request
+            self.idle_from = None
+            if self.overhead is not None and now > idle:
+                self.overhead += now - idle
 
     def frame_names(self, model: str, deployment: str) -> None:
         """A message of a WebSocket names a model. A name that is too long for a record is ignored."""
@@ -216,17 +218,17 @@ class Meter:
             self.attempts[-1].deployment = deployment
 
     def attempt_failed(self, what: Failure | http.Response) -> None:
-        self._idle_from = self.meters.clock()
+        self.idle_from = self.meters.clock()
         if isinstance(what, errors.Failure):
             self.end_attempt(what.code)
         else:
-            self._limits = _limits(what.status_code, by_name(what.headers))
+            self.limits = _limits(what.status_code, by_name(what.headers))
             self.note_limits()
             self.end_attempt(str(what.status_code))
 
     def note_limits(self) -> None:
         """Note what the last response of Azure has said about its rate limits, if that is not done yet."""
-        limits, self._limits = self._limits, None
+        limits, self.limits = self.limits, None
         if limits is not None and self.attempts and (last := self.attempts[-1]).deployment:
             deployment = shown_again(last.deployment, self.secrets)  # it may be any text of the client
             self.meters.note_limits(last.backend.name, deployment, limits)
@@ -242,7 +244,7 @@ class Meter:
 
     def _spent(self, now: float) -> None:
         """The proxy stops working on the request, and waits for the upstream."""
-        idle, self._idle_from = self._idle_from, None
+        idle, self.idle_from = self.idle_from, None
         if idle is not None and self.overhead is not None and now > idle:
             self.overhead += now - idle
 
@@ -262,10 +264,10 @@ class Meter:
     def head(self, response: http.Response) -> None:
         """The head of the response, as Azure sent it."""
         data = response.data
-        self._idle_from = self.meters.clock()
+        self.idle_from = self.meters.clock()
         self._status, head = data.status_code, by_name(data.headers)
-        self._limits = _limits(data.status_code, head)
-        self.request_id = _text(head.get(_REQUEST_IDS[0]))
+        self.limits = _limits(data.status_code, head)
+        self.id = head.get(b"x-request-id")
         if _SERVED in head or _SPILLOVER in b"\n".join((b"", *head)):
             self.served = _text(head.get(_SERVED))
             self.spillover = any(name.startswith(_SPILLED) for name in head)
@@ -309,7 +311,7 @@ class Meter:
         if self.overhead is not None:
             self.overhead += now - began
         if last:
-            self._idle_from = now
+            self.idle_from = now
         for piece in pieces:
             self.response_bytes += len(piece)
             self.chunks += piece.count(b"\n\n") or 1
@@ -340,8 +342,13 @@ class Meter:
             return self._socket.ended(by_client=by_client, normal=normal) if self._socket else None
         except Exception:
             logger.exception("A WebSocket is not accounted for")
-            self.meters.ended(self)
+            self._over = True
             return None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the request has not ended."""
+        return not self._over
 
     @property
     def first_byte(self) -> float | None:
@@ -379,7 +386,7 @@ class Meter:
             return self.finish(record, ANSWER_WITHIN if follows else 0.0)
         except Exception:
             logger.exception("A request is not accounted for")
-            self.meters.ended(self)
+            self._over = True
             return None
 
     def end_soon(self, response: http.Response, body: bytes | None, *, parsed: Mapping[str, Any] | None = None) -> None:
@@ -388,27 +395,28 @@ class Meter:
         One after the other, the same code takes half of the time, because it is in the processor's caches. For the same reason, little
         is kept until then.
         """
-        status = response.data.status_code
-        if self.holder is not None or self._failure or status >= 400 or status == 101:
+        data, call = response.data, self.call
+        status = data.status_code
+        if self._over or self.holder is not None or self._failure or status >= 400 or status == 101:
             self.end(response, body, parsed=parsed)
-        elif not self._over:
-            try:
-                size = None if response.stream else len(response.data.content or b"")
-                self._ended = self.meters.clock(), status, size, self._kept_usage(status, body, parsed)
-                self._secrets, self.keys = self.secrets, None
-                if not self.request_id:
-                    self._read_id(response)
-                self._over = True
-                self.meters.complete_soon(self)
-            except Exception:
-                logger.exception("A request is not accounted for")
-                self.meters.ended(self)
+            return
+        try:
+            kept = None if body is None or call is None or self.replayed else usage.kept(body, parsed, call)
+            size = None if response.stream else len(data.content or b"")
+            self.ended = self.meters.clock(), status, size, self.keys.all if self.keys else (), kept
+            self.keys = None
+            if not self.id:
+                self._read_id(response)
+            self._over = True
+            self.meters.complete_soon(self)
+        except Exception:
+            logger.exception("A request is not accounted for")
+            self._over = True
 
     def complete(self) -> tuple[CallKind, OwnValues]:
         """Return the record after `end_soon`, as its kind and the members of its own."""
-        assert self._ended
-        now, status, size, kept = self._ended
-        self._ended = None
+        assert self.ended
+        now, status, size, _, kept = self.ended
         self._stop(now, size)
         self.note_limits()
         outcome = self._outcome_of(now, status, self._reported(kept), None, error_code=None, streamed=size is None)
@@ -416,9 +424,9 @@ class Meter:
 
     def _read_id(self, response: http.Response) -> None:
         """Read the id of the response as the client gets it, if Azure's response had none, which is passed on."""
-        if not self.request_id:
+        if not self.id:
             head = by_name(response.headers)
-            self.request_id = next((_text(head[name]) for name in _REQUEST_IDS if head.get(name)), None)
+            self.id = head.get(b"x-request-id") or head.get(b"apim-request-id")
 
     def _stop(self, now: float, size: int | None) -> None:
         """The response is complete. `size`: of its body for the client, if it was not streamed."""
@@ -461,7 +469,6 @@ class Meter:
         return record
 
     def finish(self, record: CallRecord, delay: float = 0.0) -> CallRecord:
-        self.meters.ended(self)
         self.record, self._over = record, True
         self.meters.later(self, delay)
         return record
@@ -568,9 +575,17 @@ class Meter:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The keys that no record may contain."""
-        if self._secrets is not None:
-            return self._secrets
+        if self.ended:
+            return self.ended[3]
         return self.keys.all if self.keys else ()
+
+    @property
+    def user_agent(self) -> str | None:
+        return _text(self.agent)
+
+    @property
+    def request_id(self) -> str | None:
+        return _text(self.id)
 
     @property
     def zone(self) -> str | None:

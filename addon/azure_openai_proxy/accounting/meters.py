@@ -6,22 +6,23 @@ import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
-from weakref import ref
 
 from .call_kinds import Kinds
 from .lru import Lru
 from .meter import Meter
 from .rate_limits import NO_REMAINING, Remaining, updated
 from .record import Batch
+from .usual_calls import UsualCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mitmproxy import http
 
+    from .cost import Tariff
     from .meter import Keys
     from .rate_limits import Limits
-    from .record import CallKind, CallRecord, OwnValues, Tokens
+    from .record import CallRecord, Tokens
     from .sink import Tracing
 
 __all__ = ["NO_REMAINING", "TOGETHER", "Meters", "Remaining"]
@@ -43,25 +44,28 @@ TOGETHER, WITHIN = 64, 0.25
 class Meters:
     """The meters of the process, and the memory of earlier requests.
 
-    `price` returns the cost of the tokens of a call that is of the same kind as the record.
+    `tariff` returns the prices of calls that are of the same kind as the record; None without a price. `of_flows` returns the meters of
+    the flows that exist, some of which have ended.
     """
 
     def __init__(
         self,
         deliver: Callable[[Sequence[CallRecord]], None],
-        price: Callable[[CallRecord, Tokens], float | None] = lambda *_: None,
+        tariff: Callable[[CallRecord], Tariff | None] = lambda _: None,
+        of_flows: Callable[[], Iterable[Meter | None]] = tuple,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._running: set[ref[Meter]] = set()  # and those in `_ended`; without those of flows that are gone
         self.counted: Lru[str, None] = Lru(MOST_IDS)
         self.chains: Lru[str, str] = Lru(MOST_CHAINS)
         self._remaining: Lru[tuple[str, str], Remaining] = Lru(MOST_DEPLOYMENTS)
         self._noted: dict[tuple[str, str], list[Limits]] = {}  # that are not read yet
         self.kinds = Kinds()
-        self.price = price
+        self._usual = UsualCalls(self)
+        self.tariff = tariff
         self.tracing: Tracing | None = None  # None: nothing exports traces
         self.clock, self.wall = clock, wall
+        self._of_flows = of_flows
         self._deliver = deliver
         self._ended: list[Meter] = []  # whose records are made together
         self._timer: asyncio.TimerHandle | None = None
@@ -71,22 +75,15 @@ class Meters:
     def start(self, request: http.Request, client_ip: str, keys: Keys | None = None) -> Meter | None:
         """Start the measurement of a request. None if that fails."""
         try:
-            meter = Meter(self, request, client_ip, keys)
+            return Meter(self, request, client_ip, keys)
         except Exception:
             logger.exception("A request is not accounted for")
             return None
-        self._running.add(ref(meter, self._running.discard))  # `WeakSet` does the same in Python
-        return meter
 
     @property
     def running(self) -> list[Meter]:
         """The meters of requests that have not ended."""
-        ended = set(self._ended)
-        return [meter for one in list(self._running) if (meter := one()) and meter not in ended]
-
-    def ended(self, meter: Meter) -> None:
-        """The request has ended."""
-        self._running.discard(ref(meter))
+        return [meter for meter in self._of_flows() if meter is not None and meter.runs]
 
     @property
     def streams(self) -> int:
@@ -96,6 +93,11 @@ class Meters:
     def note_limits(self, backend: str, deployment: str, limits: Limits) -> None:
         """Remember what the response of a deployment says about its rate limits. `complete` reads the values."""
         self._noted.setdefault((backend, deployment), []).append(limits)
+
+    def price(self, call: CallRecord, tokens: Tokens) -> float | None:
+        """The cost of the tokens of a call that is of the same kind as `call`, in USD. It is unknown without their input."""
+        tariff = None if tokens.input is None else self.tariff(call)
+        return tariff.usd(tokens) if tariff else None
 
     @property
     def remaining(self) -> Lru[tuple[str, str], Remaining]:
@@ -138,17 +140,7 @@ class Meters:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
-        kinds: list[CallKind] = []
-        rows: list[OwnValues] = []
-        for meter in ended:
-            self.ended(meter)
-            try:
-                kind, own = meter.complete()
-            except Exception:
-                logger.exception("A request is not accounted for")
-            else:
-                kinds.append(kind)
-                rows.append(own)
+        kinds, rows = self._usual.complete(ended)
         self._read_limits()
         if kinds:
             self._deliver(Batch(kinds, rows=rows))

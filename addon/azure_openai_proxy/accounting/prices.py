@@ -78,21 +78,17 @@ class Prices:
         found = self._tariffs[key]
         return found.usd(tokens) if found else None
 
-    def of_call(self, call: CallRecord, tokens: Tokens, file: PriceFile | None = None) -> float | None:
-        """Return the cost of tokens in USD, as `cost`, for calls of the same kind as `call`. Their tariff is looked up once."""
-        if tokens.input is None:
-            return None
+    def of_call(self, call: CallRecord, file: PriceFile | None = None) -> Tariff | None:
+        """Return the prices of calls of the same kind as `call`, which are looked up once; None without a price."""
         self._use(file)
         kind = call.kind
         if kind is None:
-            found = self._of_call(call)
-        elif kind in self._kinds:
-            found = self._kinds[kind]
-        else:
+            return self._of_call(call)
+        if kind not in self._kinds:
             if len(self._kinds) >= _MOST_TARIFFS:
                 self._kinds.clear()
-            found = self._kinds[kind] = self._of_call(call)
-        return found.usd(tokens) if found else None
+            self._kinds[kind] = self._of_call(call)
+        return self._kinds[kind]
 
     def _of_call(self, call: CallRecord) -> Tariff | None:
         tier = call.price_tier or call.service_tier

@@ -25,9 +25,22 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.api.operation import Call
 
-    type Kept = tuple[Any, ...]  # reasons to finish, code of an error, and the values of `_KEPT`
+    type Kept = tuple[Any, ...]  # reasons to finish (of a single choice as it was sent), code of an error, and the values of `_KEPT`
 
-__all__ = ["NOTHING", "Events", "Reported", "in_other_unit", "is_whole", "kept", "members", "read", "reports", "tokens"]
+__all__ = [
+    "NOTHING",
+    "Events",
+    "Reported",
+    "in_other_unit",
+    "is_whole",
+    "kept",
+    "latencies",
+    "members",
+    "read",
+    "reports",
+    "tokens",
+    "valid_name",
+]
 
 MOST = 10**12 - 1
 """Greatest number of tokens that is believed: a batch may have billions."""
@@ -74,7 +87,6 @@ _MEMBER = re.compile(
 )
 _SELECTION = f'"{model_selection.MEMBER}"'.encode()
 _REASON = re.compile(r"[a-z_]{1,64}")
-_USUAL_REASONS = ("stop", "tool_calls", "length")
 _LATENCY = re.compile(r"[a-z_0-9]{1,40}")
 _decode, _decode_all = json.JSONDecoder().raw_decode, json.JSONDecoder().decode
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -205,14 +217,18 @@ def _of_object(value: Mapping[str, Any]) -> Reported:
 
 
 def _kept(value: Mapping[str, Any]) -> Kept:
-    choices = value.get("choices")
-    reasons = _reasons(choices) if choices else ()
+    reasons, choices = None, value.get("choices")
+    if choices:
+        one = type(choices) is list and len(choices) == 1 and type(choices[0]) is dict  # nearly always
+        reasons = choices[0].get("finish_reason") if one else tuple([reason for _, reason in _finish_reasons(choices)])
     return reasons, None if _WITH_CODES.isdisjoint(value) else _error_code(value), *map(value.get, _KEPT)
 
 
 def read(kept: Kept) -> Reported:
     """Read the members that `kept` has returned."""
     reasons, code, usage, model, id, tier, fingerprint, status, background, latency, details, selection = kept
+    if type(reasons) is not tuple:
+        reasons = (reasons,) if _reason(reasons) else ()
     if not reasons and isinstance(details, dict) and (reason := _reason(details.get("reason"))):
         reasons = (reason,)
     counted = tokens(usage) if isinstance(usage, dict) else None
@@ -221,11 +237,11 @@ def read(kept: Kept) -> Reported:
         counted is not None or in_other_unit(usage),
         _word(model, spaces=True) if model else None,
         _word(tier) if tier else None,
-        _name(id),
+        valid_name(id),
         reasons,
         _word(fingerprint) if fingerprint else None,
-        _latency(latency) if latency else None,
-        _name(status) if status else None,
+        latencies(latency) if latency else None,
+        valid_name(status) if status else None,
         background is True,
         code,
         model_selection.bounded(selection) if selection is not None else None,
@@ -290,11 +306,11 @@ def _part(value: object, whole: int | None) -> int | None:
     return value if 0 <= value <= whole else None
 
 
-def _name(value: object) -> str | None:
+def valid_name(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable() else None
 
 
-_known_name = lru_cache(maxsize=512)(_name)
+_known_name = lru_cache(maxsize=512)(valid_name)
 """The same for a name that probably repeats."""
 
 
@@ -302,15 +318,6 @@ def _word(value: object, *, spaces: bool = False) -> str | None:
     """A name that probably repeats. A text of several words is none, unless names of its kind can have spaces."""
     name = _known_name(value) if type(value) is str and len(value) <= LONGEST_NAME else None
     return name if name and (spaces or " " not in name) else None
-
-
-def _reasons(choices: object) -> tuple[str, ...]:
-    """Return the reasons in the order of the choices."""
-    if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):  # nearly always
-        given = choices[0].get("finish_reason")
-        reason = given if given in _USUAL_REASONS else _reason(given)
-        return (reason,) if reason else ()
-    return tuple([reason for _, reason in _finish_reasons(choices)])
 
 
 def _reason(value: object) -> str | None:
@@ -324,7 +331,7 @@ def _finish_reasons(choices: object) -> Iterator[tuple[int, str]]:
             yield place if index is None else index, reason
 
 
-def _latency(value: object) -> dict[str, float] | None:
+def latencies(value: object) -> dict[str, float] | None:
     if not isinstance(value, dict):
         return None
     found = {
@@ -344,7 +351,7 @@ def _error_code(value: Mapping[str, Any]) -> str | None:
     if not isinstance(error, dict):
         error = value
     code = error.get("code")
-    return str(code) if type(code) is int and 0 <= code <= MOST else _name(code)
+    return str(code) if type(code) is int and 0 <= code <= MOST else valid_name(code)
 
 
 # Documents

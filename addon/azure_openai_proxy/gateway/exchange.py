@@ -376,20 +376,21 @@ class Exchange:
 
     def measure_end(self, flow: http.HTTPFlow, body: bytes | None, *, shown: bool) -> CallRecord | None:
         """Make the usage record. `body`: Azure's body, decompressed, if it was buffered; `shown`: the record is needed now."""
-        if self.meter is None:
+        meter, response, error = self.meter, flow.response, flow.error
+        if meter is None:
             return None
-        if self.meter.tracing and self.client_request and not self.client_request.more:
-            self.meter.keep_messages(self.client_request.content, body)
+        if meter.tracing and self.client_request and not self.client_request.more:
+            meter.keep_messages(self.client_request.content, body)
         parsed = None
         if azure := self.from_azure:
             if azure.stream and azure.stream.broken:
-                self.meter.broke_off(errors.Failure(502, "upstream_error", "Azure's compressed response cannot be read."))
+                meter.broke_off(errors.Failure(502, "upstream_error", "Azure's compressed response cannot be read."))
             parsed, azure.parsed = azure.parsed, None
-        if flow.response and not flow.error and not shown:
-            self.meter.end_soon(flow.response, body, parsed=parsed)
+        if response is None or error is not None or shown:
+            meter.end(response, body, error.msg if error else None, parsed=parsed)
         else:
-            self.meter.end(flow.response, body, flow.error.msg if flow.error else None, parsed=parsed)
-        return self.meter.record
+            meter.end_soon(response, body, parsed=parsed)
+        return meter.record
 
     def measure_websocket_end(self, websocket: WebSocketData | None) -> CallRecord | None:
         """Make the usage record of a WebSocket. Return it with the tokens and the cost of all its responses."""

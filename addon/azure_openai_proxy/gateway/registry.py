@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mitmproxy import http
     from mitmproxy.websocket import WebSocketMessage
 
+    from azure_openai_proxy.accounting.meter import Meter
     from azure_openai_proxy.accounting.teams import Teams
     from azure_openai_proxy.api.large_bodies import LargeBody
     from azure_openai_proxy.config.runtime import Runtime
@@ -142,10 +143,10 @@ class Registry:
     def translate(self, flow: http.HTTPFlow, exchange: Exchange, start: bytes | None = None) -> Awaitable[None] | None:
         """Translate a copy of the request that contains the keys. The flow contains them only if mitmproxy itself sends the request."""
         request = exchange.keys.restored(flow.request)
-        request.data.content = flow.request.data.content
-        meter = exchange.meter
+        data, meter = flow.request.data, exchange.meter
+        request.data.content = data.content
         if meter is not None and start is None and meter.request_bytes is None:
-            meter.request_read(len(flow.request.raw_content or b""), flow.request.timestamp_end)
+            meter.request_read(len(data.content or b""), data.timestamp_end)
         try:
             flow.response = exchange.request(request, start)
         except Exception as error:  # noqa: BLE001 - an untranslated request must never be sent
@@ -293,6 +294,10 @@ class Registry:
             flow.metadata[ATTEMPTS] = exchange.attempts.summary()
         if exchange.admission is not None and (flow.error or not flow.websocket):
             exchange.admission.end_all()
+
+    def meters(self) -> list[Meter | None]:
+        """The meters of all flows that exist; None for one that is not measured."""
+        return [exchange.meter for exchange in self.exchanges.values()]
 
     # `HttpPolicy`, called by the HTTP layer: requests with keys, limits, and error responses
 

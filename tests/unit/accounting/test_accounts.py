@@ -12,7 +12,7 @@ import pytest
 
 from azure_openai_proxy.accounting import accounts as accounts_module
 from azure_openai_proxy.accounting.accounts import Accounts, SinkKind
-from azure_openai_proxy.accounting.record import CallRecord, Tokens
+from azure_openai_proxy.accounting.record import NO_TOKENS, CallRecord, Tokens
 from azure_openai_proxy.accounting.sink import NOTHING_LIVE, LiveState
 from azure_openai_proxy.config.settings import Settings
 from azure_openai_proxy.errors import SettingsError
@@ -192,7 +192,9 @@ async def test_changed_settings(opened: list[Opened], caplog: pytest.LogCaptureF
 async def test_the_cost_of_a_call() -> None:
     """It follows from the built-in prices."""
     record = dataclasses.replace(CALL, response_model="gpt-4o-2024-11-20")
-    assert (Accounts().price(record, Tokens(input=1000, output=1000)) or 0) > 0
+    meters = Accounts().meters
+    assert (meters.price(record, Tokens(input=1000, output=1000)) or 0) > 0
+    assert meters.price(record, NO_TOKENS) is None
 
 
 async def test_sinks_are_closed_at_the_same_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from azure_openai_proxy.accounting import meters as module
 from azure_openai_proxy.accounting.meters import NO_REMAINING, TOGETHER, Meters, Remaining
 
 if TYPE_CHECKING:
+    from azure_openai_proxy.accounting.meter import Meter
     from azure_openai_proxy.accounting.record import CallRecord
 
 
@@ -34,10 +35,15 @@ def test_deployments(meters: Meters) -> None:
     assert [("a", "x"), ("a", "y"), ("b", "")] == meters.deployments(["a", "b"])
 
 
-def test_a_request_whose_flow_is_gone(meters: Meters) -> None:
-    """A meter that never ended does not run for ever."""
-    assert meters.start(http.Request.make("GET", "http://proxy/v1/models"), "")
-    assert 0 == len(meters.running)
+async def test_requests_that_run() -> None:
+    """They are those of flows that exist, are measured, and have not ended."""
+    of_flows: list[Meter | None] = []
+    meters = Meters(lambda _: None, of_flows=lambda: of_flows)
+    ended, running = [meters.start(http.Request.make("GET", "http://proxy/v1/models"), "") for _ in range(2)]
+    assert ended
+    ended.end(http.Response.make(200), None)
+    of_flows += [None, ended, running]
+    assert [running] == meters.running
 
 
 async def test_the_cost_is_unknown_without_prices() -> None:

@@ -158,11 +158,15 @@ def test_calls_of_a_kind() -> None:
     prices, own = Prices(), file(**{"gpt-4o": {"input": 9}})
     call = CallRecord(time=0.0, request_id="", trace_id="", response_model="gpt-4o", tokens=ONE, price_tier="flex")
     first = of_kind(call)
-    assert [1, 1, 1] == [prices.of_call(one, ONE) for one in (call, first, of_kind(call, first.kind))]
-    assert 9 == prices.of_call(first, ONE, own)
-    assert prices.of_call(first, NO_TOKENS) is None
+
+    def cost(of: CallRecord, prices_of: PriceFile | None = None) -> float | None:
+        found = prices.of_call(of, prices_of)
+        return found and found.usd(ONE)
+
+    assert [1, 1, 1] == [cost(one) for one in (call, first, of_kind(call, first.kind))]
+    assert 9 == cost(first, own)
     for _ in range(prices_module._MOST_TARIFFS + 1):
-        assert 1 == prices.of_call(of_kind(call), ONE)
+        assert 1 == cost(of_kind(call))
     assert len(prices._kinds) <= prices_module._MOST_TARIFFS
 
 

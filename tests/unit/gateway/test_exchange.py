@@ -13,6 +13,7 @@ from mitmproxy.test import tflow
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
+from azure_openai_proxy.accounting.cost import Tariff
 from azure_openai_proxy.accounting.meters import Meters
 from azure_openai_proxy.accounting.record import Tokens
 from azure_openai_proxy.errors import BadRequest, NoKey, NotFound
@@ -196,7 +197,7 @@ async def test_the_record_of_a_websocket() -> None:
     asked = exchange()
     assert asked.measure_websocket_end(WebSocketData()) is None
     request = asking("GET", "/v1/realtime?model=m", upgrade="websocket", connection="upgrade")
-    asked.meter = Meters(lambda _: None, lambda _, tokens: tokens.input and 0.25).start(request, "127.0.0.1")
+    asked.meter = Meters(lambda _: None, lambda _: Tariff((), ((125_000, 0, 0, 0, 0, 0, 0),))).start(request, "127.0.0.1")
     asked.request(request)
     asked.response_head(http.Response.make(101, b"", {"upgrade": "websocket", "connection": "upgrade"}))
     for usage in (b'{"input_tokens":2,"output_tokens":3}', b"null", b'{"input_tokens":4}'):
