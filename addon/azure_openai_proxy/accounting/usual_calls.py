@@ -83,11 +83,12 @@ class UsualCalls:
         now, status, size, keys, kept = meter.ended
         if kept is None or size is None or call is None or call.details is None or len(attempts) != 1:
             return None
-        last, details, arrived = attempts[0], call.details, meter.arrived
+        last, arrived = attempts[0], meter.arrived
+        cache_key, previous, tier_requested, effort, _ = call.details
         reasons, code, used, model, response_id, tier, fingerprint, state, background, latency, incomplete, selection = kept
         if (
-            details.prompt_cache_key
-            or details.previous_response_id
+            cache_key
+            or previous
             or meter.session_header
             or meter.trace is not trace_context.NONE
             or last.ended is not None
@@ -113,8 +114,8 @@ class UsualCalls:
             id(last.backend),
             last.reason,
             last.repairs,
-            details.service_tier,
-            details.reasoning_effort,
+            tier_requested,
+            effort,
             meter.agent,
             meter.client,
             meter.served,

@@ -376,7 +376,7 @@ class Exchange:
 
     def measure_end(self, flow: http.HTTPFlow, body: bytes | None, *, shown: bool) -> CallRecord | None:
         """Make the usage record. `body`: Azure's body, decompressed, if it was buffered; `shown`: the record is needed now."""
-        meter, response, error = self.meter, flow.response, flow.error
+        meter = self.meter
         if meter is None:
             return None
         if meter.tracing and self.client_request and not self.client_request.more:
@@ -386,10 +386,10 @@ class Exchange:
             if azure.stream and azure.stream.broken:
                 meter.broke_off(errors.Failure(502, "upstream_error", "Azure's compressed response cannot be read."))
             parsed, azure.parsed = azure.parsed, None
-        if response is None or error is not None or shown:
-            meter.end(response, body, error.msg if error else None, parsed=parsed)
+        if flow.response and not flow.error and not shown:
+            meter.end_soon(flow.response, body, parsed=parsed)
         else:
-            meter.end_soon(response, body, parsed=parsed)
+            meter.end(flow.response, body, flow.error.msg if flow.error else None, parsed=parsed)
         return meter.record
 
     def measure_websocket_end(self, websocket: WebSocketData | None) -> CallRecord | None:
