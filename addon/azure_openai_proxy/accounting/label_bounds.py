@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 from azure_openai_proxy.formats import quoting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .metric_names import Label
 
-__all__ = ["OTHER", "LabelBounds"]
+__all__ = ["OTHER", "LabelBounds", "exceeds"]
 
 OTHER = "other"
 LONGEST = 120
 FIXED = frozenset({"type", "gen_ai.token.type", "gen_ai.token.modality", "gen_ai.provider.name", "limit"})
 """Labels whose few values are the proxy's own. They are not bounded."""
+
+
+def exceeds(values: Iterable[object], raw: Iterable[Label]) -> bool:
+    """Whether one of the values was replaced by `other`. A backend or a client may have that name itself."""
+    return any(value == OTHER != name for value, name in zip(values, raw, strict=True))
 
 
 class LabelBounds:

@@ -20,7 +20,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.utils import floatToGoString
 
 from . import metric_names
-from .label_bounds import OTHER, LabelBounds
+from .label_bounds import OTHER, LabelBounds, exceeds
 from .metrics_server import MetricsServer, Page
 from .record import batch_of
 from .sink import NOTHING_LIVE
@@ -222,11 +222,9 @@ class Prometheus:
         families: list[Family] = []
         for gauge in metric_names.GAUGES:
             names = gauge.metric.labels
-            families.append(
-                _gauge(
-                    gauge.metric, {self._bounds.values(names, at, failed="client" not in names): value for value, at in gauge.read(state)}
-                )
-            )
+            bounded = ((self._bounds.values(names, at, failed="client" not in names), at, value) for value, at in gauge.read(state))
+            # names beyond the bound share `other`, which has no state of its own
+            families.append(_gauge(gauge.metric, {labels: value for labels, at, value in bounded if not exceeds(labels, at)}))
         for counter in metric_names.COUNTERS:
             metric = counter.metric
             family = CounterMetricFamily(metric.family, metric.help, labels=metric.prometheus_labels)
@@ -244,6 +242,5 @@ def open_sink(settings: Settings) -> Prometheus:
 def _gauge(metric: Metric, values: Mapping[tuple[str, ...], float]) -> Family:
     family = GaugeMetricFamily(metric.family, metric.help, labels=metric.prometheus_labels)
     for labels, value in values.items():
-        if OTHER not in labels:  # `other` has no state of its own
-            family.add_metric(labels, value)
+        family.add_metric(labels, value)
     return family

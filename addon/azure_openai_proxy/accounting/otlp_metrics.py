@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics.export import MetricExportResult, PeriodicExporti
 from azure_openai_proxy.compatibility import own_version
 
 from . import metric_names
-from .label_bounds import OTHER, LabelBounds
+from .label_bounds import OTHER, LabelBounds, exceeds
 from .otlp_transport import SCOPE, CollectorSession
 from .sink import NOTHING_LIVE
 
@@ -154,8 +154,9 @@ class Metrics:
     def _reading(self, gauge: Gauge) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(_: CallbackOptions) -> Iterator[Observation]:
             for value, labels in gauge.read(self._live_state()):
-                attributes = self._attributes(gauge.metric, labels, failed="client" not in gauge.metric.labels)
-                if OTHER not in attributes.values():  # `other` has no state of its own
+                names = gauge.metric.labels
+                attributes = self._attributes(gauge.metric, labels, failed="client" not in names)
+                if not exceeds(map(attributes.get, names), labels):  # names beyond the bound share `other`, which has no state of its own
                     yield Observation(value, attributes)
 
         return read

@@ -160,6 +160,18 @@ async def test_deployments_beyond_the_bound_have_no_state() -> None:
     assert 0 == total(found, "azure_openai_proxy_backend_up", deployment="other")
 
 
+async def test_names_that_are_other() -> None:
+    """A backend and a client named `other` have their state, also if the bound is reached."""
+    backends = (*(BackendState(f"b{number}", "d", False) for number in range(9)), BackendState("other", "d", True, 100, 7))
+    budgets = (BudgetLeft("other", 10, 2.5), *(BudgetLeft(f"c{number}", 1, 1) for number in range(9)))
+    async with running(sink(4), lambda: LiveState(backends=backends, budgets=budgets)) as prometheus:
+        found = await scrape(prometheus)
+    assert 1 == total(found, "azure_openai_proxy_backend_up", backend="other")
+    assert 3 == len([name for name, _ in found if name == "azure_openai_proxy_backend_up"])
+    assert (10, 2.5) == tuple(total(found, f"azure_openai_proxy_{name}_usd", client="other") for name in ("budget", "budget_remaining"))
+    assert 4 == len([name for name, _ in found if name == "azure_openai_proxy_budget_usd"])
+
+
 async def test_formats() -> None:
     """A scraper that asks for OpenMetrics gets it, and any other one the text format."""
     prometheus = sink()

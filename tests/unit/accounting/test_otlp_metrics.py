@@ -157,6 +157,13 @@ async def test_values_are_bounded(collector: Collector) -> None:
     assert [({"backend": "b0", "deployment": "dep"}, 1)] == values(collector, "azure_openai_proxy.backend_up")
 
 
+async def test_a_backend_named_other(collector: Collector) -> None:
+    """It has its gauges, also if the bound is reached."""
+    names = "a", "b", "other"
+    await export(collector, live=LiveState(backends=tuple(BackendState(name, "dep", up=True) for name in names)), metrics_series=2)
+    assert [({"backend": name, "deployment": "dep"}, 1) for name in ("a", "other")] == values(collector, "azure_openai_proxy.backend_up")
+
+
 async def test_many_series(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums are complete if more series change than are kept at hand."""
     monkeypatch.setattr(otlp_metrics, "MOST_KEPT", 3)
