@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -227,9 +227,12 @@ class Prometheus:
             families.append(_gauge(gauge.metric, {labels: value for labels, at, value in bounded if not exceeds(labels, at)}))
         for counter in metric_names.COUNTERS:
             metric = counter.metric
-            family = CounterMetricFamily(metric.family, metric.help, labels=metric.prometheus_labels)
+            sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
             for value, at in counter.read(state):
-                family.add_metric(self._bounds.values(metric.labels, at), value)
+                sums[self._bounds.values(metric.labels, at)] += value
+            family = CounterMetricFamily(metric.family, metric.help, labels=metric.prometheus_labels)
+            for labels, total in sums.items():
+                family.add_metric(labels, total)
             families.append(family)
         families.append(_gauge(metric_names.BUILD_INFO, {metric_names.versions(): 1}))
         return families

@@ -172,6 +172,15 @@ async def test_names_that_are_other() -> None:
     assert 4 == len([name for name, _ in found if name == "azure_openai_proxy_budget_usd"])
 
 
+async def test_refusals_beyond_the_bound_are_one_series() -> None:
+    """The refusals of clients that exceed the bound are summed, because a scrape with a repeated series is invalid."""
+    refusals = {(f"c{number}", "max_parallel"): 1 for number in range(9)}
+    async with running(sink(4), lambda: LiveState(limit_refusals=refusals)) as prometheus:
+        page = await prometheus.page("")
+    (family,) = [family for family in parse(page.body.decode()) if family.name == "azure_openai_proxy_limit_refusals"]
+    assert [*[(f"c{number}", 1) for number in range(4)], ("other", 5)] == [(one.labels["client"], one.value) for one in family.samples]
+
+
 async def test_formats() -> None:
     """A scraper that asks for OpenMetrics gets it, and any other one the text format."""
     prometheus = sink()
