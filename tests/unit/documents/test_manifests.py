@@ -112,6 +112,8 @@ def test_a_proxy_of_compose(name: str) -> None:
     assert set(service["environment"]) <= VARIABLES
     for variable, value in service["environment"].items():
         assert value.startswith(f"${{{variable}:"), "it is the variable of the same name"
+    assert [{"path": ".env", "required": False}] == service["env_file"], "other variables are in deploy/.env"
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
     assert [PORT] == [int(port.rpartition(":")[2]) for port in service["ports"]]
     assert [f"ca:{STATE}"] == service["volumes"]
     assert int(service["stop_grace_period"].removesuffix("s")) > LONGEST_SHUTDOWN
