@@ -23,8 +23,9 @@ from ruamel.yaml import YAML
 from azure_openai_proxy.accounting.ledger.database import parse
 from azure_openai_proxy.api import local_responses
 from azure_openai_proxy.config.options import BY_NAME, OPTIONS
-from azure_openai_proxy.config.parsers import shared_state
+from azure_openai_proxy.config.parsers import metrics_address, shared_state
 from azure_openai_proxy.config.sources import command_line
+from support import prometheus_rules
 from support.processes import ROOT
 
 if TYPE_CHECKING:
@@ -239,10 +240,24 @@ def test_the_services_of_kubernetes() -> None:
 
 
 def test_the_proxy_s_ports_in_kubernetes() -> None:
-    """The proxy listens where the image does, unless its settings have an address."""
+    """The proxy listens where the image does, unless its settings have an address; its metrics are at the address of the comment."""
     assert "AZURE_OPENAI_PROXY_ADDRESS" not in named("ConfigMap")["azure-openai-proxy"]["data"]
     (container,) = named("Deployment")["azure-openai-proxy"]["spec"]["template"]["spec"]["containers"]
-    assert [PORT] == [port["containerPort"] for port in container["ports"]]
+    (written,) = re.findall(r'# AZURE_OPENAI_METRICS: "(\S+)"', KUBERNETES["azure-openai-proxy.yaml"])
+    address = metrics_address(written)
+    assert address
+    assert {"http": PORT, "metrics": address.port} == {port["name"]: port["containerPort"] for port in container["ports"]}
+
+
+def test_the_pod_monitor() -> None:
+    """It selects the proxy's pods and names a port of theirs; the job is the one of the alerts."""
+    spec = named("PodMonitor")["azure-openai-proxy"]["spec"]
+    pod = named("Deployment")["azure-openai-proxy"]["spec"]["template"]
+    assert pod["metadata"]["labels"] == spec["selector"]["matchLabels"]
+    (container,) = pod["spec"]["containers"]
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in container["ports"]}
+    assert f'up{{job="{pod["metadata"]["labels"][spec["jobLabel"]]}"}}' in prometheus_rules.alerts()["ProxyDown"]
 
 
 def test_the_databases_of_the_replicas() -> None:
