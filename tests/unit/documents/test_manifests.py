@@ -222,6 +222,19 @@ def test_a_workload(workload: dict[str, Any]) -> None:
         assert {STATE if "proxy" in container["name"] else "/data"} == {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
+def test_each_secret_is_created_once() -> None:
+    """`kubectl create` fails for a Secret that exists. The file of the proxy is complete without the one of the file of the databases."""
+    created = {name: re.findall(r"kubectl create secret generic ([\w-]+)", text) for name, text in KUBERNETES.items()}
+    assert {
+        "azure-openai-proxy.yaml": ["azure-openai-proxy"],
+        "podmonitor.yaml": [],
+        "teams.yaml": ["postgresql", "azure-openai-proxy-state"],
+    } == created
+    (container,) = named("Deployment")["azure-openai-proxy"]["spec"]["template"]["spec"]["containers"]
+    secrets = [source["secretRef"] for source in container["envFrom"] if "secretRef" in source]
+    assert [{"name": "azure-openai-proxy"}, {"name": "azure-openai-proxy-state", "optional": True}] == secrets
+
+
 def test_the_services_of_kubernetes() -> None:
     """A Service selects one workload and leads to a port of its container; autoscaler, headless name and policy name existing ones."""
     by_name = {workload["metadata"]["name"]: workload for workload in WORKLOADS}
