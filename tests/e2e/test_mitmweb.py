@@ -126,6 +126,16 @@ def test_another_deployment_is_asked_the_same(azure: Simulator, web: Web) -> Non
     assert "── assistant\nYou said: one two three" in web.view(other["id"], "response")
 
 
+def test_an_unknown_deployment_is_not_a_configured_model(web: Web) -> None:
+    """The error names the deployment, and lists the models of the configuration."""
+    post(web.proxy, "/v1/chat/completions", CHAT)
+    web.command("azure.resend", "@all", "missing")
+    web.proxy.wait_for_log("the words are")
+    _, other = web.flows()
+    shown = web.view(other["id"], "response")
+    assert "Azure has no deployment `missing`. Configured models: fast." in shown
+
+
 def test_a_flow_is_replayed_with_the_configured_key(azure: Simulator, web: Web) -> None:
     """mitmweb's own replay: the mask on the flow is replaced by the configured key in the request to Azure."""
     post(web.proxy, "/v1/chat/completions", CHAT)

@@ -79,8 +79,9 @@ class _Table:
 class Mapper:
     """The complete mapping: the user's entries with precedence over the defaults. Immutable."""
 
-    def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
+    def __init__(self, entries: tuple[Entry, ...] = (), listed: tuple[Entry, ...] | None = None) -> None:
         self.entries = entries
+        self.listed = entries if listed is None else listed  # what `/v1/models` and error messages list, instead of the entries
         self._tables = (_Table(entries), _DEFAULT_TABLE)
         self._deployments = frozenset(entry.deployment for entry in entries)
         self._known: dict[str, str | None] = {}

@@ -129,7 +129,7 @@ class Settings:
     def listed(self) -> Mapper:
         """All mappings, including those of single backends, for `/v1/models` and error messages."""
         own = (entry for backend in self.backends if backend.models for entry in backend.models.entries)
-        return Mapper(tuple({entry.model: entry for entry in (*own, *self.mapper.entries)}.values()))
+        return Mapper(tuple({entry.model: entry for entry in (*own, *self.mapper.listed)}.values()))
 
 
 class Found(NamedTuple):

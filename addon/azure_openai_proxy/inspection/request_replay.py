@@ -36,4 +36,5 @@ def prepare(flow: http.HTTPFlow, settings: Settings) -> Settings:
     for prefix in {backend.base.prefix for backend in settings.backends}:
         flow.request.path = flow.request.path.removeprefix(prefix)
     deployment = flow.metadata.get(RESEND)
-    return dataclasses.replace(settings, mode="azure", mapper=Mapper((Entry("*", deployment),) if deployment else ()))
+    mapper = Mapper((Entry("*", deployment),) if deployment else (), settings.mapper.entries)
+    return dataclasses.replace(settings, mode="azure", mapper=mapper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
 
@@ -47,3 +48,11 @@ def test_another_deployment() -> None:
     flow = replayed()
     flow.metadata[request_replay.RESEND] = "new"
     assert (Entry("*", "new"),) == request_replay.prepare(flow, SETTINGS).mapper.entries
+
+
+@pytest.mark.parametrize("deployment", ["new", None])
+def test_errors_list_the_configured_models(deployment: str | None) -> None:
+    """The chosen deployment is not one of them."""
+    flow = replayed()
+    flow.metadata[request_replay.RESEND] = deployment
+    assert ["gpt-4o", "prod"] == request_replay.prepare(flow, SETTINGS).listed.names()
