@@ -17,6 +17,11 @@ __all__ = ["cost", "describe", "metadata", "tokens"]
 _SMALLEST = 9  # decimal places of a cost
 _UNNAMED = frozenset({"tokens", "attempts", "kind"})  # members that are named differently, or are of the sinks alone
 
+_INTERNAL = frozenset({"by_model", "gen_ai_operation", "in_websocket", "once", "parent_span_id", "span_id", "time", "traced"})
+_IN_OTHER_LINES = frozenset({"backend", "deployment", "host", "method", "model", "operation", "path", "port", "repairs", "status"})
+_NOT_SHOWN = _INTERNAL | _IN_OTHER_LINES
+"""Members that `azure.explain` leaves out of the usage: only the sinks need them, or another line has them."""
+
 
 def tokens(counts: Tokens) -> str:
     """`1,204+87 tokens (1,024 cached)`; "" if no count is known. The cached tokens are a part of the first number."""
@@ -72,11 +77,14 @@ def _plain(value: Any) -> Any:
 
 
 def describe(known: Mapping[str, Any]) -> str:
-    """The saved record in one line; "" without one. A flow file is untrusted input: any other value than a mapping counts as none."""
+    """The saved record in one line, without `_NOT_SHOWN`; "" without one.
+
+    A flow file is untrusted input: any other value than a mapping counts as none.
+    """
     record = known.get("record")
     if not isinstance(record, dict):
         return ""
-    return ", ".join(f"{name} {_text(value)}" for name, value in record.items())
+    return ", ".join(f"{name} {_text(value)}" for name, value in record.items() if name not in _NOT_SHOWN)
 
 
 def _text(value: Any) -> str:
@@ -84,4 +92,6 @@ def _text(value: Any) -> str:
         return "[" + "; ".join(map(_text, value)) + "]"
     if isinstance(value, dict):
         return "(" + ", ".join(f"{name} {_text(item)}" for name, item in value.items()) + ")"
+    if isinstance(value, float):
+        return f"{value:.{_SMALLEST}f}".rstrip("0").rstrip(".")
     return f"{value:,}" if type(value) is int else str(value)

@@ -36,7 +36,7 @@ def test_every_decision() -> None:
         azures=b'{"choices":[],"prompt_filter_results":[1]}',
         changed=["max_tokens"],
         compared="a\nb",
-        record={"input_tokens": 1204, "model": "a\nb"},
+        record={"time": 1.0, "input_tokens": 1204, "user_agent": "a\nb"},
     )
     flow.response, flow.comment = http.Response.make(200, b"{}"), "the comment"
     expected = """\
@@ -50,7 +50,7 @@ POST /v1/chat/completions
   headers  removed authorization
   answer   200 · the comment
   changed  prompt_filter_results: [1]
-  usage    input_tokens 1,204, model a\\nb
+  usage    input_tokens 1,204, user_agent a\\nb
   repairs  max_tokens
   compared \n  a\n\n  b"""
     assert expected == explanations.explain(flow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -21,6 +22,7 @@ RECORD = CallRecord(
     attempts=(AttemptRecord("west", "prod", "429", 1.0, 1.5), AttemptRecord("east", "prod", "ok", 1.5, 3.0)),
     repairs=("max_tokens -> max_completion_tokens",),
     latency={"total_duration_ms": 293.0},
+    finish_reasons=("stop",),
     usage_state="known",
     tokens=Tokens(1204, 1024, output=87),
     cost_usd=0.0031,
@@ -94,12 +96,21 @@ def test_the_kind_of_a_record_is_not_saved() -> None:
 
 
 def test_the_record_as_text() -> None:
-    """The text has each known member."""
+    """The text has the known members, with numbers that are easy to read."""
     text = usage_text.describe(usage_text.metadata(RECORD))
-    for part in ("model gpt-4o", "input_tokens 1,204", "cost_usd 0.0031", "(backend west, deployment prod, outcome 429, seconds 0.5)"):
+    for part in ("usage_state known", "input_tokens 1,204", "cost_usd 0.0031", "(backend west, deployment prod, outcome 429, seconds 0.5)"):
         assert part in text
-    assert "latency (total_duration_ms 293.0)" in text
-    assert "repairs [max_tokens -> max_completion_tokens]" in text
+    assert "latency (total_duration_ms 293)" in text
+    assert "finish_reasons [stop]" in text
+    assert "cost_usd 0.00008," in usage_text.describe(usage_text.metadata(dataclasses.replace(RECORD, cost_usd=0.00008)))
+
+
+def test_internal_members_are_not_in_the_text() -> None:
+    """Members that only the sinks need, and those that `azure.explain` has in a line of its own, are left out."""
+    record = dataclasses.replace(RECORD, span_id="s", gen_ai_operation="chat", by_model=True, host="h", port=443, method="POST", path="/p")
+    names = {part.split()[0] for part in usage_text.describe(usage_text.metadata(record)).split(", ")}
+    internal = {"time", "span_id", "traced", "by_model", "gen_ai_operation", "in_websocket"}
+    assert not names & {*internal, "host", "port", "method", "path", "model", "repairs"}
 
 
 @pytest.mark.parametrize("known", [{}, {"record": None}, {"record": [1]}, {"tokens": [1, 2]}])
