@@ -107,7 +107,7 @@ class Settings:
     @property
     def keys_required(self) -> bool:
         """Whether clients need a key, as far as the settings say."""
-        return self.client_auth == "required" or bool(self.clients and not self.client_auth)
+        return _keys_required(self.client_auth, self.clients)
 
     @property
     def token(self) -> str:
@@ -130,6 +130,10 @@ class Settings:
         """All mappings, including those of single backends, for `/v1/models` and error messages."""
         own = (entry for backend in self.backends if backend.models for entry in backend.models.entries)
         return Mapper(tuple({entry.model: entry for entry in (*own, *self.mapper.listed)}.values()))
+
+
+def _keys_required(auth: Auth, clients: Sequence[Client]) -> bool:
+    return auth == "required" or bool(clients and not auth)
 
 
 class Found(NamedTuple):
@@ -180,7 +184,7 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
     if value["azure_openai_proxy_mode"] == "openai" and (clients or value["azure_openai_client_auth"] in ("required", "optional")):
         name = client_list.NAME if clients else "azure_openai_client_auth"
         raise SettingsError(f"{name} ({found[name].where}): keys of clients need azure_openai_proxy_mode: azure")
-    required = value["azure_openai_client_auth"] == "required" or bool(clients and not value["azure_openai_client_auth"])
+    required = _keys_required(value["azure_openai_client_auth"], clients)
     keyed = value["azure_openai_proxy_mode"] == "azure" and any(backend.token or backend.entra for backend in backends) and not required
     return Settings(
         backends=backends,
