@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from azure_openai_proxy.config.clients import PERIODS, parse_expiry
 from azure_openai_proxy.formats import quoting
 
 from .argument_parser import Parser
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-PERIODS = ("day", "week", "month", "total")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _LONGEST_GRACE = 366 * 86400
 _COLUMNS = ("name", "models", "requests_per_minute", "tokens_per_minute", "max_parallel", "budget", "group", "expires", "disabled")
@@ -211,8 +210,7 @@ def _budget(text: str) -> tuple[float, str]:
 
 def _date(text: str) -> float:
     try:
-        found = dt.datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).timestamp()  # of years that UTC has too
+        return parse_expiry(text).timestamp()
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError("write a date or a time, as in 2027-03-31 or 2027-03-31T18:00+01:00") from None
 

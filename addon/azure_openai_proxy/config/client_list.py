@@ -11,24 +11,21 @@ from azure_openai_proxy.errors import SettingsError
 
 from . import list_entries
 from .backends import parse_key
-from .clients import Budget, Client, ClientKey, Group, Limits, digest
+from .clients import PERIODS, Budget, Client, ClientKey, Group, Limits, digest, parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
-
-    from .clients import Period
 
 __all__ = [
     "GROUPS",
     "GROUP_KEYS",
     "KEYS",
     "NAME",
-    "PERIODS",
+    "Auth",
     "files",
     "parse",
     "parse_auth",
-    "parse_expiry",
     "parse_groups",
     "parse_unpriced",
 ]
@@ -38,7 +35,6 @@ GROUPS = "azure_openai_client_groups"
 _SHARED = ("requests_per_minute", "tokens_per_minute", "max_parallel", "budget_usd", "budget_period")
 GROUP_KEYS = ("name", *_SHARED)
 KEYS = ("name", "key", "key_file", "key_sha256", "models", *_SHARED, "group", "expires", "backends", "disabled", "unmetered")
-PERIODS: tuple[Period, ...] = ("day", "week", "month", "total")
 
 _NAME = re.compile(r"[\w.-]{1,100}")
 _MOST = 10**12
@@ -179,16 +175,6 @@ def _budget(entry: Mapping[str, Any]) -> Budget | None:
     if not isinstance(usd, int | float) or isinstance(usd, bool) or not 0 <= usd <= _MOST:
         raise SettingsError("budget_usd: write an amount in USD, as in 50 or 2.5")
     return Budget(float(usd), period or "month")
-
-
-def parse_expiry(text: str) -> dt.datetime:
-    """Parse a date, or a date with a time; in UTC if it names no time zone.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    found = dt.datetime.fromisoformat(text)
-    return found.astimezone(dt.UTC) if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
 def _expires(value: object) -> dt.datetime | None:

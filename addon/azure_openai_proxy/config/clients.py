@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-if TYPE_CHECKING:
-    import datetime as dt
-
-__all__ = ["Budget", "Client", "ClientKey", "Group", "Limits", "Period", "digest"]
+__all__ = ["NO_LIMITS", "PERIODS", "Budget", "Client", "ClientKey", "Group", "Limits", "Period", "digest", "parse_expiry"]
 
 type Period = Literal["day", "week", "month", "total"]
+
+PERIODS: tuple[Period, ...] = ("day", "week", "month", "total")
 
 
 def digest(key: str) -> bytes:
     """Return the SHA-256 of a key, by which it is looked up. Keys themselves are not kept."""
     return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+
+
+def parse_expiry(text: str) -> dt.datetime:
+    """Parse a date, or a date with a time; in UTC if it names no time zone.
+
+    Raises:
+        ValueError: it is neither.
+        OverflowError: UTC has no such year.
+    """
+    found = dt.datetime.fromisoformat(text)
+    return found.astimezone(dt.UTC) if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
 class Limits(NamedTuple):

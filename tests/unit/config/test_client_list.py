@@ -140,12 +140,6 @@ def test_groups() -> None:
         client_list.parse_groups([{"name": "team"}, {"name": "team"}])
 
 
-def test_dates() -> None:
-    """A time without a zone is in UTC, another one is converted."""
-    assert dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC) == client_list.parse_expiry("2026-01-02T03:00")
-    assert dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC) == client_list.parse_expiry("2026-01-02T05:00+02:00")
-
-
 def test_words_of_options() -> None:
     """Other words are rejected with the valid ones."""
     assert ("optional", "allow") == (client_list.parse_auth("optional"), client_list.parse_unpriced("allow"))

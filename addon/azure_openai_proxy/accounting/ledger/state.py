@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import sqlalchemy as sa
 
 from azure_openai_proxy.accounting.budgets import period_start
-from azure_openai_proxy.config.clients import Budget, Client, ClientKey, Limits
+from azure_openai_proxy.config.clients import PERIODS, Budget, Client, ClientKey, Limits
 
 from . import keys
 from .schema import DAYS
@@ -30,7 +30,6 @@ __all__ = ["OLDER_EVERY", "LedgerState", "Reader", "client", "spent"]
 
 OLDER_EVERY = 300.0
 """Seconds between two readings of the costs of earlier days."""
-PERIODS: tuple[Period, ...] = ("total", "month", "week", "day")
 
 type Sums = dict[tuple[str, dt.date], float]  # by client and the first day of a period, in USD
 
