@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from azure_openai_proxy.config.parsers import REPLAY_IGNORED
 from azure_openai_proxy.errors import NotFound
+from azure_openai_proxy.formats import multipart
 
 from . import flow_metadata, text
 
@@ -27,7 +28,6 @@ __all__ = ["Key", "Recordings", "key", "meaning"]
 
 _DATES = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
 _UUIDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
 LONG = 64 << 10
 """Characters of a string that is compared as a whole, in a large body."""
 _NOT_COMPARED = frozenset({"api-version", "api-key"})
@@ -49,8 +49,8 @@ def key(operation: str, model: str | None, path: str, content_type: str, body: b
 
 def meaning(body: bytes, content_type: str = "", ignored: Sequence[str] = REPLAY_IGNORED) -> bytes:
     """The normalized body: equal for bodies that match."""
-    if boundary := _BOUNDARY.search(content_type):
-        return body.replace(boundary[1].strip().encode(), b"")
+    if boundary := multipart.boundary(content_type):
+        return body.replace(boundary, b"")
     if text.is_heavy(body):
         return body
     try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from azure_openai_proxy.formats import multipart
+
 from . import text as readable_text
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["conversation", "item"]
 
-_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
 _DISPOSITION = re.compile(rb'[;\s](name|filename)="?([^";\r\n]*)"?', re.IGNORECASE)
 _PART_TYPE = re.compile(rb"content-type:[ \t]*([^\r\n;]*)", re.IGNORECASE)
 
@@ -277,11 +278,11 @@ _SAID: dict[str, Callable[[Any], Iterator[Section]]] = {
 
 def _form(body: bytes, content_type: str) -> Iterator[Section]:
     """The fields of a form with their values, and its files with name, type and size."""
-    boundary = _BOUNDARY.search(content_type)
+    boundary = multipart.boundary(content_type)
     if not boundary:
         yield "", f"A form without a boundary, {readable_text.size(len(body))}"
         return
-    delimiter = b"--" + boundary[1].strip().encode()
+    delimiter = b"--" + boundary
     parts = body.split(delimiter, 1001)[1:1001]
     for part in parts:
         head, blank, value = part.partition(b"\r\n\r\n")

@@ -68,6 +68,7 @@ def test_bodies_that_are_no_json() -> None:
     """Forms match regardless of their boundary, and other bytes match only if they are equal."""
     form = "multipart/form-data; boundary="
     assert recording_index.meaning(b"--X1\r\na\r\n--X1--", form + "X1") == recording_index.meaning(b"--Y22\r\na\r\n--Y22--", form + "Y22")
+    assert b"--\r\na\r\n----" == recording_index.meaning(b"--\xff\r\na\r\n--\xff--", form + "\udcff")
     assert b"\x00" == recording_index.meaning(b"\x00")
 
 

@@ -31,6 +31,13 @@ def test_half_an_emoji_is_shown_as_a_question_mark() -> None:
     assert "── user\n?!" in conversation(rb'{"messages":[{"role":"user","content":"\ud83d!"}]}')
 
 
+def test_the_boundary_of_a_form() -> None:
+    """It may have bytes that are not UTF-8. Without one the size is shown."""
+    form = b"--\xff\r\ncontent-disposition: form-data; name=model\r\n\r\nwhisper-1\r\n--\xff--"
+    assert "── model\nwhisper-1" in conversation(form, "multipart/form-data; boundary=\udcff")
+    assert "A form without a boundary, 67 bytes" in conversation(form, "multipart/form-data")
+
+
 def test_nothing_is_asked() -> None:
     """An empty object is shown as `{}`."""
     assert "{}" == conversation(b"{}").strip()
