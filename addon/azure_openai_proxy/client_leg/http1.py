@@ -19,6 +19,8 @@ from azure_openai_proxy.errors import Failure
 from .headers import Headers
 
 __all__ = [
+    "FIELD",
+    "LENGTH",
     "MAX_HEAD",
     "Lines",
     "Ordinary",
@@ -47,9 +49,11 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _HEAD = re.compile(
     rb"(?!CONNECT )(" + _TOKEN + rb") (/[!-~]*+) HTTP/1\.1\r\n((?:" + _TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)++)\r\n",
 )
-_FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
+FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
+"""A line of headers, after a check of all lines. Two passes take two thirds of the time of a match per line."""
+LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
+"""A value of Content-Length."""
 _FRAMING = frozenset({len(b"content-length"), len(b"transfer-encoding")})
-_LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
 _TEMPLATE = http.Request("", 0, b"", b"", b"", b"", b"HTTP/1.1", Headers(), None, None, timestamp_start=0.0, timestamp_end=None)
 
 
@@ -170,7 +174,7 @@ def ordinary(data: bytes) -> Ordinary | None:
     lines = head[3]
     if b" \r\n" in lines or b"\t\r\n" in lines:  # whitespace after a value, which belongs to no header
         return None
-    fields = tuple(_FIELD.findall(lines))
+    fields = tuple(FIELD.findall(lines))
     length: int | None = None
     for name, value in fields:
         if len(name) in _FRAMING:
@@ -178,7 +182,7 @@ def ordinary(data: bytes) -> Ordinary | None:
             if folded == b"transfer-encoding":
                 return None
             if folded == b"content-length":
-                if length is not None or not _LENGTH.fullmatch(value):
+                if length is not None or not LENGTH.fullmatch(value):
                     return None
                 length = int(value)
     return Ordinary(_request(head[1], head[2], fields), length or 0, head.end())
