@@ -27,7 +27,21 @@ if TYPE_CHECKING:
     type Label = str | int | None  # None: unknown or not applicable
     type Labels = tuple[Label, ...]
 
-__all__ = ["COUNTERS", "GAUGES", "GENAI", "Gauge", "Metric", "measurements", "metrics", "rules", "versions"]
+__all__ = [
+    "ATTEMPTS",
+    "BUILD_INFO",
+    "COUNTERS",
+    "GAUGES",
+    "GENAI",
+    "REPAIRS",
+    "Gauge",
+    "Metric",
+    "Rule",
+    "measurements",
+    "metrics",
+    "rules",
+    "versions",
+]
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS = tuple(float(4**exponent) for exponent in range(14))

@@ -18,7 +18,7 @@ from azure_openai_proxy.errors import SettingsError
 if TYPE_CHECKING:
     from .model_mapping import Mapper
 
-__all__ = ["Backend", "Base", "parse_apiversion", "parse_base", "parse_endpoint", "parse_host"]
+__all__ = ["AZURE_HOSTS", "EXAMPLE", "Backend", "Base", "parse_apiversion", "parse_base", "parse_endpoint", "parse_host"]
 
 EXAMPLE = "https://RESOURCE.openai.azure.com"
 # Azure's own hosts have no prefix: a path after them is an operation or a Foundry project.

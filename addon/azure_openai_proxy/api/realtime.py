@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .large_bodies import LargeBody
 
-__all__ = ["Frames", "Literal", "accepted_protocol", "in_ascii", "key", "offered", "speaks_beta"]
+__all__ = ["Frames", "Literal", "accepted_protocol", "in_ascii", "key", "offered", "pieces_in_ascii", "speaks_beta"]
 
 _KEY = "openai-insecure-api-key."
 _OPENAIS_OWN = (_KEY, "openai-organization.", "openai-project.", "openai-beta.")

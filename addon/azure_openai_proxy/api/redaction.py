@@ -35,6 +35,7 @@ __all__ = [
     "mask_response_head",
     "minted",
     "path",
+    "repeats",
     "show",
     "with_secrets",
     "without_masks",

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 
     from .large_bodies import LargeBody
 
-__all__ = ["ResponseStream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"]
+__all__ = [
+    "ResponseStream",
+    "error_body",
+    "frame",
+    "headers",
+    "json_body",
+    "large_frame",
+    "large_json_body",
+    "mask",
+    "read_json_body",
+    "suspect",
+]
 
 # Members that Azure adds at the top level, in each item of `choices` and `data`, and in an event's `response`. At deeper levels such names
 # only occur in strings of the user or the model. `obfuscation` stays, because OpenAI sends it too.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .large_bodies import LargeBody
 
-__all__ = ["AFFINITY", "HARNESSES", "in_header", "of_record", "of_routing"]
+__all__ = ["AFFINITY", "HARNESSES", "Fields", "in_header", "of_record", "of_routing"]
 
 type Fields = tuple[tuple[bytes, bytes], ...]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .backend import Base
     from .large_bodies import LargeBody
 
-__all__ = ["MEMBERS", "in_body", "in_headers", "ours"]
+__all__ = ["MEMBERS", "in_body", "in_headers", "ours", "suspect"]
 
 _HEADERS = ("location", "operation-location", "azure-asyncoperation", "content-location")
 MEMBERS = ("next", "next_link", "nextLink")

@@ -20,7 +20,7 @@ from azure_openai_proxy.formats import quoting
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["OPENAI", "PATIENCE", "Finding", "Setup", "examine", "split"]
+__all__ = ["MOST", "OPENAI", "PATIENCE", "Finding", "Setup", "examine", "split"]
 
 OPENAI = "https://api.openai.com/v1"
 PATIENCE = 30.0

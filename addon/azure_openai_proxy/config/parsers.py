@@ -36,6 +36,7 @@ __all__ = [
     "metrics_series",
     "mode",
     "openai",
+    "pool_size",
     "seconds",
     "session_affinity",
     "shared_state",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .clients import Client, Group
     from .prices import PriceFile
 
-__all__ = ["Found", "Semconv", "Settings", "Timeouts", "as_option_values", "kept_bodies", "resolve", "summary"]
+__all__ = ["Found", "Semconv", "Settings", "Timeouts", "as_option_values", "kept_bodies", "resolve", "saves_flows", "summary"]
 
 KEEP = 64 << 20
 """Default size, in bytes, of the store of streamed bodies, if a user interface or a flow file shows them."""

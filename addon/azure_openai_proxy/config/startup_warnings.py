@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .settings import Found, Settings
 
-__all__ = ["careless", "forgetful", "ignored_proxy", "keyless", "unread"]
+__all__ = ["careless", "forgetful", "ignored_proxy", "is_loopback", "keyless", "unread"]
 
 MIN_SIMILARITY = 0.95
 """Least similarity of a variable's name to an option's for a warning. Other programs also have AZURE_OPENAI_ variables."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Destination", "Proxy", "connect_any", "is_shortage"]
+__all__ = ["Destination", "Proxy", "connect_any", "is_shortage", "keep_alive"]
 
 HEAD_START = 0.25
 """Seconds until the next address is tried in parallel."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .text import Section
 
-__all__ = ["Chunk", "dropped", "gaps", "is_stream", "render", "usage"]
+__all__ = ["READ_FIRST", "READ_LAST", "Chunk", "dropped", "gaps", "hides_usage", "is_stream", "render", "usage"]
 
 READ_FIRST = 4 << 20  # bytes of a stream that are parsed: a view must not block the event loop
 READ_LAST = 256 << 10

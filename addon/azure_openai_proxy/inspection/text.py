@@ -11,7 +11,7 @@ from azure_openai_proxy.formats import quoting
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Section", "clean", "compact", "dicts", "encoded", "indented", "is_heavy", "load", "page", "parameters", "size", "text"]
+__all__ = ["LARGE", "Section", "clean", "compact", "dicts", "encoded", "indented", "is_heavy", "load", "page", "parameters", "size", "text"]
 
 LONGEST_TEXT = 20_000  # characters of one section
 LONGEST_PAGE = 400_000  # characters of all sections

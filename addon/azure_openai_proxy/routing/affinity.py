@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from azure_openai_proxy.api.operation import Call
     from azure_openai_proxy.api.response_items import Item
 
-__all__ = ["ITEM", "Owners", "ids", "keeps", "kept", "made"]
+__all__ = ["ITEM", "READ_AT_MOST", "Owners", "ids", "keeps", "kept", "made"]
 
 ITEM = b"response.output_item."
 """Substring of the type of each event or frame that carries a response item."""

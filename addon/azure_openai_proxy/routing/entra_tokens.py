@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.api.backend import Backend
 
-__all__ = ["Key", "Tokens", "credential"]
+__all__ = ["PATIENCE", "Key", "Tokens", "credential"]
 
 logger = logging.getLogger(__name__)
 

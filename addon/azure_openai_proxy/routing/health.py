@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Health", "Limit", "duration", "wait"]
+__all__ = ["MAX_COOL_DOWN", "NO_HINT", "Health", "Limit", "duration", "wait"]
 
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0

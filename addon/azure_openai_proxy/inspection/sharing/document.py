@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .redact import Redactor
 
-__all__ = ["BLOCKS", "call_line", "heading", "report_of", "thread_line", "thread_of", "whole_words", "why"]
+__all__ = ["BLOCKS", "LONGEST_TEXT", "call_line", "heading", "report_of", "thread_line", "thread_of", "whole_words", "why"]
 
 LONGEST_TEXT = 500_000
 """Characters of a block."""

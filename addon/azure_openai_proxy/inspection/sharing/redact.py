@@ -21,7 +21,7 @@ from . import secret_forms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["KINDS", "BadPattern", "Choice", "Redactor", "parse"]
+__all__ = ["DEEPEST", "KINDS", "BadPattern", "Choice", "Redactor", "parse"]
 
 KINDS = ("emails", "ips", "hosts", "paths")
 """What can be removed by name; any other word is a pattern."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["COOKIE", "COOKIES", "HEADERS", "IN_CONTEXT", "SECRETS", "is_secret_member"]
+__all__ = ["COOKIE", "COOKIES", "HEADERS", "IN_CONTEXT", "SECRETS", "SHORTEST_MEMBER", "is_secret_member"]
 
 SHORTEST_MEMBER = 8
 """Characters of a member that counts as a secret by its name; passwords may be shorter."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from azure_openai_proxy.inspection.flow_metadata import SavedExchange
 
-__all__ = ["Call", "Prompt", "is_call", "keep_new_texts", "links", "read", "text_key"]
+__all__ = ["LONGEST_TITLE", "Call", "Prompt", "is_call", "keep_new_texts", "links", "read", "text_key"]
 
 LONGEST_TITLE = 200
 LONGEST_SAID = 200_000
