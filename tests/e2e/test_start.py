@@ -224,3 +224,26 @@ def test_it_listens_where_it_is_told(
         assert 200 == httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=PATIENCE, trust_env=False).status_code
         addresses = re.findall(r"listening at (\S+?)\.?$", "\n".join(started.records), re.MULTILINE)
     assert from_the_beginning == (addresses == [f"127.0.0.1:{port}"])
+
+
+@pytest.mark.parametrize("command, scripts", [pair[:2] for pair in COMMANDS.values()], ids=COMMANDS)
+def test_it_moves_where_the_file_says(
+    command: list[str], scripts: list[Path], mitmdump: Callable[..., Mitmdump], azure: Simulator, tmp_path: Path
+) -> None:
+    """An address that is changed in the file applies without a restart, however the proxy was started."""
+    first, second = free_port(), free_port()
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"azure_openai_proxy_address: 127.0.0.1:{first}\n")
+    env = {
+        "AZURE_OPENAI_ENDPOINT": azure.http_url,
+        "AZURE_OPENAI_CONFIG": str(file),
+        "PYTHONPATH": f"{ROOT / 'addon'}:{ROOT / 'tests' / 'support' / 'recorder'}",
+    }
+    options = {"listen_host": None, "listen_port": None}
+    with mitmdump(env, command=command, scripts=scripts, options=options) as started:
+        started.wait_for_log(rf"listening at 127\.0\.0\.1:{first}")
+        file.write_text(f"azure_openai_proxy_address: 127.0.0.1:{second}\n")
+        started.wait_for_log(rf"listening at 127\.0\.0\.1:{second}")
+        assert 200 == httpx.get(f"http://127.0.0.1:{second}/v1/models", timeout=PATIENCE, trust_env=False).status_code
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{first}/v1/models", timeout=PATIENCE, trust_env=False)

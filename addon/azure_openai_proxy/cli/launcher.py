@@ -80,6 +80,7 @@ def main(user: Sequence[str]) -> int | None:
     """Start mitmdump, mitmweb or mitmproxy with the addon. `user` are the arguments of the command line."""
     tool = next((TOOLS[argument] for argument in user if argument in TOOLS), "mitmdump")
     user = [argument for argument in user if argument not in TOOLS]
+    sys.argv[1:] = user  # the addon reads the user's arguments from here: those of the launcher do not override the file
     if INFORMATION_ONLY.isdisjoint(user):
         try:
             user = arguments(user, os.environ)
@@ -89,6 +90,5 @@ def main(user: Sequence[str]) -> int | None:
             return 1
     elif "--help" not in user and "-h" not in user:
         user = ["-s", str(SCRIPT), *user]
-    sys.argv[1:] = user  # the addon reads the --set arguments from here
     start = {"mitmdump": tools.mitmdump, "mitmweb": tools.mitmweb, "mitmproxy": tools.mitmproxy}[tool]
     return start(user)

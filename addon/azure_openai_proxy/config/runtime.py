@@ -66,6 +66,14 @@ def _port(mode: str) -> int | None:
     return None if "@" in mode or parsed.type_name in ("dns", "wireguard") else parsed.default_port
 
 
+def _explicit(mode: str, options: OptManager) -> str:
+    """The mode with an explicit address, because mitmproxy restarts a server only if the text of its mode changes."""
+    port = _port(mode)
+    if port is None:
+        return mode
+    return _at(mode, options.listen_host, options.listen_port if options.listen_port is not None else port)
+
+
 class Runtime:
     """The current settings. The addon's hooks of the same names call these methods."""
 
@@ -83,10 +91,12 @@ class Runtime:
         self._running = False
         self._busy = False
         self._modes: tuple[list[str], list[str]] | None = None  # mitmproxy's modes before and after this class changed them
+        self._listening: list[object] = []  # mitmproxy's options of listening, with which it starts
 
     def load(self, loader: Loader) -> None:
         declare(loader)
         options = loader.master.options
+        self._listening = _listening(options)
         given = command_line(self._arguments, options)
         # mitmproxy defers values of unknown options, those of config.yaml over those of --set, and would assign them now. Then a file
         # would override --set, the key would be visible in the options, and a value of the wrong type would end in a traceback.
@@ -172,8 +182,9 @@ class Runtime:
             pass  # mitmproxy already listens there: the launcher passed the address as an argument
         elif self.settings.address:
             self._listen(options, listen_modes(modes, self.settings.address))
-        elif not self._given.listens and not {"mode", "listen_host", "listen_port", "server"}.isdisjoint(self._file.values):
-            self._listen(options, [self._explicit(mode, options) for mode in modes])
+        elif not self._given.listens and _listening(options) != self._listening:
+            if {"listen_host", "listen_port"} & set(self._file.values):
+                self._listen(options, [_explicit(mode, options) for mode in modes])
             options.update(server=options.server)
         logger.info(summary(self.settings))
         if self._file.path:
@@ -208,7 +219,13 @@ class Runtime:
             modes = list(options.mode)
             if self._modes and self._modes[1] == modes:
                 modes = self._modes[0]
-            self._listen(options, listen_modes(modes, settings.address) if settings.address else modes)
+            moved = listen_modes(modes, settings.address) if settings.address else modes
+            if not self._given.listens and before.address == (options.listen_host, options.listen_port):
+                # These are the launcher's arguments. mitmproxy would use the host in modes with a port only, too.
+                options.update(listen_host=file.values.get("listen_host", ""), listen_port=file.values.get("listen_port"))
+                if moved == options.mode:
+                    moved = [_explicit(mode, options) for mode in modes]
+            self._listen(options, moved)
 
     def _apply(self, options: OptManager, file: ConfigFile) -> None:
         """Set mitmproxy's own options from the file, except those that the command line sets or that have not changed in the file."""
@@ -247,13 +264,6 @@ class Runtime:
         self._modes = (original, modes)
         options.update(mode=modes)
 
-    def _explicit(self, mode: str, options: OptManager) -> str:
-        """The mode with an explicit address, because mitmproxy restarts a server only if the text of its mode changes."""
-        port = _port(mode)
-        if port is None or not {"listen_host", "listen_port"} & set(self._file.values):
-            return mode
-        return _at(mode, options.listen_host, options.listen_port if options.listen_port is not None else port)
-
 
 def _modified(path: Path) -> tuple[int, int] | None:
     """The times of the last change of the content and, on POSIX, of the permissions, in ns; None without the file."""
@@ -266,6 +276,10 @@ def _modified(path: Path) -> tuple[int, int] | None:
 
 def _offline(options: OptManager) -> bool:
     return any(name in options and bool(getattr(options, name)) for name in ("server_replay", "rfile"))
+
+
+def _listening(options: OptManager) -> list[object]:
+    return [options.mode, options.listen_host, options.listen_port, options.server]
 
 
 def _current(options: OptManager) -> dict[str, Any]:

@@ -314,6 +314,44 @@ def test_address_while_running(mitmproxy: Mitmproxy) -> None:
     assert ["socks5@6"] == mitmproxy.options.mode
 
 
+@pytest.mark.parametrize("host", ["", "127.0.0.1"])
+def test_the_address_of_the_launcher_moves(host: str, mitmproxy: Mitmproxy, folder: Path) -> None:
+    """The launcher passes the configured address to mitmproxy, not to the addon. A change of the file moves the server."""
+    file = folder / "mitm_config.yaml"
+    file.write_text(f"azure_openai_proxy_address: '{host}:1'")
+    mitmproxy.options.update(listen_host=host, listen_port=1)
+    live = mitmproxy.start()
+    live.running(mitmproxy.options)
+    assert ["regular"] == mitmproxy.options.mode
+    moved = []
+    for text in ("", "azure_openai_proxy_address: 4", "azure_openai_proxy_address: '[::1]:4'", ""):
+        file.write_text(text)
+        live.reread(mitmproxy.options)
+        moved.append((*mitmproxy.options.mode, mitmproxy.options.listen_host, mitmproxy.options.listen_port))
+    assert [("regular@8080", "", None), ("regular@4", "", None), ("regular@::1:4", "", None), ("regular", "", None)] == moved
+
+
+def test_the_address_of_the_launcher_is_replaced(mitmproxy: Mitmproxy, folder: Path) -> None:
+    """Its host is not used for an address without one."""
+    file = folder / "mitm_config.yaml"
+    file.write_text("azure_openai_proxy_address: 127.0.0.1:1")
+    mitmproxy.options.update(listen_host="127.0.0.1", listen_port=1)
+    live = mitmproxy.start()
+    live.running(mitmproxy.options)
+    file.write_text("azure_openai_proxy_address: 4")
+    live.reread(mitmproxy.options)
+    assert (["regular@4"], "") == (mitmproxy.options.mode, mitmproxy.options.listen_host)
+
+
+def test_the_launcher_has_passed_the_files_options(mitmproxy: Mitmproxy, folder: Path) -> None:
+    """A server that already listens as the file says is not restarted."""
+    (folder / "mitm_config.yaml").write_text("listen_port: 3\nmode: [socks5]")
+    mitmproxy.options.update(listen_port=3, mode=["socks5"])
+    live = mitmproxy.start()
+    live.running(mitmproxy.options)
+    assert ["socks5"] == mitmproxy.options.mode
+
+
 def test_given_by_default() -> None:
     """By default the process's own environment and arguments are read."""
     assert Given() == Runtime()._given
