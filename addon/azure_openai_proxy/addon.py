@@ -152,7 +152,7 @@ class AzureOpenAIProxy:
         self.teams.use(self.settings)  # before the ledger is read, whose sums are for its clients
         self.ledger_clients.expect(ledger=bool(self.settings.ledger), off=self.settings.client_auth == "off")
         if self.started.is_set() and self.accounts.differs(self.settings):
-            self.following = asyncio.create_task(self.accounts.follow(lambda: self.settings))
+            self.following = asyncio.create_task(self.accounts.follow(lambda: self.settings, self.runtime.located))
             self.reopen_on_hangup()
         if self.started.is_set() and self.shared_state.differs(self.settings):
             self.sharing = asyncio.create_task(self.shared_state.follow(lambda: self.settings))
@@ -178,7 +178,7 @@ class AzureOpenAIProxy:
         try:
             await self.accounts.start(self.settings)
         except errors.SettingsError as error:
-            logger.error("%s", error)  # noqa: TRY400 - no traceback for a user's error
+            logger.error("%s", self.runtime.located(error))  # noqa: TRY400 - no traceback for a user's error
         await self.shared_state.follow(lambda: self.settings)
         self.serve()
 

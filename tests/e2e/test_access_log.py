@@ -537,11 +537,14 @@ def test_a_request_that_is_cut_off_by_the_end(tmp_path: Path, confdir: Path, azu
 
 
 def test_an_unusable_file_stops_the_start(tmp_path: Path, confdir: Path, azure: Simulator) -> None:
-    """The start ends with one line that names the file, and with an exit code."""
-    options = {"azure_openai_endpoint": azure.http_url, "azure_openai_access_log": tmp_path / "no" / "access.log"}
-    mitmdump = Mitmdump(tmp_path / "home", confdir, options=options).launch()
+    """The start ends with one line that names the file and where the setting is, and with an exit code."""
+    config = tmp_path / "settings.yaml"
+    config.write_text(f"azure_openai_access_log: {tmp_path / 'no' / 'access.log'}")
+    mitmdump = Mitmdump(
+        tmp_path / "home", confdir, options={"azure_openai_endpoint": azure.http_url, "azure_openai_config": config}
+    ).launch()
     assert 1 == mitmdump.wait()
-    assert f"azure_openai_access_log: cannot write {tmp_path / 'no' / 'access.log'}: No such file or directory" in mitmdump.log()
+    assert f"azure_openai_access_log ({config}): cannot write {tmp_path / 'no' / 'access.log'}: No such file or directory" in mitmdump.log()
     assert "Traceback" not in mitmdump.log()
 
 
@@ -573,7 +576,7 @@ def test_a_change_while_it_runs(tmp_path: Path, confdir: Path, azure: Simulator)
         assert "models" == second.one()["operation"]
 
         configure(azure_openai_access_log=str(tmp_path / "no" / "access.log"))
-        mitmdump.wait_for_log("azure_openai_access_log: cannot write .*: No such file or directory")
+        mitmdump.wait_for_log(r"azure_openai_access_log \(mitm_config\.yaml\): cannot write .*: No such file or directory")
         second.forget()
         http.get("/v1/engines")
         assert "engines" == second.one()["operation"]

@@ -311,20 +311,22 @@ def test_a_client_without_a_key_leaves_no_row(mitmdump: Callable[..., Mitmdump],
 @pytest.mark.parametrize(
     "url, says",
     [
-        ("usage.db", "not the URL of a database"),
-        ("mysql://u:tiger@h/d", "unknown database or driver"),
+        ("usage.db", "write sqlite:///usage.db or postgresql"),
+        ("mysql://u:tiger@h/d", "write sqlite:///usage.db or postgresql"),
+        ("postgresql+psycopg2://u:tiger@h/d", "unknown database or driver"),
         ("postgresql://u:tiger@h/d?colour=blue", "a parameter that PostgreSQL does not know"),
         ("postgresql://127.0.0.1:1/d?user=u&password=tiger", "a password belongs before the host"),
         ("sqlite:////no/such/folder/usage.db", "unable to open database file: /no/such/folder/usage.db"),
     ],
 )
 def test_a_ledger_that_cannot_work_ends_the_start(url: str, says: str, mitmdump: Callable[..., Mitmdump]) -> None:
-    """One line names the fault, without the password."""
+    """One line names the fault and where the value is from, without the password."""
     started = mitmdump(url).launch()
     assert 1 == started.wait()
     about = [line for line in started.output if re.search("azure.openai.ledger", line)]
     assert 1 == len(about), started.log()
     assert says in about[0]
+    assert "azure_openai_ledger (environment variable AZURE_OPENAI_LEDGER): " in about[0]
     assert "Traceback" not in started.log()
     assert "tiger" not in started.log()
 

@@ -269,5 +269,5 @@ def test_a_taken_address_stops_the_start(proxy: Proxies, azure: Simulator, confd
     address = url.removeprefix("http://").removesuffix("/metrics")
     other = Mitmdump(tmp_path, confdir, options={"azure_openai_endpoint": azure.http_url, "azure_openai_metrics": address}).launch()
     assert 0 != other.wait()
-    assert f"azure_openai_metrics: cannot listen on {address}" in other.log()
+    assert f"azure_openai_metrics (--set): cannot listen on {address}" in other.log()
     assert "Traceback" not in other.log()

@@ -100,14 +100,17 @@ class Accounts:
         finally:
             self._early = None
 
-    async def follow(self, settings: Callable[[], Settings]) -> None:
-        """Apply changed settings. A sink that cannot be opened is logged; the previous one stays, unless both need the same address."""
+    async def follow(self, settings: Callable[[], Settings], text: Callable[[SettingsError], str] = str) -> None:
+        """Apply changed settings. A sink that cannot be opened is logged; the previous one stays, unless both need the same address.
+
+        `text` returns the line of the log for an error.
+        """
         async with self._changing:
             for kind in self._kinds:
                 try:
                     await self._change(kind, settings())
                 except SettingsError as error:
-                    logger.error("%s", error)  # noqa: TRY400 - no traceback for a user's error
+                    logger.error("%s", text(error))  # noqa: TRY400 - no traceback for a user's error
 
     async def _change(self, kind: SinkKind, settings: Settings) -> None:
         values = _values(kind, settings)

@@ -68,7 +68,7 @@ class MetricsServer:
                 self._connected, self._address.host or None, self._address.port, limit=LARGEST_HEAD, backlog=MOST_CONNECTIONS
             )
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or "not an address of this machine"
             raise SettingsError(
                 f"azure_openai_metrics: cannot listen on {self._address} ({reason}): write an address that is free"
             ) from None

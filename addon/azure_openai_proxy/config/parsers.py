@@ -183,7 +183,9 @@ def kept(text: str) -> int | None:
 def ledger(text: str) -> str:
     if text:
         extras.require("ledger")
-    return text  # `accounting.ledger` parses it, with SQLAlchemy
+        if not re.match(r"(sqlite|postgres(ql)?)(\+\w+)?://", text):
+            raise SettingsError("write sqlite:///usage.db or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE")
+    return text  # `accounting.ledger` parses the rest, with SQLAlchemy
 
 
 def shared_state(text: str) -> str:

@@ -172,6 +172,11 @@ class Runtime:
         if self.settings != before:
             logger.info(summary(self.settings))
 
+    def located(self, error: SettingsError) -> str:
+        """The text of an error that begins with the name of a setting, with the source of its value as in errors of `configure`."""
+        name, _, text = str(error).partition(": ")
+        return f"{name} ({found.where}): {text}" if (found := self._found.get(name)) else str(error)
+
     def running(self, options: OptManager) -> None:
         """Listen on the configured address, which mitmproxy could not read before it started, and log the effective configuration."""
         self._running = True

@@ -106,6 +106,7 @@ def gather(
     if config and not path.is_file():
         raise SettingsError(f"azure_openai_config ({config.where}): there is no file {path}")
     file = ConfigFile(path, _read(path, environ)) if path.is_file() else ConfigFile()
+    _check_set([name for name in file.values if name not in LISTS], str(path))  # `check_names` needs all of mitmproxy's options
     if "azure_openai_config" in file.values:
         raise SettingsError(f"azure_openai_config ({path}): it names this file: set AZURE_OPENAI_CONFIG or --set azure_openai_config=FILE")
     return _over(levels[0], _from_file(file.values, str(path)), _lists(file, environ), *levels[1:]), file

@@ -256,7 +256,7 @@ async def test_close_ends_connections() -> None:
 async def test_an_address_of_another_machine() -> None:
     """An address that is not one of this machine is one line, and every interface has a URL."""
     server = MetricsServer(Address("192.0.2.1", 9464), page)
-    with pytest.raises(SettingsError, match=r"azure_openai_metrics: cannot listen on 192\.0\.2\.1:9464 \(.*\): write an address"):
+    with pytest.raises(SettingsError, match=r"azure_openai_metrics: cannot listen on 192\.0\.2\.1:9464 \((?!None).*\): write an address"):
         await server.start()
     await server.close()
     assert "http://localhost:9464/metrics" == MetricsServer(Address("", 9464), page).url

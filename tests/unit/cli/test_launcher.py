@@ -91,6 +91,20 @@ def test_a_file_of_flows_that_is_none(name: str, reason: str, folder: Path) -> N
         launcher.arguments(["-nr", name], ENDPOINT)
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("azure_openai_tokn: x", "^mitm_config.yaml: azure_openai_tokn is not an option: did you mean azure_openai_token"),
+        ("azure_openai_ledger: usage.db", r"^azure_openai_ledger \(mitm_config.yaml\): write sqlite:///usage.db or "),
+    ],
+)
+def test_a_bad_file(text: str, message: str, folder: Path) -> None:
+    """A misspelled option and an invalid value raise before mitmproxy listens."""
+    (folder / "mitm_config.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        launcher.arguments([], ENDPOINT)
+
+
 def test_bad_setting() -> None:
     """An invalid setting raises before mitmproxy starts."""
     with pytest.raises(SettingsError, match="azure_openai_endpoint is not set"):

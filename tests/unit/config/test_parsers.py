@@ -92,6 +92,8 @@ def test_values(name: str, text: str, field: str, value: object) -> None:
         ("azure_openai_affinity_sessions", "0", "from 1 to 9999999"),
         ("azure_openai_lost_items", "keep", "refuse or drop"),
         ("azure_openai_access_log", "a\0b", "the path of a file"),
+        ("azure_openai_ledger", "usage.db", "sqlite:///usage.db or postgresql"),
+        ("azure_openai_ledger", "mysql://u:p@h/d", "sqlite:///usage.db or postgresql"),
         ("azure_openai_metrics", "localhost", "HOST:PORT"),
         ("azure_openai_metrics_series", "0", "from 1 to 99999"),
         ("azure_openai_prices", "/nowhere/prices.yaml", "cannot be read"),

@@ -18,6 +18,7 @@ from azure_openai_proxy.config import options, prices, runtime
 from azure_openai_proxy.config.parsers import Address
 from azure_openai_proxy.config.runtime import Runtime
 from azure_openai_proxy.config.sources import Given
+from azure_openai_proxy.errors import SettingsError
 from support.configuration import ENDPOINT, KEY, Mitmproxy
 
 if TYPE_CHECKING:
@@ -160,6 +161,17 @@ def test_bad_start(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> No
     assert (logging.ERROR, None) == (record.levelno, record.exc_info)
     assert record.getMessage().startswith("azure_openai_apiversion (environment variable AZURE_OPENAI_APIVERSION): ")
     assert live.settings.backend is None
+
+
+def test_where_the_value_of_an_error_is(mitmproxy: Mitmproxy, folder: Path) -> None:
+    """An error of a later check has the source of the setting that it names; the text of another one is unchanged."""
+    (folder / "mitm_config.yaml").write_text("azure_openai_access_log: a/b")
+    live = mitmproxy.start()
+    for text, located in [
+        ("azure_openai_access_log: cannot write a/b: why", "azure_openai_access_log (mitm_config.yaml): cannot write a/b: why"),
+        ("azure_openai_otlp: why", "azure_openai_otlp: why"),
+    ]:
+        assert located == live.located(SettingsError(text))
 
 
 def test_change_while_running(mitmproxy: Mitmproxy, caplog: pytest.LogCaptureFixture) -> None:
