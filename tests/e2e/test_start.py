@@ -55,6 +55,11 @@ BAD = {
     "a slip in a name": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure_openai_tokn": KEY}, "did you mean azure_openai_token"),
     "hyphens in a name": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure-openai-max-body": "1m"}, "did you mean azure_openai_max_body"),
     "a list of backends": ({"AZURE_OPENAI_ENDPOINT": ENDPOINT}, {"azure_openai_backends": "a"}, "mitm_config.yaml only"),
+    "a secret that is missing": (
+        {"AZURE_OPENAI_ENDPOINT": ENDPOINT, "AZURE_OPENAI_ENTRA": "client_secret", "AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c"},
+        {},
+        "(environment variable AZURE_OPENAI_ENTRA): entra: client_secret needs AZURE_CLIENT_SECRET in the environment of the proxy",
+    ),
     "a file that is missing": ({"AZURE_OPENAI_CONFIG": "nowhere.yaml"}, {}, "nowhere.yaml"),
     "a user who does not exist": (
         {"AZURE_OPENAI_ENDPOINT": ENDPOINT},

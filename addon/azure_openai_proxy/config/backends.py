@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,6 +100,11 @@ def parse_entra(text: str) -> str:
         raise SettingsError(f"entra: write {', '.join(ENTRA[:-1])} or {ENTRA[-1]}")
     if text:
         extras.require("entra", "entra")
+    if text == "client_secret":
+        # azure-identity reads the environment. It accepts a certificate in place of the secret.
+        secret = "AZURE_CLIENT_CERTIFICATE_PATH" if os.environ.get("AZURE_CLIENT_CERTIFICATE_PATH") else "AZURE_CLIENT_SECRET"
+        if missing := [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", secret) if not os.environ.get(name)]:
+            raise SettingsError(f"entra: client_secret needs {' and '.join(missing)} in the environment of the proxy")
     return text
 
 

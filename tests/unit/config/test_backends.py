@@ -133,6 +133,29 @@ def test_invalid_entries(entry: dict[str, Any], right: str) -> None:
     assert "0123456789" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "environ, missing",
+    [
+        ({}, "AZURE_TENANT_ID and AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"),
+        ({"AZURE_CLIENT_SECRET": "s", "AZURE_TENANT_ID": ""}, "AZURE_TENANT_ID and AZURE_CLIENT_ID"),
+        ({"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c"}, "AZURE_CLIENT_SECRET"),
+        ({"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_SECRET": "s"}, ""),
+        ({"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_CERTIFICATE_PATH": "c.pem"}, ""),
+    ],
+)
+def test_a_client_secret(environ: dict[str, str], missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables from which azure-identity makes the credential must be set."""
+    for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "CLIENT_CERTIFICATE_PATH"):
+        monkeypatch.delenv(f"AZURE_{name}", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    if missing:
+        with pytest.raises(SettingsError, match=f"^a: entra: client_secret needs {missing} in the environment"):
+            parse(A | {"entra": "client_secret"})
+    else:
+        assert "client_secret" == parse(A | {"entra": "client_secret"})[0].entra
+
+
 @pytest.mark.parametrize("raw", [None, {}, [], ["a"], "a"])
 def test_invalid_lists(raw: object) -> None:
     """A value that is not a list of mappings is rejected."""
