@@ -188,7 +188,7 @@ def _expires(value: object) -> dt.datetime | None:
 
 def _boolean(entry: Mapping[str, Any], name: str) -> bool:
     value = entry.get(name)
-    if value not in (None, True, False):
+    if value is not None and not isinstance(value, bool):  # 1 and 0 equal True and False
         raise SettingsError(f"{name}: write true or false")
     return value is True
 

@@ -102,6 +102,9 @@ def test_a_world_writable_key_file(tmp_path: Path) -> None:
         ({"backends": ["north"]}, "a: backends: there is no backend north: write east, west"),
         ({"expires": "soon"}, "a: expires: write a date"),
         ({"disabled": "yes"}, "a: disabled: write true or false"),
+        ({"disabled": 1}, "a: disabled: write true or false"),
+        ({"unmetered": 1}, "a: unmetered: write true or false"),
+        ({"unmetered": 0.0}, "a: unmetered: write true or false"),
         ({"group": KEY}, "a: group: there is no group ..."),
     ],
 )
