@@ -58,6 +58,8 @@ def test_prices_change_with_their_file(priced: Mitmdump, azure: Simulator, home:
     while usd != pytest.approx((prompt * 3 + completion * 7) / 1e6):
         usd, prompt, completion = cost(priced, azure, log)
 
+    (home / "prices.yaml").write_text("models: {gpt-4o: {input: 3, output: 7, tiers: {prioritty: {input: 9}}}}")
+    priced.wait_for_log(r"azure_openai_prices \(prices\.yaml\): gpt-4o: tiers: 'prioritty' is not a known tier: did you mean priority\?")
     (home / "prices.yaml").write_text("models: {gpt-4o: {input: -1}}")
     priced.wait_for_log(r"prices\.yaml: gpt-4o: input: write USD per million tokens.*: the previous settings stay in force")
     usd, prompt, completion = cost(priced, azure, log)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .endpoints import Endpoint
     from .large_bodies import LargeBody
 
-__all__ = ["Call", "Details", "Wanted", "hides_model", "is_unmetered", "may_stream_upload", "reaches_azure", "recognise", "row"]
+__all__ = ["TIERS", "Call", "Details", "Wanted", "hides_model", "is_unmetered", "may_stream_upload", "reaches_azure", "recognise", "row"]
 
 
 class Details(NamedTuple):

@@ -220,6 +220,9 @@ class Runtime:
         before, self.settings, self._changed, self._file, self._found = self.settings, settings, changed, file, found
         self._shown = as_option_values(found, settings, file.path)
         options.update(**self._shown)
+        if settings.prices and settings.prices != before.prices:
+            for line in startup_warnings.unknown_tiers(settings.prices):
+                logger.warning(line)
         if self._running and settings.address != before.address:
             modes = list(options.mode)
             if self._modes and self._modes[1] == modes:

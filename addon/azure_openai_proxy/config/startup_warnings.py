@@ -1,10 +1,12 @@
-"""Warnings at startup about valid settings that put a secret at risk."""
+"""Warnings about valid settings that put a secret at risk, or are probably not meant."""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
 from typing import TYPE_CHECKING
+
+from azure_openai_proxy.api.operation import TIERS
 
 from . import file_trust
 from .options import OPTIONS
@@ -13,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from .prices import PriceFile
     from .settings import Found, Settings
 
-__all__ = ["careless", "forgetful", "ignored_proxy", "is_loopback", "keyless", "unread"]
+__all__ = ["careless", "forgetful", "ignored_proxy", "is_loopback", "keyless", "unknown_tiers", "unread"]
 
 MIN_SIMILARITY = 0.95
 """Least similarity of a variable's name to an option's for a warning. Other programs also have AZURE_OPENAI_ variables."""
@@ -67,6 +70,20 @@ def keyless(settings: Settings) -> Iterator[str]:
     for backend in settings.backends if settings.keys_required else ():
         if not (backend.token or backend.entra):
             yield f"The backend {backend.name} has no key, and the keys of clients are not Azure's: set azure_openai_token."
+
+
+def unknown_tiers(prices: PriceFile) -> Iterator[str]:
+    """A line for each tier that no response is known to have. It may be misspelled, or newer than this version."""
+    known = sorted({*TIERS, "default", "batch"})
+    seen: dict[str, str] = {}  # the name of a model with each tier
+    for name, model in prices.models.items():
+        for tiers in (model.tiers, *(zone.tiers for zone in model.zones.values())):
+            seen |= dict.fromkeys(tiers, name)
+    for tier, name in seen.items():
+        if tier not in known:
+            near = difflib.get_close_matches(tier.lower(), known, 1, 0.6)
+            right = f"did you mean {near[0]}?" if near else f"known ones are {', '.join(known)}."
+            yield f"azure_openai_prices ({prices.path}): {name}: tiers: {tier!a} is not a known tier: {right}"
 
 
 def _user(url: str) -> str:

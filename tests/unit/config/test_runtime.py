@@ -422,8 +422,9 @@ async def test_the_price_file_is_watched(caplog: pytest.LogCaptureFixture) -> No
 
         assert 1 == price()
         await asyncio.sleep(0.01)
-        path.write_text("models: {a: {input: 20}}")
+        path.write_text("models: {a: {input: 20, tiers: {prioritty: {input: 40}}}}")
         await until(lambda: price() == 20)
+        assert 1 == caplog.text.count("'prioritty' is not a known tier: did you mean priority?")
         path.write_text("models: {a: {input: none}}")
         await until(lambda: "prices.yaml: a: input: write USD per million tokens" in caplog.text)
         assert 20 == price()

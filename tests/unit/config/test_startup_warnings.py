@@ -1,18 +1,17 @@
-"""Warnings about settings that put the key at risk."""
+"""Warnings about settings that put the key at risk or are probably not meant."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from azure_openai_proxy.api.backend import Backend, parse_base
 from azure_openai_proxy.config import file_trust, startup_warnings
+from azure_openai_proxy.config.prices import PriceFile, parse_models
 from azure_openai_proxy.config.settings import Found, Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def settings(endpoint: str, **more: Any) -> Settings:
@@ -46,6 +45,22 @@ def test_each_address_once() -> None:
     """Several backends with the same address cause one warning."""
     chosen = settings("http://10.0.0.7")
     assert 1 == len(warned(dataclasses.replace(chosen, backends=chosen.backends * 2)))
+
+
+def test_unknown_tiers() -> None:
+    """Each tier of the price file that is not known causes one warning, with the known name that is similar, or all of them."""
+    tiers = parse_models(
+        {
+            "a": {"input": 1, "tiers": {"prioritty": {"input": 2}, "batch": {"input": 2}, "default": {}}},
+            "b": {"input": 1, "tiers": {"prioritty": {}}, "zones": {"eu": {"tiers": {"Flex": {}, "nightly": {}}}}},
+        }
+    )
+    where = "azure_openai_prices (prices.yaml): b: tiers:"
+    assert [
+        f"{where} 'prioritty' is not a known tier: did you mean priority?",
+        f"{where} 'Flex' is not a known tier: did you mean flex?",
+        f"{where} 'nightly' is not a known tier: known ones are batch, default, fast, flex, priority, scale, ultrafast.",
+    ] == list(startup_warnings.unknown_tiers(PriceFile(Path("prices.yaml"), tiers)))
 
 
 @pytest.mark.parametrize("where, lines", [("--set", 1), ("environment variable AZURE_OPENAI_TOKEN", 0), ("mitm_config.yaml", 0)])
