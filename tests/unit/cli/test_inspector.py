@@ -163,7 +163,7 @@ def test_unknown_threads(file: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert f"has no thread {id!r}" in errors
 
 
-@pytest.mark.parametrize(("option", "value"), [("--redact", "("), ("--format", "pdf"), ("--unknown", "x")])
+@pytest.mark.parametrize(("option", "value"), [("--redact", "("), ("--redact", "emals"), ("--format", "pdf"), ("--unknown", "x")])
 def test_wrong_options(file: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong option is named in one line."""
     with pytest.raises(SystemExit, match="2"):

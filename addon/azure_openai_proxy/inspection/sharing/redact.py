@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import ipaddress
 import json
 import math
@@ -25,6 +26,8 @@ __all__ = ["DEEPEST", "KINDS", "BadPattern", "Choice", "Redactor", "parse"]
 
 KINDS = ("emails", "ips", "hosts", "paths")
 """What can be removed by name; any other word is a pattern."""
+MIN_SIMILARITY = 0.8
+"""Least similarity of a word to one of `KINDS` for an error. Such a word would be a pattern that matches next to nothing."""
 SHORTEST_LEARNED = 8
 """Characters of a removed secret that is then searched everywhere."""
 MOST_LEARNED = 1_000
@@ -120,7 +123,7 @@ def _is_structure(name: str, value: object) -> bool:
 
 
 class BadPattern(ValueError):
-    """A user's pattern is no regular expression."""
+    """A user's pattern is no regular expression, or a misspelled word of `KINDS`."""
 
 
 class Pattern(Protocol):
@@ -148,6 +151,8 @@ def parse(texts: Iterable[str]) -> Choice:
     for word in (word.strip() for text in texts for word in text.split(",")):
         if (kind := word.lower().removesuffix("s") + "s") in KINDS:  # "Email" is no pattern
             kinds.add(kind)
+        elif re.fullmatch(r"[\w-]+", word) and (near := difflib.get_close_matches(word.lower(), KINDS, 1, MIN_SIMILARITY)):
+            raise BadPattern(f"{word!r} is none of {', '.join(KINDS)}: did you mean {near[0]}? As a pattern, write it as ({word})")
         elif word:
             try:
                 patterns.append(re.compile(word))

@@ -427,6 +427,27 @@ def test_options() -> None:
         redact.parse(["("])
 
 
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("emals", "emails"),
+        ("E-mails", "emails"),
+        ("mail", "emails"),
+        ("Hots", "hosts"),
+        ("pahts", "paths"),
+        ("(emals)", ""),
+        ("caller", ""),
+    ],
+)
+def test_a_misspelled_kind(word: str, kind: str) -> None:
+    """A word that is similar to a kind is no pattern. In parentheses it is one."""
+    if kind:
+        with pytest.raises(redact.BadPattern, match=rf"^'{word}' is none of .*: did you mean {kind}\? .* \({word}\)$"):
+            redact.parse([word])
+    else:
+        assert [word] == [pattern.pattern for pattern in redact.parse([word]).patterns]
+
+
 def test_fifty_are_planted() -> None:
     """The list has at least fifty different ones."""
     assert len({secret for secret, _ in PLANTED}) >= 50
