@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import re
 import sys
@@ -210,9 +211,12 @@ def _budget(text: str) -> tuple[float, str]:
 
 def _date(text: str) -> float:
     try:
-        return parse_expiry(text).timestamp()
+        time = parse_expiry(text)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError("write a date or a time, as in 2027-03-31 or 2027-03-31T18:00+01:00") from None
+    if time <= dt.datetime.now(dt.UTC):
+        raise argparse.ArgumentTypeError(f"{text} is in the past: write a later date, which counts from its beginning in UTC, or a time")
+    return time.timestamp()
 
 
 def _duration(text: str) -> float:

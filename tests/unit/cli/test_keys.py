@@ -50,7 +50,7 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str
 
 EVERYTHING = [
     *("--models", "gpt-4*, o3", "--models", "gpt-5", "--backends", "east", "--budget", "50/month", "--rpm", "10", "--tpm", "10000"),
-    *("--max-parallel", "3", "--group", "search", "--expires", "2027-03-31", "--unmetered"),
+    *("--max-parallel", "3", "--group", "search", "--expires", "2099-12-31", "--unmetered"),
 ]
 SHOWN = {
     "name": "alice",
@@ -61,7 +61,7 @@ SHOWN = {
     "budget_usd": 50.0,
     "budget_period": "month",
     "group": "search",
-    "expires": "2027-03-31T00:00:00Z",
+    "expires": "2099-12-31T00:00:00Z",
     "backends": ["east"],
     "disabled": False,
     "unmetered": True,
@@ -97,12 +97,12 @@ def test_the_life_of_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.startswith("sk-")
     assert second.startswith("sk-")
     assert first != second
-    assert "2027-03-31T00:00:00Z" in run(["show", "alice"], capsys)
+    assert "2099-12-31T00:00:00Z" in run(["show", "alice"], capsys)
     table = run(["list"], capsys).splitlines()
     assert ["name", "models", "requests_per_minute", "tokens_per_minute", "max_parallel", "budget", "group", "expires", "disabled"] == (
         table[0].split()
     )
-    assert ["alice", "gpt-4*,o3,gpt-5", "10", "10000", "3", "50/month", "search", "2027-03-31T00:00:00Z", "no"] == table[1].split()
+    assert ["alice", "gpt-4*,o3,gpt-5", "10", "10000", "3", "50/month", "search", "2099-12-31T00:00:00Z", "no"] == table[1].split()
     assert ["bob", "-", "-", "-", "-", "-", "-", "-", "no"] == table[2].split()
     assert run(["disable", "alice"], capsys).startswith("alice is disabled.")
     assert "yes" in run(["list"], capsys).splitlines()[1]
@@ -149,6 +149,8 @@ def test_a_taken_name(capsys: pytest.CaptureFixture[str]) -> None:
         (["create", "a", "--expires", "tomorrow"], "2027-03-31"),
         (["create", "a", "--expires", "0001-01-01T00:00+14:00"], "2027-03-31"),  # no year of UTC
         (["create", "a", "--expires", "9999-12-31T23:59:59-14:00"], "2027-03-31"),
+        (["create", "a", "--expires", "2026-11-30"], "2026-11-30 is in the past"),
+        (["create", "a", "--expires", "0001-01-01"], "0001-01-01 is in the past"),
         (["create", "a", "--exp", "2027-03-31"], "unrecognized arguments"),
         (["rotate", "a", "--grace", "1y"], "24h"),
         (["rotate", "a", "--grace", "9999w"], "up to a year"),
