@@ -41,7 +41,7 @@ def with_clients(azure: Simulator, folder: Path) -> dict[str, Any]:
     """Options by which the requests below are those of a client with a budget, and another one's are refused."""
     config = folder / "mitm_config.yaml"
     config.write_text(
-        f"azure_openai_clients: [{{name: tester, key: {azure.key}, budget_usd: 1000}}, {{name: poor, key: sk-poor, budget_usd: 0}}]\n"
+        f"azure_openai_clients: [{{name: tester, key: {azure.key}, budget_usd: 1000}}, {{name: poor, key: sk-poor1, budget_usd: 0}}]\n"
         "azure_openai_unpriced: allow\n"
     )
     return {"azure_openai_config": config, "azure_openai_token": azure.key}
@@ -91,7 +91,7 @@ def test_every_expression_has_data(proxy: Proxies, azure: Simulator, tmp_path: P
     target = url.removeprefix("http://").removesuffix("/metrics")
     expressions = {*prometheus_rules.dashboard(), *map(prometheus_rules.without_comparison, prometheus_rules.alerts().values())}
     with client(mitmdump, azure) as http, Prometheus(tmp_path, [target]) as prometheus:
-        refused = {"authorization": "Bearer sk-poor"}
+        refused = {"authorization": "Bearer sk-poor1"}
         assert 429 == http.post("/v1/responses", json={"model": "gpt-4o"}, headers=refused).status_code
         count = traffic(http, azure, url) + 1
         prometheus.wait_for("azure_openai_proxy_requests_total")
@@ -178,7 +178,7 @@ def test_every_metric_is_on_the_page(proxy: Proxies, azure: Simulator, tmp_path:
         mitmdump, url = metered(proxy, azure_openai_semconv=semconv, **options)
         with client(mitmdump, azure) as http:
             traffic(http, azure, url)
-            assert 429 == http.post("/v1/responses", json={"model": "gpt-4o"}, headers={"authorization": "Bearer sk-poor"}).status_code
+            assert 429 == http.post("/v1/responses", json={"model": "gpt-4o"}, headers={"authorization": "Bearer sk-poor1"}).status_code
         page = fetch(url)
         for metric in metrics(semconv):
             sample = metric.prometheus + ("_sum" if metric.kind == "histogram" else "")

@@ -38,6 +38,8 @@ KEYS = ("name", "key", "key_file", "key_sha256", "models", *_SHARED, "group", "e
 
 _NAME = re.compile(r"[\w.-]{1,100}")
 _MOST = 10**12
+SHORTEST_KEY = 8
+"""Characters. A shorter key is easy to guess, and is not masked in headers of responses, where it may be a word (`api.redaction`)."""
 
 type Auth = Literal["", "required", "optional", "off"]
 
@@ -150,6 +152,8 @@ def _key(entry: Mapping[str, Any]) -> bytes:
         raise SettingsError(f"{given[0]}: {error}") from None
     if not key:
         raise SettingsError(f"{given[0]}: it is empty")
+    if len(key) < SHORTEST_KEY:
+        raise SettingsError(f"{given[0]}: it is too short: write a random key of at least {SHORTEST_KEY} characters")
     return digest(key)
 
 

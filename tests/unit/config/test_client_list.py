@@ -63,6 +63,16 @@ def test_an_empty_key_file(tmp_path: Path) -> None:
         parse({"name": "a", "key_file": str(file)})
 
 
+def test_the_shortest_key(tmp_path: Path) -> None:
+    """It has eight characters, in a file too, without the line break."""
+    file = tmp_path / "key"
+    file.write_text("12345678\n")
+    assert digest("12345678") == parse({"name": "a", "key_file": str(file)})[0].keys[0].sha256
+    file.write_text("1234567\n")
+    with pytest.raises(SettingsError, match="a: key_file: it is too short"):
+        parse({"name": "a", "key_file": str(file)})
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_a_world_writable_key_file(tmp_path: Path) -> None:
     """A file that all users may write is rejected."""
@@ -85,6 +95,8 @@ def test_a_world_writable_key_file(tmp_path: Path) -> None:
         ({"key": 7}, "a: key: write text"),
         ({"key": " "}, "a: key: write text"),
         ({"key": "a b"}, "a: key: it has a space"),
+        ({"key": "x"}, "a: key: it is too short: write a random key of at least 8 characters"),
+        ({"key": "1234567"}, "a: key: it is too short"),
         ({"key": None, "key_file": "/nowhere/key"}, "a: key_file: /nowhere/key cannot be read"),
         ({"key": None, "key_file": "sk-0123456789abcdef"}, "a: key_file: the file cannot be read"),
         ({"key": None, "key_file": "/dev/null"}, "a: key_file: /dev/null cannot be read: it is not a regular file"),
