@@ -272,7 +272,7 @@ def summary(settings: Settings) -> str:
             return "azure mode, offline: only recorded responses are served"
         count = len(settings.mapper)
         several = len(settings.backends) > 1
-        keys = {_key_of(backend) for backend in settings.backends}
+        keys = {_key_of(backend, required=settings.keys_required) for backend in settings.backends}
         parts = [
             "azure mode: " + ", ".join(f"{backend.name} {backend.base}" if several else str(backend.base) for backend in settings.backends),
             "API version " + ", ".join(dict.fromkeys(backend.apiversion for backend in settings.backends)),
@@ -284,10 +284,13 @@ def summary(settings: Settings) -> str:
     return ", ".join([*parts, f"address {settings.address}" if settings.address else "mitmproxy's own address"])
 
 
-def _key_of(backend: Backend) -> str:
+def _key_of(backend: Backend, *, required: bool) -> str:
+    """The key for Azure. `required` means that clients have keys of the proxy."""
     if backend.entra:
         return f"Entra ID ({backend.entra})"
-    return "key configured" if backend.token else "the clients' own keys"
+    if backend.token:
+        return "key configured"
+    return "no key for Azure" if required else "the clients' own keys"
 
 
 def as_option_values(found: Mapping[str, Found], settings: Settings, config: Path | None) -> dict[str, Any]:

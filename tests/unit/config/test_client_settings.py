@@ -41,10 +41,13 @@ def test_clients_of_the_file(file: Path) -> None:
 
 
 def test_backends_without_a_key(mitmproxy: Mitmproxy, file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A warning says that no client can use them; with a key, with Entra ID or without clients there is none."""
+    """A warning and the summary say that no client can use them; with a key, with Entra ID or without clients there is no warning."""
     file.write_text(CLIENTS)
+    caplog.set_level("INFO")
     mitmproxy.start().running(mitmproxy.options)
     assert "The backend default has no key" in caplog.text
+    assert "no key for Azure, keys of clients required (1 in the file)" in caplog.text
+    assert "the clients' own keys" not in caplog.text
     for given in ({"AZURE_OPENAI_API_KEY": KEY}, {"AZURE_OPENAI_ENTRA": "cli"}, {"AZURE_OPENAI_CLIENT_AUTH": "off"}):
         assert [] == list(startup_warnings.keyless(settings(**given)))
 
