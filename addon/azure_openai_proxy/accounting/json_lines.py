@@ -1,8 +1,7 @@
 """Writing records as lines of JSON.
 
 The members that the calls of a kind have in common, such as the model and the status, are written once, into a template, and so are those
-that no call of several has. The other members are encoded one column after the other: most columns have values of one type, which need
-less than the encoder for all types.
+that no call of several has. The other members are encoded one column after the other: the values of most columns need no encoder.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ __all__ = ["Field", "Lines", "time_texts"]
 
 MOST = 2048
 """Templates that are remembered."""
-_NULLS, _COUNTS, _NUMBERS, _TEXTS = ({type(None)}, {int}, {float}, {str})
+_NULL, _PLAIN, _TEXT = "null", "%s", '"%s"'
+"""How a column is written into a template: no value, values that `str` turns into JSON, and texts that need quotes and no escapes."""
 
 
 class Field(NamedTuple):
@@ -44,7 +44,7 @@ class Lines:
     def __init__(self, fields: Sequence[Field]) -> None:
         self._fields = fields
         self._own = [field for field in fields if field.attribute not in COMMON]
-        self.templates: dict[tuple[CallKind, tuple[int, ...]], str] = {}
+        self.templates: dict[tuple[CallKind, tuple[str, ...]], str] = {}
 
     def __call__(self, calls: Sequence[CallRecord]) -> str:
         """Return the lines of records, each with its end."""
@@ -52,26 +52,27 @@ class Lines:
             return ""
         batch = batch_of(calls)
         written = [_column(batch.column(field.attribute, field.convert)) for field in self._own]
-        absent = tuple([place for place, values in enumerate(written) if values is None])
-        rows = zip(*(values for values in written if values is not None), strict=True) if len(absent) < len(written) else repeat(())
+        forms = tuple([form for form, _ in written])
+        columns = [values for form, values in written if form != _NULL]
+        rows = zip(*columns, strict=True) if columns else repeat(())
         if batch.one_kind:
-            template = self._template(batch.samples[0], absent)
+            template = self._template(batch.samples[0], forms)
             lines = [template % row for row in islice(rows, len(batch))]
         else:
-            lines = [self._template(call, absent) % row for call, row in zip(batch.samples, rows, strict=False)]
+            lines = [self._template(call, forms) % row for call, row in zip(batch.samples, rows, strict=False)]
         text = "".join(lines)
         return text.replace("\x7f", "\\u007f") if "\x7f" in text else text
 
-    def _template(self, call: CallRecord, absent: tuple[int, ...]) -> str:
-        template = self.templates.get((call.kind, absent)) if call.kind else None
+    def _template(self, call: CallRecord, forms: tuple[str, ...]) -> str:
+        template = self.templates.get((call.kind, forms)) if call.kind else None
         if template is None:
-            own = {field: "null" if place in absent else "%s" for place, field in enumerate(self._own)}
+            own = dict(zip(self._own, forms, strict=True))
             members = [f'"{field.name}":{own[field] if field in own else _common(field, call)}' for field in self._fields]
             template = f"{{{','.join(members)}}}\n"
             if call.kind:
                 if len(self.templates) >= MOST:
                     self.templates.clear()
-                self.templates[call.kind, absent] = template
+                self.templates[call.kind, forms] = template
         return template
 
 
@@ -80,16 +81,22 @@ def _common(field: Field, call: CallRecord) -> str:
     return _json(field.convert((value,))[0] if field.convert else value).replace("%", "%%")
 
 
-def _column(values: Sequence[Any]) -> Sequence[Any] | None:
-    """Return values that `str` turns into JSON; None if all are null."""
-    types = set(map(type, values))
-    if types == _NULLS:
-        return None
-    if types == _TEXTS:
-        return list(map(encode_basestring_ascii, values))
-    if types == _COUNTS or (types == _NUMBERS and all(map(math.isfinite, values))):
-        return values
-    return list(map(_json, values))
+def _column(values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """Return how a column is written, and the values to insert."""
+    first = values[0]
+    try:
+        if type(first) is str:
+            text = first if values.count(first) == len(values) else "".join(values)
+            if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+                return _TEXT, values
+            return _PLAIN, list(map(encode_basestring_ascii, values))
+        if type(first) in (int, float) and math.isfinite(sum(values)):
+            return _PLAIN, values
+    except (TypeError, OverflowError):  # some are null, or of another type
+        pass
+    if first is None and values.count(None) == len(values):
+        return _NULL, ()
+    return _PLAIN, list(map(_json, values))
 
 
 # The values

@@ -116,44 +116,45 @@ class Meter:
             self.session_header = session.in_header(
                 {name.decode(): head[name].decode("utf-8", "surrogateescape") for name in _SESSIONS & head.keys()}
             )
+        self.trace: TraceContext = trace_context.NONE
+        """The position in a trace. One that the request starts is made when it is needed."""
         if meters.tracing:
             self.tracing = meters.tracing
             self.trace = self.tracing.begin_trace(data.headers)
         elif trace_context.PARENT in head:
             self.trace = trace_context.begin(data.headers.fields)
+        # Members that every request sets. Python has no fast way to set one that the class has too.
         self.attempts: list[Attempt] = []
+        self.call: Call | None = None
         self.holder: Holder | None = None
         self.request_bytes: int | None = None
         self.overhead: float | None = 0.0
+        self.idle_from: float | None = None  # since when the request waits for the proxy
+        self.id: bytes | None = None  # of the request, in the header of the response
+        self.limits: Limits | None = None  # that Azure's last response has named
+        self.ended: Ended | None = None
+        """How the request has ended, if its record is made with those of others."""
+        self._status: int | None = None
         self._over = False  # the request has ended; there is no other record of it
 
-    # Defaults in the class: not every request sets these members, or each sets them before it reads them.
+    # Defaults in the class: few requests need these members, or only streams.
 
-    call: Call | None = None
     client = ""
     """Configured name of the client key."""
     record: CallRecord | None = None
     """The record, once the request has ended."""
-    ended: Ended | None = None
-    """How the request has ended, if its record is made with those of others."""
-    trace: TraceContext = trace_context.NONE
-    """The position in a trace. One that the request starts is made when it is needed."""
     tracing: Tracing | None = None
     replayed = False
     """Whether a recording answers."""
     session_header: str | None = None  # that a header names
-    id: bytes | None = None  # of the request, in the header of the response
     served: str | None = None
     spillover: bool | None = None
-    limits: Limits | None = None  # that Azure's last response has named
-    idle_from: float | None = None  # since when the request waits for the proxy
     frame_model: str | None = None  # the model that the client named last on a WebSocket
     events: usage.Events | None = None
     response_bytes = 0
     chunks = 0
     first_at: float | None = None
     last_at: float | None = None
-    _status: int | None = None
     _failure: Failure | None = None  # of the upstream, after which there is no other attempt
     _kept: KeptEvents | None = None  # of a stream whose messages are exported
     _uploads = False  # the body of the request is streamed

@@ -113,14 +113,19 @@ class _Measurement:
     def add(self, calls: Batch) -> None:
         rule, series, bucket = self._rule
         found = rule.amounts(calls)
-        amounts = [amount for amount in found if amount is not None] if None in found else cast("list[float]", found)
-        if not amounts:
-            return
+        amounts = cast("Sequence[float]", found)
+        try:
+            total = sum(amounts)
+        except TypeError:  # some are unknown
+            amounts = [amount for amount in found if amount is not None]
+            if not amounts:
+                return
+            total = sum(amounts)
         cell = self._cell
         if cell is None:
             sample = calls.samples[0]
             cell = self._cell = series.cell(rule.labels(sample), failed=not sample.names_work)
-        cell[0] += sum(amounts)
+        cell[0] += total
         if bucket:
             for index, count in Counter(map(bucket, amounts)).items():
                 cell[1 + index] += count

@@ -273,6 +273,7 @@ def lengths(values: Sequence[Sequence[object]]) -> list[int]:
 
 def milliseconds(values: Sequence[float | None]) -> list[float | None]:
     """Return durations in milliseconds with three decimals. `round` with a number of digits takes ten times as long."""
-    if None in values:
+    try:
+        return [round(seconds * 1e6) / 1000 for seconds in cast("Sequence[float]", values)]
+    except TypeError:  # some are unknown
         return [None if seconds is None else round(seconds * 1e6) / 1000 for seconds in values]
-    return [round(seconds * 1e6) / 1000 for seconds in cast("Sequence[float]", values)]

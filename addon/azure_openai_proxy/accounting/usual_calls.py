@@ -39,17 +39,19 @@ logger = logging.getLogger(__name__)
 MOST, LARGEST = 2048, 2048
 """Sets of values that are remembered, and the characters of the largest one."""
 _REQUEST_ID, _PATH, _RESPONSE_ID, _ONCE = (OWN.index(name) for name in ("request_id", "path", "response_id", "once"))
+_tuple = tuple.__new__  # for a named tuple, whose own constructor takes several times as long
 _ids = itemgetter(_REQUEST_ID, _RESPONSE_ID)
 
 
 class _Known:
     """What the calls with the same values have in common."""
 
-    __slots__ = ("backend", "chained", "deployment", "kind", "path")
+    __slots__ = ("backend", "chained", "deployment", "host", "kind", "named", "path", "port")
 
     def __init__(self, kind: CallKind, path: str, backend: Backend) -> None:
-        self.kind, self.path = kind, path
-        self.backend, self.deployment = backend, kind.sample.deployment or ""  # the backend's `id` is one of the values
+        self.kind, self.path, self.deployment = kind, path, kind.sample.deployment or ""
+        self.backend, self.host, self.port = backend.name, backend.base.host, backend.base.port
+        self.named = backend  # its `id` is one of the values
         self.chained = kind.sample.operation == "responses" and kind.sample.method == "POST"
 
 
@@ -107,7 +109,7 @@ class UsualCalls:
             keys,
             meter.target,
             call.method,
-            call.endpoint.path,
+            call.path,
             call.model or meter.frame_model,
             call.stream,
             last.deployment,
@@ -140,7 +142,7 @@ class UsualCalls:
             self._meters.chains.add(response_id, response_id)
         kind, backend, limits = known.kind, known.backend, meter.limits
         if limits is not None and known.deployment:
-            self._meters.note_limits(backend.name, known.deployment, limits)
+            self._meters.note_limits(backend, known.deployment, limits)
         if kind not in tariffs:
             tariffs[kind] = self._meters.tariff(kind.sample)
         tariff, overhead, idle, wall = tariffs[kind], meter.overhead, meter.idle_from, meter.time - arrived
@@ -160,7 +162,7 @@ class UsualCalls:
             None,
             known.path,
             None,
-            (AttemptRecord(backend.name, known.deployment, "ok", wall + started, wall + ended, backend.base.host, backend.base.port),),
+            (_tuple(AttemptRecord, (backend, known.deployment, "ok", wall + started, wall + ended, known.host, known.port)),),
             response_id,
             meter.request_bytes,
             size,

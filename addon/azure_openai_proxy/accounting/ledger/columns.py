@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import math
 import re
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -27,7 +26,6 @@ type Row = dict[str, Any]
 MAX_NUMBER = 10**12
 MOST_KINDS = 2048
 """Kinds of calls whose part of a row is remembered."""
-_TEXTS, _INTEGERS, _FLOATS = {str}, {int}, {float}
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -163,21 +161,22 @@ def _shared_value(column: Column, value: object) -> Any:
 
 def _storable(column: Column, values: Sequence[Any]) -> Sequence[Any]:
     """Return the values of a column in the form of the database."""
-    if values[0] is None and values.count(None) == len(values):
-        return values
-    types = set(map(type, values))
+    first = values[0]
+    try:
+        if first is None:
+            if values.count(None) == len(values):
+                return values
+        elif column.type == "text":
+            joined = "".join(values)
+            if joined.isascii() and "\0" not in joined and max(map(len, values)) <= column.limit:
+                return values
+        elif column.type in ("integer", "number") and sum(values) < MAX_NUMBER and min(values) >= 0:  # false with NaN
+            return values
+    except (TypeError, OverflowError):  # some are unknown
+        pass
     if column.type == "text":
-        limit = column.limit
-        if types == _TEXTS and max(map(len, values)) <= limit and (joined := "".join(values)).isascii() and "\0" not in joined:
-            return values
-        return [
-            text if text is None or (len(text) <= limit and text.isascii() and "\0" not in text) else storable(text, limit)
-            for text in values
-        ]
+        return [text if text is None else storable(text, column.limit) for text in values]
     if column.type in ("integer", "number"):
-        plain = types == _INTEGERS or (types == _FLOATS and all(map(math.isfinite, values)))
-        if plain and -MAX_NUMBER < min(values) and max(values) < MAX_NUMBER:
-            return values
         # A comparison with NaN is false.
         return [number if number is None or -MAX_NUMBER < number < MAX_NUMBER else None for number in values]
     return values
