@@ -123,7 +123,7 @@ class Meter:
             self.trace = self.tracing.begin_trace(data.headers)
         elif trace_context.PARENT in head:
             self.trace = trace_context.begin(data.headers.fields)
-        # Members that every request sets. Python has no fast way to set one that the class has too.
+        # Members that every request or every stream sets. Python has no fast way to set one that the class has too.
         self.attempts: list[Attempt] = []
         self.call: Call | None = None
         self.holder: Holder | None = None
@@ -134,10 +134,17 @@ class Meter:
         self.limits: Limits | None = None  # that Azure's last response has named
         self.ended: Ended | None = None
         """How the request has ended, if its record is made with those of others."""
+        self.events: usage.Events | None = None
+        self.response_bytes = 0
+        self.chunks = 0
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+        self._kept: KeptEvents | None = None  # of a stream whose messages are exported
+        self._ended_well = False  # an event has said that the response is complete
         self._status: int | None = None
         self._over = False  # the request has ended; there is no other record of it
 
-    # Defaults in the class: few requests need these members, or only streams.
+    # Defaults in the class: few requests need these members.
 
     client = ""
     """Configured name of the client key."""
@@ -150,15 +157,8 @@ class Meter:
     served: str | None = None
     spillover: bool | None = None
     frame_model: str | None = None  # the model that the client named last on a WebSocket
-    events: usage.Events | None = None
-    response_bytes = 0
-    chunks = 0
-    first_at: float | None = None
-    last_at: float | None = None
     _failure: Failure | None = None  # of the upstream, after which there is no other attempt
-    _kept: KeptEvents | None = None  # of a stream whose messages are exported
     _uploads = False  # the body of the request is streamed
-    _ended_well = False  # an event has said that the response is complete
     _socket: WebSocketMeter | None = None
 
     # The request
