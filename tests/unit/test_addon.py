@@ -583,7 +583,7 @@ def kept(addon: AzureOpenAIProxy, monkeypatch: pytest.MonkeyPatch) -> Kept:
     sink, module = Kept(), ModuleType("azure_openai_proxy.accounting.kept")
     module.__dict__["open_sink"] = lambda _: sink
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    addon.accounts = Accounts(addon.live_state, (SinkKind("debug_headers", "kept"),))
+    addon.accounts = Accounts(addon.live_state, (SinkKind("debug_headers", "kept"),), addon.registry.meters)
     monkeypatch.setattr(addon.shutdown, "arm", lambda: None)
     return sink
 

@@ -135,6 +135,17 @@ async def test_the_page_has_the_measurements(semconv: Semconv, monkeypatch: pyte
     assert {name: pytest.approx(value) for name, value in expected.items()} == {name: total(found, name) for name in expected}
 
 
+async def test_amounts_that_are_unknown() -> None:
+    """They add nothing, and the known ones of the same batch count."""
+    prometheus = sink()
+    known = of_kind(CALL)
+    unknown = dataclasses.replace(CALL, tokens=Tokens(input=100), duration=None)
+    prometheus.record([known, of_kind(unknown, known.kind)])
+    found = await scrape(prometheus)
+    assert (200, 50) == tuple(total(found, "azure_openai_proxy_tokens_total", type=kind) for kind in ("input", "output"))
+    assert 1 == total(found, "gen_ai_client_operation_duration_seconds_count")
+
+
 async def test_live_state_and_versions() -> None:
     """The page has the live state of the moment, the ledger's lost rows, and the versions."""
     backends = (BackendState("a", "prod", True, 100, 7), BackendState("b", "prod", False))

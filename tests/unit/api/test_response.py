@@ -668,9 +668,8 @@ def test_json_body_that_passes(body: bytes) -> None:
 
 def test_exported_functions() -> None:
     """This module exports all functions for translating a response."""
-    assert {"ResponseStream", "error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "suspect"} == set(
-        openai_response.__all__
-    )
+    exported = {"error_body", "frame", "headers", "json_body", "large_frame", "large_json_body", "mask", "read_json_body", "suspect"}
+    assert {"ResponseStream", *exported} == set(openai_response.__all__)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

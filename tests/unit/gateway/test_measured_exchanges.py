@@ -60,7 +60,7 @@ class Kept:
 
 @pytest.fixture
 def kept(addon: AzureOpenAIProxy) -> Kept:
-    addon.accounts = Accounts(addon.live_state, ())
+    addon.accounts = Accounts(addon.live_state, (), addon.registry.meters)
     kept = Kept()
     addon.accounts.sinks = [kept]
     kept.meters = addon.accounts.meters
