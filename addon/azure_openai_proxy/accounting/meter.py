@@ -111,7 +111,7 @@ class Meter:
         """Method and path as the client wrote them."""
         self.client_ip, self.keys = client_ip, keys
         head = by_name(data.headers)
-        self.agent = head.get(b"user-agent")
+        self.raw_user_agent = head.get(b"user-agent")
         if not _SESSIONS.isdisjoint(head):
             self.session_header = session.in_header(
                 {name.decode(): head[name].decode("utf-8", "surrogateescape") for name in _SESSIONS & head.keys()}
@@ -130,7 +130,7 @@ class Meter:
         self.request_bytes: int | None = None
         self.overhead: float | None = 0.0
         self.idle_from: float | None = None  # since when the request waits for the proxy
-        self.id: bytes | None = None  # of the request, in the header of the response
+        self.raw_request_id: bytes | None = None  # of the request, in the header of the response
         self.limits: Limits | None = None  # that Azure's last response has named
         self.ended: Ended | None = None
         """How the request has ended, if its record is made with those of others."""
@@ -268,7 +268,7 @@ class Meter:
         self.idle_from = self.meters.clock()
         self._status, head = data.status_code, by_name(data.headers)
         self.limits = _limits(data.status_code, head)
-        self.id = head.get(b"x-request-id")
+        self.raw_request_id = head.get(b"x-request-id")
         if _SERVED in head or _SPILLOVER in b"\n".join((b"", *head)):
             self.served = _text(head.get(_SERVED))
             self.spillover = any(name.startswith(_SPILLED) for name in head)
@@ -406,7 +406,7 @@ class Meter:
             size = None if response.stream else len(data.content or b"")
             self.ended = self.meters.clock(), status, size, self.keys.all if self.keys else (), kept
             self.keys = None
-            if not self.id:
+            if not self.raw_request_id:
                 self._read_id(response)
             self._over = True
             self.meters.complete_soon(self)
@@ -425,9 +425,9 @@ class Meter:
 
     def _read_id(self, response: http.Response) -> None:
         """Read the id of the response as the client gets it, if Azure's response had none, which is passed on."""
-        if not self.id:
+        if not self.raw_request_id:
             head = by_name(response.headers)
-            self.id = head.get(b"x-request-id") or head.get(b"apim-request-id")
+            self.raw_request_id = head.get(b"x-request-id") or head.get(b"apim-request-id")
 
     def _stop(self, now: float, size: int | None) -> None:
         """The response is complete. `size`: of its body for the client, if it was not streamed."""
@@ -582,11 +582,11 @@ class Meter:
 
     @property
     def user_agent(self) -> str | None:
-        return _text(self.agent)
+        return _text(self.raw_user_agent)
 
     @property
     def request_id(self) -> str | None:
-        return _text(self.id)
+        return _text(self.raw_request_id)
 
     @property
     def zone(self) -> str | None:

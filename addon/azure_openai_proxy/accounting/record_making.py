@@ -88,7 +88,7 @@ def kind_and_values(meter: Meter, outcome: Outcome, model: str | None = None, de
         details.service_tier,
         details.reasoning_effort,
         call is not None and (call.stream or meter.events is not None),
-        meter.agent,
+        meter.raw_user_agent,
         meter.client,
         meter.served,
         meter.spillover,
