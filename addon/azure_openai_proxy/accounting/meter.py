@@ -314,10 +314,14 @@ class Meter:
         if last:
             self.idle_from = now
         for piece in pieces:
-            self.response_bytes += len(piece)
-            self.chunks += piece.count(b"\n\n") or 1
+            size = len(piece)
+            self.response_bytes += size
+            # The first newline is nearly always that of the end of an event, and searching one character takes a fifth of the time.
+            self.chunks += 1 if piece.find(b"\n") == size - 2 else piece.count(b"\n\n") or 1
         if pieces:
-            self.first_at, self.last_at = self.first_at or now, now
+            self.last_at = now
+            if self.first_at is None:
+                self.first_at = now
 
     # WebSockets
 
