@@ -15,10 +15,10 @@ from . import extras, list_entries
 from .prices import ZONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["ENTRA", "KEYS", "NAME", "expand", "files", "parse", "parse_entra", "parse_key"]
+__all__ = ["ENTRA", "KEYS", "NAME", "check_client_secret", "expand", "files", "parse", "parse_entra", "parse_key"]
 
 NAME = "azure_openai_backends"
 KEYS = ("name", "endpoint", "token", "token_file", "entra", "scope", "apiversion", "priority", "weight", "kind", "zone", "models")
@@ -100,12 +100,22 @@ def parse_entra(text: str) -> str:
         raise SettingsError(f"entra: write {', '.join(ENTRA[:-1])} or {ENTRA[-1]}")
     if text:
         extras.require("entra", "entra")
-    if text == "client_secret":
-        # azure-identity reads the environment. It accepts a certificate in place of the secret.
-        secret = "AZURE_CLIENT_CERTIFICATE_PATH" if os.environ.get("AZURE_CLIENT_CERTIFICATE_PATH") else "AZURE_CLIENT_SECRET"
-        if missing := [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", secret) if not os.environ.get(name)]:
-            raise SettingsError(f"entra: client_secret needs {' and '.join(missing)} in the environment of the proxy")
     return text
+
+
+def check_client_secret(backends: Iterable[Backend]) -> None:
+    """Check the variables of `client_secret`, which azure-identity reads from the environment.
+
+    It accepts a certificate in place of the secret.
+
+    Raises:
+        SettingsError: one of them is not set.
+    """
+    if all(backend.entra != "client_secret" for backend in backends):
+        return
+    secret = "AZURE_CLIENT_CERTIFICATE_PATH" if os.environ.get("AZURE_CLIENT_CERTIFICATE_PATH") else "AZURE_CLIENT_SECRET"
+    if missing := [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", secret) if not os.environ.get(name)]:
+        raise SettingsError(f"client_secret needs {', '.join(missing)} in the environment of the proxy")
 
 
 def parse_key(text: str) -> str:

@@ -216,6 +216,7 @@ class Runtime:
         runtime = "azure_openai_proxy_address" in changed
         if self._given.listens and not runtime and settings.address != (options.listen_host, options.listen_port):
             settings = dataclasses.replace(settings, address=None)  # the command line overrides the address
+        launched = not self._given.listens and self.settings.address == (options.listen_host, options.listen_port)
         self._apply(options, file)
         before, self.settings, self._changed, self._file, self._found = self.settings, settings, changed, file, found
         self._shown = as_option_values(found, settings, file.path)
@@ -228,8 +229,8 @@ class Runtime:
             if self._modes and self._modes[1] == modes:
                 modes = self._modes[0]
             moved = listen_modes(modes, settings.address) if settings.address else modes
-            if not self._given.listens and before.address == (options.listen_host, options.listen_port):
-                # These are the launcher's arguments. mitmproxy would use the host in modes with a port only, too.
+            if launched:
+                # These were the launcher's arguments. mitmproxy would use the host in modes with a port only, too.
                 options.update(listen_host=file.values.get("listen_host", ""), listen_port=file.values.get("listen_port"))
                 if moved == options.mode:
                     moved = [_explicit(mode, options) for mode in modes]

@@ -143,6 +143,19 @@ class Found(NamedTuple):
     where: str
 
 
+def _check_entra(found: Mapping[str, Found], backends: Sequence[Backend]) -> None:
+    """Check that Entra ID has what it needs.
+
+    Raises:
+        SettingsError: it lacks a variable of the environment.
+    """
+    try:
+        backends_config.check_client_secret(backends)
+    except SettingsError as error:
+        name = backends_config.NAME if backends_config.NAME in found else "azure_openai_entra"
+        raise SettingsError(f"{name} ({found[name].where}): {error}") from None
+
+
 def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
     """Parse all settings. `offline` means that recorded responses are replayed, so that no endpoint is required.
 
@@ -180,6 +193,8 @@ def resolve(found: Mapping[str, Found], *, offline: bool = False) -> Settings:
             f"azure_openai_endpoint is not set: set AZURE_OPENAI_ENDPOINT={EXAMPLE}, "
             f"--set azure_openai_endpoint={EXAMPLE}, or azure_openai_endpoint in {FILE}"
         )
+    if value["azure_openai_proxy_mode"] == "azure" and not offline:
+        _check_entra(found, backends)
     clients, groups = _clients(found, backends)
     if value["azure_openai_proxy_mode"] == "openai" and (clients or value["azure_openai_client_auth"] in ("required", "optional")):
         name = client_list.NAME if clients else "azure_openai_client_auth"

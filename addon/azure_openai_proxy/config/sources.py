@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -106,7 +107,8 @@ def gather(
     if config and not path.is_file():
         raise SettingsError(f"azure_openai_config ({config.where}): there is no file {path}")
     file = ConfigFile(path, _read(path, environ)) if path.is_file() else ConfigFile()
-    _check_set([name for name in file.values if name not in LISTS], str(path))  # `check_names` needs all of mitmproxy's options
+    # `check_names` needs all of mitmproxy's options for the other names
+    _check_set([name for name in file.values if name.lower().startswith("azure")], str(path), NAMES | LISTS.keys())
     if "azure_openai_config" in file.values:
         raise SettingsError(f"azure_openai_config ({path}): it names this file: set AZURE_OPENAI_CONFIG or --set azure_openai_config=FILE")
     return _over(levels[0], _from_file(file.values, str(path)), _lists(file, environ), *levels[1:]), file
@@ -195,7 +197,7 @@ TOOLS = frozenset(
 """Options that not all of mitmdump, mitmweb and mitmproxy have. The same file is valid for all three."""
 
 
-def _check_set(names: Iterable[str], where: str) -> None:
+def _check_set(names: Iterable[str], where: str, known: AbstractSet[str] = NAMES) -> None:
     """Reject a name that is probably a misspelled option of the addon, since mitmproxy ignores unknown names.
 
     Raises:
@@ -203,11 +205,11 @@ def _check_set(names: Iterable[str], where: str) -> None:
     """
     for name in names:
         plain = name.lower().replace("-", "_")
-        if name in NAMES or not (plain.startswith("azure_openai") or difflib.get_close_matches(plain, NAMES, 1, MIN_SIMILARITY)):
+        if name in known or not (plain.startswith("azure_openai") or difflib.get_close_matches(plain, NAMES, 1, MIN_SIMILARITY)):
             continue
         if name in LISTS:
             raise SettingsError(f"{name} ({where}): a list of {LISTS[name]} can be set in {FILE} only")
-        near = difflib.get_close_matches(plain, sorted(NAMES), 1, 0.5)
+        near = difflib.get_close_matches(plain, sorted(known), 1, 0.5)
         what = f"{name} is" if re.fullmatch("[A-Za-z_-]{1,40}", name) else "one of its names is"
         raise SettingsError(f"{where}: {what} not an option" + (f": did you mean {near[0]}?" if near else ""))
 

@@ -136,8 +136,8 @@ def test_invalid_entries(entry: dict[str, Any], right: str) -> None:
 @pytest.mark.parametrize(
     "environ, missing",
     [
-        ({}, "AZURE_TENANT_ID and AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"),
-        ({"AZURE_CLIENT_SECRET": "s", "AZURE_TENANT_ID": ""}, "AZURE_TENANT_ID and AZURE_CLIENT_ID"),
+        ({}, "AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET"),
+        ({"AZURE_CLIENT_SECRET": "s", "AZURE_TENANT_ID": ""}, "AZURE_TENANT_ID, AZURE_CLIENT_ID"),
         ({"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c"}, "AZURE_CLIENT_SECRET"),
         ({"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_SECRET": "s"}, ""),
         ({"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_CERTIFICATE_PATH": "c.pem"}, ""),
@@ -150,10 +150,11 @@ def test_a_client_secret(environ: dict[str, str], missing: str, monkeypatch: pyt
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     if missing:
-        with pytest.raises(SettingsError, match=f"^a: entra: client_secret needs {missing} in the environment"):
-            parse(A | {"entra": "client_secret"})
+        with pytest.raises(SettingsError, match=f"^client_secret needs {missing} in the environment"):
+            backends_config.check_client_secret(parse(A | {"entra": "client_secret"}))
     else:
-        assert "client_secret" == parse(A | {"entra": "client_secret"})[0].entra
+        backends_config.check_client_secret(parse(A | {"entra": "client_secret"}))
+    backends_config.check_client_secret(parse(A))
 
 
 @pytest.mark.parametrize("raw", [None, {}, [], ["a"], "a"])

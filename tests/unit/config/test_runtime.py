@@ -247,6 +247,7 @@ def test_mitmproxys_options(mitmproxy: Mitmproxy, folder: Path) -> None:
         ("proxyauth: opensesame", "proxyauth (mitm_config.yaml): Invalid proxyauth specification."),
         ("mode: [nonsense]", "mode (mitm_config.yaml): Invalid proxy mode specification: nonsense (unknown mode)"),
         ("azure_openai_endpiont: x", "mitm_config.yaml: azure_openai_endpiont is not an option: did you mean azure_openai_endpoint?"),
+        ("azure_openai_backens: []", "mitm_config.yaml: azure_openai_backens is not an option: did you mean azure_openai_backends?"),
     ],
 )
 def test_mitmproxys_options_refused(text: str, line: str, mitmproxy: Mitmproxy, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -341,6 +342,27 @@ def test_the_address_of_the_launcher_moves(host: str, mitmproxy: Mitmproxy, fold
         live.reread(mitmproxy.options)
         moved.append((*mitmproxy.options.mode, mitmproxy.options.listen_host, mitmproxy.options.listen_port))
     assert [("regular@8080", "", None), ("regular@4", "", None), ("regular@::1:4", "", None), ("regular", "", None)] == moved
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("listen_port: 5", "regular@5"),
+        ("listen_host: 127.0.0.2", "regular@127.0.0.2:8080"),
+        ("azure_openai_proxy_address: 4\nlisten_host: 127.0.0.2", "regular@4"),
+    ],
+)
+def test_the_address_of_the_launcher_is_replaced_by_mitmproxy_s(text: str, mode: str, mitmproxy: Mitmproxy, folder: Path) -> None:
+    """A file that has mitmproxy's own options instead moves the server too."""
+    file = folder / "mitm_config.yaml"
+    file.write_text("azure_openai_proxy_address: 127.0.0.1:1")
+    mitmproxy.options.update(listen_host="127.0.0.1", listen_port=1)
+    live = mitmproxy.start()
+    live.running(mitmproxy.options)
+    file.write_text(text)
+    live.reread(mitmproxy.options)
+    assert [mode] == mitmproxy.options.mode
+    assert 1 != mitmproxy.options.listen_port
 
 
 def test_the_address_of_the_launcher_is_replaced(mitmproxy: Mitmproxy, folder: Path) -> None:

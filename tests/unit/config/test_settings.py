@@ -162,6 +162,20 @@ def test_resending() -> None:
     assert "Entra ID (cli)" in values.summary(found)
 
 
+def test_client_secret_without_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error where a token is needed."""
+    for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "CLIENT_CERTIFICATE_PATH"):
+        monkeypatch.delenv(f"AZURE_{name}", raising=False)
+    environ = {"AZURE_OPENAI_ENDPOINT": ENDPOINT, "AZURE_OPENAI_ENTRA": "client_secret"}
+    with pytest.raises(SettingsError, match=r"^azure_openai_entra \(environment variable .*\): client_secret needs AZURE_TENANT_ID, "):
+        settings(**environ)
+    with pytest.raises(SettingsError, match=r"^azure_openai_backends \(.*\): client_secret needs AZURE_TENANT_ID, "):
+        backends("- {name: a, endpoint: https://a.example, entra: client_secret}")
+    Path("mitm_config.yaml").unlink()
+    assert "openai" == settings(**environ, AZURE_OPENAI_PROXY_MODE="openai").mode
+    assert "client_secret" == values.resolve(gather(environ=environ)[0], offline=True).backends[0].entra
+
+
 def test_offline_there_need_be_no_azure() -> None:
     """With --server-replay no endpoint is required, and the line at startup says so."""
     found, _ = gather()
