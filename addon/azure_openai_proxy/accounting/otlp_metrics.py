@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -97,7 +98,7 @@ class Metrics:
         meter.create_observable_gauge(info.name, [lambda _: [versions]], info.unit, info.help)
         for counter in metric_names.COUNTERS:
             metric = counter.metric
-            meter.create_observable_counter(metric.name, [self._reading(counter)], metric.unit, metric.help)
+            meter.create_observable_counter(metric.name, [self._sums(counter)], metric.unit, metric.help)
 
     def _writers(self, meter: Meter) -> Iterator[tuple[str, Callable[[float, Attributes], None]]]:
         of_state = {counter.metric for counter in metric_names.COUNTERS}
@@ -158,6 +159,18 @@ class Metrics:
                 attributes = self._attributes(gauge.metric, labels, failed="client" not in names)
                 if not exceeds(map(attributes.get, names), labels):  # names beyond the bound share `other`, which has no state of its own
                     yield Observation(value, attributes)
+
+        return read
+
+    def _sums(self, counter: Gauge) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        """Read a counter. Names beyond the bound share `other`, whose value is their sum."""
+
+        def read(_: CallbackOptions) -> Iterator[Observation]:
+            sums: defaultdict[tuple[tuple[str, str | int], ...], float] = defaultdict(float)
+            for value, labels in counter.read(self._live_state()):
+                sums[tuple(self._attributes(counter.metric, labels).items())] += value
+            for attributes, total in sums.items():
+                yield Observation(total, dict(attributes))
 
         return read
 

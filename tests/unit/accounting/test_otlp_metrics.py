@@ -164,6 +164,15 @@ async def test_a_backend_named_other(collector: Collector) -> None:
     assert [({"backend": name, "deployment": "dep"}, 1) for name in ("a", "other")] == values(collector, "azure_openai_proxy.backend_up")
 
 
+async def test_refusals_beyond_the_bound(collector: Collector) -> None:
+    """Those of further clients are summed."""
+    refusals = {(f"c{number}", "max_parallel"): 1 for number in range(6)}
+    await export(collector, live=LiveState(limit_refusals=refusals), metrics_series=2)
+    counts = {labels["client"]: count for labels, count in values(collector, "azure_openai_proxy.limit_refusals")}
+    assert 6 == sum(counts.values())
+    assert counts["other"] > 1
+
+
 async def test_many_series(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums are complete if more series change than are kept at hand."""
     monkeypatch.setattr(otlp_metrics, "MOST_KEPT", 3)
