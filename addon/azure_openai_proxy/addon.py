@@ -219,9 +219,10 @@ class AzureOpenAIProxy:
         """The state of the process, for metrics. Records that are still to be made are made first, so that a page is up to date."""
         meters = self.accounts.meters
         meters.complete()
+        running = meters.running
         return LiveState(
-            active_requests=len(meters.running),
-            active_streams=meters.streams,
+            active_requests=len(running),
+            active_streams=sum(meter.streams for meter in running),
             client_connections=self.client_connections,
             budgets=[BudgetLeft(name, state.budget.usd, state.remaining) for name, state in self.teams.budget_states()],
             limit_refusals=dict(self.teams.refusals),

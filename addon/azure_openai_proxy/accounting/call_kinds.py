@@ -14,9 +14,11 @@ from azure_openai_proxy.formats import quoting
 from .record import COMMON, CallKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     type Key = tuple[tuple[str, ...], *tuple[object, ...]]
 
-__all__ = ["LONGEST", "Kinds", "shown", "shown_again", "shown_ids"]
+__all__ = ["LONGEST", "Kinds", "shown", "shown_again", "shown_ids", "shown_latency"]
 
 LONGEST = 256
 """Characters of a text."""
@@ -41,6 +43,11 @@ def shown_ids(one: str | None, other: str | None, secrets: tuple[str, ...]) -> t
     elif len(both) <= LONGEST and both.isascii() and both.isprintable():  # nearly always
         return one, other
     return one and quoting.line(one[:LONGEST]), other and quoting.line(other[:LONGEST])
+
+
+def shown_latency(latency: Mapping[str, float] | None, secrets: tuple[str, ...]) -> Mapping[str, float] | None:
+    """Return Azure's timing as a record has it: None if a name in it repeats a key."""
+    return None if latency and secrets and redaction.repeats("\n".join(latency), secrets) else latency
 
 
 shown_again = functools.lru_cache(maxsize=MOST)(shown)

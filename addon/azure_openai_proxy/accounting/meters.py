@@ -85,11 +85,6 @@ class Meters:
         """The meters of requests that have not ended."""
         return [meter for meter in self._of_flows() if meter is not None and meter.runs]
 
-    @property
-    def streams(self) -> int:
-        """Number of event streams and WebSockets that run."""
-        return sum(meter.streams for meter in self.running)
-
     def note_limits(self, backend: str, deployment: str, limits: Limits) -> None:
         """Remember what the response of a deployment says about its rate limits. `complete` reads the values."""
         self._noted.setdefault((backend, deployment), []).append(limits)

@@ -9,7 +9,7 @@ from azure_openai_proxy.api import endpoints, session
 from azure_openai_proxy.api.operation import Details
 
 from . import model_selection
-from .call_kinds import shown, shown_ids
+from .call_kinds import shown, shown_ids, shown_latency
 from .record import NO_TOKENS, AttemptRecord
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def kind_and_values(meter: Meter, outcome: Outcome, model: str | None = None, de
         response_id,
         meter.request_bytes,
         None if status is None else meter.response_bytes,
-        reported.latency,
+        shown_latency(reported.latency, secrets),
         selection and model_selection.shown(selection, lambda text: shown(text, secrets)),
         meters.price(sample, tokens) if tokens and state == "known" else None,
         None,  # the estimate of a budget
@@ -180,7 +180,7 @@ def _common(meter: Meter, outcome: Outcome, model: str | None, deployment: str |
         last.reason,
         outcome.status,
         outcome.incomplete,
-        reported.finish_reasons,
+        tuple([shown(reason, meter.secrets) for reason in reported.finish_reasons]),
         outcome.state,
         "batch" if outcome.once and label == "batches" else None,  # `price_tier`
         outcome.in_websocket,

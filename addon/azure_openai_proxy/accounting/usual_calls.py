@@ -16,7 +16,7 @@ from azure_openai_proxy import errors
 from azure_openai_proxy.api import redaction
 
 from . import trace_context, usage
-from .call_kinds import LONGEST, shown_ids
+from .call_kinds import LONGEST, shown_ids, shown_latency
 from .record import OWN, AttemptRecord
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 MOST, LARGEST = 2048, 2048
 """Sets of values that are remembered, and the characters of the largest one."""
+MOST_KEYS = 8
+"""Keys of a call that is remembered: each of them is searched in its ids, in several forms."""
 _REQUEST_ID, _PATH, _RESPONSE_ID, _ONCE = (OWN.index(name) for name in ("request_id", "path", "response_id", "once"))
 _tuple = tuple.__new__  # for a named tuple, whose own constructor takes twice as long
 _ids = itemgetter(_REQUEST_ID, _RESPONSE_ID)
@@ -46,12 +48,12 @@ _ids = itemgetter(_REQUEST_ID, _RESPONSE_ID)
 class _Known:
     """What the calls with the same values have in common."""
 
-    __slots__ = ("backend", "chained", "deployment", "host", "kind", "named", "path", "port")
+    __slots__ = ("_kept", "backend", "chained", "deployment", "host", "kind", "path", "port")
 
     def __init__(self, kind: CallKind, path: str, backend: Backend) -> None:
         self.kind, self.path, self.deployment = kind, path, kind.sample.deployment or ""
         self.backend, self.host, self.port = backend.name, backend.base.host, backend.base.port
-        self.named = backend  # its `id` is one of the values
+        self._kept = backend  # so that no other one gets its `id`, which is one of the values
         self.chained = kind.sample.operation == "responses" and kind.sample.method == "POST"
 
 
@@ -69,13 +71,19 @@ class UsualCalls:
         for meter in ended:
             try:
                 rows.append(self._row(meter, tariffs) or (*meter.complete(), None))
+                meter.ended = None  # its values are not kept as long as its flow
             except Exception:
                 logger.exception("A request is not accounted for")
         if not rows:
             return (), ()
         kinds, own, keys = zip(*rows, strict=True)
-        if not _are_plain(list(filter(None, chain.from_iterable(map(_ids, own)))), keys):
-            own = tuple(map(_with_shown_ids, own, keys))
+        if keys.count(keys[0]) == len(keys):
+            if _are_plain(own, keys[0]):
+                return kinds, own
+            own = tuple([_with_shown_ids(one, keys[0]) for one in own])
+        else:  # each call has the keys of its client, and is searched for these alone
+            each = zip(own, keys, strict=True)
+            own = tuple([one if _are_plain((one,), secrets) else _with_shown_ids(one, secrets) for one, secrets in each])
         return kinds, own
 
     def _row(self, meter: Meter, tariffs: _Tariffs) -> _Row | None:
@@ -122,13 +130,13 @@ class UsualCalls:
             meter.client,
             meter.served,
             meter.spillover,
-            model,
+            status,
+            tokens.output is None,
+            model,  # the upstream has chosen this value and the following ones
             tier,
             fingerprint,
             reasons,
             state,
-            status,
-            tokens.output is None,
         )
         try:
             known = self._known.get(key)
@@ -137,7 +145,7 @@ class UsualCalls:
         if known is None:
             return self._first(meter, key)
         if known.chained and response_id:  # a later response may continue it
-            if not _are_plain([response_id], [keys]):
+            if not _is_plain(response_id, len(response_id), keys):
                 return None
             self._meters.chains.add(response_id, response_id)
         kind, backend, limits = known.kind, known.backend, meter.limits
@@ -166,7 +174,7 @@ class UsualCalls:
             response_id,
             meter.request_bytes,
             size,
-            usage.latencies(latency) if latency else None,
+            shown_latency(usage.latencies(latency), keys) if latency else None,
             None,
             tariff.usd(tokens) if tariff else None,
             None,
@@ -183,25 +191,35 @@ class UsualCalls:
         backend = meter.attempts[-1].backend
         kind, own = meter.complete()
         sample, (keys, target, *others) = kind.sample, key
-        texts = [*keys, *target, *[value for value in others if isinstance(value, str | bytes)]]
-        if sample.usage_state == "known" and not (sample.incomplete or sample.error_code or own[_ONCE]) and sum(map(len, texts)) <= LARGEST:
+        texts = [*keys, *target, *chain.from_iterable(map(_texts, others))]
+        usual = sample.usage_state == "known" and not (sample.incomplete or sample.error_code or own[_ONCE]) and len(keys) <= MOST_KEYS
+        # An upstream could choose the hashes of numbers.
+        if usual and all(value is None or type(value) in (str, tuple) for value in key[-5:]) and sum(map(len, texts)) <= LARGEST:
             if len(self._known) >= MOST:
                 self._known.clear()
             self._known[key] = _Known(kind, own[_PATH], backend)
         return kind, own, None
 
 
-def _are_plain(ids: Sequence[str], keys: Iterable[tuple[str, ...] | None]) -> bool:
-    """Whether these ids are shown as they are. Nearly always so."""
-    text = "".join(ids)
-    plain = text.isascii() and text.isprintable() and max(map(len, ids)) <= LONGEST // 2
-    return plain and not any(redaction.repeats(text, secrets) for secrets in set(keys) if secrets)
+def _texts(value: object) -> Sequence[str | bytes]:
+    return value if isinstance(value, tuple) else (value,) if isinstance(value, str | bytes) else ()
+
+
+def _are_plain(own: Sequence[OwnValues], keys: tuple[str, ...] | None) -> bool:
+    """Whether the ids of these calls are shown as they are, which is nearly always the case. `keys`: None if they are shown already."""
+    if keys is None:
+        return True
+    ids = list(filter(None, chain.from_iterable(map(_ids, own))))
+    return _is_plain("".join(ids), max(map(len, ids)), keys)
+
+
+def _is_plain(text: str, longest: int, keys: tuple[str, ...]) -> bool:
+    """Whether ids are shown as they are. `text`: all of them, of which the longest one has `longest` characters."""
+    return text.isascii() and text.isprintable() and longest <= LONGEST // 2 and not redaction.repeats(text, keys)
 
 
 def _with_shown_ids(own: OwnValues, keys: tuple[str, ...] | None) -> OwnValues:
-    """Return the members with the ids as a record has them. `keys`: None if they are."""
-    if keys is None:
-        return own
+    """Return the members with the ids as a record has them."""
     changed = list(own)
-    changed[_REQUEST_ID], changed[_RESPONSE_ID] = shown_ids(own[_REQUEST_ID], usage.valid_name(own[_RESPONSE_ID]), keys)
+    changed[_REQUEST_ID], changed[_RESPONSE_ID] = shown_ids(own[_REQUEST_ID], usage.valid_name(own[_RESPONSE_ID]), keys or ())
     return tuple(changed)

@@ -92,15 +92,15 @@ def hide(request: http.Request) -> Hidden:
     """Mask every key in `request`, in place. Return the keys; existing masks are not included."""
     data = request.data
     plain = data.headers.fields
-    masked, found, all_keys, keys = _masked(plain)
+    masked, found, keys, long_keys = _masked(plain)
     hidden = _NOTHING_HIDDEN
     if found:
         data.headers.fields = masked
-        hidden = Hidden(found, None, masked, plain, all_keys)
-    repeated = bool(keys) and _repeats_key(data.path, keys)
+        hidden = Hidden(found, None, masked, plain, keys)
+    repeated = bool(long_keys) and _repeats_key(data.path, long_keys)
     if repeated or b"?" in data.path:
         whole = request.path
-        if (shown := _path_without(path(whole), keys) if repeated else path(whole)) != whole:
+        if (shown := _path_without(path(whole), long_keys) if repeated else path(whole)) != whole:
             request.path = shown
             hidden = hidden._replace(path=(shown, whole))
     return hidden
@@ -168,16 +168,16 @@ def _masked(fields: Fields) -> tuple[Fields, tuple[tuple[bytes, bytes, bytes], .
     for at, folded in enumerate(names):
         if folded in _WITH_KEYS:
             put(at, _value(folded, fields[at][1]))
-    all_keys = tuple([old[len(mask) - len(_MASK) :] for _, mask, old in found if mask.endswith(_MASK)])
-    keys = sorted([key for key in all_keys if len(key) >= _SHORTEST_REPEATED], key=len, reverse=True)
-    if keys and any(key in b"\n".join([value for _, value in masked]) for key in keys):
+    keys = tuple([old[len(mask) - len(_MASK) :] for _, mask, old in found if mask.endswith(_MASK)])
+    long_keys = sorted([key for key in keys if len(key) >= _SHORTEST_REPEATED], key=len, reverse=True)
+    if long_keys and any(key in b"\n".join([value for _, value in masked]) for key in long_keys):
         for at, folded in enumerate(names):  # the client repeats its key in a header of its own
             if folded not in _WITH_KEYS and folded not in _READ:
                 mask = masked[at][1]
-                for key in keys:
+                for key in long_keys:
                     mask = mask.replace(key, _MASK)
                 put(at, mask)
-    return (tuple(masked), tuple(found), all_keys, keys) if found else (fields, (), (), [])
+    return (tuple(masked), tuple(found), keys, long_keys) if found else (fields, (), (), [])
 
 
 def mask_path(path: str, secrets: Iterable[str]) -> str:

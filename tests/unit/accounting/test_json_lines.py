@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from azure_openai_proxy.accounting.access_log import FIELDS, write
 from azure_openai_proxy.accounting.json_lines import MOST, Field, Lines, time_texts
-from azure_openai_proxy.accounting.record import CallRecord, Tokens
+from azure_openai_proxy.accounting.record import COMMON, CallRecord, Tokens
 from support.metering import of_kind
 
 _TEXT = st.none() | st.text(max_size=12)
@@ -83,6 +83,13 @@ def test_a_number_that_json_lacks(value: float | None) -> None:
     calls = [CallRecord(time=0.0, request_id="a\n", trace_id="t", cost_usd=each) for each in (value, 0.5)]
     found = [json.loads(line) for line in write(calls).splitlines()]
     assert [("a\n", None), ("a\n", 0.5)] == [(each["request_id"], each["cost_usd"]) for each in found]
+
+
+def test_numbers_are_no_booleans() -> None:
+    """A column of numbers is written as it is, and Python would write a boolean in it as True."""
+    types = [CallRecord.__annotations__.get(field.attribute, "") for field in FIELDS if field.attribute not in COMMON]
+    assert "float | None" in types
+    assert not [each for each in types if "bool" in each]
 
 
 def test_nested_values() -> None:

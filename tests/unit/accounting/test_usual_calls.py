@@ -42,7 +42,7 @@ OTHERS: dict[str, dict[str, Sequence[Any]]] = {
             *("/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/batches", "/v1/unknown", "/chat/completions"),
             *("/v1/chat/completions?api-key=x", f"/openai/deployments/{KEY}/chat/completions?api-version=2025-01-01", "/v1/responses/r"),
         ],
-        "keys": [(), ("agent",)],
+        "keys": [(), ("agent",), (KEY, "engine_ms"), (KEY, "stop", "length")],
         "client": ["team"],
         "times": [(0.0, 0.0, 0.0), (0.0, 0.0, -1.0)],
         "ended": [True],
@@ -188,12 +188,37 @@ async def test_what_is_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch)
         return complete(meter)
 
     monkeypatch.setattr(Meter, "complete", counted)
-    for agent, expected in (("agent", 1), ("other", 1), ("agent", 0), ("x" * module.LARGEST, 3)):
+    large = "x" * module.LARGEST
+    changes: list[tuple[tuple[str, str, Any], int]] = [
+        (("headers", "user_agent", "agent"), 1),
+        (("headers", "user_agent", "other"), 1),
+        (("headers", "user_agent", "agent"), 0),
+        (("headers", "user_agent", large), 3),
+        (("call", "keys", tuple(map(str, range(module.MOST_KEYS + 1)))), 3),
+        (("answer", "model", 2**61 - 1), 3),
+        (("answer", "choices", [{"finish_reason": "a" * 64}] * 100), 3),
+        (("answer", "model", "m-2"), 1),
+    ]
+    for change, expected in changes:
         made.clear()
         for _ in range(3):
-            ended(bench, agent)
+            measured(bench, changed([change]), later=True)
         bench.meters.complete()
-        assert expected == len(made)
+        assert expected == len(made), change
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_keys_in_names_of_the_upstream(later: bool, bench: Bench) -> None:
+    """They are masked in the reasons to finish, and timings whose names have one are left out."""
+    key, other = "0123456789abcdef0123456789abcdef", "a_lower_case_key"
+    changes = [("answer", "latency_checkpoint", {f"x{key}": 1, "engine_ms": 2}), ("answer", "choices", [{"finish_reason": f"x{other}"}])]
+    for _ in range(2):
+        measured(bench, changed([("call", "keys", (key, other)), *changes]), later=later)
+    bench.meters.complete()
+    await asyncio.sleep(0)
+    assert 2 == len(bench.records)
+    for record in bench.records:
+        assert (None, ("x[key]",)) == (record.latency, record.finish_reasons)
 
 
 async def test_many_values(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ async def test_a_websocket(bench: Bench, socket: Meter) -> None:
         b'{"type":"response.done","response":{"id":"r","status":"completed","usage":{"input_tokens":3,"output_tokens":4}}}',
         from_client=False,
     )
-    assert 1 == bench.meters.streams
+    assert [True] == [one.streams for one in bench.meters.running]
     record = socket.socket_ended(by_client=True, normal=False)
     one, whole = await bench.delivered()
     assert record is whole
