@@ -58,7 +58,7 @@ BAD = {
     "a secret that is missing": (
         {"AZURE_OPENAI_ENDPOINT": ENDPOINT, "AZURE_OPENAI_ENTRA": "client_secret", "AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c"},
         {},
-        "(environment variable AZURE_OPENAI_ENTRA): entra: client_secret needs AZURE_CLIENT_SECRET in the environment of the proxy",
+        "(environment variable AZURE_OPENAI_ENTRA): client_secret needs AZURE_CLIENT_SECRET in the environment of the proxy",
     ),
     "a file that is missing": ({"AZURE_OPENAI_CONFIG": "nowhere.yaml"}, {}, "nowhere.yaml"),
     "a user who does not exist": (

@@ -144,7 +144,8 @@ class Runtime:
                 if self.settings.prices:
                     await asyncio.to_thread(prices_config.preload, self.settings.prices.path)
                 self.reread(options)
-                seen = self._stamps()
+                # A file that has changed since keeps its stamp from before the reading. Others may be watched from now on.
+                seen = {path: seen.get(path, stamp) for path, stamp in self._stamps().items()}
 
     def _stamps(self) -> dict[Path, tuple[int, int] | None]:
         if self._watched[0] is not self._file:

@@ -422,6 +422,34 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
         watching.cancel()
 
 
+async def test_a_file_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second change is applied too."""
+    file, done = Path("mitm_config.yaml"), asyncio.Event()
+    file.write_text(f"azure_openai_endpoint: {ENDPOINT}")
+    live = Runtime({}, [])
+    with taddons.context() as context:
+        live.load(SimpleNamespace(master=context.master, add_option=context.options.add_option))  # type: ignore[arg-type]
+        context.options.update(confdir="conf")
+        live.configure(context.options, options.NAMES)
+        reread = live.reread
+
+        def read(changed: OptManager) -> None:
+            reread(changed)
+            if live.settings.max_attempts == 8:
+                done.set()
+            else:
+                file.write_text(f"azure_openai_endpoint: {ENDPOINT}\nazure_openai_max_attempts: 8")
+
+        monkeypatch.setattr(live, "reread", read)
+        watching = asyncio.create_task(live.watch(context.options, every=0))
+        await asyncio.sleep(0)
+        file.write_text(f"azure_openai_endpoint: {ENDPOINT}\nazure_openai_max_attempts: 7")
+        async with asyncio.timeout(10):
+            await done.wait()
+        watching.cancel()
+    assert 8 == live.settings.max_attempts
+
+
 async def test_the_price_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
     """A change of the price file is applied, and an invalid one is reported with model and key and leaves the prices in force."""
     caplog.set_level(logging.INFO)
