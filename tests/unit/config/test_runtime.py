@@ -7,6 +7,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from azure_openai_proxy.errors import SettingsError
 from support.configuration import ENDPOINT, KEY, Mitmproxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mitmproxy.optmanager import OptManager
 
@@ -391,6 +392,16 @@ def test_given_by_default() -> None:
     assert Given() == Runtime()._given
 
 
+@contextmanager
+def configured(live: Runtime) -> Iterator[OptManager]:
+    """mitmproxy's options, from which the settings were read."""
+    with taddons.context() as context:
+        live.load(SimpleNamespace(master=context.master, add_option=context.options.add_option))  # type: ignore[arg-type]
+        context.options.update(confdir="conf")
+        live.configure(context.options, options.NAMES)
+        yield context.options
+
+
 async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
     """A change of the file is applied, an invalid change is logged once and ignored, and an equal one has no effect."""
     caplog.set_level(logging.INFO)
@@ -398,11 +409,8 @@ async def test_the_file_is_watched(caplog: pytest.LogCaptureFixture) -> None:
     key.write_text("first")
     file.write_text(f"azure_openai_backends: [{{name: a, endpoint: https://a.example, token_file: {key}}}]")
     live = Runtime({}, [])
-    with taddons.context() as context:
-        live.load(SimpleNamespace(master=context.master, add_option=context.options.add_option))  # type: ignore[arg-type]
-        context.options.update(confdir="conf")
-        live.configure(context.options, options.NAMES)
-        watching = asyncio.create_task(live.watch(context.options, every=0))
+    with configured(live) as mitmproxys:
+        watching = asyncio.create_task(live.watch(mitmproxys, every=0))
 
         async def until(done: Callable[[], bool]) -> None:
             async with asyncio.timeout(30):
@@ -427,10 +435,7 @@ async def test_a_file_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPa
     file, done = Path("mitm_config.yaml"), asyncio.Event()
     file.write_text(f"azure_openai_endpoint: {ENDPOINT}")
     live = Runtime({}, [])
-    with taddons.context() as context:
-        live.load(SimpleNamespace(master=context.master, add_option=context.options.add_option))  # type: ignore[arg-type]
-        context.options.update(confdir="conf")
-        live.configure(context.options, options.NAMES)
+    with configured(live) as mitmproxys:
         reread = live.reread
 
         def read(changed: OptManager) -> None:
@@ -441,7 +446,7 @@ async def test_a_file_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPa
                 file.write_text(f"azure_openai_endpoint: {ENDPOINT}\nazure_openai_max_attempts: 8")
 
         monkeypatch.setattr(live, "reread", read)
-        watching = asyncio.create_task(live.watch(context.options, every=0))
+        watching = asyncio.create_task(live.watch(mitmproxys, every=0))
         await asyncio.sleep(0)
         file.write_text(f"azure_openai_endpoint: {ENDPOINT}\nazure_openai_max_attempts: 7")
         async with asyncio.timeout(10):
@@ -456,11 +461,8 @@ async def test_the_price_file_is_watched(caplog: pytest.LogCaptureFixture) -> No
     path = Path("prices.yaml")
     path.write_text("models: {a: {input: 1}}")
     live = Runtime({"AZURE_OPENAI_ENDPOINT": ENDPOINT, "AZURE_OPENAI_PRICES": "prices.yaml"}, [])
-    with taddons.context() as context:
-        live.load(SimpleNamespace(master=context.master, add_option=context.options.add_option))  # type: ignore[arg-type]
-        context.options.update(confdir="conf")
-        live.configure(context.options, options.NAMES)
-        watching = asyncio.create_task(live.watch(context.options, every=0))
+    with configured(live) as mitmproxys:
+        watching = asyncio.create_task(live.watch(mitmproxys, every=0))
 
         def price() -> float | None:
             return live.settings.prices.models["a"].level.rates.input if live.settings.prices else None
@@ -487,10 +489,7 @@ async def test_a_changed_price_file_is_parsed_in_a_thread(monkeypatch: pytest.Mo
     path = Path("prices.yaml")
     path.write_text("models: {a: {input: 1}}")
     live = Runtime({"AZURE_OPENAI_ENDPOINT": ENDPOINT, "AZURE_OPENAI_PRICES": "prices.yaml"}, [])
-    with taddons.context() as context:
-        live.load(SimpleNamespace(master=context.master, add_option=context.options.add_option))  # type: ignore[arg-type]
-        context.options.update(confdir="conf")
-        live.configure(context.options, options.NAMES)
+    with configured(live) as mitmproxys:
         parse, threads, applied = prices._parsed, [], asyncio.Event()
         reread = live.reread
 
@@ -504,7 +503,7 @@ async def test_a_changed_price_file_is_parsed_in_a_thread(monkeypatch: pytest.Mo
 
         monkeypatch.setattr(prices, "_parsed", parsed)
         monkeypatch.setattr(live, "reread", read)
-        watching = asyncio.create_task(live.watch(context.options, every=0))
+        watching = asyncio.create_task(live.watch(mitmproxys, every=0))
         await asyncio.sleep(0)
         path.write_text("models: {a: {input: 20}, another: {input: 3}}")
         async with asyncio.timeout(30):
